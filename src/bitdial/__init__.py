@@ -1,0 +1,1 @@
+"""Train neural networks whose numeric precision follows a schedule."""

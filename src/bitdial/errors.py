@@ -1,0 +1,20 @@
+"""The errors that a user can meet, and the sentence that helps them out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BitdialError(ValueError):
+    """Something the user can put right; its text says what was expected, what was got, and what to do."""
+
+
+class RunInterrupted(BitdialError):  # noqa: N818  (an interruption is not a fault)
+    """Training was stopped on request; the text says what was reached and how to go on."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known name nearest to `name`, or an empty string."""
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{nearest[0]}'?" if nearest else ""
