@@ -1,0 +1,12 @@
+"""The jobs that ``bitdial train`` runs, and where the command line finds them."""
+
+from __future__ import annotations
+
+RECIPES: dict[str, str] = {
+    "cyclic": "bitdial.recipes.cyclic.command:run",
+}
+"""Recipe name -> ``module:function``. The function takes the words after the recipe's name and returns an exit status;
+its module is imported only when the recipe runs, so that help and errors come at once."""
+
+EVALUATE = "bitdial.recipes.cyclic.command:evaluate"
+"""``module:function`` behind ``bitdial evaluate``, called like a recipe."""
