@@ -1,0 +1,134 @@
+"""Turning a model into one whose layers are quantized, in place, and saying what was left alone and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+from bitdial.errors import BitdialError, suggest
+from bitdial.layers.quantized import QuantConv1d, QuantConv2d, QuantizedLayer, QuantLinear
+
+FIRST = "<first>"
+LAST = "<last>"
+
+_KINDS: dict[type[nn.Module], type[QuantizedLayer]] = {
+    nn.Linear: QuantLinear,
+    nn.Conv1d: QuantConv1d,
+    nn.Conv2d: QuantConv2d,
+}
+_PRODUCTS = re.compile(r"^(Lazy)?(Conv|Linear|Bilinear|Embedding|MultiheadAttention|RNN|LSTM|GRU)")
+_REPORT = "_bitdial_skipped"
+
+
+def match_layers(names: Sequence[str], pattern: str) -> list[str]:
+    """Those names that a pattern means: shell wildcards (``*.conv1``), or ``<first>`` and ``<last>``.
+
+    A pattern also means everything inside the module that it names: ``layer1`` is ``layer1.0.conv1`` and so on.
+
+    Raises:
+        BitdialError: nothing matches; the message gives the nearest name.
+    """
+    if pattern == FIRST:
+        return list(names[:1])
+    if pattern == LAST:
+        return list(names[-1:])
+    found = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
+    if not found:
+        near = suggest(pattern, names) or f"; the layers are {', '.join(names) or '(none)'}"
+        raise BitdialError(f"layer pattern must match a layer that can be quantized, got {pattern!r}{near}")
+    return found
+
+
+def quantize(
+    model: nn.Module,
+    weights: float = 8,
+    activations: float = 8,
+    gradients: float | None = None,
+    *,
+    quantizer: str = "uniform",
+    granularity: str | None = None,
+    skip: Sequence[str] = (FIRST, LAST),
+) -> nn.Module:
+    """Swap the linear and convolution layers of a model for quantized ones, in place.
+
+    Parameters are kept: the same objects, so that an optimizer or a state dict made before stays good.
+
+    Args:
+        model: any module. Where the model itself is one layer, use what is returned.
+        weights, activations: widths to begin with, in [1, 32]; turn them later with a `BitDial`.
+        gradients: the same for the gradients that flow back (stochastic rounding). None builds layers without gradient
+            quantization, which cannot be turned on later.
+        quantizer: ``"uniform"`` or ``"dorefa"``.
+        granularity: one weight range per output ``"channel"`` or one per ``"tensor"``; None: the quantizer's own.
+        skip: names or patterns of layers to leave in floating point; ``<first>`` and ``<last>`` are the first and the
+            last layer of the model in order of definition (usual practice, and the default).
+
+    Returns:
+        The model. `skipped_layers` tells what was left alone and why.
+
+    Raises:
+        BitdialError: a width, a quantizer or a pattern that does not exist; a model that is quantized already.
+    """
+    options: dict[str, Any] = {
+        "weights": weights,
+        "activations": activations,
+        "gradients": gradients,
+        "quantizer": quantizer,
+        "granularity": granularity,
+    }
+    if any(isinstance(module, QuantizedLayer) for module in model.modules()):
+        raise BitdialError(
+            "model must be unquantized, got one with quantized layers; turn its widths with BitDial(model)"
+        )
+    QuantLinear(1, 1, **options)  # refuses bad options before anything is changed
+    modules = dict(model.named_modules())
+    names = [name for name, module in modules.items() if type(module) in _KINDS]
+    if not names:
+        raise BitdialError(f"model must have Linear, Conv1d or Conv2d layers, got {type(model).__name__} with none")
+    skipped = _reasons(modules)
+    if isinstance(skip, str):
+        skip = (skip,)
+    for pattern in skip:
+        for name in match_layers(names, pattern):
+            skipped.setdefault(name, f"skipped as {pattern}")
+    if len(set(names) - set(skipped)) == 0 and names != [""]:
+        raise BitdialError(
+            f"skip must leave a layer to quantize, got {list(skip)} which covers all {len(names)}; pass skip=()"
+        )
+    for name in names:
+        if name not in skipped or name == "":
+            layer = modules[name]
+            new = _KINDS[type(layer)].from_float(layer, **options)
+            if name == "":
+                model = new
+            else:
+                _replace(modules, layer, new)
+    setattr(model, _REPORT, skipped)
+    return model
+
+
+def skipped_layers(model: nn.Module) -> dict[str, str]:
+    """Layers of a quantized model that were left in floating point: name -> reason."""
+    return dict(getattr(model, _REPORT, {}))
+
+
+def _reasons(modules: dict[str, nn.Module]) -> dict[str, str]:
+    """Layers that compute products and cannot be quantized, each with the reason."""
+    reasons = {}
+    for name, module in modules.items():
+        kind = type(module)
+        if kind not in _KINDS and _PRODUCTS.match(kind.__name__):
+            reasons[name] = f"{kind.__name__} has no quantized form"
+    return reasons
+
+
+def _replace(modules: dict[str, nn.Module], old: nn.Module, new: nn.Module) -> None:
+    """Put `new` wherever `old` is a child; a layer that is used in two places stays one layer."""
+    for parent in modules.values():
+        for key, child in parent.named_children():
+            if child is old:
+                setattr(parent, key, new)

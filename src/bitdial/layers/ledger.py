@@ -1,0 +1,227 @@
+"""The ledger: what each layer costs in multiply-accumulates, BitOps and bytes.
+
+BitOps are *simulated*: multiply-accumulates x width of one factor x width of the other. Report wall-clock beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bitdial.errors import BitdialError
+from bitdial.layers.dial import Bits
+from bitdial.layers.quantized import QuantizedLayer
+from bitdial.numerics import UNQUANTIZED
+
+
+class BitOps(NamedTuple):
+    """Simulated BitOps of one training step for one example."""
+
+    forward: float
+    input_gradient: float
+    weight_gradient: float
+
+    @property
+    def total(self) -> float:
+        """All three products together."""
+        return self.forward + self.input_gradient + self.weight_gradient
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """One layer's part of the ledger.
+
+    Attributes:
+        name, kind: the layer's name and class.
+        macs: multiply-accumulates of its forward product for one example.
+        weights: number of weights; `parameters` adds the bias.
+        scales: number of float32 scales that its packed weights need.
+        quantized: whether its widths follow the dial; else it counts at 32.
+        needs_input_gradient: False for a layer that reads the model's input: nobody needs that gradient.
+        weight_bits, activation_bits, gradient_bits: widths when the ledger was taken.
+    """
+
+    name: str
+    kind: str
+    macs: int
+    weights: int
+    parameters: int
+    scales: int
+    quantized: bool
+    needs_input_gradient: bool
+    weight_bits: float
+    activation_bits: float
+    gradient_bits: float
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Per-layer costs of a model for one example.
+
+    Attributes:
+        rows: the layers that compute products, in the order of their first use.
+        other_values: parameters and buffers outside those layers (norms), stored at 32 bits.
+        count: ``"layer"``: every layer at its own widths, unquantized ones at 32, no gradient for the model's input.
+            ``"cpt"``: as the Cyclic Precision Training paper counts, one width for the whole model, all layers alike.
+    """
+
+    rows: tuple[LedgerRow, ...]
+    other_values: int
+    count: Literal["layer", "cpt"] = "layer"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the forward pass for one example."""
+        return sum(row.macs for row in self.rows)
+
+    def step_bitops(
+        self, weights: Bits | None = None, activations: Bits | None = None, gradients: Bits | None = None
+    ) -> BitOps:
+        """BitOps of one training step for one example: forward w x a, input gradient w x g, weight gradient a x g.
+
+        Args:
+            weights, activations, gradients: one width, or one for each quantized layer in the model's order; the widths
+                when the ledger was taken if None.
+
+        Raises:
+            BitdialError: a list whose length is not the number of quantized layers.
+        """
+        columns = (
+            self._widths(weights, "weight_bits"),
+            self._widths(activations, "activation_bits"),
+            self._widths(gradients, "gradient_bits"),
+        )
+        forward = by_input = by_weight = 0.0
+        for row, w, a, g in zip(self.rows, *columns, strict=True):
+            forward += row.macs * w * a
+            by_input += row.macs * w * g if row.needs_input_gradient or self.count == "cpt" else 0.0
+            by_weight += row.macs * a * g
+        return BitOps(forward, by_input, by_weight)
+
+    def average_bits(self, bits: Bits | None = None) -> float:
+        """Mean width of the forward factors over all layers, weighted by their multiply-accumulates.
+
+        Args:
+            bits: width of weights and activations, as in `step_bitops`; those of the ledger if None.
+        """
+        weights, activations = self._widths(bits, "weight_bits"), self._widths(bits, "activation_bits")
+        pairs = zip(self.rows, weights, activations, strict=True)
+        return sum(row.macs * (w + a) / 2 for row, w, a in pairs) / max(self.macs, 1)
+
+    def size_bytes(self, weights: Bits | None = None) -> int:
+        """Bytes that the model takes on disk with packed weights: weights at their width, everything else float32.
+
+        Args:
+            weights: as in `step_bitops`; a layer at 32 bits needs no scales.
+        """
+        total = 4 * self.other_values
+        for row, width in zip(self.rows, self._widths(weights, "weight_bits"), strict=True):
+            packed = row.quantized and width < UNQUANTIZED
+            total += -(-int(row.weights * width) // 8) + 4 * (row.parameters - row.weights)
+            total += 4 * row.scales if packed else 0
+        return total
+
+    def table(self) -> str:
+        """The ledger as text: a line a layer, then the totals."""
+        lines = [f"{'layer':28} {'kind':12} {'MACs':>12} {'weights':>10} {'w/a/g bits':>12} {'forward BitOps':>15}"]
+        for row in self.rows:
+            w, a, g = (getattr(row, part) for part in ("weight_bits", "activation_bits", "gradient_bits"))
+            widths, ops = f"{w:g}/{a:g}/{g:g}", row.macs * w * a
+            lines.append(f"{row.name:28} {row.kind:12} {row.macs:12,} {row.weights:10,} {widths:>12} {ops:15.4g}")
+        total = self.step_bitops()
+        lines.append(
+            f"{self.macs:,} multiply-accumulates; simulated BitOps of a training step for one example: "
+            f"{total.forward:.4g} forward + {total.input_gradient:.4g} input gradient + "
+            f"{total.weight_gradient:.4g} weight gradient; {self.size_bytes():,} bytes packed"
+        )
+        return "\n".join(lines)
+
+    def _widths(self, bits: Bits | None, part: str) -> list[float]:
+        if bits is None:
+            return [getattr(row, part) for row in self.rows]
+        quantized = sum(row.quantized for row in self.rows)
+        if isinstance(bits, Sequence):
+            if len(bits) != quantized:
+                raise BitdialError(f"a list of bits must have one for each of the {quantized} layers, got {len(bits)}")
+            turned = iter(bits)
+        else:
+            turned = iter([bits] * len(self.rows))
+        everywhere = self.count == "cpt" and not isinstance(bits, Sequence)
+        return [float(next(turned)) if row.quantized or everywhere else UNQUANTIZED for row in self.rows]
+
+
+def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"] = "layer") -> Ledger:
+    """Take the ledger of a model by running one example through it.
+
+    Args:
+        model: quantized or not; nothing in it is changed, random state included.
+        example_input: what the model takes, with a batch dimension; a tuple is passed as separate arguments.
+        count: see `Ledger`.
+
+    Returns:
+        The ledger, per example: the batch dimension is divided out.
+
+    Raises:
+        BitdialError: no linear or convolution layer was reached, or `count` is unknown.
+    """
+    if count not in ("layer", "cpt"):
+        raise BitdialError(f"count must be 'layer' or 'cpt', got {count!r}")
+    arguments = example_input if isinstance(example_input, tuple) else (example_input,)
+    batch = max(next((len(a) for a in arguments if isinstance(a, Tensor) and a.dim()), 1), 1)
+    rows: dict[str, LedgerRow] = {}
+
+    def record(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+        macs = output.numel() // batch * (weight.numel() // weight.shape[0])
+        quantized = isinstance(layer, QuantizedLayer)
+        bits = [getattr(layer, f"{part}_bits", None) for part in ("weight", "activation", "gradient")]
+        w, a, g = (UNQUANTIZED if b is None else float(b.item()) for b in bits)
+        before = rows.get(name)
+        bias = getattr(layer, "bias", None)
+        rows[name] = LedgerRow(
+            name=name,
+            kind=type(layer).__name__,
+            macs=macs + (before.macs if before else 0),
+            weights=weight.numel(),
+            parameters=weight.numel() + (bias.numel() if bias is not None else 0),
+            scales=weight.shape[0] if getattr(layer, "granularity", "") == "channel" else 1,
+            quantized=quantized,
+            needs_input_gradient=inputs[0].requires_grad or bool(before and before.needs_input_gradient),
+            weight_bits=w,
+            activation_bits=a,
+            gradient_bits=g,
+        )
+
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))}
+    handles = [
+        layer.register_forward_hook(lambda m, i, o, name=name: record(name, m, i, o)) for name, layer in layers.items()
+    ]
+    modes = {module: module.training for module in model.modules()}
+    parameters = list(model.parameters())
+    frozen = [p.requires_grad for p in parameters]
+    try:
+        model.eval()
+        for parameter in parameters:  # a frozen layer still hands its input's gradient on
+            parameter.requires_grad_(parameter.is_floating_point())
+        with torch.random.fork_rng(), torch.enable_grad():
+            model(*arguments)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter, needed in zip(parameters, frozen, strict=True):
+            parameter.requires_grad_(needed)
+    if not rows:
+        raise BitdialError(f"model must have Linear, Conv1d or Conv2d layers, got {type(model).__name__} with none")
+    # The dial's order is the model's order of definition, so that lists of widths mean the same in both.
+    ordered = tuple(rows[name] for name in layers if name in rows)
+    counted = sum(row.parameters for row in ordered)
+    buffers = sum(
+        b.numel() for m in model.modules() if not isinstance(m, QuantizedLayer) for b in m.buffers(recurse=False)
+    )
+    return Ledger(ordered, sum(p.numel() for p in parameters) - counted + buffers, count)

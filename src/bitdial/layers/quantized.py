@@ -1,0 +1,222 @@
+"""Layers whose weights, activations and gradients lie on grids that a dial can turn.
+
+Widths are 0-dim buffers, so `torch.compile` sees tensors, not numbers: one graph serves every width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bitdial.errors import BitdialError, suggest
+from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmetic
+from bitdial.layers.function import quantized_product
+from bitdial.numerics import UNQUANTIZED, check_bits, get_quantizer, min_max
+from bitdial.numerics.quantizers import GRANULARITIES
+
+RANGE_MOMENTUM = 0.1
+"""Share of a new batch in the running range, once more than ten batches were seen (before: a plain average)."""
+
+
+class QuantizedLayer(nn.Module):
+    """What the quantized layers share: widths, ranges, and the way from an input to an output.
+
+    Buffers (all float32):
+        weight_bits, activation_bits: 0-dim, the widths in force.
+        gradient_bits: 0-dim, or None where gradients are never quantized.
+        range_low, range_high: 0-dim, running average of the activations' minimum and maximum while training; what
+            evaluation clips to, so that an output does not depend on which other samples are in the batch.
+        range_batches: 0-dim, how many batches that average has seen; at 0 evaluation uses the batch at hand.
+    """
+
+    _shape: ClassVar[tuple[str, ...]]  # the constructor's arguments that say what the float layer is
+
+    weight: Any
+    bias: Any
+    weight_bits: Tensor
+    activation_bits: Tensor
+    gradient_bits: Tensor | None
+    range_low: Tensor
+    range_high: Tensor
+    range_batches: Tensor
+
+    def __init__(
+        self,
+        *shape: Any,
+        weights: float = UNQUANTIZED,
+        activations: float = UNQUANTIZED,
+        gradients: float | None = None,
+        quantizer: str = "uniform",
+        granularity: str | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(*shape, **more)
+        self._init_quantization(weights, activations, gradients, quantizer, granularity)
+
+    def _init_quantization(
+        self, weights: float, activations: float, gradients: float | None, quantizer: str, granularity: str | None
+    ) -> None:
+        self.quantizer = get_quantizer(quantizer)
+        self.granularity = granularity or self.quantizer.granularity
+        if self.granularity not in GRANULARITIES:
+            known = ", ".join(GRANULARITIES)
+            raise BitdialError(
+                f"granularity must be one of {known}, got {granularity!r}{suggest(str(granularity), GRANULARITIES)}"
+            )
+        low, high = self.quantizer.activation_range or (0.0, 0.0)
+        buffers = {
+            "weight_bits": check_bits(weights, "weights"),
+            "activation_bits": check_bits(activations, "activations"),
+            "gradient_bits": None if gradients is None else check_bits(gradients, "gradients"),
+            "range_low": low,
+            "range_high": high,
+            "range_batches": 0.0,
+        }
+        for name, value in buffers.items():
+            tensor = None if value is None else torch.tensor(value, dtype=torch.float32, device=self.weight.device)
+            self.register_buffer(name, tensor)
+
+    @classmethod
+    def from_float(cls, layer: nn.Module, **quantization: Any) -> Self:
+        """The same layer quantized: it takes over the very parameters of `layer`, its mode and its device.
+
+        Args:
+            layer: the float layer of the kind that this class quantizes.
+            quantization: weights, activations, gradients, quantizer, granularity, as in the constructor.
+        """
+        shape = {name: getattr(layer, name) for name in cls._shape}
+        new = cls(**shape, bias=layer.bias is not None, device="meta")
+        new.weight, new.bias = layer.weight, layer.bias
+        defaults: dict[str, Any] = {
+            "weights": UNQUANTIZED,
+            "activations": UNQUANTIZED,
+            "gradients": None,
+            "quantizer": "uniform",
+            "granularity": None,
+        }
+        new._init_quantization(**(defaults | quantization))
+        return new.train(layer.training)
+
+    def reset_range(self) -> None:
+        """Forget the running range of the activations (a fixed one stays)."""
+        if self.quantizer.activation_range is None:
+            for buffer in (self.range_low, self.range_high, self.range_batches):
+                buffer.zero_()
+
+    def _range(self, x: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """Ends of the activations' grid for this batch, and whether inputs can lie outside."""
+        if self.quantizer.activation_range is not None:
+            return self.range_low, self.range_high, True
+        if self.training:
+            low, high = min_max(x.detach())
+            with torch.no_grad():
+                self.range_batches += 1
+                share = self.range_batches.reciprocal().clamp_min(RANGE_MOMENTUM)
+                self.range_low.lerp_(low, share)
+                self.range_high.lerp_(high, share)
+            return low, high, False
+        low, high = min_max(x.detach())
+        seen = self.range_batches > 0
+        return torch.where(seen, self.range_low, low), torch.where(seen, self.range_high, high), True
+
+    def quantized_weight(self) -> Tensor:
+        """The weight on its grid at the width in force; differentiable."""
+        return self.quantizer.weight(self.weight, self.weight_bits, self.granularity == "channel")
+
+    def _product(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
+        low, high, clip = self._range(x)
+        return quantized_product(
+            x,
+            self.quantized_weight(),
+            self.bias,
+            low=low,
+            high=high,
+            activation_bits=self.activation_bits,
+            gradient_bits=self.gradient_bits,
+            clip=clip,
+            arithmetic=arithmetic,
+        )
+
+    def extra_repr(self) -> str:
+        """The layer's shape, its quantizer and the widths in force."""
+        bits = [f"weights={self.weight_bits.item():g}", f"activations={self.activation_bits.item():g}"]
+        if self.gradient_bits is not None:
+            bits.append(f"gradients={self.gradient_bits.item():g}")
+        return f"{super().extra_repr()}, {self.quantizer.name}: {', '.join(bits)}"
+
+
+class QuantLinear(QuantizedLayer, nn.Linear):
+    """`torch.nn.Linear` on quantized weights and activations; input ``(..., in)``, output ``(..., out)``.
+
+    Args:
+        in_features, out_features, bias, device, dtype: as in `torch.nn.Linear`.
+        weights, activations, gradients: widths to begin with, in [1, 32], unquantized by default; None for gradients
+            builds the layer without gradient quantization.
+        quantizer: ``"uniform"`` or ``"dorefa"``.
+        granularity: one weight range per output ``"channel"`` or one per ``"tensor"``; None: the quantizer's own.
+
+    Raises:
+        BitdialError: a width, quantizer or granularity that does not exist.
+    """
+
+    _shape = ("in_features", "out_features")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output ``(..., out)``."""
+        return self._product(x, LinearArithmetic())
+
+
+class _QuantConv(QuantizedLayer):
+    """What the convolutions of one and two dimensions share."""
+
+    _shape = (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "padding_mode",
+    )
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: Any
+    _reversed_padding_repeated_twice: list[int]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output ``(batch, out, *space)``."""
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            x = functional.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = (0,) * len(self.stride)
+        elif isinstance(padding, str):  # "same" or "valid"; an even kernel is padded unevenly
+            x = functional.pad(x, self._reversed_padding_repeated_twice)
+            padding = (0,) * len(self.stride)
+        return self._product(x, ConvArithmetic(self.stride, padding, self.dilation, self.groups))
+
+
+class QuantConv1d(_QuantConv, nn.Conv1d):
+    """`torch.nn.Conv1d` on quantized weights and activations; input ``(batch, in, length)``.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
+            in `torch.nn.Conv1d`.
+        weights, activations, gradients, quantizer, granularity: as in `QuantLinear`.
+    """
+
+
+class QuantConv2d(_QuantConv, nn.Conv2d):
+    """`torch.nn.Conv2d` on quantized weights and activations; input ``(batch, in, height, width)``.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
+            in `torch.nn.Conv2d`.
+        weights, activations, gradients, quantizer, granularity: as in `QuantLinear`.
+    """

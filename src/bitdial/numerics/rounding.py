@@ -1,0 +1,45 @@
+"""Stochastic rounding, and the gradients that are rounded with it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bitdial.numerics.grid import min_max
+from bitdial.numerics.reference import step_size
+from bitdial.numerics.widths import UNQUANTIZED, levels
+
+
+def stochastic_round(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Round up with a probability equal to the fraction: ``floor(x + u)``, u uniform on [0, 1), so that the mean is x.
+
+    Source: Gupta et al., Deep Learning with Limited Numerical Precision, ICML 2015.
+
+    Args:
+        x: values, any shape.
+        generator: where u comes from; torch's default generator of the device if None.
+    """
+    noise = torch.rand(x.shape, device=x.device, dtype=x.dtype, generator=generator)
+    return noise.add_(x).floor_()
+
+
+def quantize_gradient(gradient: Tensor, bits: Tensor) -> Tensor:
+    """Round a gradient stochastically to the grid of its own minimum and maximum, one grid for the tensor, as CPT does.
+
+    Args:
+        gradient: any shape and floating dtype; computed in float32, returned in its own dtype.
+        bits: 0-dim float tensor; at 32 the gradient comes back as it is (no random number is drawn in eager mode).
+
+    Returns:
+        A tensor of the same shape whose expectation is `gradient`.
+    """
+    if gradient.numel() == 0:
+        return gradient
+    compiling = torch.compiler.is_compiling()
+    if not compiling and gradient.device.type == "cpu" and bits.item() >= UNQUANTIZED:
+        return gradient
+    wide = gradient.float()
+    low, high = min_max(wide)
+    step, last = step_size(low, high, bits), levels(bits) - 1
+    codes = torch.minimum(stochastic_round((wide - low) * step.reciprocal()), last)
+    return torch.where(bits >= UNQUANTIZED, wide, codes * step + low).to(gradient.dtype)
