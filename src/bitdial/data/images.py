@@ -1,0 +1,158 @@
+"""Decoding image files: one at a time, many in threads, and as a split that reads them when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from os import cpu_count
+from pathlib import Path
+from typing import Self, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from bitdial.data.resizing import resize_square_image
+from bitdial.data.split import Batch, ImageSplit
+from bitdial.errors import BitdialError
+
+_T = TypeVar("_T")
+# What PIL raises for files that are no images, cut short, or absurdly large.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+def decode(path: Path, size: int) -> Tensor:
+    """Read an image file as RGB and make it square.
+
+    Returns:
+        uint8 tensor `[3, size, size]`.
+
+    Raises:
+        BitdialError: The file cannot be read as an image.
+    """
+    with _naming(path), Image.open(path) as image:
+        pixels = np.array(resize_square_image(image.convert("RGB"), size))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def dimensions(path: Path) -> tuple[int, int]:
+    """Return width and height of an image file from its header alone.
+
+    Raises:
+        BitdialError: The file cannot be read as an image.
+    """
+    with _naming(path), Image.open(path) as image:
+        return image.size
+
+
+def in_threads(function: Callable[[Path], _T], paths: Sequence[Path]) -> Iterator[_T]:
+    """Map a function over files in order; PIL frees the interpreter lock while it decodes."""
+    with ThreadPoolExecutor(min(16, cpu_count() or 1)) as pool:
+        yield from pool.map(function, paths, chunksize=16)
+
+
+def decode_all(paths: Sequence[Path], size: int) -> Tensor:
+    """Decode all files into one uint8 tensor `[N, 3, size, size]`."""
+    images = torch.empty((len(paths), 3, size, size), dtype=torch.uint8)
+    for index, image in enumerate(in_threads(lambda path: decode(path, size), paths)):
+        images[index] = image
+    return images
+
+
+class _naming:  # noqa: N801  (reads as a verb where it is used)
+    """Turn a decoder's exception into one sentence with the path."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, _UNREADABLE):
+            raise BitdialError(
+                f"cannot read the image {self._path} ({' '.join(str(error).split())}); replace or remove it"
+            ) from error
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class FolderSplit(ImageSplit):
+    """A split that decodes its images when they are asked for, in worker processes.
+
+    Attributes:
+        paths: One image file per sample.
+        size: Side that the images are resized to.
+        target: Device that batches are moved to, still as uint8.
+    """
+
+    paths: tuple[Path, ...]
+    size: int
+    target: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def in_channels(self) -> int:
+        """Three: images on disk are read as RGB."""
+        return 3
+
+    @property
+    def image_size(self) -> int:
+        """Side that the images are resized to, in pixels."""
+        return self.size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches come out."""
+        return self.target
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the split with its batches on `device`; the images stay on disk."""
+        return replace(self, target=torch.device(device))
+
+    def subset(self, indices: Tensor) -> Self:
+        """Return the split that holds only the samples at `indices` (int64 `[M]`), in that order."""
+        return replace(self, paths=tuple(self.paths[i] for i in indices.tolist()), labels=self.labels[indices.cpu()])
+
+    def batches(self, indices: Iterable[Tensor], workers: int = 0) -> Iterator[Batch]:
+        """Yield `(images uint8 [B, 3, H, H], labels int64 [B])` for each tensor of sample numbers.
+
+        Raises:
+            BitdialError: An image cannot be read.
+        """
+        on_gpu = self.target.type == "cuda"
+        loader: DataLoader[Tensor | BitdialError] = DataLoader(
+            _Files(self.paths, self.size),
+            batch_sampler=(chosen_indices := [chosen.tolist() for chosen in indices]),
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=on_gpu,
+            generator=torch.Generator(),  # its own, so that worker seeds are not drawn from the global one
+        )
+        for chosen, images in zip(chosen_indices, loader, strict=True):
+            if isinstance(images, BitdialError):
+                raise images
+            labels = self.labels[chosen]
+            yield images.to(self.target, non_blocking=on_gpu), labels.to(self.target)
+
+
+class _Files(Dataset[Tensor | BitdialError]):
+    def __init__(self, paths: tuple[Path, ...], size: int) -> None:
+        self._paths, self._size = paths, size
+
+    def __getitem__(self, index: int) -> Tensor | BitdialError:
+        # Handed back, not raised: a worker's exception would come out wrapped in its traceback.
+        try:
+            return decode(self._paths[index], self._size)
+        except BitdialError as error:
+            return BitdialError(str(error))
+
+
+def _collate(samples: list[Tensor | BitdialError]) -> Tensor | BitdialError:
+    images = []
+    for sample in samples:
+        if isinstance(sample, BitdialError):
+            return sample
+        images.append(sample)
+    return torch.stack(images)
