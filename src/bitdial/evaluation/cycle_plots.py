@@ -1,0 +1,195 @@
+"""The two figures of training itself: bits and loss over steps, and the statistics of each cycle."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from bitdial.evaluation.cycles import TOLERANCE
+from bitdial.evaluation.plot_style import FAINT, INK, new_figure, quiet
+from bitdial.evaluation.results import ArmResult, CycleAnalysis, CyclicResults, History
+from bitdial.evaluation.wording import change as relative
+
+BLUE, ORANGE = "#0072B2", "#D55E00"
+FEW_CYCLES = 5
+"""How many cycles the close-up shows."""
+MANY_CYCLES = 60
+"""From here on a whole run is too dense for single cycles: boundaries go, and bits are drawn as a band."""
+
+
+def training_curves(results: CyclicResults) -> Figure | None:
+    """Draw loss and bits over steps, whole and close up, with the cycle boundaries; None without a history.
+
+    Shown is the first CPT arm (any arm when there is none); a loss that is not finite leaves a gap and a cross.
+    """
+    arm = _shown(results)
+    if arm is None:
+        return None
+    history = arm.history
+    edges = [edge for edge in history.cycle_boundaries if edge <= history.step[-1]]
+    close = len(edges) > FEW_CYCLES + 1
+    figure = new_figure(10.5, 5.4)
+    grid = figure.subplots(2, 2 if close else 1, sharex="col", squeeze=False, width_ratios=[2, 1] if close else None)
+    start, stop = history.step[0], history.step[-1] + 1
+    dense = len(edges) > MANY_CYCLES
+    _column(grid[:, 0], history, [] if dense else edges, band=dense)
+    quiet(grid[0, 0], title=f"{arm.name}, seed {arm.seed}: the whole run", x="", y="training loss (nats)")
+    quiet(grid[1, 0], title="", x="step", y="width (bits)")
+    grid[0, 0].set_xlim(start, stop)
+    if close:
+        middle = len(edges) // 2
+        window = edges[middle : middle + FEW_CYCLES + 1]
+        _column(grid[:, 1], _between(history, window[0], window[-1]), window, band=False, smooth=False)
+        quiet(grid[0, 1], title=f"{len(window) - 1} cycles, close up", x="", y="")
+        quiet(grid[1, 1], title="", x="step", y="")
+        grid[0, 1].set_xlim(window[0], window[-1])
+        grid[0, 1].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        grid[1, 1].set_ylim(0, max(history.bits) * 1.2)
+    finite = [loss for loss in history.loss if math.isfinite(loss)]
+    if finite:  # one spike must not press the rest of the curve flat
+        grid[0, 0].set_ylim(max(0.0, min(finite) * 0.9), max(float(np.quantile(finite, 0.995)) * 1.1, 1e-6))
+    grid[1, 0].set_ylim(0, max(history.bits) * (1.4 if dense else 1.2))
+    for axes in grid.flat:
+        axes.grid(visible=False, axis="x")  # vertical lines are the cycle boundaries, and nothing else
+    grid[0, 0].legend(loc="upper right", frameon=False, fontsize=9)
+    figure.align_ylabels()
+    return figure
+
+
+def cycle_statistics(results: CyclicResults) -> Figure | None:
+    """Draw mean, spread and range of the loss in each cycle, and its change from cycle to cycle; None without cycles.
+
+    The right panel shows the band within which the mean counts as standing still.
+    """
+    if not results.cycles:
+        return None
+    shown = next((a for a in results.cycles if a.arm == "cpt"), results.cycles[0])
+    same_arm = [a for a in results.cycles if a.arm == shown.arm]
+    figure = new_figure(10.5, 4.2)
+    left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
+    _cycle_bands(left, shown, others=[a for a in same_arm if a is not shown])
+    _changes(right, shown)
+    moved = "" if shown.change is None else f" ({relative(shown.change)})"
+    score = f"stability {shown.stability_score:.2f}, {shown.convergence}{moved}"
+    quiet(left, title=f"{shown.arm}, seed {shown.seed}: {score}", x="cycle", y="training loss (nats)")
+    quiet(right, title=f"Change of the mean (band: ±{100 * TOLERANCE:g}%)", x="cycle", y="against the cycle before (%)")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.legend(loc="upper right", frameon=False, fontsize=9)
+    return figure
+
+
+def _shown(results: CyclicResults) -> ArmResult | None:
+    logged = [arm for arm in results.arms if arm.history.step]
+    return next((arm for arm in logged if arm.kind == "cpt"), logged[0] if logged else None)
+
+
+def _column(axes: NDArray[np.object_], history: History, edges: list[int], *, band: bool, smooth: bool = True) -> None:
+    top: Axes = axes[0]
+    bottom: Axes = axes[1]
+    step, loss, bits = np.array(history.step), np.array(history.loss), np.array(history.bits)
+    broken = ~np.isfinite(loss)
+    top.plot(step, np.where(broken, np.nan, loss), color=BLUE, lw=0.8 if smooth else 1.3, alpha=0.4 if smooth else 1.0)
+    if smooth:
+        span = max(3, len(step) // 40)
+        top.plot(step, _running_mean(loss, span), color=BLUE, lw=1.8, label=f"mean over {span} logged steps")
+    if broken.any():
+        across = top.get_xaxis_transform()
+        top.plot(step[broken], [0.97] * int(broken.sum()), "x", color=ORANGE, transform=across, label="not finite")
+    if band:
+        _bits_band(bottom, step, bits, history.cycle_boundaries)
+    else:
+        bottom.plot(step, bits, color=ORANGE, lw=1.4, drawstyle="steps-post")
+    for edge in edges:
+        top.axvline(
+            edge,
+            color="#9a9a9a",
+            lw=0.7,
+            ls=(0, (2, 2)),
+            zorder=0,
+            label="start of a cycle" if edge == edges[0] else None,
+        )
+        bottom.axvline(edge, color="#9a9a9a", lw=0.7, ls=(0, (2, 2)), zorder=0)
+
+
+def _between(history: History, first: int, last: int) -> History:
+    """Return the log from step `first` to step `last`, both included."""
+    kept = [index for index, step in enumerate(history.step) if first <= step <= last]
+    return History(
+        step=[history.step[index] for index in kept],
+        loss=[history.loss[index] for index in kept],
+        bits=[history.bits[index] for index in kept],
+    )
+
+
+def _bits_band(axes: Axes, step: NDArray[np.int_], bits: NDArray[np.float64], edges: list[int]) -> None:
+    cycle = np.searchsorted(edges, step, side="right")
+    parts = [bits[cycle == number] for number in np.unique(cycle)]
+    starts = [step[cycle == number][0] for number in np.unique(cycle)]
+    low, high = [part.min() for part in parts], [part.max() for part in parts]
+    axes.fill_between(starts, low, high, step="post", color=ORANGE, alpha=0.25, lw=0, label="lowest to highest")
+    axes.plot(starts, [part.mean() for part in parts], color=ORANGE, lw=1.4, label="mean of the cycle")
+    axes.legend(loc="upper right", frameon=False, fontsize=9)
+
+
+def _running_mean(values: NDArray[np.float64], span: int) -> NDArray[np.float64]:
+    """Return the centred mean over `span` entries, of those that are finite and there."""
+    kernel = np.ones(span)
+    finite = np.isfinite(values)
+    total = np.convolve(np.where(finite, values, 0.0), kernel, mode="full")
+    count = np.convolve(finite.astype(float), kernel, mode="full")
+    half = span // 2
+    total, count = total[half : half + len(values)], count[half : half + len(values)]
+    mean: NDArray[np.float64] = np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+    return mean
+
+
+def _cycle_bands(axes: Axes, shown: CycleAnalysis, others: list[CycleAnalysis]) -> None:
+    cycles = shown.cycles
+    index = [cycle.index for cycle in cycles]
+    mean, std = np.array([cycle.mean for cycle in cycles]), np.array([cycle.std for cycle in cycles])
+    low, high = [cycle.min for cycle in cycles], [cycle.max for cycle in cycles]
+    axes.fill_between(index, low, high, color=BLUE, alpha=0.12, lw=0, label="lowest to highest")
+    axes.fill_between(index, mean - std, mean + std, color=BLUE, alpha=0.3, lw=0, label="± standard deviation")
+    axes.plot(index, mean, color=BLUE, lw=1.8, marker="o" if len(cycles) < 40 else "", ms=4, label="mean")
+    for number, other in enumerate(others):
+        axes.plot(
+            [cycle.index for cycle in other.cycles],
+            [cycle.mean for cycle in other.cycles],
+            color=FAINT,
+            lw=0.9,
+            label="mean of the other seeds" if number == 0 else None,
+        )
+    unfinished = [cycle for cycle in cycles if not cycle.complete]
+    if unfinished:
+        axes.plot(
+            [cycle.index for cycle in unfinished],
+            [cycle.mean for cycle in unfinished],
+            "o",
+            ms=6,
+            mfc="white",
+            mec=BLUE,
+            label="incomplete cycle",
+        )
+    if len(cycles) == 1:
+        axes.vlines(index, low, high, color=BLUE, alpha=0.4)
+    axes.set_ylim(bottom=0)
+
+
+def _changes(axes: Axes, shown: CycleAnalysis) -> None:
+    whole = [cycle for cycle in shown.cycles if cycle.complete]
+    pairs = [(a, b) for a, b in pairwise(whole) if a.mean and math.isfinite(a.mean + b.mean)]
+    change = [100 * (b.mean - a.mean) / abs(a.mean) for a, b in pairs]
+    colours = [ORANGE if value > 0 else BLUE for value in change]
+    axes.bar([b.index for _, b in pairs], change, color=colours, width=0.75, zorder=2)
+    limit = 100 * TOLERANCE
+    axes.axhspan(-limit, limit, color="#009E73", alpha=0.18, lw=0)
+    axes.axhline(0, color=INK, lw=0.8)
+    if not pairs:
+        axes.text(0.5, 0.6, "too few complete cycles", ha="center", transform=axes.transAxes, color=INK)

@@ -1,0 +1,189 @@
+"""The figures of a run: what happened in training, what each arm is worth at each width, and what it cost.
+
+All of them use matplotlib's object interface on the Agg canvas: no display, no global state, safe in threads.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from bitdial.evaluation.cycle_plots import cycle_statistics, training_curves
+from bitdial.evaluation.files import write_atomically
+from bitdial.evaluation.plot_style import FAINT, INK, arm_styles, legend_name, new_figure, place_labels, quiet
+from bitdial.evaluation.results import ArmSummary, CyclicResults
+from bitdial.evaluation.wording import engineering
+
+CLOSE_UP = 0.30
+"""When accuracies spread over more than this fraction, the upper end gets a second panel of its own."""
+
+
+def accuracy_against_width(results: CyclicResults) -> Figure | None:
+    """Draw accuracy at each target width for every arm, with 95% intervals; None when nothing was scored.
+
+    A ring marks the width that the arm would ship at. Widths are spaced by their logarithm; arms stand slightly apart so
+    that their intervals can be told from each other.
+    """
+    rows = results.comparison.summaries
+    widths = sorted({float(key) for row in rows for key in row.accuracy})
+    if not widths:
+        return None
+    means = [value.mean for row in rows for value in row.accuracy.values() if math.isfinite(value.mean)]
+    split = len(means) > 3 and max(means) - min(means) > CLOSE_UP
+    figure = new_figure(10.5, 4.6)
+    panels = list(figure.subplots(1, 2 if split else 1, squeeze=False).flat)
+    for axes in panels:
+        _width_curves(axes, rows, widths)
+        quiet(axes, title="Accuracy at each width", x="width of weights and activations (bits)", y="accuracy (%)")
+    if split:
+        floor = float(np.median(means))
+        panels[1].set_ylim(*_padded([100 * mean for mean in means if mean >= floor]))
+        panels[1].set_ylabel("")
+        panels[1].set_title("The same, close up", loc="left", fontsize=11, color=INK, fontweight="bold")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    return figure
+
+
+def accuracy_against_cost(results: CyclicResults) -> Figure | None:
+    """Draw accuracy at the width that ships against simulated training BitOps and against wall-clock seconds.
+
+    The line is the Pareto front: no arm above it for the same cost. None when no arm has a finite accuracy.
+    """
+    rows = [row for row in results.comparison.summaries if math.isfinite(row.own.mean)]
+    if not rows:
+        return None
+    figure = new_figure(10.5, 4.9)
+    left, right = figure.subplots(1, 2, sharey=True)
+    _cost_panel(left, rows, lambda row: row.bitops)
+    _cost_panel(right, rows, lambda row: row.seconds)
+    quiet(left, title="Accuracy against simulated cost", x="training BitOps (simulated)", y="accuracy as shipped (%)")
+    quiet(right, title="Accuracy against time", x="training time (seconds, wall-clock)", y="")
+    names = [legend_name(f"{row.name} ({row.own_label.replace(' alternating', '')})") for row in rows]
+    for axes, cost in ((left, [row.bitops for row in rows]), (right, [row.seconds for row in rows])):
+        _cost_axis(axes, cost)
+        halves = [None if row.own.half is None else 100 * row.own.half for row in rows]
+        place_labels(axes, [(x, 100 * row.own.mean) for x, row in zip(cost, rows, strict=True)], names, halves)
+    return figure
+
+
+FIGURES: dict[str, Callable[[CyclicResults], Figure | None]] = {
+    "bits_and_loss": training_curves,
+    "accuracy_by_width": accuracy_against_width,
+    "cycle_statistics": cycle_statistics,
+    "accuracy_by_cost": accuracy_against_cost,
+}
+"""File name (without ``.png``) and drawing function of each figure, in reading order."""
+
+
+def render(results: CyclicResults) -> dict[str, bytes]:
+    """Return every figure that the results hold data for, as PNG."""
+    drawn = {name: draw(results) for name, draw in FIGURES.items()}
+    return {name: _png(figure) for name, figure in drawn.items() if figure is not None}
+
+
+def save_plots(results: CyclicResults, folder: str | Path) -> list[Path]:
+    """Write the figures as PNG files into `folder` (made when missing) and return their paths.
+
+    A figure without data (cycle statistics of a run that did not cycle) is not written.
+    """
+    return [write_atomically(Path(folder) / f"{name}.png", image) for name, image in render(results).items()]
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _width_curves(axes: Axes, rows: list[ArmSummary], widths: list[float]) -> None:
+    styles = arm_styles(rows)
+    for index, row in enumerate(rows):
+        style = styles[row.name]
+        shift = 2 ** ((index - (len(rows) - 1) / 2) * 0.035)
+        measured = [(width, row.accuracy[f"{width:g}"]) for width in widths if f"{width:g}" in row.accuracy]
+        x = [width * shift for width, _ in measured]
+        y = [100 * value.mean for _, value in measured]
+        halves = [100 * value.half if value.half is not None else math.nan for _, value in measured]
+        axes.plot(
+            x,
+            y,
+            style.line,
+            color=style.colour,
+            marker=style.marker,
+            ms=5,
+            lw=1.4,
+            label=legend_name(row.name),
+            zorder=3,
+        )
+        if any(math.isfinite(half) for half in halves):
+            axes.errorbar(x, y, yerr=halves, fmt="none", ecolor=style.colour, elinewidth=1, capsize=2, alpha=0.5)
+        own_x, own_y = row.own_bits * shift, 100 * row.own.mean
+        axes.plot([own_x], [own_y], style.marker, ms=5, color=style.colour, zorder=4)
+        axes.plot([own_x], [own_y], "o", ms=11, mfc="none", mec=style.colour, mew=1.4, zorder=4)
+    axes.plot([], [], "o", ms=11, mfc="none", mec=FAINT, mew=1.4, label="ring: the width that ships")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(widths, [f"{width:g}" for width in widths])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(top=min(101.0, axes.get_ylim()[1]), bottom=max(-1.0, axes.get_ylim()[0]))
+
+
+def _cost_panel(axes: Axes, rows: list[ArmSummary], cost: Callable[[ArmSummary], float]) -> None:
+    styles = arm_styles(rows)
+    for row in rows:
+        style = styles[row.name]
+        half = None if row.own.half is None else 100 * row.own.half
+        axes.errorbar(
+            [cost(row)],
+            [100 * row.own.mean],
+            yerr=half,
+            fmt=style.marker,
+            color=style.colour,
+            ms=8,
+            elinewidth=1,
+            capsize=3,
+            zorder=3,
+        )
+    front: list[ArmSummary] = []
+    for row in sorted(rows, key=lambda row: (cost(row), -row.own.mean)):
+        if not front or row.own.mean > front[-1].own.mean:
+            front.append(row)
+    x, y = [cost(row) for row in front], [100 * row.own.mean for row in front]
+    axes.step(x, y, where="post", color="#b0b0b0", lw=1.6, zorder=1, label="Pareto front")
+    axes.legend(loc="lower right", frameon=False, fontsize=9)
+
+
+def _cost_axis(axes: Axes, cost: list[float]) -> None:
+    """Scale the axis of cost (by its logarithm over a wide range), and leave room for names at both ends."""
+    low, high = min(cost), max(cost)
+    if low > 0 and high > 2.5 * low:
+        axes.set_xscale("log")
+        stretch = (high / low) ** 0.3
+        axes.set_xlim(low / stretch, high * stretch)
+        axes.xaxis.set_major_locator(
+            LogLocator(subs=(1.0, 2.0, 5.0) if high > 20 * low else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
+        )
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        spread = (high - low) or high or 1.0
+        axes.set_xlim(max(0.0, low - 0.3 * spread), high + 0.3 * spread)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+
+
+def _tick(value: float) -> str:
+    number, _, prefix = engineering(value).partition(" ")
+    return f"{float(number):g} {prefix}".rstrip()
+
+
+def _padded(values: list[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    pad = max(0.25 * (high - low), 0.3)
+    return low - pad, min(high + pad, 100 + pad / 2)

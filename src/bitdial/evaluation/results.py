@@ -1,0 +1,349 @@
+"""The record types of a run of cyclic precision training, and its file ``cyclic_precision_results.json``.
+
+Every field is described under its name; ``CyclicResults.model_json_schema()`` gives the same text as a JSON schema, and
+``docs/results_schema.md`` as a page. In memory a number that could not be measured is NaN; in the file it is ``null``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from bitdial.errors import BitdialError
+from bitdial.evaluation.files import to_json, write_atomically
+
+SCHEMA_VERSION: Literal[1] = 1
+"""Raised by one whenever a field changes its meaning or goes; a new optional field leaves it."""
+
+ArmKind = Literal["cpt", "static", "matched", "baseline", "ablation"]
+Verdict = Literal["better", "worse", "inside the interval", "no interval"]
+Progress = Literal["converged", "improving", "worsening", "too few cycles"]
+
+
+def _fraction(value: float) -> float:
+    if math.isnan(value) or 0.0 <= value <= 1.0:
+        return value
+    raise ValueError(f"accuracy is a fraction in [0, 1], got {value}; divide a percentage by 100")
+
+
+Measured = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A number that may be NaN when nothing could be measured; ``null`` in the file."""
+
+Accuracy = Annotated[Measured, AfterValidator(_fraction)]
+"""A fraction in [0, 1], or NaN."""
+
+
+def width_key(bits: float) -> str:
+    """Return the name of a width in dictionaries and headings: ``"4"`` for 4.0, ``"2.5"`` for 2.5."""
+    return f"{bits:g}"
+
+
+class Record(BaseModel):
+    """What all records share: unknown fields are refused, and the docstring under a field is its description."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class WidthScore(Record):
+    """How good a model is at one width."""
+
+    bits: float = Field(gt=0, le=32)
+    """The width, in bits, of weights and activations; the mean over the layers where they differ; 32 is unquantized."""
+    accuracy: Accuracy
+    """Fraction of right answers, 0 to 1 (for text: of the next tokens)."""
+    loss: Measured
+    """Mean loss for each answer, in nats."""
+    perplexity: Measured | None = None
+    """exp(loss), for text; null for other tasks."""
+
+
+class History(Record):
+    """What was logged while one arm was trained; the lists run in parallel, one entry for each logged step."""
+
+    step: list[int] = []
+    """The step's number, counted from 0 at the arm's own start, rising."""
+    loss: list[Measured] = []
+    """Training loss at that step; null where it was not finite."""
+    bits: list[float] = []
+    """Width at that step, in bits: the mean over the layers, weighted with their multiply-accumulates."""
+    learning_rate: list[float] = []
+    """Learning rate at that step; may be empty."""
+    cycle_boundaries: list[int] = []
+    """The steps at which a cycle of the precision starts; empty for an arm that does not cycle."""
+
+    @model_validator(mode="after")
+    def _parallel(self) -> Self:
+        wrong = {"loss": len(self.loss), "bits": len(self.bits)}
+        if self.learning_rate:
+            wrong["learning_rate"] = len(self.learning_rate)
+        for name, length in wrong.items():
+            if length != len(self.step):
+                raise ValueError(
+                    f"history.{name} must have one entry for each of the {len(self.step)} steps, got {length}"
+                )
+        if any(later <= earlier for earlier, later in pairwise(self.step)):
+            raise ValueError("history.step must rise from entry to entry")
+        return self
+
+
+class ArmResult(Record):
+    """One arm of the comparison, trained with one seed."""
+
+    name: str = Field(min_length=1)
+    """The arm: ``cpt``, ``static_2bit``, ``matched_cost``, ``baseline_fp32``, ``ablation_random_cycling``, ..."""
+    kind: ArmKind
+    """What sort of arm it is."""
+    seed: int
+    """The seed that it was trained with; arms with the same seed are compared in pairs."""
+    scores: list[WidthScore]
+    """The scores at each target width."""
+    own: WidthScore
+    """The score at the width that would ship: the one it was trained for, or the model's default width for ``cpt``."""
+    own_label: str
+    """That width in words: ``4``, ``2/4 alternating``, ``32``."""
+    average_bits: float = Field(gt=0, le=32)
+    """Width of the forward pass over this arm's own steps, in bits: a mean weighted with multiply-accumulates."""
+    bitops: float = Field(ge=0)
+    """Simulated BitOps of training this arm, what it was fine-tuned from included."""
+    bitops_own: float = Field(ge=0)
+    """Simulated BitOps of this arm's own steps."""
+    seconds: float = Field(ge=0)
+    """Wall-clock seconds of training, over the steps that `bitops` counts."""
+    seconds_own: float | None = Field(default=None, ge=0)
+    """Wall-clock seconds of this arm's own steps; null when they were not measured apart."""
+    iterations: int = Field(ge=0)
+    """How many optimizer steps of its own the arm took."""
+    history: History = History()
+    """What was logged while it was trained."""
+
+    @model_validator(mode="after")
+    def _one_score_a_width(self) -> Self:
+        widths = [score.bits for score in self.scores]
+        if len(set(widths)) != len(widths):
+            raise ValueError(f"arm '{self.name}' must have one score for each width, got scores at {widths} bits")
+        return self
+
+    def at(self, bits: float) -> WidthScore | None:
+        """Return the score at a target width, or None when the arm was not measured there."""
+        return next((score for score in self.scores if score.bits == bits), None)
+
+
+class Interval(Record):
+    """A mean over seeds with its 95% Student t interval."""
+
+    mean: Measured
+    """The mean."""
+    low: float | None = None
+    """Lower end of the interval; null with one seed, which has none."""
+    high: float | None = None
+    """Upper end of the interval; null with one seed, which has none."""
+    n: int = Field(ge=1)
+    """How many values the mean is taken over."""
+
+    @property
+    def half(self) -> float | None:
+        """Half the width of the interval: what stands after the ± sign; None where there is no interval."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+class ArmSummary(Record):
+    """One arm over all its seeds."""
+
+    name: str
+    """The arm."""
+    kind: ArmKind
+    """What sort of arm it is."""
+    seeds: int
+    """How many seeds it was trained with."""
+    accuracy: dict[str, Interval]
+    """Accuracy at each target width, as a fraction; the keys are widths in bits, such as ``"4"``."""
+    own: Interval
+    """Accuracy at the width that would ship, as a fraction."""
+    own_bits: float
+    """That width, in bits."""
+    own_label: str
+    """That width in words."""
+    own_loss: Interval
+    """Loss at that width, in nats."""
+    own_perplexity: Interval | None = None
+    """Perplexity at that width, for text."""
+    average_bits: float
+    """Mean over seeds of the training width, in bits."""
+    accuracy_per_bit: Measured
+    """Own accuracy in percentage points divided by `average_bits`."""
+    bitops: float
+    """Mean over seeds of the simulated training BitOps, what it was fine-tuned from included."""
+    bitops_own: float
+    """Mean over seeds of the simulated BitOps of the arm's own steps."""
+    seconds: float
+    """Mean over seeds of the wall-clock seconds, over the steps that `bitops` counts."""
+    seconds_own: float | None = None
+    """Mean over seeds of the wall-clock seconds of the arm's own steps; null when they were not measured apart."""
+    rank: int
+    """1 for the first of the ranking."""
+    pareto: bool
+    """True when no other arm is at least as accurate for no more BitOps and better in one of the two."""
+
+
+class PairedDifference(Record):
+    """The CPT model against another arm, seed by seed."""
+
+    arm: str
+    """The other arm."""
+    arm_label: str
+    """The width at which the other arm was measured, in words: the one that it would ship at."""
+    cpt_bits: float
+    """The width at which the CPT model was measured, in bits."""
+    same_width: bool
+    """True when both were measured at the same width; false when CPT has no score there and ships at another."""
+    difference: Interval
+    """Accuracy of CPT minus that of the arm, as a fraction, over the seeds that both have."""
+    verdict: Verdict
+    """What the interval says about CPT; ``no interval`` with one shared seed."""
+
+
+class Comparison(Record):
+    """All arms side by side."""
+
+    summaries: list[ArmSummary]
+    """The arms in the order of the ranking."""
+    ranking: list[str]
+    """The names of the arms, first to last."""
+    recommended: str
+    """The name of the arm worth shipping."""
+    reason: str
+    """Why, in one sentence."""
+    cpt_differences: list[PairedDifference]
+    """CPT against every other arm; empty when no arm is of the kind ``cpt``."""
+    pareto: list[str]
+    """The arms on the front of accuracy against BitOps, cheapest first."""
+
+    def summary(self, name: str) -> ArmSummary:
+        """Return the summary of the arm called `name`."""
+        return next(item for item in self.summaries if item.name == name)
+
+
+class CycleStatistics(Record):
+    """The training loss within one cycle."""
+
+    index: int
+    """Number of the cycle, from 0."""
+    first_step: int
+    """First logged step of the cycle."""
+    last_step: int
+    """Last logged step of the cycle."""
+    mean: Measured
+    """Mean loss over the finite ones; null when there is none."""
+    std: Measured
+    """Standard deviation of the loss (divided by n)."""
+    min: Measured
+    """Lowest loss."""
+    max: Measured
+    """Highest loss."""
+    count: int
+    """How many finite losses were logged."""
+    non_finite: int
+    """How many losses were NaN or infinite; they are left out of the four numbers above."""
+    complete: bool
+    """False for a last cycle that training ended within."""
+
+
+class CycleAnalysis(Record):
+    """How the loss moves from cycle to cycle."""
+
+    arm: str | None = None
+    """The arm that was analysed."""
+    seed: int | None = None
+    """Its seed."""
+    cycles: list[CycleStatistics]
+    """Every cycle with a logged step."""
+    slope: float | None
+    """Slope of the means of the complete cycles, in loss per cycle; null with fewer than two."""
+    change: Measured | None
+    """Relative change of the mean loss in the last quarter of the complete cycles; null with fewer than three."""
+    convergence: Progress
+    """Whether the means have stopped moving: what `change` says under `criterion`."""
+    criterion: str
+    """The rule behind `convergence`, in words."""
+    stability_score: float = Field(ge=0, le=1)
+    """F / (1 + C + R) in [0, 1], see ``bitdial.evaluation.cycles``."""
+
+
+class Machine(Record):
+    """What the numbers were measured on."""
+
+    system: str
+    """Operating system and its version."""
+    processor: str
+    """Name of the processor."""
+    cores: int
+    """Cores that this process may use."""
+    memory_gib: float | None = None
+    """Main memory in GiB; null where the system does not tell."""
+    accelerators: list[str] = []
+    """Names of the GPUs."""
+    python: str
+    """Version of Python."""
+    versions: dict[str, str] = {}
+    """Versions of the libraries that the numbers depend on."""
+
+
+class CyclicResults(Record):
+    """The whole of ``cyclic_precision_results.json``."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this format."""
+    experiment: str = "cyclic"
+    """Name of the experiment."""
+    created: str
+    """When the file was made: ISO 8601, with the time zone."""
+    command: str = ""
+    """The command line that makes these results again."""
+    config: dict[str, Any]
+    """The configuration of the run, with every default filled in."""
+    machine: Machine
+    """What it ran on."""
+    arms: list[ArmResult]
+    """Every arm with every seed."""
+    comparison: Comparison
+    """The arms side by side."""
+    cycles: list[CycleAnalysis] = []
+    """One analysis for every arm and seed that cycled."""
+    notes: list[str] = []
+    """What a reader has to know to read the numbers rightly."""
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file atomically as strict JSON (what is not finite becomes ``null``) and return its path."""
+        return write_atomically(path, to_json(self.model_dump(mode="json")))
+
+    @classmethod
+    def load(cls, path: str | Path) -> CyclicResults:
+        """Read a file that `save` wrote.
+
+        Raises:
+            BitdialError: there is no such file, it is not JSON, it has another schema version, or a field is wrong.
+        """
+        where = Path(path)
+        try:
+            content = json.loads(where.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise BitdialError(f"no results at {where}; give the path of a cyclic_precision_results.json") from None
+        except ValueError as error:
+            raise BitdialError(f"{where} is not a JSON file ({error}); was it edited or cut short?") from None
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version != SCHEMA_VERSION:
+            raise BitdialError(
+                f"{where} must have schema_version {SCHEMA_VERSION}, got {version!r}; read it with the version of "
+                "bitdial that wrote it, or run the experiment again"
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise BitdialError(f"{where} does not follow its schema: {field}: {first['msg']}") from None

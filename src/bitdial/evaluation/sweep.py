@@ -1,0 +1,166 @@
+"""Accuracy as a function of bits: the same model, measured at one width after the other."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitdial.errors import BitdialError
+from bitdial.evaluation.results import WidthScore
+from bitdial.layers import BitDial, reestimate_batch_norm
+from bitdial.training.tasks import Classification, Task
+
+
+def sweep(
+    model: nn.Module,
+    loader: Iterable[Any],
+    bits: Sequence[float | Sequence[float]] = (2, 3, 4, 8),
+    *,
+    reestimate: bool = True,
+    recalibration_batches: Iterable[Any] | None = None,
+    recalibration_limit: int | None = 32,
+    task: Task | None = None,
+    perplexity: bool = False,
+) -> list[WidthScore]:
+    """Return accuracy and loss of `model` at each width of weights and activations.
+
+    Batch-norm statistics (and activation ranges) belong to a width: those of 8 bits are wrong at 2. They are therefore
+    re-estimated at each width before it is scored. The model comes back exactly as it was: parameters, buffers, widths,
+    the mode of every module, and the state of torch's random numbers.
+
+    Args:
+        model: A model that went through ``bitdial.quantize``.
+        loader: Batches to score; iterated once or twice for each width, so not a generator.
+        bits: Widths in [1, 32]; an entry that is a list gives one width to each quantized layer.
+        reestimate: Whether to re-estimate the statistics; without, they stay as they are.
+        recalibration_batches: Training batches to re-estimate from. When left out, the inputs of `loader` are used
+            (never their labels): good for a quick look, but give training batches for a number that you publish.
+        recalibration_limit: How many batches to re-estimate from at most; None for all.
+        task: How a batch is scored; ``Classification`` of ``(x, y)`` batches when left out.
+        perplexity: Whether to add exp(loss), for text.
+
+    Returns:
+        One score for each entry of `bits`, in its order.
+
+    Raises:
+        BitdialError: no widths, a width out of range, no batches, a loader that can be iterated only once, or a model
+            without quantized layers.
+    """
+    if not bits:
+        raise BitdialError("bits must name at least one width, got none; give for instance bits=(2, 4, 8)")
+    batches = loader if recalibration_batches is None else recalibration_batches
+    for name, given in (("loader", loader), ("recalibration_batches", batches)):
+        if isinstance(given, Iterator):
+            raise BitdialError(f"{name} must give its batches again for each width, got an iterator; pass list({name})")
+    how = task or Classification()
+    dial = BitDial(model)
+    device = _device(model)
+
+    def calibrate(network: nn.Module, batch: Any) -> Tensor:
+        return how.logits(network, to_device(batch, device))
+
+    scores = []
+    for width in bits:
+        with unchanged(model), dial.held(width):
+            if reestimate:
+                reestimate_batch_norm(model, batches, limit=recalibration_limit, forward=calibrate)
+            loss, accuracy = evaluate_loss_accuracy(model, loader, task=how)
+        mean = statistics.fmean(width) if isinstance(width, Sequence) else float(width)
+        scores.append(
+            WidthScore(bits=mean, accuracy=accuracy, loss=loss, perplexity=_exp(loss) if perplexity else None)
+        )
+    return scores
+
+
+@torch.no_grad()
+def evaluate_loss_accuracy(model: nn.Module, loader: Iterable[Any], *, task: Task | None = None) -> tuple[float, float]:
+    """Return mean loss (nats) and accuracy (fraction) of `model` at the widths it has now.
+
+    The model is put in evaluation mode for it, and every module back in its own.
+
+    Args:
+        model: Any model that `task` can score.
+        loader: Batches; each is weighted with its number of predictions, so a short last batch counts for less.
+        task: How a batch is scored; ``Classification`` when left out.
+
+    Raises:
+        BitdialError: the loader gave no predictions.
+    """
+    how = task or Classification()
+    device = _device(model)
+    modes = [(module, module.training) for module in model.modules()]
+    loss = torch.zeros((), dtype=torch.float64, device=_widest(device))
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    count = 0
+    model.eval()
+    try:
+        for batch in loader:
+            batch_loss, batch_correct, size = how.score(model, to_device(batch, device))
+            # Summed where they are: asking for a number each batch would make the host wait for the device.
+            loss += batch_loss.detach().to(loss)
+            correct += batch_correct.detach().to(correct)
+            count += size
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    if count == 0:
+        raise BitdialError("loader must give at least one batch to score, got none; is the split empty?")
+    return loss.item() / count, correct.item() / count
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Put back every buffer, every module's mode and torch's random state at the end of a ``with`` block.
+
+    Buffers are written in place, so that compiled graphs and other holders of the tensors see them restored.
+    """
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    modes = [(module, module.training) for module in model.modules()]
+    device = _device(model)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for module, name, buffer, value in buffers:
+                    module._buffers[name] = buffer.copy_(value)
+            for module, mode in modes:
+                module.training = mode
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Return `batch` with every tensor in it (in tuples, lists and dictionaries) on `device`."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, list | tuple) and not hasattr(batch, "_fields"):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch
+
+
+def _device(model: nn.Module) -> torch.device:
+    tensor = next(model.parameters(), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def _widest(device: torch.device) -> torch.device:
+    return torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
+
+
+def _exp(loss: float) -> float:
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,83 @@
+"""The comparison as a table for the terminal."""
+
+from __future__ import annotations
+
+import math
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from bitdial.evaluation.results import ArmSummary, Comparison, Interval, width_key
+from bitdial.evaluation.wording import MISSING, engineering, seconds
+
+WIDE = 100
+"""From this many columns on, an interval stands beside its mean; below, under it."""
+
+
+def target_widths(comparison: Comparison) -> list[str]:
+    """Return every target width that some arm was measured at, narrowest first, as keys of ``ArmSummary.accuracy``."""
+    return sorted({key for row in comparison.summaries for key in row.accuracy}, key=float)
+
+
+def comparison_table(comparison: Comparison, *, width: int = WIDE) -> Table:
+    """Return one row an arm, in the order of the ranking: accuracy at each target width, what ships, and the cost.
+
+    Args:
+        comparison: The arms side by side.
+        width: Columns of the terminal. From 100 on an interval stands beside its mean; below that, on a second line.
+    """
+    stacked = width < WIDE
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        title="Accuracy (%) at each width, and what it cost",
+        caption=_caption(comparison),
+        caption_justify="left",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        title_style="bold",
+    )
+    # The name is the one column that may shrink: its cells end in an ellipsis, and no number is ever cut.
+    table.add_column(" arm", min_width=8)
+    widths = target_widths(comparison)
+    for key in widths:
+        table.add_column(f"{key}\nbit", justify="right", no_wrap=True)
+    for heading in ("ships\nat", "avg\nbits", "BitOps\n(sim.)", "wall\nsec."):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in comparison.summaries:
+        best = row.name == comparison.recommended
+        table.add_row(
+            Text(f"{'>' if best else ' '}{row.name}", no_wrap=True, overflow="ellipsis"),
+            *(_accuracy(row.accuracy.get(key), stacked=stacked) for key in widths),
+            _ships(row, stacked=stacked),
+            f"{row.average_bits:.3g}",
+            engineering(row.bitops).replace(" ", "" if stacked else " "),
+            seconds(row.seconds),
+            style="bold green" if best else None,
+        )
+    return table
+
+
+def _accuracy(value: Interval | None, *, stacked: bool) -> Text:
+    if value is None or not math.isfinite(value.mean):
+        return Text(MISSING, style="dim")
+    text = Text(f"{100 * value.mean:.1f}")
+    if value.half is not None:
+        half = 100 * value.half
+        text.append(f"{chr(10) if stacked else ''}±{half:.{1 if half < 9.95 else 0}f}", style="dim")
+    return text
+
+
+def _ships(row: ArmSummary, *, stacked: bool) -> Text:
+    label = row.own_label.replace(" alternating", "")
+    if width_key(row.own_bits) in row.accuracy:
+        return Text(label)  # its accuracy stands in that width's column
+    mean = MISSING if not math.isfinite(row.own.mean) else f"{100 * row.own.mean:.1f}"
+    return Text(f"{label}:{chr(10) if stacked else ' '}{mean}")
+
+
+def _caption(comparison: Comparison) -> str:
+    several = max(row.seeds for row in comparison.summaries) > 1
+    spread = "± is half a 95% interval over seeds." if several else "One seed: no interval."
+    return f"> recommended.  {spread}  BitOps are simulated; seconds count the same steps."

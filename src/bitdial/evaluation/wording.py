@@ -1,0 +1,58 @@
+"""How numbers are written for people: the same in the table, the plots and the report."""
+
+from __future__ import annotations
+
+import math
+
+from bitdial.evaluation.results import Interval
+
+MISSING = "\u2013"
+"""An en dash: what stands for a number that is not there."""
+MINUS = "\u2212"
+"""The sign, as wide as the plus."""
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
+
+
+def percent(value: Interval, *, digits: int = 1, sign: str = "%") -> str:
+    """Return a fraction as a percentage with its half interval: ``"93.4% ± 0.5"``, ``"93.4%"`` with one seed."""
+    if not math.isfinite(value.mean):
+        return MISSING
+    half = "" if value.half is None else f" ± {100 * value.half:.{digits}f}"
+    return f"{100 * value.mean:.{digits}f}{sign}{half}"
+
+
+def points(value: float, *, digits: int = 1) -> str:
+    """Return a difference of fractions in percentage points, with a real minus sign: ``"+0.4"``, ``"-1.2"``."""
+    if not math.isfinite(value):
+        return MISSING
+    text = f"{100 * value:+.{digits}f}"
+    return text.replace("-", MINUS) if float(text) else f"{0:.{digits}f}"
+
+
+def span(value: Interval) -> str:
+    """Return the ends of an interval of differences in percentage points: ``"−0.2 to +0.8"``; empty without one."""
+    return "" if value.low is None or value.high is None else f"{points(value.low)} to {points(value.high)}"
+
+
+def engineering(value: float) -> str:
+    """Return a count with three digits and a prefix: ``"1.23 T"`` for 1.23e12."""
+    if not math.isfinite(value):
+        return MISSING
+    power = 0
+    while power < len(_PREFIXES) - 1 and float(f"{abs(value) / 1000**power:.3g}") >= 1000:
+        power += 1
+    scaled = value / 1000**power
+    digits = max(0, 2 - (math.floor(math.log10(abs(float(f"{scaled:.3g}")))) if scaled else 0))
+    return f"{scaled:.{digits}f} {_PREFIXES[power]}".rstrip()
+
+
+def change(value: float) -> str:
+    """Return a relative change in per cent: ``"+5.9%"``, ``"-12.4%"``."""
+    return f"{points(value)}%" if math.isfinite(value) else MISSING
+
+
+def seconds(value: float | None) -> str:
+    """Return wall-clock seconds with the digits that mean something: ``"8.4"``, ``"75"``, ``"12 400"``."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:.1f}" if value < 9.95 else f"{value:,.0f}".replace(",", "\u202f")
