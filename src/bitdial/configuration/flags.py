@@ -1,0 +1,135 @@
+"""Flags: the words of a command line, taken apart and checked against the settings of a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from bitdial.configuration.files import parse_value
+from bitdial.configuration.sentences import describe
+from bitdial.configuration.settings import Setting, Settings
+from bitdial.errors import BitdialError
+
+RESERVED = ("config", "preset")
+"""Flags that say where other settings come from."""
+
+HELP = ("-h", "--help")
+
+_FLAG = re.compile(r"--?[A-Za-z_]")  # "-1" and "-.5" are values
+
+
+@dataclass
+class CommandLine:
+    """A command line taken apart."""
+
+    word: str | None = None
+    """The word before all flags, if there is one."""
+
+    sources: dict[str, str] = field(default_factory=dict)
+    """Values of the reserved flags."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    """Dotted name -> value, of the type that its text looks like."""
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether a command line asks for help, wherever in it."""
+    return any(word in HELP for word in argv)
+
+
+def read_flags(argv: Sequence[str], known: Settings, *, prog: str) -> CommandLine:
+    """Take a command line apart; hyphens and underscores are alike, ``--flag=value`` is ``--flag value``.
+
+    Raises:
+        BitdialError: an unknown flag, a flag given twice, a value missing or one too many.
+    """
+    line = CommandLine()
+    words = [word for word in argv if word not in HELP]
+    if words and not _FLAG.match(words[0]):
+        line.word = words.pop(0)
+    spelled: dict[str, str] = {}
+    while words:
+        word = words.pop(0)
+        if not _FLAG.match(word):
+            raise BitdialError(f"expected a flag, got '{word}'; flags start with '--', `{prog} --help` lists them")
+        given, equals, inline = word.partition("=")
+        texts = [inline] if equals else []
+        while words and not _FLAG.match(words[0]) and not equals:
+            texts.append(words.pop(0))
+        name, negated = _name(given, known, prog)
+        if name in spelled:
+            again = (
+                f"{given} twice" if spelled[name] == given else f"{spelled[name]} and {given}, two names of the same"
+            )
+            raise BitdialError(f"expected each flag once, got {again}; remove one of them")
+        spelled[name] = given
+        if name in RESERVED:
+            line.sources[name] = _single(given, texts, "a file" if name == "config" else "a name")
+        elif negated:
+            if texts:
+                raise BitdialError(f"{given} takes no value, got '{texts[0]}'; write --{name} {texts[0]} instead")
+            line.values[name] = False
+        else:
+            line.values[name] = _value(given, texts, known[name])
+    return line
+
+
+def _name(given: str, known: Settings, prog: str) -> tuple[str, bool]:
+    """Return the setting that a flag names, and whether the flag negates it (``--no_compile``)."""
+    name = known.canonical(given.lstrip("-"))
+    if given.startswith("--"):
+        if name in known or name in RESERVED:
+            return name, False
+        group, _, leaf = name.rpartition(".")
+        for positive in (name.removeprefix("no_"), f"{group}.{leaf.removeprefix('no_')}".lstrip(".")):
+            if positive != name and positive in known and known[positive].takes_bool:
+                return positive, True
+    if name in known.groups:
+        example = next(setting.flag for setting in known if setting.name.startswith(f"{name}."))
+        raise BitdialError(f"--{name} is a group of flags, expected one of its flags, e.g. {example}")
+    hint = known.suggestion(name, mark="--")
+    raise BitdialError(f"unknown flag {given}{hint or f'; `{prog} --help` lists the flags'}")
+
+
+def _single(given: str, texts: list[str], expected: str) -> str:
+    if not texts:
+        raise BitdialError(f"{given}: expected {expected} after the flag, got nothing; write {given} VALUE")
+    if len(texts) > 1:
+        got = " ".join(repr(text) for text in texts)
+        raise BitdialError(f"{given}: expected {expected}, got {got}; give one value")
+    return texts[0]
+
+
+def _value(given: str, texts: list[str], setting: Setting) -> Any:
+    """Return the value of a flag, of the first type among those its text may mean that the setting takes."""
+    if not texts and setting.takes_bool:
+        return True
+    expected = describe(setting.annotation)
+    if len(texts) > 1 and setting.takes_mapping:  # the shell split "{2: .5}" at its spaces
+        raise BitdialError(f"{given}: expected one word, got {len(texts)}; quote it: {given} '{' '.join(texts)}'")
+    if not texts or not setting.takes_list:
+        _single(given, texts, expected)
+    parsed = [_parsed(text, setting) for text in texts]
+    meanings: list[Any] = [parsed, texts] if len(texts) > 1 else [parsed[0], texts[0]]
+    if len(texts) == 1 and setting.takes_only_lists:
+        meanings += [parsed, texts]
+    adapter: TypeAdapter[Any] = TypeAdapter(setting.annotation)
+    for meaning in meanings:
+        try:
+            adapter.validate_python(meaning)
+        except ValidationError:
+            continue
+        return meaning
+    return meanings[-2] if setting.takes_only_lists else meanings[0]
+
+
+def _parsed(text: str, setting: Setting) -> Any:
+    if text in ("none", "None"):
+        return None
+    value = parse_value(text)
+    # pydantic takes true for 1; nobody means that who writes `--lr true`
+    return text if isinstance(value, bool) and not setting.takes_bool else value

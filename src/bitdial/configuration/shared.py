@@ -1,0 +1,111 @@
+"""The options that every recipe shares, and the base class of every group of options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from bitdial.errors import BitdialError
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true"]
+
+
+class Config(BaseModel):
+    """Base of every configuration: unknown keys are refused, and assignments are validated too.
+
+    The docstring under each field is its documentation, in Python and in ``--help``.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", validate_assignment=True, validate_default=True, use_attribute_docstrings=True
+    )
+
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Second names that flags and YAML keys of this model may use, each with the field it stands for."""
+
+    exclusive: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Sets of fields of which at most one may have a value; the one given last (preset, file, flags) wins."""
+
+    @model_validator(mode="after")
+    def _at_most_one_of_a_set(self) -> Config:
+        for names in self.exclusive:
+            given = [name for name in names if getattr(self, name) is not None]
+            if len(given) > 1:
+                raise BitdialError(f"{' and '.join(given)} exclude each other, got both; give only one of them")
+        return self
+
+
+class SharedConfig(Config):
+    """What every recipe takes: the model, the data, the length of training, the machine.
+
+    A recipe subclasses this, gives fields better defaults, and adds its own groups as nested `Config` models.
+    """
+
+    aliases: ClassVar[Mapping[str, str]] = {"learning_rate": "lr", "seed": "seeds"}
+    exclusive: ClassVar[tuple[tuple[str, ...], ...]] = (("epochs", "steps"),)
+
+    model: str = "resnet20"
+    """Network to train, by name."""
+
+    dataset: str = "digits"
+    """Data set to train on, by name."""
+
+    data_path: Path | None = None
+    """Folder that holds the data set (or into which it is downloaded)."""
+
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the training data; give this or --steps."""
+
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps; give this or --epochs."""
+
+    batch_size: int = Field(64, ge=1)
+    """Examples in one step, over all devices."""
+
+    lr: float = Field(0.1, gt=0)
+    """Learning rate (also --learning_rate)."""
+
+    weight_decay: float = Field(1e-4, ge=0)
+    """L2 penalty on the weights."""
+
+    seeds: list[int] = Field([0], min_length=1)
+    """Random seeds; everything is repeated for each, and results carry an interval (also --seed)."""
+
+    precision: Precision = "32-true"
+    """Floating-point format of the arithmetic, under the quantization."""
+
+    devices: int | list[int] | Literal["auto"] = "auto"
+    """How many devices, or which ones by number."""
+
+    num_nodes: int = Field(1, ge=1)
+    """Machines that train together."""
+
+    strategy: str = "auto"
+    """How devices share the work: auto, ddp or fsdp."""
+
+    compile: bool = False
+    """Compile the model with torch.compile: a slow first step, faster ones after."""
+
+    resume: bool | Path = False
+    """Go on from the newest sound checkpoint, of the newest run or of the run folder named."""
+
+    run_dir: Path | None = None
+    """Folder of this run; default: the next free runs/RECIPE-N."""
+
+    workers: int = Field(0, ge=0)
+    """Processes that load data; 0 loads in the main process."""
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _one_seed_is_a_list_of_one(cls, value: object) -> object:
+        return [value] if isinstance(value, int) else value
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_seed_once(cls, value: list[int]) -> list[int]:
+        if len(set(value)) < len(value):
+            raise BitdialError(f"seeds must differ from one another, got {value}; a repeated seed adds no evidence")
+        return value
