@@ -1,0 +1,33 @@
+"""When: schedules, pure functions from the step to a value.
+
+A schedule is any callable ``step -> value``; a layer schedule is any callable ``(step, layer) -> value``. Steps
+are whole numbers from 0. The functions here check their arguments once, when the schedule is made, and return small
+immutable objects: they print what they are, compare equal when they are equal, can be pickled, keep no state,
+and give the same value for the same step on every machine, however often and in whatever order they are asked.
+
+This room imports neither torch nor the rest of the package, so that a schedule can be read, tested and plotted
+without a model.
+
+>>> from bitdial import schedules
+>>> bits = schedules.cosine_cycle(low=3, high=8, period=4, rounded=True)
+>>> [bits(step) for step in range(8)]
+[3.0, 4.0, 6.0, 7.0, 3.0, 4.0, 6.0, 7.0]
+"""
+
+from bitdial.schedules._average import average as average
+from bitdial.schedules._cosine import cosine_cycle as cosine_cycle
+from bitdial.schedules._cosine import cpt as cpt
+from bitdial.schedules._factors import interpolate_factors as interpolate_factors
+from bitdial.schedules._join import join as join
+from bitdial.schedules._layers import per_layer as per_layer
+from bitdial.schedules._pattern import pattern as pattern
+from bitdial.schedules._profile import PROFILES as PROFILES
+from bitdial.schedules._profile import profile as profile
+from bitdial.schedules._random import random_bits as random_bits
+from bitdial.schedules._rungs import ladder as ladder
+from bitdial.schedules._rungs import progressive as progressive
+from bitdial.schedules._snap import snap_to as snap_to
+from bitdial.schedules._static import static as static
+from bitdial.schedules._types import LayerSchedule as LayerSchedule
+from bitdial.schedules._types import Schedule as Schedule
+from bitdial.schedules._warmup import warmup as warmup

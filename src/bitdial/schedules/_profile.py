@@ -1,0 +1,126 @@
+"""The ten published profiles of cyclic precision."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+from bitdial.schedules._checks import check_period, check_range, check_step
+from bitdial.schedules._curves import Curve, blend, cosine, exponential, linear, rex
+from bitdial.schedules._types import Schedule
+
+Reflection: TypeAlias = Literal["none", "horizontal", "vertical"]
+
+
+class _Form(NamedTuple):
+    abbreviation: str
+    curve: Curve
+    reflection: Reflection
+
+
+# The horizontal and the vertical reflection of a point-symmetric curve (cosine, linear) are one and the same.
+_FORMS = {
+    "cosine_repeated": _Form("CR", cosine, "none"),
+    "cosine_triangular": _Form("CT", cosine, "vertical"),
+    "linear_repeated": _Form("LR", linear, "none"),
+    "linear_triangular": _Form("LT", linear, "vertical"),
+    "exponential_repeated": _Form("ER", exponential, "none"),
+    "exponential_triangular_horizontal": _Form("ETH", exponential, "horizontal"),
+    "exponential_triangular_vertical": _Form("ETV", exponential, "vertical"),
+    "rex_repeated": _Form("RR", rex, "none"),
+    "rex_triangular_horizontal": _Form("RTH", rex, "horizontal"),
+    "rex_triangular_vertical": _Form("RTV", rex, "vertical"),
+}
+_BY_ABBREVIATION = {form.abbreviation: name for name, form in _FORMS.items()}
+
+PROFILES: tuple[str, ...] = tuple(_FORMS)
+"""The names that `profile` takes; it takes the paper's abbreviations (CR, CT, LR, ...) too."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One of `PROFILES` between `low` and `high`, a cycle every `period` steps."""
+
+    name: str
+    low: float
+    high: float
+    period: int
+    rounded: bool
+
+    def __call__(self, step: int) -> float:
+        cycle, position = divmod(check_step(step), self.period)
+        # The sum may end one rounding error above `high`.
+        bits = min(self.high, blend(self.low, self.high, self._share(cycle, position / self.period)))
+        return float(round(bits)) if self.rounded else bits
+
+    def _share(self, cycle: int, z: float) -> float:
+        _, curve, reflection = _FORMS[self.name]
+        if reflection == "none" or cycle % 2 == 1:
+            return curve(z)
+        return curve(1 - z) if reflection == "horizontal" else 1 - curve(z)
+
+
+def profile(name: str, low: float, high: float, iterations: int, cycles: int, rounded: bool = True) -> Schedule:
+    """Return one of the ten schedules of Wolfe & Kyrillidis, by name.
+
+    With ``T = iterations // cycles``, ``k = t // T`` and ``z = (t mod T) / T``, the width is
+    ``low + (high - low) * s``, where g is the growth curve and s is
+
+    ==============================  ============================================================
+    ``*_repeated``                  s = g(z) in every cycle: it grows, then jumps back
+    ``*_triangular_horizontal``     s = g(1 - z) for even k (mirrored in time), g(z) for odd k
+    ``*_triangular_vertical``       s = 1 - g(z) for even k (upside down), g(z) for odd k
+    ==============================  ============================================================
+
+    ==================  ==========================  =====================================  =================
+    growth curve        g(z)                        names                                  paper
+    ==================  ==========================  =====================================  =================
+    cosine              (1 + cos(pi z + pi)) / 2    ``cosine_repeated``, ``_triangular``   CR (CPT's), CT
+    linear              z                           ``linear_repeated``, ``_triangular``   LR, LT
+    exponential         1 - exp(-4 z)               ``exponential_repeated``,              ER,
+                                                    ``_triangular_horizontal``,            ETH,
+                                                    ``_triangular_vertical``               ETV
+    REX                 1 - u / (.1 + .9 u),        ``rex_repeated``,                      RR,
+                        u = 1 - z                   ``_triangular_horizontal``,            RTH,
+                                                    ``_triangular_vertical``               RTV
+    ==================  ==========================  =====================================  =================
+
+    Cosine and linear curves are symmetric about their middle: both reflections give the same schedule, hence ten.
+    A triangle is made of two cycles, falling first; an even number of cycles ends at `high`, an odd number at `low`.
+    The exponential curve ends at 1 - exp(-4) = .982 of the way, as published: rounded widths reach `high` while
+    ``high - low`` is below 27, continuous ones do not.
+
+    Args:
+        name: one of `PROFILES`, or the paper's abbreviation.
+        low: the lowest width, in [1, 32].
+        high: the highest width, in [1, 32].
+        iterations: training steps.
+        cycles: cycles over those steps; steps left over begin one more.
+        rounded: round to whole bits, halves to the even neighbour.
+
+    Raises:
+        ValueError: the name is unknown, a width is outside [1, 32], `low` exceeds `high`, or there are fewer
+            iterations than cycles.
+
+    Source: Wolfe & Kyrillidis, Better Schedules for Low Precision Training of Deep Neural Networks, arXiv
+    2403.02243; the constants 4 and .9, and the order within a triangle, are those of the authors' published code.
+
+    >>> bits = profile("linear_triangular", low=2, high=8, iterations=12, cycles=2)
+    >>> [int(bits(step)) for step in range(12)]
+    [8, 7, 6, 5, 4, 3, 2, 3, 4, 5, 6, 7]
+    >>> profile("RTH", 3, 8, iterations=64, cycles=8) == profile("rex_triangular_horizontal", 3, 8, 64, 8)
+    True
+    """
+    return Profile(_full_name(name), *check_range(low, high), check_period(iterations, cycles), bool(rounded))
+
+
+def _full_name(name: str) -> str:
+    if isinstance(name, str):
+        if name in _FORMS:
+            return name
+        if name.upper() in _BY_ABBREVIATION:
+            return _BY_ABBREVIATION[name.upper()]
+    nearest = difflib.get_close_matches(str(name), PROFILES, n=1, cutoff=0.5)
+    hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+    raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {name!r}{hint or '; pick one of these'}")
