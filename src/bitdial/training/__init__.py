@@ -1,0 +1,56 @@
+"""Training: the loop, tasks, optimizers, logs, progress, and what makes a run stoppable at any step."""
+
+from bitdial.training.batches import BatchStream
+from bitdial.training.csv_log import CsvLog
+from bitdial.training.devices import make_fabric
+from bitdial.training.distillation import Distillation
+from bitdial.training.early_stopping import EarlyStopping
+from bitdial.training.ema import WeightAverage
+from bitdial.training.hooks import Hook
+from bitdial.training.interrupts import Interrupts
+from bitdial.training.learning_rate import LearningRateConfig, LearningRateFactor, learning_rate_factor
+from bitdial.training.loop import fit
+from bitdial.training.loop_config import LoopConfig
+from bitdial.training.metrics_log import MetricsLog
+from bitdial.training.optimizers import OptimizerConfig, build_optimizer, scaled_learning_rate
+from bitdial.training.progress import Progress
+from bitdial.training.recorder import TrainingDiverged
+from bitdial.training.run_folder import RunFolder
+from bitdial.training.saving import CheckpointSaver
+from bitdial.training.scoring import Evaluate
+from bitdial.training.seeding import preserved_random_state, random_state, restore_random_state, seed_everything
+from bitdial.training.state import TrainingState
+from bitdial.training.tasks import Classification, Task, TaskOutput
+
+__all__ = [
+    "BatchStream",
+    "CheckpointSaver",
+    "Classification",
+    "CsvLog",
+    "Distillation",
+    "EarlyStopping",
+    "Evaluate",
+    "Hook",
+    "Interrupts",
+    "LearningRateConfig",
+    "LearningRateFactor",
+    "LoopConfig",
+    "MetricsLog",
+    "OptimizerConfig",
+    "Progress",
+    "RunFolder",
+    "Task",
+    "TaskOutput",
+    "TrainingDiverged",
+    "TrainingState",
+    "WeightAverage",
+    "build_optimizer",
+    "fit",
+    "learning_rate_factor",
+    "make_fabric",
+    "preserved_random_state",
+    "random_state",
+    "restore_random_state",
+    "scaled_learning_rate",
+    "seed_everything",
+]

@@ -1,0 +1,122 @@
+"""Which devices a run uses, and at which precision: Lightning Fabric, with the errors a user can act on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bitdial.errors import BitdialError, suggest
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+STRATEGIES = ("auto", "ddp", "ddp_spawn", "ddp_fork", "ddp_notebook", "ddp_find_unused_parameters_true")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+_CHATTY = ("lightning", "lightning.fabric", "lightning.pytorch", "lightning_utilities")
+
+
+def make_fabric(
+    devices: int | str | Sequence[int] = 1,
+    num_nodes: int = 1,
+    strategy: str = "auto",
+    precision: str = "32-true",
+    accelerator: str = "auto",
+    *,
+    verbose: bool = False,
+) -> Fabric:
+    """Build the Fabric that a run trains on. Nothing is started yet: the caller calls `launch()`.
+
+    Args:
+        devices: how many devices of this machine, their indices, or "auto" for all. Two or more on a CPU train in as
+            many processes, over gloo.
+        num_nodes: machines.
+        strategy: "auto" takes one process for one device and DDP otherwise. "ddp" starts the same command line once per
+            device; "ddp_spawn" and "ddp_fork" run a function that is given to `launch`.
+        precision: "32-true", or mixed: "bf16-mixed", "16-mixed" (float16 with a loss scaler, on CPUs too).
+        accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
+        verbose: let Fabric talk.
+
+    Raises:
+        BitdialError: an unknown name, or more devices than there are.
+    """
+    _check_choice("precision", precision, PRECISIONS)
+    _check_choice("accelerator", accelerator, ACCELERATORS)
+    if strategy.startswith("fsdp"):
+        raise BitdialError("strategy fsdp is not supported yet (its checkpoints would not be whole); use strategy ddp")
+    _check_choice("strategy", strategy, STRATEGIES)
+    if isinstance(num_nodes, bool) or not isinstance(num_nodes, int) or num_nodes < 1:
+        raise BitdialError(f"num_nodes must be a whole number of at least 1, got {num_nodes!r}")
+    kind = _resolve(accelerator)
+    devices = _check_devices(devices, kind)
+    with _quiet(verbose):
+        from lightning.fabric import Fabric  # seconds of imports, only for those who train
+        from lightning.fabric.plugins import MixedPrecision
+
+        options: dict[str, Any] = {"precision": precision}
+        if precision == "16-mixed" and kind == "cpu":
+            # asked by name, Fabric would quietly take bfloat16 instead
+            options = {"plugins": [MixedPrecision("16-mixed", device="cpu")]}
+        try:
+            return Fabric(accelerator=kind, devices=devices, num_nodes=num_nodes, strategy=strategy, **options)
+        except (ValueError, RuntimeError) as error:
+            raise BitdialError(f"cannot train on devices={devices} with strategy={strategy}: {error}") from error
+
+
+def _check_choice(what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise BitdialError(f"{what} must be one of {', '.join(known)}, got {value!r}{suggest(str(value), known)}")
+
+
+def _resolve(accelerator: str) -> str:
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if accelerator == "auto":
+        return "cuda" if has_cuda else "mps" if has_mps else "cpu"
+    if accelerator == "gpu":
+        accelerator = "cuda" if has_cuda or not has_mps else "mps"
+    if (accelerator == "cuda" and not has_cuda) or (accelerator == "mps" and not has_mps):
+        raise BitdialError(f"accelerator {accelerator} was asked for, but torch finds none here; use accelerator cpu")
+    return accelerator
+
+
+def _check_devices(devices: int | str | Sequence[int], kind: str) -> int | list[int] | str:
+    present = torch.cuda.device_count() if kind == "cuda" else 1 if kind == "mps" else (os.cpu_count() or 1)
+    if isinstance(devices, str):
+        if devices == "auto":
+            return 1 if kind != "cuda" else "auto"
+        if not devices.isdigit():
+            raise BitdialError(f"devices must be a number, a list of indices or 'auto', got {devices!r}")
+        devices = int(devices)
+    if isinstance(devices, int) and not isinstance(devices, bool):
+        if devices < 1:
+            raise BitdialError(f"devices must be at least 1, got {devices}")
+        if devices > present:
+            what = "CPU cores" if kind == "cpu" else f"{kind} devices"
+            raise BitdialError(f"{devices} devices were asked for, but this machine has {present} {what}")
+        return devices
+    if isinstance(devices, bool) or not devices:
+        raise BitdialError(f"devices must be a number, a list of indices or 'auto', got {devices!r}")
+    if kind == "cpu":
+        raise BitdialError(f"CPU devices have no indices; give their number, got {list(devices)}")
+    if any(not 0 <= index < present for index in devices) or len(set(devices)) < len(devices):
+        raise BitdialError(f"devices must be different indices in 0..{present - 1}, got {list(devices)}")
+    return list(devices)
+
+
+@contextmanager
+def _quiet(verbose: bool) -> Iterator[None]:
+    """Keep Fabric's announcements (seed, process groups, hints) off the screen; its errors still come through."""
+    if verbose:
+        yield
+        return
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        yield

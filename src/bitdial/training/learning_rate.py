@@ -1,0 +1,122 @@
+"""How the learning rate moves: pure functions of the number of applied optimizer steps.
+
+Each returns ``step -> factor``; the rate is the optimizer's own rate times the factor. A `LambdaLR` over such a
+function has no state but its counter, so that a resumed run can never disagree with its schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from bitdial.errors import BitdialError
+
+LearningRateFactor = Callable[[int], float]
+
+
+class LearningRateConfig(BaseModel):
+    """The shape of the learning rate over a run."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    scheduler: Literal["cosine", "step", "none", "onecycle"] = "cosine"
+    """cosine: falls along half a cosine. step: times `decay` at each milestone. none: constant. onecycle: rises and
+    falls once."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Applied steps over which the rate rises linearly at the start (for onecycle: the length of its rise)."""
+    final_factor: float = Field(default=0.0, ge=0.0, le=1.0)
+    """cosine: where the rate ends, as a share of the full rate."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """step: where the rate drops; below 1 a share of the run, from 1 on a step."""
+    decay: float = Field(default=0.1, gt=0.0, le=1.0)
+    """step: what the rate is multiplied with at each milestone."""
+
+
+def cosine(total_steps: int, *, final_factor: float = 0.0) -> LearningRateFactor:
+    """Fall from 1 to `final_factor`: ``f + (1 - f) (1 + cos(pi t / T)) / 2`` (arXiv 1608.03983, equation 5)."""
+
+    def factor(step: int) -> float:
+        progress = min(step / max(1, total_steps), 1.0)
+        return final_factor + (1.0 - final_factor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    return factor
+
+
+def step_decay(milestones: Sequence[int], decay: float = 0.1) -> LearningRateFactor:
+    """Multiply with `decay` at each of the steps in `milestones`."""
+    return lambda step: decay ** sum(step >= milestone for milestone in milestones)
+
+
+def onecycle(
+    total_steps: int, *, rise_steps: int | None = None, start_factor: float = 1 / 25, end_factor: float = 1 / 250_000
+) -> LearningRateFactor:
+    """Rise along a half cosine from `start_factor` to 1, then fall along another to `end_factor`.
+
+    The rise takes `rise_steps` steps, by default 30% of the run. Source: Smith & Topin, arXiv 1708.07120, in the form
+    of ``torch.optim.lr_scheduler.OneCycleLR``.
+    """
+    peak = 0.3 * total_steps - 1 if rise_steps is None else float(rise_steps)
+    last = total_steps - 1
+
+    def blend(start: float, end: float, progress: float) -> float:
+        return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+
+    def factor(step: int) -> float:
+        if step <= peak:
+            return blend(start_factor, 1.0, step / peak if peak > 0 else 1.0)
+        return blend(1.0, end_factor, (step - peak) / max(last - peak, 1e-9))
+
+    return factor
+
+
+def with_warmup(schedule: LearningRateFactor, warmup_steps: int) -> LearningRateFactor:
+    """Rise linearly to 1 over `warmup_steps`, then follow `schedule` from its beginning.
+
+    Step t of the warm-up has the factor (t + 1) / warmup_steps times the schedule's first: never 0, so that no step is
+    wasted.
+    """
+    if warmup_steps == 0:
+        return schedule
+    return lambda step: (
+        schedule(0) * (step + 1) / warmup_steps if step < warmup_steps else schedule(step - warmup_steps)
+    )
+
+
+def learning_rate_factor(config: LearningRateConfig, total_steps: int) -> LearningRateFactor:
+    """Build the factor that `config` describes, for a run of `total_steps` applied steps.
+
+    Raises:
+        BitdialError: `total_steps` below 1, a warm-up as long as the run, or a milestone below 0.
+    """
+    if total_steps < 1:
+        raise BitdialError(f"a learning-rate schedule needs a run of at least 1 step, got {total_steps}")
+    warmup = config.warmup_steps
+    if warmup >= total_steps and config.scheduler != "none":
+        raise BitdialError(f"warmup_steps must be below the run's {total_steps} steps, got {warmup}")
+    if config.scheduler == "onecycle":
+        return onecycle(total_steps, rise_steps=warmup or None)
+    if config.scheduler == "cosine":
+        return with_warmup(cosine(total_steps - warmup, final_factor=config.final_factor), warmup)
+    if config.scheduler == "none":
+        return with_warmup(lambda _: 1.0, warmup)
+    return with_warmup(_milestones(config, total_steps, warmup), warmup)
+
+
+def _milestones(config: LearningRateConfig, total_steps: int, warmup: int) -> LearningRateFactor:
+    if any(milestone < 0 for milestone in config.milestones):
+        raise BitdialError(f"milestones must be 0 or more, got {list(config.milestones)}")
+    # Milestones are points of the run; with_warmup counts from the warm-up's end.
+    steps = [round(m * total_steps) if m < 1 else round(m) for m in config.milestones]
+    return step_decay([max(0, step - warmup) for step in steps], config.decay)
+
+
+def make_scheduler(optimizer: Optimizer, factor: LearningRateFactor | None) -> LambdaLR:
+    """Attach `factor` (None: constant) to every parameter group of `optimizer`."""
+    chosen = factor if factor is not None else lambda _: 1.0
+    # A plain function: LambdaLR would save the attributes of a callable object and, on load, undo a changed run length.
+    return LambdaLR(optimizer, lambda step: chosen(step))

@@ -1,0 +1,162 @@
+"""The optimizers that a run can choose, and which parameters they decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, overload
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from bitdial.errors import BitdialError
+
+
+class OptimizerConfig(BaseModel):
+    """Which optimizer moves the weights, and how fast."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
+    """sgd: with momentum. adamw. muon: Muon for the matrices of hidden layers, AdamW for all else."""
+    learning_rate: float = Field(default=0.1, gt=0.0)
+    """The full rate, which the schedule scales."""
+    weight_decay: float = Field(default=5e-4, ge=0.0)
+    """Strength of weight decay (decoupled from the gradient in adamw and muon)."""
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """sgd and muon."""
+    nesterov: bool = False
+    """sgd: look ahead along the momentum."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """adamw, and the AdamW part of muon."""
+    decay_norm_and_bias: bool = True
+    """Whether norms, biases and learned scales (parameters of less than two dimensions) are decayed too."""
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
+    """Build the optimizer that `config` names over the trainable parameters of `model`.
+
+    Raises:
+        BitdialError: a model without trainable parameters, nesterov without momentum, or Muon on a torch without it.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not named:
+        raise BitdialError("the model has no trainable parameters; nothing is left to optimize")
+    if config.optimizer == "sgd":
+        if config.nesterov and config.momentum == 0:
+            raise BitdialError("nesterov needs a momentum above 0, got momentum 0; set momentum (.9) or nesterov off")
+        groups = _decay_groups([p for _, p in named], config)
+        return SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov)
+    if config.optimizer == "adamw":
+        return AdamW(_decay_groups([p for _, p in named], config), lr=config.learning_rate, betas=config.betas)
+    return _build_muon(model, named, config)
+
+
+def _decay_groups(parameters: list[nn.Parameter], config: OptimizerConfig) -> list[dict[str, Any]]:
+    if config.decay_norm_and_bias:
+        return [{"params": parameters, "weight_decay": config.weight_decay}]
+    kept = [p for p in parameters if p.ndim >= 2]
+    spared = [p for p in parameters if p.ndim < 2]
+    groups = [{"params": kept, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def _build_muon(model: nn.Module, named: list[tuple[str, nn.Parameter]], config: OptimizerConfig) -> Optimizer:
+    muon_class = getattr(torch.optim, "Muon", None)
+    if muon_class is None:
+        raise BitdialError(f"optimizer muon needs torch 2.9 or newer, got torch {torch.__version__}; use adamw")
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    matrices = [p for _, p in named if p.ndim == 2 and id(p) not in embeddings]
+    chosen = {id(p) for p in matrices}
+    rest = [p for _, p in named if id(p) not in chosen]
+    # "match_rms_adamw": one learning rate and weight decay then suit both halves (arXiv 2502.16982).
+    parts: list[Optimizer] = []
+    if matrices:
+        parts.append(
+            muon_class(
+                matrices,
+                lr=config.learning_rate,
+                weight_decay=config.weight_decay,
+                momentum=config.momentum,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    if rest:
+        parts.append(AdamW(_decay_groups(rest, config), lr=config.learning_rate, betas=config.betas))
+    return parts[0] if len(parts) == 1 else CombinedOptimizer(*parts)
+
+
+class CombinedOptimizer(Optimizer):
+    """Several optimizers over disjoint parameters, stepped as one.
+
+    `param_groups` are the parts' own groups, so that a learning-rate scheduler moves every part.
+    """
+
+    def __init__(self, *parts: Optimizer) -> None:
+        self.parts = parts
+        super().__init__([p for part in parts for group in part.param_groups for p in group["params"]], {})
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Step every part; `closure`, if given, is evaluated once, before."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of every part."""
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return ``{parts: [state of each]}``."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave.
+
+        Raises:
+            BitdialError: the state of another optimizer.
+        """
+        saved = state_dict.get("parts")
+        if saved is None or len(saved) != len(self.parts):
+            raise BitdialError(
+                f"expected the state of {len(self.parts)} combined optimizers, got that of another optimizer; "
+                "resume with the optimizer that the run was started with"
+            )
+        for part, state in zip(self.parts, saved, strict=True):
+            part.load_state_dict(state)
+        self._share_groups()  # loading replaced the parts' groups
+
+
+@contextmanager
+def scaled_learning_rate(optimizer: Optimizer, scale: float) -> Iterator[None]:
+    """Hold every group's rate at `scale` times its scheduled value for the body, then put the scheduled value back.
+
+    So a factor that changes at every step (narrow bits want a lower rate) composes with any schedule and leaves no
+    trace in it.
+    """
+    if scale == 1.0:
+        yield
+        return
+    scheduled = [group["lr"] for group in optimizer.param_groups]
+    for group, rate in zip(optimizer.param_groups, scheduled, strict=True):
+        group["lr"] = rate * scale
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, scheduled, strict=True):
+            group["lr"] = rate

@@ -1,0 +1,117 @@
+"""What the steps gave, collected without making the host wait for the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitdial.errors import BitdialError
+
+
+class TrainingDiverged(BitdialError):  # noqa: N818  (named for what happened)
+    """The loss or the gradient is no longer a finite number."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    step: int
+    learning_rate: float
+    values: dict[str, float]
+    tensors: dict[str, Tensor]
+
+
+class StepRecorder:
+    """Keep each step's loss and metrics as tensors until somebody must know them.
+
+    `flush` brings all pending numbers to the host at once, averaged over the processes. `window` then holds the steps
+    since the last row of the log, `epoch` the sums of the running epoch, and `history` one entry for every
+    `history_interval`-th step, columns ``step, loss, learning_rate`` and whatever the hooks put into ``state.values``.
+    """
+
+    def __init__(self, history_interval: int = 1) -> None:
+        self.history_interval = history_interval
+        self.history: dict[str, list[float]] = {"step": [], "loss": [], "learning_rate": []}
+        self.window: list[dict[str, float]] = []
+        self.epoch: dict[str, tuple[float, int]] = {}
+        self._pending: list[_Pending] = []
+
+    def add(self, step: int, learning_rate: float, values: Mapping[str, float], tensors: dict[str, Tensor]) -> None:
+        """Take the detached 0-dim `tensors` (``"loss"`` among them) of step number `step`, the first being 1."""
+        self._pending.append(_Pending(step, learning_rate, dict(values), tensors))
+
+    def flush(self, fabric: Any, *, finite: tuple[str, ...] = ("loss",)) -> None:
+        """Bring the pending steps to the host. Every process must call this at the same step.
+
+        Args:
+            fabric: gives the mean over the processes.
+            finite: names of tensors that must be finite numbers.
+
+        Raises:
+            TrainingDiverged: one of them is not; the text names the step.
+        """
+        if not self._pending:
+            return
+        flat = [tensor for entry in self._pending for tensor in entry.tensors.values()]
+        device = flat[0].device
+        stacked = torch.stack([tensor.to(device, torch.float32) for tensor in flat])
+        if fabric.world_size > 1:
+            stacked = fabric.all_reduce(stacked, reduce_op="mean")
+        numbers = iter(stacked.tolist())
+        pending, self._pending = self._pending, []
+        for entry in pending:
+            got = {name: next(numbers) for name in entry.tensors}
+            for name in finite:
+                if not math.isfinite(got.get(name, 0.0)):
+                    raise TrainingDiverged(
+                        f"the {name.replace('_', ' ')} became {got[name]} at step {entry.step} "
+                        f"(learning rate {entry.learning_rate:.3g}), expected a finite number; lower the learning "
+                        "rate, clip gradients with max_grad_norm, or look for bad values in the data"
+                    )
+            self.window.append(got)
+            self._remember(entry, got["loss"])
+
+    def _remember(self, entry: _Pending, loss: float) -> None:
+        if entry.step % self.history_interval:
+            return
+        known = len(self.history["step"])
+        row = {"step": entry.step, "loss": loss, "learning_rate": entry.learning_rate, **entry.values}
+        for name in row.keys() - self.history.keys():
+            self.history[name] = [math.nan] * known  # a value that came up in the middle of the run
+        for name, column in self.history.items():
+            column.append(row.get(name, math.nan))
+
+    def take_window(self) -> dict[str, float]:
+        """Return the means since the last call, and add them to the epoch's."""
+        means = {}
+        for name in {name: None for row in self.window for name in row}:
+            numbers = [row[name] for row in self.window if name in row]
+            total, count = self.epoch.get(name, (0.0, 0))
+            self.epoch[name] = (total + math.fsum(numbers), count + len(numbers))
+            means[name] = math.fsum(numbers) / len(numbers)
+        self.window = []
+        return means
+
+    def take_epoch(self) -> dict[str, float]:
+        """Return the means of the epoch (of what `take_window` has seen since the last call)."""
+        means = {name: total / count for name, (total, count) in self.epoch.items()}
+        self.epoch = {}
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return history, window and epoch sums; nothing may be pending."""
+        assert not self._pending, "flush before saving"
+        history = {name: torch.tensor(column, dtype=torch.float64) for name, column in self.history.items()}
+        return {"history": history, "window": list(self.window), "epoch": {k: list(v) for k, v in self.epoch.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self.history = {name: column.tolist() for name, column in state["history"].items()}
+        self.history["step"] = [int(step) for step in self.history["step"]]
+        self.window = [dict(row) for row in state["window"]]
+        self.epoch = {name: (total, count) for name, (total, count) in state["epoch"].items()}
+        self._pending = []

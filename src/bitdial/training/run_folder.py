@@ -1,0 +1,159 @@
+"""The folder of a run: made without races, configuration first, every file at its known place."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel
+
+from bitdial.errors import BitdialError
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+class RunFolder:
+    """Paths of one run's files. Make one with `create` or `open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def config(self) -> Path:
+        """The configuration, YAML, the first file of a run."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of the plots."""
+        return self.path / "plots"
+
+    @property
+    def metrics(self) -> Path:
+        """The log, CSV."""
+        return self.path / "metrics.csv"
+
+    @property
+    def results(self) -> Path:
+        """The results, JSON."""
+        return self.path / "results.json"
+
+    @property
+    def report(self) -> Path:
+        """The report, one self-contained HTML file."""
+        return self.path / "report.html"
+
+    def load_config(self) -> dict[str, Any]:
+        """Return the configuration that the run was started with."""
+        with self.config.open(encoding="utf-8") as file:
+            loaded = yaml.safe_load(file)
+        if not isinstance(loaded, dict):
+            raise BitdialError(f"expected a mapping of settings in {self.config}, got {type(loaded).__name__}")
+        return loaded
+
+    @classmethod
+    def create(
+        cls,
+        recipe: str,
+        config: Mapping[str, Any] | BaseModel,
+        *,
+        run_dir: str | Path | None = None,
+        root: str | Path = "runs",
+        fabric: Fabric | None = None,
+    ) -> RunFolder:
+        """Make the folder of a new run and write its `config.yaml`.
+
+        Args:
+            recipe: name of the job; the folder becomes ``root/RECIPE-N`` with the first free N.
+            config: what to write to `config.yaml`.
+            run_dir: use this folder instead; it must not exist or be empty.
+            fabric: with several processes, rank 0 makes the folder and tells the others.
+
+        Raises:
+            BitdialError: the place is a file, holds something already, or cannot be written to.
+        """
+        if fabric is None or fabric.world_size == 1:
+            return cls._create(recipe, config, run_dir, Path(root))
+        answer: tuple[str, str] = ("", "")
+        if fabric.is_global_zero:
+            try:
+                answer = (str(cls._create(recipe, config, run_dir, Path(root)).path), "")
+            except BitdialError as error:  # the others wait for an answer, whatever it is
+                answer = ("", str(error))
+        path, problem = fabric.broadcast(answer)
+        if problem:
+            raise BitdialError(problem)
+        return cls(Path(path))
+
+    @classmethod
+    def _create(
+        cls, recipe: str, config: Mapping[str, Any] | BaseModel, run_dir: str | Path | None, root: Path
+    ) -> RunFolder:
+        place = root if run_dir is None else Path(run_dir)
+        try:
+            run = cls(_numbered(root, recipe) if run_dir is None else _given(Path(run_dir)))
+            run._write_config(config)
+            run.checkpoints.mkdir(exist_ok=True)
+            run.plots.mkdir(exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise BitdialError(
+                f"expected a folder at {place}, got a file in its way ({error}); choose another"
+            ) from error
+        except OSError as error:
+            raise BitdialError(f"cannot write a run to {place}: {error.strerror}; choose another --run_dir") from error
+        return run
+
+    def _write_config(self, config: Mapping[str, Any] | BaseModel) -> None:
+        plain = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
+        handle, name = tempfile.mkstemp(dir=self.path, prefix=".config-")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            yaml.safe_dump(plain, file, sort_keys=False, allow_unicode=True)
+        os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
+        os.replace(name, self.config)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Return the folder of an existing run.
+
+        Raises:
+            BitdialError: no such folder, or one without `config.yaml`.
+        """
+        run = cls(Path(path))
+        if not run.path.is_dir():
+            what = "a file" if run.path.exists() else "nothing"
+            raise BitdialError(f"expected the folder of a run at {path}, got {what}; runs are under runs/ by default")
+        if not run.config.is_file():
+            raise BitdialError(f"{path} is not the folder of a run: it has no config.yaml")
+        return run
+
+
+def _numbered(root: Path, recipe: str) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        path = root / f"{recipe}-{number}"
+        try:
+            path.mkdir(exist_ok=False)  # the one atomic step: of two runs at once, one gets the number
+        except FileExistsError:
+            number += 1
+            continue
+        return path
+
+
+def _given(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    if any(path.iterdir()):
+        raise BitdialError(
+            f"run_dir {path} already holds files; give a new or empty folder, or go on with that run by --resume {path}"
+        )
+    return path

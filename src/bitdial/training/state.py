@@ -1,0 +1,226 @@
+"""Everything that a run is at one moment, and how it is saved and taken up again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from bitdial.errors import BitdialError
+from bitdial.training.batches import BatchStream
+from bitdial.training.early_stopping import EarlyStopping
+from bitdial.training.ema import WeightAverage
+from bitdial.training.hooks import Hook, hooks_state
+from bitdial.training.recorder import StepRecorder
+from bitdial.training.seeding import random_state, restore_random_state
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+_COUNTERS = (
+    "step", "applied_steps", "epoch", "batch_in_epoch", "lr_scale", "last_learning_rate", "seconds", "log_rows",
+)  # fmt: skip
+
+
+@dataclass
+class TrainingState:
+    """A run between two steps. Hooks read it, and may set what `Hook` says.
+
+    A run that is stopped at any step and resumed from `state_dict` on the same machine goes on bit for bit.
+    """
+
+    fabric: Fabric
+    model: nn.Module
+    """The plain model, as it was given."""
+    optimizer: Optimizer
+    scheduler: LambdaLR
+    stream: BatchStream
+    recorder: StepRecorder
+    hooks: Sequence[Hook] = ()
+    ema: WeightAverage | None = None
+    early_stopping: EarlyStopping | None = None
+    step: int = 0
+    """Optimizer steps done, skipped ones included."""
+    applied_steps: int = 0
+    """Optimizer steps that moved the weights; the learning-rate schedule counts these."""
+    epoch: int = 0
+    """Epochs done: the index of the running one."""
+    batch_in_epoch: int = 0
+    """Batches of the running epoch that were used."""
+    lr_scale: float = 1.0
+    """Factor on the scheduled learning rate; belongs to the hooks."""
+    last_learning_rate: float = float("nan")
+    """The rate of the last step."""
+    values: dict[str, float] = field(default_factory=dict)
+    """Numbers of the running step (such as bits); belongs to the hooks, goes to history and log."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """The last evaluation."""
+    best_score: float | None = None
+    """The best monitored score so far."""
+    loss: float = float("nan")
+    """Mean training loss of the last row of the log."""
+    seconds: float = 0.0
+    """Time spent, over all resumptions."""
+    log_rows: int = 0
+    """Rows of the log written so far."""
+    last_checkpoint: Path | None = None
+    stop_requested: str | None = None
+    """A reason to stop before the next step, or None."""
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """Columns ``step, loss, learning_rate`` and the hooks' values, one entry per recorded step."""
+        return self.recorder.history
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The weights that count: the average where one is kept, the trained ones else."""
+        return self.model if self.ema is None else self.ema.module
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next step (of the first parameter group)."""
+        return float(self.optimizer.param_groups[0]["lr"]) * self.lr_scale
+
+    @property
+    def epoch_random_state(self) -> dict[str, Any] | None:
+        """What the stream needs to take up the running epoch."""
+        return self.stream.epoch_state if self.batch_in_epoch else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything, as plain values and tensors (the live ones, not copies).
+
+        With several processes, all must call this; each gets the random states of all, in `rng_state` by rank.
+        """
+        return {
+            "model_state_dict": self.model.state_dict(),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+            "scheduler_state_dict": {"last_epoch": self.scheduler.last_epoch},
+            "scaler_state_dict": self.fabric.strategy.precision.state_dict(),
+            "ema_state_dict": None if self.ema is None else self.ema.state_dict(),
+            "early_stopping": None if self.early_stopping is None else self.early_stopping.state_dict(),
+            "hooks": hooks_state(self.hooks),
+            "recorder": self.recorder.state_dict(),
+            "rng_state": _gathered(self.fabric, random_state()),
+            "epoch_rng_state": _gathered(self.fabric, self.epoch_random_state),
+            "loss": self.loss,
+            "accuracy": self.scores.get("accuracy"),
+            "scores": dict(self.scores),
+            "best_score": self.best_score,
+            "values": dict(self.values),
+            **{name: getattr(self, name) for name in _COUNTERS},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Restore what `state_dict` gave; return a sentence for each thing that could not be restored.
+
+        A bare state dict of a model, or a checkpoint with a model and no more than some of the rest, is accepted too.
+
+        Raises:
+            BitdialError: the weights do not fit the model, or the optimizer's state not the optimizer.
+        """
+        if "model_state_dict" not in state:
+            if not state or not all(isinstance(value, Tensor) for value in state.values()):
+                raise BitdialError(
+                    "expected a checkpoint with model_state_dict or a bare state dict of tensors, got the keys "
+                    f"{', '.join(map(str, list(state)[:8])) or '(none)'}"
+                )
+            state = {"model_state_dict": state}
+        self._load_weights(state)
+        notes = self._load_parts(state)
+        for name in _COUNTERS:
+            if state.get(name) is not None:
+                setattr(self, name, state[name])
+        if "step" not in state:
+            notes.append("the checkpoint does not say at which step it was made: counting starts at 0")
+        self.scores = dict(state.get("scores") or {})
+        self.values = dict(state.get("values") or {})
+        self.best_score = state.get("best_score")
+        self.loss = state.get("loss", self.loss)
+        notes += self._load_randomness(state)
+        return notes
+
+    def _load_weights(self, state: Mapping[str, Any]) -> None:
+        try:
+            self.model.load_state_dict(state["model_state_dict"])
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise BitdialError(
+                f"the checkpoint does not fit the model: {reason[:300]}; resume with the model it was made with"
+            ) from error
+        if state.get("optimizer_state_dict") is not None:
+            try:
+                self.optimizer.load_state_dict(state["optimizer_state_dict"])
+            except (ValueError, KeyError) as error:
+                raise BitdialError(
+                    f"the checkpoint's optimizer state does not fit: {error}; resume with the same optimizer and model"
+                ) from error
+
+    def _load_parts(self, state: Mapping[str, Any]) -> list[str]:
+        notes = [] if state.get("optimizer_state_dict") is not None else ["no optimizer state: momentum starts at 0"]
+        scheduler = state.get("scheduler_state_dict")
+        if scheduler is not None:
+            self._move_scheduler(int(scheduler["last_epoch"]))
+        elif "step" in state:
+            self._move_scheduler(int(state.get("applied_steps", state["step"])))
+        if state.get("scaler_state_dict"):
+            self.fabric.strategy.precision.load_state_dict(state["scaler_state_dict"])
+        if self.ema is not None:
+            if state.get("ema_state_dict"):
+                self.ema.load_state_dict(state["ema_state_dict"])
+            else:
+                self.ema.module.load_state_dict(self.model.state_dict())
+                notes.append("no weight average in the checkpoint: averaging starts at its weights")
+        if self.early_stopping is not None:
+            if state.get("early_stopping"):
+                self.early_stopping.load_state_dict(state["early_stopping"])
+            else:
+                notes.append("no early stopping in the checkpoint: patience starts anew")
+        if "recorder" in state:
+            self.recorder.load_state_dict(state["recorder"])
+        saved = state.get("hooks") or {}
+        for hook in self.hooks:
+            if hook.state_key in saved:
+                hook.load_state_dict(saved[hook.state_key])
+            elif hook.state_dict():
+                notes.append(f"no state of {hook.state_key} in the checkpoint: it starts anew")
+        return notes
+
+    def _move_scheduler(self, applied_steps: int) -> None:
+        """Set the schedule's counter, and the rates that it gives there (the run may have become longer since)."""
+        self.scheduler.last_epoch = applied_steps
+        groups = zip(self.optimizer.param_groups, self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True)
+        for group, base, factor in groups:
+            group["initial_lr"] = base
+            group["lr"] = base * factor(applied_steps)
+
+    def _load_randomness(self, state: Mapping[str, Any]) -> list[str]:
+        states, world = state.get("rng_state"), self.fabric.world_size
+        if not states:
+            return ["no random states in the checkpoint: shuffling and dropout differ from a run that never stopped"]
+        if len(states) != world:
+            # each process had used this many batches of its own, smaller or larger, share
+            self.batch_in_epoch = self.batch_in_epoch * len(states) // world
+            return [
+                f"the checkpoint was made by {len(states)} processes and this run has {world}: the data goes on from "
+                "the same place, but not bit for bit"
+            ]
+        rank = self.fabric.global_rank
+        self.stream.epoch_state = (state.get("epoch_rng_state") or [None] * world)[rank]
+        restore_random_state(states[rank])
+        return []
+
+
+def _gathered(fabric: Fabric, mine: Any) -> list[Any]:
+    """Return the values of all processes, by rank."""
+    if fabric.world_size == 1:
+        return [mine]
+    everybody: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(everybody, mine)
+    return everybody

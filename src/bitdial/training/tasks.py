@@ -1,0 +1,142 @@
+"""What is being learned: the loss of a batch, and how a model is scored on it.
+
+The loop knows nothing of images or classes. It asks a `Task` for a loss to minimise and hands it whatever the loader
+yielded; language modelling, segmentation or compression are other tasks under the same loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bitdial.errors import BitdialError
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOutput:
+    """What one forward pass of one batch gave.
+
+    Attributes:
+        loss: 0-dim tensor with a graph, the mean over the batch's examples.
+        examples: how many examples (images, tokens, ...) the mean is over.
+        metrics: 0-dim detached tensors, each a mean over the batch, on the loss's device; the loop averages and logs
+            them. No metric may force the host to wait for the device (`.item()`).
+    """
+
+    loss: Tensor
+    examples: int
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What the loop, distillation and evaluation ask of the work at hand.
+
+    `logits` and `loss_of` are separate so that distillation can reuse the student's forward pass.
+    """
+
+    def examples(self, batch: Any) -> int:
+        """Return how many examples `batch` holds; weights the micro-batches of one optimizer step."""
+        ...
+
+    def logits(self, model: nn.Module, batch: Any) -> Tensor:
+        """Run `model` on `batch`; return its predictions, shape ``[N, K]``, one row per prediction that counts."""
+        ...
+
+    def loss_of(self, logits: Tensor, batch: Any) -> TaskOutput:
+        """Return the loss and metrics of the predictions that `logits` gave for `batch`."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Any) -> TaskOutput:
+        """Run `model` on `batch` and return the loss to minimise."""
+        ...
+
+    def score(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, int]:
+        """Return ``(summed loss, correct predictions, predictions)`` of `batch`, the first two 0-dim tensors."""
+        ...
+
+
+class Classification:
+    """One label for each input: batches ``(x, y)``, a model ``x -> logits [B, K]``.
+
+    Args:
+        label_smoothing: share of each target that is spread evenly over the classes, in [0, 1). Training loss only:
+            scores are plain cross-entropy, so that runs with different smoothing compare.
+
+    Labels are hard (integers ``[B]``) or soft (probabilities ``[B, K]``, as CutMix and MixUp make them); a soft label
+    counts as predicted right when the largest logit is at its largest probability.
+
+    Raises:
+        BitdialError: `label_smoothing` out of range, a batch that is not a pair, or labels that do not fit the logits.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        if not 0.0 <= label_smoothing < 1.0:
+            raise BitdialError(
+                f"label_smoothing must be in [0, 1), got {label_smoothing}; use 0 for none, .1 is common"
+            )
+        self.label_smoothing = label_smoothing
+
+    def examples(self, batch: Any) -> int:
+        """Return B."""
+        return int(_pair(batch)[1].shape[0])
+
+    def logits(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the model's logits, ``[B, K]`` (taken from ``.logits`` where the model returns a record)."""
+        output = model(_pair(batch)[0])
+        logits: Tensor = output if isinstance(output, Tensor) else getattr(output, "logits", output)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
+            raise BitdialError(f"a classification model must return logits of shape [batch, classes], got {got}")
+        return logits
+
+    def loss_of(self, logits: Tensor, batch: Any) -> TaskOutput:
+        """Return the mean cross-entropy (with label smoothing) and the batch's accuracy."""
+        labels = _pair(batch)[1]
+        loss = self._cross_entropy(logits, labels, "mean", self.label_smoothing)
+        with torch.no_grad():
+            accuracy = _hits(logits, labels).float().mean()
+        return TaskOutput(loss, int(labels.shape[0]), {"accuracy": accuracy})
+
+    def loss(self, model: nn.Module, batch: Any) -> TaskOutput:
+        """Run `model` on `batch` and return the loss to minimise."""
+        return self.loss_of(self.logits(model, batch), batch)
+
+    @torch.no_grad()
+    def score(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, int]:
+        """Return ``(summed cross-entropy, correct, B)`` without label smoothing and without a graph."""
+        logits, labels = self.logits(model, batch), _pair(batch)[1]
+        return self._cross_entropy(logits, labels, "sum", 0.0), _hits(logits, labels).sum(), int(labels.shape[0])
+
+    @staticmethod
+    def _cross_entropy(logits: Tensor, labels: Tensor, reduction: str, smoothing: float) -> Tensor:
+        soft = labels.is_floating_point()
+        if labels.shape[0] != logits.shape[0] or (labels.shape != logits.shape if soft else labels.ndim != 1):
+            raise BitdialError(
+                f"labels must be classes of shape [{logits.shape[0]}] or probabilities of shape {list(logits.shape)}, "
+                f"got {labels.dtype} of shape {list(labels.shape)}"
+            )
+        try:
+            return functional.cross_entropy(logits, labels, reduction=reduction, label_smoothing=smoothing)
+        except IndexError:  # the CPU kernel looks; a GPU kernel asserts on the device
+            raise BitdialError(
+                f"labels must be below the model's {logits.shape[1]} classes, got a label of {int(labels.max())}; "
+                "build the model with num_classes of the dataset"
+            ) from None
+
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(batch, Sequence) and len(batch) == 2:
+        return batch[0], batch[1]
+    got = f"{len(batch)} parts" if isinstance(batch, Sequence) else type(batch).__name__
+    raise BitdialError(f"a classification batch must be a pair (inputs, labels), got {got}")
+
+
+def _hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return a boolean ``[B]``: whether each row's largest logit is at its label."""
+    return logits.argmax(dim=1) == (labels.argmax(dim=1) if labels.is_floating_point() else labels)
