@@ -1,1 +1,66 @@
-"""Train neural networks whose numeric precision follows a schedule."""
+"""Train neural networks whose numeric precision follows a schedule.
+
+Everything here is imported when it is first used, so that ``import bitdial`` is instant and a script that needs only
+`bitdial.schedules` never loads torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitdial import schedules as schedules
+    from bitdial.evaluation import sweep as sweep
+    from bitdial.layers import BitDial as BitDial
+    from bitdial.layers import QuantConv1d as QuantConv1d
+    from bitdial.layers import QuantConv2d as QuantConv2d
+    from bitdial.layers import QuantLinear as QuantLinear
+    from bitdial.layers import cost as cost
+    from bitdial.layers import quantize as quantize
+    from bitdial.layers import reestimate_batch_norm as reestimate_batch_norm
+    from bitdial.recipes.cyclic import CyclicPrecisionScheduler as CyclicPrecisionScheduler
+    from bitdial.recipes.cyclic import PrecisionRangeTest as PrecisionRangeTest
+
+_HOMES = {
+    "BitDial": "bitdial.layers",
+    "CyclicPrecisionScheduler": "bitdial.recipes.cyclic",
+    "PrecisionRangeTest": "bitdial.recipes.cyclic",
+    "QuantConv1d": "bitdial.layers",
+    "QuantConv2d": "bitdial.layers",
+    "QuantLinear": "bitdial.layers",
+    "cost": "bitdial.layers",
+    "quantize": "bitdial.layers",
+    "reestimate_batch_norm": "bitdial.layers",
+    "sweep": "bitdial.evaluation",
+}
+
+__all__ = [
+    "BitDial",
+    "CyclicPrecisionScheduler",
+    "PrecisionRangeTest",
+    "QuantConv1d",
+    "QuantConv2d",
+    "QuantLinear",
+    "cost",
+    "quantize",
+    "reestimate_batch_norm",
+    "schedules",
+    "sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "schedules":
+        return importlib.import_module("bitdial.schedules")
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("bitdial")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    from bitdial.errors import suggest
+
+    raise AttributeError(f"module 'bitdial' has no attribute '{name}'{suggest(name, __all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -8,5 +8,10 @@ RECIPES: dict[str, str] = {
 """Recipe name -> ``module:function``. The function takes the words after the recipe's name and returns an exit status;
 its module is imported only when the recipe runs, so that help and errors come at once."""
 
+SUMMARIES: dict[str, str] = {
+    "cyclic": "train with cycling precision, fine-tune static precisions, compare",
+}
+"""Recipe name -> what it does, in a line of at most 67 characters."""
+
 EVALUATE = "bitdial.recipes.cyclic.command:evaluate"
 """``module:function`` behind ``bitdial evaluate``, called like a recipe."""

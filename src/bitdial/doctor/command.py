@@ -1,0 +1,44 @@
+"""``bitdial doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import NoReturn
+
+from rich.console import Console
+
+from bitdial.doctor.examination import examine
+from bitdial.doctor.findings import as_json, print_table
+from bitdial.errors import BitdialError, suggest
+
+_FLAGS = {
+    "--json": "print JSON instead of a table",
+    "--no-compile": "leave out the trial of torch.compile, which takes some seconds",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are ours: one sentence, no usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BitdialError(f"{message}; see `{self.prog} --help`")
+
+
+def run(argv: list[str]) -> int:
+    """Examine this machine and print the findings."""
+    parser = _Parser(prog="bitdial doctor", description="Show what this machine can do.", allow_abbrev=False)
+    for flag, text in _FLAGS.items():
+        parser.add_argument(flag, action="store_true", help=text)
+    options, unknown = parser.parse_known_args([word.replace("_", "-") for word in argv])
+    if unknown:
+        hint = suggest(unknown[0], _FLAGS) or "; see `bitdial doctor --help`"
+        raise BitdialError(f"unknown flag '{unknown[0]}'{hint}")
+    console = Console(stderr=True)
+    with console.status("Trying what this machine can do"):
+        findings = list(examine(compile=not options.no_compile))
+    if options.json:
+        print(json.dumps(as_json(findings), indent=2))
+    else:
+        print_table(findings, Console())
+    return 0
