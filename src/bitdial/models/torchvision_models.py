@@ -100,11 +100,11 @@ def torchvision_model(
     arguments: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None, **options}
     if not pretrained:
         arguments["num_classes"] = num_classes
-    if name in ("googlenet", "inception_v3"):
-        # Their second classifier makes the output a tuple in training; their slow truncated init is the default only
-        # for old times' sake.
-        arguments.setdefault("aux_logits", pretrained)
-        arguments.setdefault("init_weights", not pretrained)
+    if name in ("googlenet", "inception_v3") and not pretrained:
+        # Their second classifier makes the output a tuple in training; the initialisation is their default said aloud,
+        # without which torchvision warns.
+        arguments.setdefault("aux_logits", False)
+        arguments.setdefault("init_weights", True)
     if name.startswith("vit_") and not pretrained:
         arguments.setdefault("image_size", image_size)
     if name == "maxvit_t":
@@ -119,7 +119,7 @@ def torchvision_model(
 
 
 def _drop_auxiliary(model: nn.Module) -> None:
-    """Remove the second classifiers that pretrained GoogLeNet and Inception carry."""
+    """Remove the second classifier that pretrained Inception keeps."""
     if getattr(model, "aux_logits", False):
         model.aux_logits = False  # type: ignore[assignment]
         for name in [name for name, _ in model.named_children() if name.lower().startswith("aux")]:
