@@ -121,3 +121,35 @@ def _bits(kind: ArmKind, own_bits: float, step: int, cycle_length: int) -> float
     if kind not in ("cpt", "ablation"):
         return own_bits
     return (8.0, 4.0, 2.0, 4.0, 8.0)[(step % cycle_length) * 5 // cycle_length]
+
+
+def arms_of(
+    name: str,
+    accuracies: list[float],
+    *,
+    kind: ArmKind = "static",
+    bits: float = 8,
+    bitops: float = 1e12,
+    scores: dict[float, list[float]] | None = None,
+    first_seed: int = 0,
+) -> list[ArmResult]:
+    """Return one arm with one result for each accuracy, scored at its own width and at those of `scores`."""
+    return [
+        ArmResult(
+            name=name,
+            kind=kind,
+            seed=first_seed + index,
+            scores=[
+                WidthScore(bits=width, accuracy=values[index], loss=1.0)
+                for width, values in {bits: accuracies, **(scores or {})}.items()
+            ],
+            own=WidthScore(bits=bits, accuracy=accuracy, loss=1.0),
+            own_label=f"{bits:g}",
+            average_bits=bits,
+            bitops=bitops,
+            bitops_own=bitops,
+            seconds=10.0,
+            iterations=100,
+        )
+        for index, accuracy in enumerate(accuracies)
+    ]

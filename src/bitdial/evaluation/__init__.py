@@ -18,3 +18,5 @@ from bitdial.evaluation.results import Machine as Machine
 from bitdial.evaluation.results import WidthScore as WidthScore
 from bitdial.evaluation.statistics import interval as interval
 from bitdial.evaluation.statistics import paired_difference as paired_difference
+from bitdial.evaluation.sweep import evaluate_loss_accuracy as evaluate_loss_accuracy
+from bitdial.evaluation.sweep import sweep as sweep

@@ -28,8 +28,8 @@ CLOSE_UP = 0.30
 def accuracy_against_width(results: CyclicResults) -> Figure | None:
     """Draw accuracy at each target width for every arm, with 95% intervals; None when nothing was scored.
 
-    A ring marks the width that the arm would ship at. Widths are spaced by their logarithm; arms stand slightly apart so
-    that their intervals can be told from each other.
+    A ring marks the width that the arm would ship at. Widths are spaced by their logarithm; arms stand slightly apart
+    so that their intervals can be told from each other.
     """
     rows = results.comparison.summaries
     widths = sorted({float(key) for row in rows for key in row.accuracy})

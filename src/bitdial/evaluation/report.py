@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 
 from bitdial.evaluation import wording
 from bitdial.evaluation.cycles import TOLERANCE
@@ -23,8 +24,8 @@ CAPTIONS = {
         "cycle starts; on the right, a few cycles from the middle of the run."
     ),
     "accuracy_by_width": (
-        "Accuracy of every arm when its model is dialled to each width, batch-norm statistics re-estimated there unless "
-        "that was switched off. Bars are 95% intervals over seeds; a ring marks the width that the arm would ship at."
+        "Accuracy of every arm when its model is dialled to each width, batch-norm statistics re-estimated there "
+        "unless that was switched off. Bars are 95% intervals over seeds; a ring marks the width that would ship."
     ),
     "cycle_statistics": (
         "Left: training loss within each cycle. Right: change of the mean from one complete cycle to the next; "
@@ -44,6 +45,7 @@ def render_report(results: CyclicResults) -> str:
     environment.filters.update(
         percent=lambda value: wording.percent(value, sign=""),
         points=wording.points,
+        breakable=lambda name: escape(name).replace("_", Markup("_<wbr>")),
         span=wording.span,
         engineering=wording.engineering,
         seconds=wording.seconds,
@@ -58,6 +60,7 @@ def render_report(results: CyclicResults) -> str:
         several=max(row.seeds for row in results.comparison.summaries) > 1,
         text_task=any(row.own_perplexity for row in results.comparison.summaries),
         images=images,
+        minus=wording.MINUS,
         captions=CAPTIONS,
         config=_yaml(results.model_dump(mode="json", include={"config"})["config"]),
     )
@@ -69,4 +72,8 @@ def write_report(results: CyclicResults, path: str | Path) -> Path:
 
 
 def _yaml(config: dict[str, Any]) -> str:
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100) if config else ""
+    return (
+        yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
+        if config
+        else ""
+    )

@@ -1,0 +1,51 @@
+import math
+
+import pytest
+from scipy import stats
+
+from bitdial.errors import BitdialError
+from bitdial.evaluation.statistics import interval, paired_difference
+
+
+def test_interval_is_student_t_by_hand():
+    # mean 2, s = 1, n = 3: half = t(0.975, 2) / sqrt(3) = 4.30265 / 1.73205 = 2.48414 (t from printed tables)
+    result = interval([1.0, 2.0, 3.0])
+    assert (result.mean, result.n) == (2.0, 3)
+    assert result.half == pytest.approx(2.48414, abs=1e-5)
+
+
+def test_interval_agrees_with_scipy():
+    values = [0.91, 0.93, 0.87, 0.95, 0.90]
+    low, high = stats.t.interval(0.95, 4, loc=sum(values) / 5, scale=stats.sem(values))
+    result = interval(values)
+    assert (result.low, result.high) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_one_value_has_no_interval():
+    result = interval([0.9])
+    assert (result.mean, result.low, result.high, result.half, result.n) == (0.9, None, None, None, 1)
+
+
+def test_a_seed_that_diverged_is_not_left_out():
+    result = interval([0.5, math.nan, 0.6])
+    assert math.isnan(result.mean)
+    assert result.low is None
+    assert result.n == 3
+
+
+def test_no_values_is_an_error():
+    with pytest.raises(BitdialError, match="at least one"):
+        interval([])
+
+
+def test_pairing_removes_what_the_seed_does_to_both():
+    a, b = [0.50, 0.70, 0.90], [0.49, 0.69, 0.89]
+    paired = paired_difference(a, b)
+    assert paired.mean == pytest.approx(0.01)
+    assert paired.half == pytest.approx(0, abs=1e-12)
+    assert interval(a).half > 0.4
+
+
+def test_pairs_need_equal_lengths():
+    with pytest.raises(BitdialError, match="got 2 and 1"):
+        paired_difference([1.0, 2.0], [1.0])

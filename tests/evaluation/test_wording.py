@@ -1,0 +1,46 @@
+import math
+
+import pytest
+
+from bitdial.evaluation.results import Interval
+from bitdial.evaluation.wording import MINUS, MISSING, engineering, percent, points, seconds, span
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0.00"),
+        (5, "5.00"),
+        (999.4, "999"),
+        (999.6, "1.00 k"),
+        (1.23e12, "1.23 T"),
+        (45.6e9, "45.6 G"),
+        (9.999e6, "10.0 M"),
+        (7.5e23, "750 Z"),
+        (math.nan, MISSING),
+    ],
+)
+def test_engineering(value, text):
+    assert engineering(value) == text
+
+
+def test_percent_names_its_interval_only_where_there_is_one():
+    assert percent(Interval(mean=0.934, n=1)) == "93.4%"
+    assert percent(Interval(mean=0.934, low=0.929, high=0.939, n=3)) == "93.4% ± 0.5"
+    assert percent(Interval(mean=math.nan, n=1)) == MISSING
+
+
+def test_points_have_a_sign_but_zero_has_none():
+    assert points(0.0123) == "+1.2"
+    assert points(-0.0123) == f"{MINUS}1.2"
+    assert points(-0.0001) == "0.0"
+    assert points(math.nan) == MISSING
+
+
+def test_span():
+    assert span(Interval(mean=0.0, low=-0.002, high=0.008, n=2)) == f"{MINUS}0.2 to +0.8"
+    assert span(Interval(mean=0.0, n=1)) == ""
+
+
+def test_seconds():
+    assert [seconds(v) for v in (8.44, 9.96, 75.2, 12400, None)] == ["8.4", "10", "75", "12\u202f400", MISSING]
