@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bitdial.layers.arithmetic import Arithmetic
 from bitdial.numerics.activations import straight_through
-from bitdial.numerics.grid import snap
+from bitdial.numerics.grid import snap_factors
 from bitdial.numerics.rounding import quantize_gradient
 
 
@@ -34,7 +34,8 @@ class _QuantizedProduct(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, low, high, activation_bits, gradient_bits)
         ctx.clip, ctx.arithmetic, ctx.has_bias = clip, arithmetic, bias is not None
-        return arithmetic.product(snap(x, low, high, activation_bits, clip=clip), weight, bias)
+        values, step = snap_factors(x, low, high, activation_bits, clip=clip)
+        return arithmetic.product(values, weight if step == 1.0 else weight * step, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
@@ -44,13 +45,14 @@ class _QuantizedProduct(torch.autograd.Function):
             gradient = quantize_gradient(gradient, gradient_bits)
         needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2])
         # Under autocast the product was taken in the dtype of its output, and so are its derivatives.
-        values = snap(x, low, high, activation_bits, clip=ctx.clip) if needs[1] else x
+        values, step = snap_factors(x, low, high, activation_bits, clip=ctx.clip) if needs[1] else (x, 1.0)
         by_input, by_weight, by_bias = ctx.arithmetic.derivatives(
             gradient, values.to(gradient.dtype), weight.to(gradient.dtype), needs
         )
         if by_input is not None:
             by_input = straight_through(by_input.to(x.dtype), x, low, high, activation_bits, ctx.clip)
-        by_weight = by_weight.to(weight.dtype) if by_weight is not None else None
+        if by_weight is not None:
+            by_weight = by_weight.to(weight.dtype) if step == 1.0 else by_weight.mul_(step)
         return by_input, by_weight, by_bias, None, None, None, None, None, None
 
 

@@ -9,6 +9,8 @@ reference is what runs: no value is read there, so one graph serves every width.
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,17 @@ def _may_read(x: Tensor, *scalars: Tensor) -> bool:
         and x.dtype == torch.float32
         and all(s.dim() == 0 and s.device.type == "cpu" for s in scalars)
     )
+
+
+_workspace = threading.local()
+
+
+def _scratch_like(x: Tensor) -> Tensor:
+    """A tensor like `x` in memory that the next call on this thread hands out again."""
+    memory: Tensor | None = getattr(_workspace, "memory", None)
+    if memory is None or memory.numel() < x.numel():
+        memory = _workspace.memory = torch.empty(x.numel())
+    return memory[: x.numel()].as_strided(x.shape, torch.empty_like(x, device="meta").stride())
 
 
 def min_max(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,13 +68,38 @@ def snap(x: Tensor, low: Tensor, high: Tensor, bits: Tensor, *, clip: bool = Fal
         return snap_reference(x, low, high, bits, clip=clip)
     if bits.item() >= UNQUANTIZED:
         return x
-    step, start = step_size(low, high, bits), low.item()
-    out = x.clamp(start, high.item()) if clip else None
-    if start != 0.0:
-        out = out.sub_(start) if out is not None else torch.sub(x, start)
-    out = torch.mul(x, step.reciprocal()) if out is None else out.mul_(step.reciprocal())
-    out = out.round_().mul_(step)
+    start, step = low.item(), step_size(low, high, bits).item()
+    out = _round_to_steps(x, start, high.item(), step, clip, torch.empty_like(x)).mul_(step)
     return out.add_(start) if start != 0.0 else out
+
+
+def snap_factors(x: Tensor, low: Tensor, high: Tensor, bits: Tensor, *, clip: bool = False) -> tuple[Tensor, float]:
+    """`snap` in two factors: ``snap(x) == u * step``, up to the rounding of one float32 product.
+
+    Where the values only go into a product with weights, multiplying the (small) weights by `step` instead saves a
+    pass over the (large) activations; u are then small whole numbers on a grid that starts at zero.
+
+    Args:
+        x, low, high, bits, clip: as for `snap`.
+
+    Returns:
+        u, valid until the next call on this thread, which uses the same memory, or `x` itself; and the step.
+    """
+    if x.numel() == 0 or not _may_read(x, low, high, bits) or torch.is_autocast_enabled("cpu"):
+        # Half precision holds neither 65535 steps nor their products.
+        return snap(x, low, high, bits, clip=clip), 1.0
+    if bits.item() >= UNQUANTIZED:
+        return x, 1.0
+    start, step = low.item(), step_size(low, high, bits).item()
+    out = _round_to_steps(x, start, high.item(), step, clip, _scratch_like(x))
+    return (out.add_(start / step) if start != 0.0 else out), step
+
+
+def _round_to_steps(x: Tensor, low: float, high: float, step: float, clip: bool, out: Tensor) -> Tensor:
+    """``round((x - low) / step)``, written to `out`."""
+    values = torch.clamp(x, low, high, out=out) if clip else x
+    values = torch.sub(values, low, out=out) if low != 0.0 else values
+    return torch.mul(values, 1.0 / step, out=out).round_()
 
 
 def snap_symmetric(x: Tensor, magnitude: Tensor, bits: Tensor) -> Tensor:
