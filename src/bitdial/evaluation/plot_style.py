@@ -73,13 +73,17 @@ def legend_name(name: str) -> str:
 
 
 def place_labels(
-    axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str], halves: Sequence[float | None]
+    axes: Axes,
+    points: Sequence[tuple[float, float]],
+    names: Sequence[str],
+    halves: Sequence[float | None],
+    colours: Sequence[str],
 ) -> None:
     """Write a name beside each point so that none covers another name, a point, an interval, or the edge of the axes.
 
     Each name takes the first free place on rings of growing radius around its point; one that had to move away is tied
     to its point with a thin line. Positions are in data coordinates; the limits of the axes must be final. `halves` are
-    the half lengths of the vertical intervals, None where there is none.
+    the half lengths of the vertical intervals, None where there is none; `colours` are those of the lines.
     """
     figure = axes.get_figure(root=True)
     assert isinstance(figure, Figure)
@@ -90,7 +94,7 @@ def place_labels(
     taken = [Bbox.from_bounds(x - 6 * scale, y - 6 * scale, 12 * scale, 12 * scale) for x, y in pixels]
     taken += [_bar(axes, point, half, scale) for point, half in zip(points, halves, strict=True) if half is not None]
     frame = axes.get_window_extent(renderer)
-    for point, (x, y), name in zip(points, pixels, names, strict=True):
+    for point, (x, y), name, colour in zip(points, pixels, names, colours, strict=True):
         text = axes.annotate(name, point, (0, 0), textcoords="offset points", fontsize=9, color=INK, parse_math=False)
         extent = text.get_window_extent(renderer)
         half = extent.width / 2, extent.height / 2
@@ -102,7 +106,7 @@ def place_labels(
         if abs(dx) > half[0] + 14 * scale or abs(dy) > half[1] + 14 * scale:
             end = (x + dx - math.copysign(min(half[0], abs(dx)), dx), y + dy - math.copysign(min(half[1], abs(dy)), dy))
             tail = axes.transData.inverted().transform(end)
-            axes.plot([point[0], tail[0]], [point[1], tail[1]], color=FAINT, linewidth=0.7, zorder=1)
+            axes.plot([point[0], tail[0]], [point[1], tail[1]], color=colour, linewidth=0.8, zorder=2.5)
 
 
 def _free_offset(

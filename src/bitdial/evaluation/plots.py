@@ -67,10 +67,12 @@ def accuracy_against_cost(results: CyclicResults) -> Figure | None:
     quiet(left, title="Accuracy against simulated cost", x="training BitOps (simulated)", y="accuracy as shipped (%)")
     quiet(right, title="Accuracy against time", x="training time (seconds, wall-clock)", y="")
     names = [legend_name(f"{row.name} ({row.own_label.replace(' alternating', '')})") for row in rows]
+    styles = arm_styles(rows)
+    colours = [styles[row.name].colour for row in rows]
     for axes, cost in ((left, [row.bitops for row in rows]), (right, [row.seconds for row in rows])):
         _cost_axis(axes, cost)
         halves = [None if row.own.half is None else 100 * row.own.half for row in rows]
-        place_labels(axes, [(x, 100 * row.own.mean) for x, row in zip(cost, rows, strict=True)], names, halves)
+        place_labels(axes, [(x, 100 * row.own.mean) for x, row in zip(cost, rows, strict=True)], names, halves, colours)
     return figure
 
 
