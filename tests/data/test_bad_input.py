@@ -98,6 +98,8 @@ def test_names_and_places() -> None:
     for name in ("folder", "npz"):
         with pytest.raises(BitdialError, match="needs data_path"):
             load_dataset(name)
+    with pytest.raises(BitdialError, match="seed must be"):
+        load_dataset("digits", seed=0.5)  # type: ignore[arg-type]
     for size in (0, -8, 2.5, True):
         with pytest.raises(BitdialError, match="image_size must be a whole number"):
             load_dataset("digits", image_size=size)  # type: ignore[arg-type]
@@ -180,6 +182,7 @@ def test_image_folders(image_folder: Path, spoil: Callable[[Path], None], messag
     [
         ({"batch_size": 0}, "batch_size must be a whole number from 1 up, got 0"),
         ({"batch_size": 2.0}, "batch_size must be a whole number from 1 up, got 2.0"),
+        ({"seed": -1}, r"seed must be a whole number in \[0, 2\*\*63\), got -1"),
         ({"workers": -1}, "workers must be a whole number from 0 up, got -1"),
         ({"rank": 2, "world_size": 2}, r"rank must be in \[0, 2\) for 2 processes, got 2"),
         ({"world_size": 30}, "20 samples cannot be shared by 30 processes"),

@@ -154,9 +154,8 @@ def test_resnet18_has_the_cifar_stem_up_to_64_and_the_imagenet_stem_beyond() -> 
 
 @pytest.mark.parametrize(("size", "last"), [(8, 2), (16, 4), (32, 4), (64, 8), (96, 3)])
 def test_mobilenetv2_keeps_a_last_map_of_more_than_one_pixel(size: int, last: int) -> None:
-    model = build("mobilenetv2", size).eval()
-    with torch.no_grad():
-        assert model.features(torch.zeros(1, 3, size, size)).shape[-1] == last
+    with torch.device("meta"):
+        assert build("mobilenetv2", size).features(torch.zeros(2, 3, size, size)).shape[-1] == last
 
 
 def test_stem_for_other_channels_keeps_the_rest_of_the_layer() -> None:
@@ -167,21 +166,40 @@ def test_stem_for_other_channels_keeps_the_rest_of_the_layer() -> None:
     assert (conv.in_channels, conv.stride, conv.padding, conv.bias is not None) == (4, (2, 2), (2, 2), True)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "inception_v3"])
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "squeezenet1_1"])
 def test_pretrained_networks_keep_their_weights_and_get_a_new_head(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision import models
 
-    options = {"init_weights": False} if name == "inception_v3" else {}
-    size = 75 if name == "inception_v3" else 64
-    published = models.get_model(name, **options).state_dict()
+    published = models.get_model(name).state_dict()
     monkeypatch.setattr(models.WeightsEnum, "get_state_dict", lambda *_, **__: published)
-    model = build(f"torchvision/{name}", size, classes=7, pretrained=True)
+    model = build(f"torchvision/{name}", 64, classes=7, pretrained=True)
     kept = [key for key, value in model.state_dict().items() if torch.equal(value, published[key])]
     changed = set(model.state_dict()) - set(kept)
     assert len(kept) > 20
     assert changed
     assert len({key.rpartition(".")[0] for key in changed}) == 1  # one layer
-    assert model(torch.randn(2, 3, size, size)).shape == (2, 7)  # a tensor in training mode too
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 7)
+
+
+def test_pretrained_inception_loses_its_second_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import models
+
+    class TwoHeads(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1000))
+            self.aux_logits = True
+            self.AuxLogits = nn.Linear(4, 1000)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in list(self)[:4]:
+                x = layer(x)
+            return (x, x) if self.training and self.aux_logits else x  # type: ignore[return-value]
+
+    monkeypatch.setattr(models, "get_model", lambda *_, **__: TwoHeads())
+    model = build("torchvision/inception_v3", pretrained=True)
+    assert model.training
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    assert parameters(model) == 16 + 50
 
 
 @pytest.mark.parametrize(

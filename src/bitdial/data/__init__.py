@@ -4,6 +4,7 @@ from bitdial.data.augment import AUGMENTATIONS as AUGMENTATIONS
 from bitdial.data.augment import Augmentation as Augmentation
 from bitdial.data.augment import BatchTransform as BatchTransform
 from bitdial.data.augment import HorizontalFlip as HorizontalFlip
+from bitdial.data.augment import Normalise as Normalise
 from bitdial.data.augment import RandomCrop as RandomCrop
 from bitdial.data.augment import TorchvisionTransform as TorchvisionTransform
 from bitdial.data.augment import standard as standard

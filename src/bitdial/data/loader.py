@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bitdial.data.augment import Augmentation, Normalise, resolve_augmentation
-from bitdial.data.randomness import generator_for
+from bitdial.data.randomness import check_seed, generator_for
 from bitdial.data.split import Batch, ImageSplit
 from bitdial.errors import BitdialError
 
@@ -167,6 +167,7 @@ def make_loader(
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0), ("world_size", world_size, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise BitdialError(f"{name} must be a whole number from {least} up, got {value!r}")
+    check_seed(seed)
     if not 0 <= rank < world_size:
         raise BitdialError(f"rank must be in [0, {world_size}) for {world_size} processes, got {rank}")
     if len(split) < world_size:

@@ -7,6 +7,14 @@ import struct
 
 import torch
 
+from bitdial.errors import BitdialError
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is not a whole number in [0, 2**63)."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise BitdialError(f"seed must be a whole number in [0, 2**63), got {seed!r}")
+
 
 def generator_for(*coordinates: int) -> torch.Generator:
     """Return a fresh CPU generator that depends on all coordinates (for instance seed, epoch, batch) and nothing else.

@@ -10,6 +10,7 @@ from bitdial.data.dataset import ImageDataset
 from bitdial.data.digits import load_digits
 from bitdial.data.folder import load_folder
 from bitdial.data.idx import load_fashion_mnist, load_mnist
+from bitdial.data.randomness import check_seed
 from bitdial.data.resizing import check_image_size
 from bitdial.errors import BitdialError, suggest
 
@@ -39,6 +40,7 @@ def load_dataset(
         BitdialError: An unknown name, or data that is missing, damaged or of the wrong shape; one sentence says which.
     """
     check_image_size(image_size)
+    check_seed(seed)
     path = None if data_path is None else Path(data_path).expanduser()
     match name.lower().replace("_", "-"):
         case "digits":
