@@ -204,12 +204,14 @@ def test_folder_on_disk_yields_the_same_batches_as_in_memory(image_folder: Path)
     assert isinstance(held.train, Split)
     assert isinstance(lazy.train, FolderSplit)
     assert held.mean == lazy.mean
+    before = torch.get_rng_state()
     for workers in (0, 2):
         ours = make_loader(lazy.train, 5, train=True, seed=3, workers=workers)
         theirs = make_loader(held.train, 5, train=True, seed=3)
         for (x, y), (x_held, y_held) in zip(ours, theirs, strict=True):
             assert torch.equal(x, x_held)
             assert torch.equal(y, y_held)
+    assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(lazy.test.subset(torch.tensor([4, 1])).labels, torch.tensor([1, 0]))
 
 
