@@ -1,0 +1,1 @@
+"""Callbacks that turn the dial in other people's training loops."""
