@@ -35,7 +35,10 @@ def _scratch_like(x: Tensor) -> Tensor:
     """A tensor like `x` in memory that the next call on this thread hands out again."""
     memory: Tensor | None = getattr(_workspace, "memory", None)
     if memory is None or memory.numel() < x.numel():
-        memory = _workspace.memory = torch.empty(x.numel())
+        # Memory made in inference mode could not be written by a training step later; torch's default dtype and device
+        # may be others.
+        with torch.inference_mode(False):
+            memory = _workspace.memory = torch.empty(x.numel(), dtype=torch.float32, device="cpu")
     return memory[: x.numel()].as_strided(x.shape, torch.empty_like(x, device="meta").stride())
 
 
@@ -69,7 +72,7 @@ def snap(x: Tensor, low: Tensor, high: Tensor, bits: Tensor, *, clip: bool = Fal
     if bits.item() >= UNQUANTIZED:
         return x
     start, step = low.item(), step_size(low, high, bits).item()
-    out = _round_to_steps(x, start, high.item(), step, clip, torch.empty_like(x)).mul_(step)
+    out = _round_to_steps(x.detach(), start, high.item(), step, clip, torch.empty_like(x)).mul_(step)
     return out.add_(start) if start != 0.0 else out
 
 
@@ -91,7 +94,10 @@ def snap_factors(x: Tensor, low: Tensor, high: Tensor, bits: Tensor, *, clip: bo
     if bits.item() >= UNQUANTIZED:
         return x, 1.0
     start, step = low.item(), step_size(low, high, bits).item()
-    out = _round_to_steps(x, start, high.item(), step, clip, _scratch_like(x))
+    if not (1e-20 < step < 1e20 and abs(start) < 1e20 * step):
+        # A constant tensor above all: its step is next to nothing, and `start / step` next to infinity.
+        return snap(x, low, high, bits, clip=clip), 1.0
+    out = _round_to_steps(x.detach(), start, high.item(), step, clip, _scratch_like(x))
     return (out.add_(start / step) if start != 0.0 else out), step
 
 
