@@ -59,11 +59,14 @@ class Recipe(SharedConfig):
     static: Static = Field(default_factory=lambda: Static(finetune_lr_scale=0.25))
     """The static runs."""
 
+    stages: list[int] = Field([0], min_length=1)
+    """Stages to train, by number."""
+
     model_options: dict[str, Any] = {}
     """Options of the network."""
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "aggressive": {"cyclic": {"cycle_length": 10, "bit_width_pattern": [8, 2]}, "epochs": 2},
-    "research": {"seeds": [0, 1, 2]},
+    "research": {"seeds": 3},
 }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bitdial.errors import BitdialError
 
@@ -44,7 +44,7 @@ class SharedConfig(Config):
     A recipe subclasses this, gives fields better defaults, and adds its own groups as nested `Config` models.
     """
 
-    aliases: ClassVar[Mapping[str, str]] = {"learning_rate": "lr", "seed": "seeds"}
+    aliases: ClassVar[Mapping[str, str]] = {"learning_rate": "lr"}
     exclusive: ClassVar[tuple[tuple[str, ...], ...]] = (("epochs", "steps"),)
 
     model: str = "resnet20"
@@ -71,8 +71,11 @@ class SharedConfig(Config):
     weight_decay: float = Field(1e-4, ge=0)
     """L2 penalty on the weights."""
 
-    seeds: list[int] = Field([0], min_length=1)
-    """Random seeds; everything is repeated for each, and results carry an interval (also --seed)."""
+    seeds: int = Field(1, ge=1)
+    """How many random seeds: everything is repeated for each, and results carry an interval from two on."""
+
+    seed: int = Field(0, ge=0)
+    """The first seed; further ones count up from it."""
 
     precision: Precision = "32-true"
     """Floating-point format of the arithmetic, under the quantization."""
@@ -97,15 +100,3 @@ class SharedConfig(Config):
 
     workers: int = Field(0, ge=0)
     """Processes that load data; 0 loads in the main process."""
-
-    @field_validator("seeds", mode="before")
-    @classmethod
-    def _one_seed_is_a_list_of_one(cls, value: object) -> object:
-        return [value] if isinstance(value, int) else value
-
-    @field_validator("seeds")
-    @classmethod
-    def _each_seed_once(cls, value: list[int]) -> list[int]:
-        if len(set(value)) < len(value):
-            raise BitdialError(f"seeds must differ from one another, got {value}; a repeated seed adds no evidence")
-        return value
