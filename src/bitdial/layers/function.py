@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from bitdial.layers.arithmetic import Arithmetic
 from bitdial.numerics.activations import straight_through
-from bitdial.numerics.grid import snap_factors
+from bitdial.numerics.grid import snap, snap_factors
 from bitdial.numerics.rounding import quantize_gradient
 
 
@@ -32,20 +33,27 @@ class _QuantizedProduct(torch.autograd.Function):
         clip: bool,
         arithmetic: Arithmetic,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, low, high, activation_bits, gradient_bits)
+        # Widths are copied: the dial may be turned before the backward pass (a teacher at 32 bits, a loss at two widths).
+        kept_bits = None if gradient_bits is None else gradient_bits.clone()
+        ctx.save_for_backward(x, weight, low, high, activation_bits.clone(), kept_bits)
         ctx.clip, ctx.arithmetic, ctx.has_bias = clip, arithmetic, bias is not None
         values, step = snap_factors(x, low, high, activation_bits, clip=clip)
         return arithmetic.product(values, weight if step == 1.0 else weight * step, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         x, weight, low, high, activation_bits, gradient_bits = ctx.saved_tensors
         gradient: Tensor = gradients[0]
         if gradient_bits is not None:
             gradient = quantize_gradient(gradient, gradient_bits)
         needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2])
+        values, step = x, 1.0
+        if needs[1] and gradient.dtype == torch.float32:
+            values, step = snap_factors(x, low, high, activation_bits, clip=ctx.clip)
+        elif needs[1]:  # under autocast: half precision does not hold the large factors
+            values = snap(x, low, high, activation_bits, clip=ctx.clip)
         # Under autocast the product was taken in the dtype of its output, and so are its derivatives.
-        values, step = snap_factors(x, low, high, activation_bits, clip=ctx.clip) if needs[1] else (x, 1.0)
         by_input, by_weight, by_bias = ctx.arithmetic.derivatives(
             gradient, values.to(gradient.dtype), weight.to(gradient.dtype), needs
         )
