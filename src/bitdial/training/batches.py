@@ -38,8 +38,8 @@ class BatchStream:
             )
         self.loader = loader
         self.group_size = group_size
-        self.epoch_state: dict[str, Any] | None = None
-        """Random state at the beginning of the running epoch, for loaders that draw from the process's generators."""
+        self._epoch_state: dict[str, Any] | None = None
+        self._resumed: Mapping[str, Any] | None = None
 
     @property
     def size(self) -> int | None:
@@ -49,9 +49,7 @@ class BatchStream:
         except (TypeError, NotImplementedError):
             return None
 
-    def epoch(
-        self, epoch: int, skip: int = 0, epoch_state: Mapping[str, Any] | None = None
-    ) -> Iterator[tuple[list[Any], bool]]:
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[tuple[list[Any], bool]]:
         """Yield ``(batches, whether the epoch is over with them)``.
 
         A loader of unknown length ends with a pair without batches.
@@ -59,12 +57,11 @@ class BatchStream:
         Args:
             epoch: its number, from 0.
             skip: batches of it that were already used.
-            epoch_state: `epoch_state` at its beginning; needed when `skip` is not 0.
 
         Raises:
             BitdialError: an epoch without a batch.
         """
-        batches, size, taken = self._begin(epoch, skip, epoch_state), self.size, skip
+        batches, size, taken = self._begin(epoch, skip), self.size, skip
         while group := list(islice(batches, self.group_size)):
             taken += len(group)
             over = size is not None and taken >= size
@@ -79,30 +76,46 @@ class BatchStream:
             )
         yield [], True
 
-    def _begin(self, epoch: int, skip: int, epoch_state: Mapping[str, Any] | None) -> Iterator[Any]:
+    def _begin(self, epoch: int, skip: int) -> Iterator[Any]:
         loader: Any = self.loader
         for part in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
             set_epoch = getattr(part, "set_epoch", None)
             if set_epoch is not None:
                 set_epoch(epoch)
         if hasattr(loader, "start_at"):
-            self.epoch_state = None
             if skip:
                 loader.start_at(skip)
-            return iter(loader)
-        if not skip or epoch_state is None:
-            self.epoch_state = {"process": random_state(), "loader": _generator_states(self.loader)}
-            batches = iter(self.loader)
-            return islice(batches, skip, None)
-        now = random_state()
-        self.epoch_state = dict(epoch_state)
-        restore_random_state(epoch_state["process"])
-        _restore_generators(self.loader, epoch_state["loader"])
+            return iter(self.loader)
+        now, rewinds = random_state(), False
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None:
+            _restore_generators(loader, resumed["loader"])
+            if skip and resumed["process"] is not None:
+                rewinds = True
+                restore_random_state(resumed["process"])
+        self._epoch_state = {"process": random_state(), "loader": _generator_states(loader)}
         batches = iter(self.loader)
         for _ in islice(batches, skip):
             pass
-        restore_random_state(now)
+        if rewinds:
+            restore_random_state(now)
         return batches
+
+    def random_state(self, *, mid_epoch: bool) -> dict[str, Any] | None:
+        """Return what another process needs to take up the stream here; None for a loader that jumps.
+
+        Args:
+            mid_epoch: whether some batches of the running epoch were used.
+        """
+        if hasattr(self.loader, "start_at"):
+            return None
+        if mid_epoch:
+            return self._epoch_state
+        return {"process": None, "loader": _generator_states(self.loader)}
+
+    def load_random_state(self, state: Mapping[str, Any] | None) -> None:
+        """Begin the next epoch, or go on in it, from what `random_state` gave."""
+        self._resumed = state
 
 
 def _generators(loader: Iterable[Any]) -> list[torch.Generator]:

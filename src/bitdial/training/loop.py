@@ -139,8 +139,7 @@ class _Loop:
         with self.interrupts, self.progress or nullcontext():
             self._tell(notes)
             while not self._finished():
-                epoch_state = state.stream.epoch_state if state.batch_in_epoch else None
-                for batches, epoch_over in state.stream.epoch(state.epoch, state.batch_in_epoch, epoch_state):
+                for batches, epoch_over in state.stream.epoch(state.epoch, state.batch_in_epoch):
                     if batches:
                         self._step(batches)
                     if epoch_over:

@@ -88,11 +88,6 @@ class TrainingState:
         """The rate of the next step (of the first parameter group)."""
         return float(self.optimizer.param_groups[0]["lr"]) * self.lr_scale
 
-    @property
-    def epoch_random_state(self) -> dict[str, Any] | None:
-        """What the stream needs to take up the running epoch."""
-        return self.stream.epoch_state if self.batch_in_epoch else None
-
     def state_dict(self) -> dict[str, Any]:
         """Return everything, as plain values and tensors (the live ones, not copies).
 
@@ -108,7 +103,7 @@ class TrainingState:
             "hooks": hooks_state(self.hooks),
             "recorder": self.recorder.state_dict(),
             "rng_state": _gathered(self.fabric, random_state()),
-            "epoch_rng_state": _gathered(self.fabric, self.epoch_random_state),
+            "epoch_rng_state": _gathered(self.fabric, self.stream.random_state(mid_epoch=self.batch_in_epoch > 0)),
             "loss": self.loss,
             "accuracy": self.scores.get("accuracy"),
             "scores": dict(self.scores),
@@ -212,7 +207,7 @@ class TrainingState:
                 "the same place, but not bit for bit"
             ]
         rank = self.fabric.global_rank
-        self.stream.epoch_state = (state.get("epoch_rng_state") or [None] * world)[rank]
+        self.stream.load_random_state((state.get("epoch_rng_state") or [None] * world)[rank])
         restore_random_state(states[rank])
         return []
 
