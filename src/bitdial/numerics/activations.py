@@ -24,7 +24,7 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor, bits: Tensor, clip: bool) -> Tensor:
         ctx.clip = clip
         if clip:
-            ctx.save_for_backward(x, low, high, bits)
+            ctx.save_for_backward(x, low, high, bits.clone())  # the dial may be turned before the backward pass
         snapped = snap(x, low, high, bits, clip=clip)
         return snapped.view_as(x) if snapped is x else snapped
 

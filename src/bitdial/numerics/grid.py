@@ -45,7 +45,7 @@ def _scratch_like(x: Tensor) -> Tensor:
 def min_max(x: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of a tensor, as two 0-dim float32 tensors; zeros for an empty one."""
     if x.numel() == 0:
-        zero = torch.zeros((), device=x.device)
+        zero = torch.zeros((), dtype=torch.float32, device=x.device)
         return zero, zero
     # Two reductions: torch.aminmax over a whole tensor takes longer than both together on a CPU.
     return x.amin().float(), x.amax().float()

@@ -28,7 +28,7 @@ def snap_reference(x: Tensor, low: Tensor, high: Tensor, bits: Tensor, *, clip: 
     wide = x.float()
     inside = torch.minimum(torch.maximum(wide, low), high) if clip else wide
     snapped = ((inside - low) * step.reciprocal()).round() * step + low
-    return torch.where(bits >= UNQUANTIZED, wide, snapped).to(x.dtype)
+    return torch.where(bits >= UNQUANTIZED, x, snapped.to(x.dtype))  # x, not wide: float64 stays exact
 
 
 def snap_symmetric_reference(x: Tensor, magnitude: Tensor, bits: Tensor) -> Tensor:
@@ -44,4 +44,4 @@ def snap_symmetric_reference(x: Tensor, magnitude: Tensor, bits: Tensor) -> Tens
     snapped = ((wide * step.reciprocal() - half).round() + half) * step
     # A magnitude of zero leaves nothing but zero on the grid.
     snapped = torch.where(magnitude > 0, snapped, torch.zeros_like(snapped))
-    return torch.where(bits >= UNQUANTIZED, wide, snapped).to(x.dtype)
+    return torch.where(bits >= UNQUANTIZED, x, snapped.to(x.dtype))  # x, not wide: float64 stays exact

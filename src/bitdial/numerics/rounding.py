@@ -16,11 +16,16 @@ def stochastic_round(x: Tensor, generator: torch.Generator | None = None) -> Ten
     Source: Gupta et al., Deep Learning with Limited Numerical Precision, ICML 2015.
 
     Args:
-        x: values, any shape.
+        x: values, any shape and floating dtype. The sum is taken in float32 at least, so up to ``|x| = 2**16`` the
+            probability is right to 1/256; float64 goes further.
         generator: where u comes from; torch's default generator of the device if None.
+
+    Returns:
+        Whole numbers in the shape and dtype of `x`.
     """
-    noise = torch.rand(x.shape, device=x.device, dtype=x.dtype, generator=generator)
-    return noise.add_(x).floor_()
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    noise = torch.rand(x.shape, device=x.device, dtype=dtype, generator=generator)
+    return noise.add_(x).floor_().to(x.dtype)
 
 
 def quantize_gradient(gradient: Tensor, bits: Tensor) -> Tensor:
@@ -42,4 +47,4 @@ def quantize_gradient(gradient: Tensor, bits: Tensor) -> Tensor:
     low, high = min_max(wide)
     step, last = step_size(low, high, bits), levels(bits) - 1
     codes = torch.minimum(stochastic_round((wide - low) * step.reciprocal()), last)
-    return torch.where(bits >= UNQUANTIZED, wide, codes * step + low).to(gradient.dtype)
+    return torch.where(bits >= UNQUANTIZED, gradient, (codes * step + low).to(gradient.dtype))

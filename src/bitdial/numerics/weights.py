@@ -14,7 +14,7 @@ from bitdial.numerics.widths import UNQUANTIZED
 def magnitude(weight: Tensor, per_channel: bool) -> Tensor:
     """Largest absolute value: 0-dim float32, or ``(out, 1, ...)`` with one value per output channel (dimension 0)."""
     if weight.numel() == 0:
-        return torch.zeros((), device=weight.device)
+        return torch.zeros((), dtype=torch.float32, device=weight.device)
     if not per_channel or weight.dim() < 2:
         return torch.maximum(weight.amax(), -weight.amin()).float()
     dims = tuple(range(1, weight.dim()))
@@ -55,13 +55,13 @@ def uniform_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Te
 class _DorefaWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bits: Tensor, per_channel: bool) -> Tensor:
-        ctx.save_for_backward(weight, bits)
+        ctx.save_for_backward(weight, bits.clone())  # the dial may be turned before the backward pass
         ctx.per_channel = per_channel
         bent = weight.float().tanh()
         largest = magnitude(bent, per_channel).clamp_min(torch.finfo(torch.float32).tiny)
         unit = snap_symmetric(bent, largest, bits) / largest
         scaled = unit * _mean_magnitude(weight, per_channel)
-        return torch.where(bits >= UNQUANTIZED, weight.float(), scaled).to(weight.dtype)
+        return torch.where(bits >= UNQUANTIZED, weight, scaled.to(weight.dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
