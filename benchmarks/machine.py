@@ -1,0 +1,66 @@
+"""What a benchmark ran on: processor, memory, file system, versions; nothing that names a person or a place."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("torchvision", "numpy", "lightning", "transformers", "onnxruntime")
+
+
+def describe(folder: str | os.PathLike[str] | None = None, *, packages: tuple[str, ...] = _PACKAGES) -> dict[str, Any]:
+    """Return a flat description of the machine, fit for JSON.
+
+    Args:
+        folder: where the benchmark reads and writes, for the type of its file system; None leaves that out.
+        packages: installed packages whose versions matter; those that are not installed are left out.
+    """
+    facts: dict[str, Any] = {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    for package in packages:
+        try:
+            facts[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+        facts["cuda"] = torch.version.cuda
+    if folder is not None:
+        facts["file_system"] = file_system(folder)
+    return facts
+
+
+def file_system(folder: str | os.PathLike[str]) -> str:
+    """Return the type of the file system that holds `folder`, such as ``"ext4"``, or ``"unknown"``."""
+    mounts = Path("/proc/mounts")
+    if not mounts.exists():
+        return "unknown"
+    path = str(Path(folder).resolve())
+    best, kind = "", "unknown"
+    for line in mounts.read_text().splitlines():
+        _, place, fs_type, *_ = line.split()
+        inside = path == place or path.startswith(place.rstrip("/") + "/")
+        if inside and len(place) >= len(best):
+            best, kind = place, fs_type
+    return kind
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,210 @@
+"""Reading what another run, another time or another program saved, and saying what could not be restored."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from bitdial.errors import BitdialError, suggest
+from bitdial.training.checkpoint.registry import Record, Registry, prefix_of
+from bitdial.training.checkpoint.sealing import DamagedCheckpoint, verify
+
+logger = logging.getLogger("bitdial.training.checkpoint")
+
+MODEL_KEYS = ("model_state_dict", "state_dict", "model_state", "model", "net", "weights")
+OPTIMIZER_KEYS = ("optimizer_state_dict", "optimizer_state", "optimizer")
+WITHOUT = {
+    "optimizer_state_dict": "the optimizer starts afresh (momentum and step counts are zero)",
+    "scheduler_state_dict": "the learning-rate schedule starts from its beginning",
+    "epoch": "the epochs are counted from the beginning",
+    "rng_state": "the random numbers differ from those of an uninterrupted run",
+}
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """What was loaded, from where, and what the user should know about it.
+
+    Attributes:
+        path: the file that was taken.
+        state: its content; the model is under ``"model_state_dict"``.
+        notes: one sentence each: a damaged file that was passed over, a part that is missing.
+    """
+
+    path: Path
+    state: dict[str, Any] = field(repr=False)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    map_location: Any = "cpu",
+    prefix: str | None = None,
+    expected: Sequence[str] = tuple(WITHOUT),
+) -> LoadedCheckpoint:
+    """Load the state of a run from whatever the user has.
+
+    Args:
+        path: a run folder, its ``checkpoints`` folder (the newest sound checkpoint is taken), a file of
+            `CheckpointManager`, an older checkpoint with only a model and an optimizer, or a plain state dict.
+        map_location: as in ``torch.load``.
+        prefix: which series, where a folder holds several.
+        expected: the parts that the caller would restore; each one that is missing gets a note.
+
+    Returns:
+        The state, always with the model under ``"model_state_dict"`` (and an optimizer, if there is one, under
+        ``"optimizer_state_dict"``), whatever the file called them. A ``module.`` or ``_orig_mod.`` in front of every
+        parameter name (left by DataParallel and ``torch.compile``) is taken off, with a note.
+
+    Raises:
+        BitdialError: nothing there, or nothing that is a checkpoint.
+        DamagedCheckpoint: the file is cut short or altered.
+    """
+    path = Path(path)
+    if path.is_dir():
+        loaded = _read_folder(path, prefix, map_location)
+    elif path.exists():
+        loaded = LoadedCheckpoint(path, *load_file(path, map_location))
+    else:
+        near = suggest(path.name, (entry.name for entry in path.parent.iterdir())) if path.parent.is_dir() else ""
+        raise BitdialError(f"no checkpoint at {path}: expected a file, a run folder or a checkpoints folder{near}")
+    state, notes = _normalise(loaded.path, loaded.state)
+    notes = [*loaded.notes, *notes]
+    for key in expected:
+        if state.get(key) is None:
+            notes.append(f"{loaded.path.name} has no {key}: {WITHOUT.get(key, 'it is not restored')}")
+    return LoadedCheckpoint(loaded.path, state, notes)
+
+
+def newest_sound(
+    registry: Registry, candidates: Iterable[Record], map_location: Any, wanted: str
+) -> tuple[Record, LoadedCheckpoint]:
+    """Load the first of `candidates` that is sound; each damaged one is struck from the registry, logged and noted.
+
+    Raises:
+        BitdialError: none is sound; the text names what was tried.
+    """
+    # Without a readable header nothing tells how good the file was, so for the best every such file is worth a note.
+    damaged = list(reversed(registry.damaged.items()))
+    for record in candidates:
+        try:
+            state, _ = load_file(record.path, map_location)
+        except DamagedCheckpoint as error:
+            registry.mark_damaged(error)
+            damaged.append((error.path.name, error.reason))
+            continue
+        except FileNotFoundError:
+            continue
+        if wanted == "newest":
+            damaged = [(name, why) for name, why in damaged if name > record.path.name]
+        notes = [f"{name} is damaged ({why}); took {record.path.name} instead" for name, why in sorted(damaged)]
+        for note in notes:
+            logger.warning("%s", note)
+        return record, LoadedCheckpoint(record.path, state, notes)
+    tried = "".join(f"; {name} is damaged ({why})" for name, why in sorted(damaged))
+    raise BitdialError(
+        f"no sound checkpoint named {registry.prefix}-*.pt in {registry.folder}{tried}; "
+        "give another folder or file, or start the run afresh"
+    )
+
+
+def _read_folder(folder: Path, prefix: str | None, map_location: Any) -> LoadedCheckpoint:
+    folders = [folder, folder / "checkpoints"]
+    found = [
+        (place, series)
+        for place in folders
+        if place.is_dir()
+        for series in sorted({prefix_of(entry.name) for entry in place.iterdir()} - {None}, key=str)
+        if series is not None and prefix in (None, series)
+    ]
+    if not found:
+        files = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".pt", ".pth", ".ckpt", ".bin"))
+        hint = f"name one of its files: {', '.join(files[:5])}" if files else "give a run folder or a file"
+        series_text = "" if prefix is None else f" of the series '{prefix}'"
+        raise BitdialError(f"no checkpoint{series_text} in {folder} nor in its folder 'checkpoints'; {hint}")
+    if len(found) > 1:
+        names = ", ".join(f"'{series}'" for _, series in found)
+        raise BitdialError(f"{folder} holds several series of checkpoints ({names}); name a file, or say which series")
+    registry = Registry(*found[0])
+    registry.look()
+    return newest_sound(registry, reversed(registry.records), map_location, "newest")[1]
+
+
+def load_file(path: Path, map_location: Any) -> tuple[dict[str, Any], list[str]]:
+    """Verify one file byte for byte, where it carries a checksum, and load it; return the state and notes.
+
+    Raises:
+        DamagedCheckpoint: it is cut short or altered.
+        BitdialError: it is not a checkpoint, or holds objects that cannot be loaded safely.
+        FileNotFoundError: it is not there.
+    """
+    try:
+        header = verify(path)
+    except (FileNotFoundError, DamagedCheckpoint):
+        raise
+    except OSError as error:
+        raise BitdialError(
+            f"cannot read checkpoint {path}: {error.strerror or error}; check path and rights"
+        ) from error
+    notes = [] if header is not None else [f"{path.name} carries no checksum, so it could not be checked for damage"]
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise BitdialError(_why_not(path, error)) from error
+    if not isinstance(state, dict):
+        raise BitdialError(f"{path} holds a {type(state).__name__}, expected a dict of states; is it a checkpoint?")
+    return state, notes
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        try:
+            unsafe = get_unsafe_globals_in_checkpoint(path)
+        except Exception:
+            unsafe = []
+        if unsafe:
+            return (
+                f"{path} holds objects that only unsafe loading would give ({', '.join(sorted(unsafe))}); if you trust "
+                "it, save it again with plain values, or allow these types with torch.serialization.add_safe_globals"
+            )
+    if isinstance(error, RuntimeError) and "map_location" in str(error):
+        return f"{path} holds tensors of a device that is not here; load it with map_location='cpu'"
+    lines = str(error).strip().splitlines()
+    return f"{path} is not a checkpoint that torch.load can read ({lines[0][:200] if lines else type(error).__name__})"
+
+
+def _normalise(path: Path, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    notes: list[str] = []
+    if state and all(isinstance(value, torch.Tensor) for value in state.values()):
+        notes.append(f"{path.name} is a plain state dict: only the model's weights are restored")
+        state = {"model_state_dict": state}
+    else:
+        state = dict(state)
+        for wanted, keys in (("model_state_dict", MODEL_KEYS), ("optimizer_state_dict", OPTIMIZER_KEYS)):
+            key = next((key for key in keys if isinstance(state.get(key), Mapping)), None)
+            if key is not None and key != wanted:
+                state[wanted] = state.pop(key)
+    if "model_state_dict" not in state:
+        got = ", ".join(map(str, list(state)[:8])) or "none"
+        raise BitdialError(
+            f"{path} has no model: expected 'model_state_dict' or a plain state dict, got the keys {got}"
+        )
+    weights = state["model_state_dict"]
+    for wrapper in _WRAPPERS:
+        if weights and all(isinstance(key, str) and key.startswith(wrapper) for key in weights):
+            weights = {key.removeprefix(wrapper): value for key, value in weights.items()}
+            notes.append(f"took '{wrapper}' off the parameter names of {path.name}")
+    state["model_state_dict"] = weights
+    return state, notes

@@ -1,0 +1,246 @@
+"""The seal of a checkpoint file: a small header and a checksum of every byte, in the comment of torch's own zip file.
+
+``torch.save`` writes an uncompressed zip archive and computes, while it writes, a CRC-32 of each record (the pickle and
+every tensor). Those numbers stand in the archive's central directory. The seal therefore has to sum only what they do
+not cover: local headers, padding, descriptors and the central directory itself, a few kilobytes. Together the two cover
+each byte of the file, at no cost for the tensors. The zip comment is a place that every zip reader, ``torch.load``
+included, skips.
+
+Layout, from the end of the archive: ``comment = header (JSON) + structure CRC + header CRC + header length + MAGIC``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bitdial.errors import BitdialError
+
+MAGIC = b"bitdial1"
+
+_FOOTER = struct.Struct("<IIH8s")  # structure CRC, header CRC, header length, magic
+_END = struct.Struct("<4s4H2LH")  # end of central directory
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_LOCATOR64 = struct.Struct("<4sLQL")
+_ENTRY = struct.Struct("<4s4B4HL2L5H2L")  # one record in the central directory
+_LOCAL = struct.Struct("<4s2B4HL2L2H")  # the header in front of a record's data
+_LOCAL_SLACK = 96  # torch pads records to 64 bytes with an extra field of the local header: one read gets it all
+_BLOCK = 1 << 20
+
+
+class DamagedCheckpoint(BitdialError):  # noqa: N818  (named for what it is, not for being raised)
+    """A checkpoint that is cut short or altered; its text names the file and what is wrong with it."""
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        self.path = Path(path)
+        self.reason = reason
+        super().__init__(
+            f"checkpoint {os.fspath(path)} is damaged: {reason}; restore it from a copy or use another one"
+        )
+
+
+class _MalformedError(Exception):
+    """The archive's own structure makes no sense."""
+
+
+@dataclass(frozen=True)
+class _Record:
+    start: int
+    size: int
+    crc: int
+
+
+def seal(descriptor: int, size: int, header: dict[str, Any]) -> None:
+    """Append `header` and the checksums to a finished ``torch.save`` archive.
+
+    Args:
+        descriptor: the file, open for reading and writing.
+        size: length of the archive in bytes.
+        header: what must be known of the file without unpickling it; plain JSON values, less than 60 KB.
+
+    Raises:
+        OSError: the file could not be read back or written.
+    """
+    text = json.dumps(header, allow_nan=False, separators=(",", ":")).encode()
+    _write_at(descriptor, struct.pack("<H", len(text) + _FOOTER.size), size - 2)
+    try:
+        _, structure_crc = _layout(descriptor, size)
+    except _MalformedError as error:  # the archive was never written whole although no write failed
+        raise OSError(f"the archive that was just written reads back wrong ({error})") from error
+    header_crc = _header_crc(text, structure_crc)
+    _write_at(descriptor, text + _FOOTER.pack(structure_crc, header_crc, len(text), MAGIC), size)
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return the header of a sealed file, checked against its own checksum, or None for a file that has no seal.
+
+    Reads only the last bytes, so a flipped byte in a tensor is not noticed here: `verify` does that.
+
+    Raises:
+        DamagedCheckpoint: the file is an archive that was cut short, or its seal cannot be read.
+        OSError: the file cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        seal_ = _read_seal(path, descriptor)
+    finally:
+        os.close(descriptor)
+    return None if seal_ is None else seal_[0]
+
+
+def verify(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Check every byte of the file and return its header; None for a file that has no seal (nothing to check against).
+
+    Raises:
+        DamagedCheckpoint: any byte differs from what was written, or bytes are missing.
+        OSError: the file cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        seal_ = _read_seal(path, descriptor)
+        if seal_ is None:
+            return None
+        header, structure_crc, end = seal_
+        try:
+            records, found = _layout(descriptor, end)
+        except _MalformedError as error:
+            raise DamagedCheckpoint(path, f"its structure is altered ({error})") from error
+        if found != structure_crc:
+            raise DamagedCheckpoint(path, "its structure does not match the checksum")
+        for record in records:
+            if _crc(descriptor, record.start, record.size) != record.crc:
+                raise DamagedCheckpoint(path, f"the data at byte {record.start} do not match their checksum")
+        return header
+    finally:
+        os.close(descriptor)
+
+
+def _header_crc(text: bytes, structure_crc: int) -> int:
+    return zlib.crc32(struct.pack("<IH", structure_crc, len(text)), zlib.crc32(text))
+
+
+def _read_seal(path: str | os.PathLike[str], descriptor: int) -> tuple[dict[str, Any], int, int] | None:
+    """Return header, structure CRC and the length of the archive without its comment."""
+    size = os.fstat(descriptor).st_size
+    if size == 0:
+        raise DamagedCheckpoint(path, "it is empty")
+    tail = os.pread(descriptor, _FOOTER.size, max(0, size - _FOOTER.size))
+    if len(tail) < _FOOTER.size or not tail.endswith(MAGIC):
+        _check_unsealed(path, descriptor, size)
+        return None
+    structure_crc, header_crc, length, _ = _FOOTER.unpack(tail)
+    end = size - _FOOTER.size - length
+    text = os.pread(descriptor, length, max(0, end))
+    if end < _END.size or _header_crc(text, structure_crc) != header_crc:
+        raise DamagedCheckpoint(path, "its header does not match the checksum")
+    header: dict[str, Any] = json.loads(text)
+    return header, structure_crc, end
+
+
+def _check_unsealed(path: str | os.PathLike[str], descriptor: int, size: int) -> None:
+    """Tell a plain ``torch.save`` file (it ends with its directory, no comment) from one of ours cut or altered."""
+    if os.pread(descriptor, 4, 0) != b"PK\x03\x04":
+        return  # not an archive: an old-style pickle or no checkpoint at all; the reader finds out
+    tail = os.pread(descriptor, _END.size, max(0, size - _END.size))
+    if len(tail) < _END.size or not tail.startswith(b"PK\x05\x06") or not tail.endswith(b"\0\0"):
+        raise DamagedCheckpoint(path, "its end is missing or altered (a copy or download that stopped half-way?)")
+
+
+def _layout(descriptor: int, end: int) -> tuple[list[_Record], int]:
+    """Return the records of the archive ``[0, end)`` and the CRC of all bytes that belong to no record's data."""
+    records, crc, position = [], 0, 0
+    for offset, name_length, size, record_crc in _directory(descriptor, end):
+        if offset < position:
+            raise _MalformedError("records overlap")
+        head = offset - position + _LOCAL.size
+        gap = os.pread(descriptor, head + name_length + _LOCAL_SLACK, position)
+        fields = _LOCAL.unpack_from(gap, head - _LOCAL.size) if len(gap) >= head else _stop("a record is missing")
+        needed = head + int(fields[-2]) + int(fields[-1])
+        if len(gap) < needed:
+            gap = os.pread(descriptor, needed, position)
+        crc = zlib.crc32(memoryview(gap)[:needed], crc)
+        records.append(_Record(position + needed, size, record_crc))
+        position += needed + size
+    if position > end:
+        raise _MalformedError("a record reaches past the end")
+    return records, _crc(descriptor, position, end - position, crc)
+
+
+def _directory(descriptor: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (offset of the local header, length of the name, size, CRC) of each record, in the order of the file."""
+    *_, count, length, start, _ = _unpack(_END, descriptor, end - _END.size, b"PK\x05\x06")
+    if count == 0xFFFF or length == 0xFFFFFFFF or start == 0xFFFFFFFF:
+        _, _, end64, _ = _unpack(_LOCATOR64, descriptor, end - _END.size - _LOCATOR64.size, b"PK\x06\x07")
+        *_, count, length, start = _unpack(_END64, descriptor, end64, b"PK\x06\x06")
+    if start + length > end:
+        raise _MalformedError("its directory reaches past the end")
+    directory = os.pread(descriptor, length, start)
+    at = 0
+    for _ in range(count):
+        if at + _ENTRY.size > len(directory):
+            raise _MalformedError("its directory is short")
+        entry = _ENTRY.unpack_from(directory, at)
+        crc, stored, size, name_length, extra_length, comment_length = entry[9:15]
+        offset = entry[-1]
+        extra_at = at + _ENTRY.size + name_length
+        if 0xFFFFFFFF in (stored, size, offset):
+            size, offset = _wide(directory[extra_at : extra_at + extra_length], size, stored, offset)
+        elif stored != size:
+            raise _MalformedError("a record is compressed")
+        yield offset, name_length, size, crc
+        at = extra_at + extra_length + comment_length
+
+
+def _wide(extra: bytes, size: int, stored: int, offset: int) -> tuple[int, int]:
+    """Return size and offset of a record beyond 4 GB from its zip64 extra field, which lists only what did not fit."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        if kind == 1:
+            values = iter(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
+            try:
+                size = next(values) if size == 0xFFFFFFFF else size
+                stored = next(values) if stored == 0xFFFFFFFF else stored
+                offset = next(values) if offset == 0xFFFFFFFF else offset
+            except StopIteration:
+                break
+            if stored != size:
+                raise _MalformedError("a record is compressed")
+            return size, offset
+        at += 4 + length
+    raise _MalformedError("a record's size is missing")
+
+
+def _unpack(form: struct.Struct, descriptor: int, offset: int, signature: bytes) -> tuple[Any, ...]:
+    data = os.pread(descriptor, form.size, offset) if offset >= 0 else b""
+    if len(data) < form.size or not data.startswith(signature):
+        raise _MalformedError("its directory is not where it should be")
+    return form.unpack(data)
+
+
+def _crc(descriptor: int, start: int, size: int, crc: int = 0) -> int:
+    """Return the CRC-32 of a range of the file, read in blocks."""
+    stop = start + size
+    while start < stop:
+        block = os.pread(descriptor, min(_BLOCK, stop - start), start)
+        if not block:
+            raise _MalformedError("bytes are missing")
+        crc = zlib.crc32(block, crc)
+        start += len(block)
+    return crc
+
+
+def _write_at(descriptor: int, data: bytes, offset: int) -> None:
+    while data:  # a nearly full disk takes a part and reports the failure only at the next call
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
+
+
+def _stop(reason: str) -> NoReturn:
+    raise _MalformedError(reason)

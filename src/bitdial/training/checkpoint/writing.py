@@ -1,0 +1,231 @@
+"""Writing a file so that it is there whole or not at all, and stays there when the power goes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.serialization import get_crc32_options, set_crc32_options
+
+from bitdial.training.checkpoint.sealing import seal
+
+try:
+    import fcntl
+except ImportError:  # no file locks on this system; a leftover is then recognised by its name alone
+    fcntl = None  # type: ignore[assignment]
+
+_BUFFER = 1 << 18
+_EARLY = 4 << 20
+
+_descriptors: set[int] = set()
+
+
+def _close_inherited() -> None:
+    # A data loader's worker forked in the middle of a save would otherwise hold the file, and its disk space, for good.
+    while _descriptors:
+        with contextlib.suppress(OSError):
+            os.close(_descriptors.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited)
+
+
+class _Sink(io.RawIOBase):
+    """Writes to a descriptor and remembers the first failure instead of raising it into torch's C++ writer.
+
+    Every few megabytes the system is asked to start writing to the device, so that the fsync at the end, which waits
+    for all of it, has little left to wait for.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.written = 0
+        self.error: BaseException | None = None
+        self._started = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        total = len(view)
+        try:
+            while view and self.error is None:
+                count = os.write(self.descriptor, view)
+                self.written += count
+                view = view[count:]
+                if self.written - self._started >= _EARLY:
+                    self._start_writing_back()
+        except BaseException as error:  # an interrupt too: it is raised again by `check`
+            self.error = error
+        return total
+
+    def _start_writing_back(self) -> None:
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):  # advice only
+                length = self.written - self._started
+                os.posix_fadvise(self.descriptor, self._started, length, os.POSIX_FADV_DONTNEED)
+        self._started = self.written
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+def save_sealed(
+    path: Path, state: dict[str, Any], header: dict[str, Any], check: Callable[[Path], None] | None = None
+) -> None:
+    """Write `state` with ``torch.save``, sealed with `header`, durably: when this returns, a power cut cannot undo it.
+
+    Args:
+        path: the file to make.
+        state: what ``torch.save`` takes.
+        header: see `bitdial.training.checkpoint.sealing.seal`.
+        check: called with the temporary file when that is complete; what it raises stops the save.
+
+    Raises:
+        OSError: nothing has changed in the folder, unless only the folder itself could not be flushed.
+        Exception: what ``torch.save`` raises for a state that cannot be pickled; nothing has changed then either.
+    """
+    with _replacing(path) as descriptor:
+        sink = _Sink(descriptor)
+        buffer = io.BufferedWriter(sink, _BUFFER)
+        with _record_checksums():
+            torch.save(state, buffer)
+        buffer.flush()
+        sink.check()
+        seal(descriptor, sink.written, header)
+        if check is not None:
+            check(temporary_path(path))
+
+
+def save_text(path: Path, text: str) -> None:
+    """Replace a small text file durably.
+
+    Raises:
+        OSError: the earlier content is still in place.
+    """
+    with _replacing(path) as descriptor:
+        data = memoryview(text.encode())
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[int]:
+    """Give a descriptor of a temporary file beside `path`; on success make it `path`, on failure remove it."""
+    temporary = temporary_path(path)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
+    _descriptors.add(descriptor)
+    try:
+        if not _lock(descriptor):
+            raise BlockingIOError(errno.EAGAIN, "another process is writing this very file")
+        try:
+            os.ftruncate(descriptor, 0)
+            yield descriptor
+            os.fsync(descriptor)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    finally:
+        _descriptors.discard(descriptor)
+        os.close(descriptor)
+    sync_folder(path.parent)
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the name under which `path` is written until it is whole."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable (a rename is not, until its folder is flushed)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(temporary: Path) -> bool:
+    """Remove what a killed save left, unless a living process is writing it; return whether it was removed."""
+    try:
+        descriptor = os.open(temporary, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        if not _lock(descriptor):
+            return False
+        temporary.unlink(missing_ok=True)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def remove(paths: list[Path]) -> tuple[list[OSError], threading.Thread | None]:
+    """Remove files; their names are gone on return, their space is given back by the returned thread.
+
+    Freeing the cached pages of a large file takes about as long as writing half of it: the training need not wait.
+
+    Returns:
+        The failures (a file that is gone already is none), and the thread to join, if any.
+    """
+    failures, descriptors = [], []
+    for path in paths:
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+            descriptors.append(descriptor)
+            _descriptors.add(descriptor)
+            path.unlink()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            failures.append(error)
+    if not descriptors:
+        return failures, None
+    thread = threading.Thread(target=_close, args=(descriptors,), name="bitdial-checkpoint-space")
+    thread.start()
+    return failures, thread
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        _descriptors.discard(descriptor)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Mark the file as being written by a living process; a kill of any kind releases the mark."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def _record_checksums() -> Iterator[None]:
+    """Have torch compute the records' CRC, which the seal relies on, also where a user switched that off."""
+    if get_crc32_options():
+        yield
+        return
+    set_crc32_options(True)
+    try:
+        yield
+    finally:
+        set_crc32_options(False)

@@ -1,0 +1,163 @@
+"""Resuming from whatever the user has: a run folder, a file, an older checkpoint, a bare state dict."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bitdial.errors import BitdialError
+from bitdial.training.checkpoint import CheckpointManager, read_checkpoint
+
+MODEL = torch.nn.Linear(2, 2)
+
+
+def text(notes: list[str]) -> str:
+    return " | ".join(notes)
+
+
+def test_a_run_folder_its_checkpoints_and_a_file(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path / "checkpoints")
+    for epoch in range(3):
+        path = manager.save_checkpoint(
+            epoch, MODEL.state_dict(), {"x": 1}, 0.5, scheduler_state_dict={"last_epoch": 3}, rng_state=torch.ones(2)
+        )
+    for given in (tmp_path, str(tmp_path), tmp_path / "checkpoints", path):
+        loaded = read_checkpoint(given)
+        assert (loaded.path, loaded.state["epoch"], loaded.notes) == (path, 2, [])
+        assert torch.equal(loaded.state["model_state_dict"]["weight"], MODEL.weight)
+
+
+def test_each_missing_part_is_noted(tmp_path: Path) -> None:
+    CheckpointManager(tmp_path).save_checkpoint(4, MODEL.state_dict(), None, 0.5)
+    notes = read_checkpoint(tmp_path, expected=("optimizer_state_dict", "epoch", "ema_state_dict")).notes
+    assert len(notes) == 2
+    assert "no optimizer_state_dict: the optimizer starts afresh" in notes[0]
+    assert "no ema_state_dict: it is not restored" in notes[1]
+
+
+def test_a_plain_state_dict(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    for state in (MODEL.state_dict(), dict(MODEL.named_parameters())):
+        torch.save(state, path)
+        loaded = read_checkpoint(path)
+        MODEL.load_state_dict(loaded.state["model_state_dict"])
+        for words in ("no checksum", "plain state dict", "no optimizer_state_dict", "no scheduler_state_dict"):
+            assert words in text(loaded.notes)
+    torch.save(MODEL.state_dict(), path, _use_new_zipfile_serialization=False)  # as torch wrote before 1.6
+    assert torch.equal(read_checkpoint(path).state["model_state_dict"]["weight"], MODEL.weight)
+
+
+@pytest.mark.parametrize(
+    ("model_key", "optimizer_key"),
+    [("model_state_dict", "optimizer_state_dict"), ("model", "optimizer"), ("state_dict", "optimizer"), ("net", "opt")],
+)
+def test_an_older_checkpoint_with_only_model_and_optimizer(tmp_path: Path, model_key: str, optimizer_key: str) -> None:
+    path = tmp_path / "old.pt"
+    optimizer = torch.optim.Adam(MODEL.parameters())
+    torch.save({model_key: MODEL.state_dict(), optimizer_key: optimizer.state_dict(), "epoch": 9}, path)
+    loaded = read_checkpoint(path)
+    MODEL.load_state_dict(loaded.state["model_state_dict"])
+    assert loaded.state["epoch"] == 9
+    assert "no scheduler_state_dict" in text(loaded.notes)
+    if optimizer_key == "opt":
+        assert "no optimizer_state_dict" in text(loaded.notes)
+    else:
+        optimizer.load_state_dict(loaded.state["optimizer_state_dict"])
+        assert "optimizer" not in text(loaded.notes)
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_left_by_a_wrapper(tmp_path: Path, wrapper: str) -> None:
+    path = tmp_path / "wrapped.pt"
+    torch.save({wrapper + key: value for key, value in MODEL.state_dict().items()}, path)
+    loaded = read_checkpoint(path)
+    MODEL.load_state_dict(loaded.state["model_state_dict"])
+    assert f"took '{wrapper.split('.')[0]}.' off" in text(loaded.notes)
+
+
+def test_several_series_in_a_folder(tmp_path: Path) -> None:
+    for epoch, prefix in enumerate(("first", "second")):
+        CheckpointManager(tmp_path, prefix=prefix).save_checkpoint(epoch, MODEL.state_dict(), {}, 0.5)
+    with pytest.raises(BitdialError, match=r"several series of checkpoints \('first', 'second'\)"):
+        read_checkpoint(tmp_path)
+    assert read_checkpoint(tmp_path, prefix="second").state["epoch"] == 1
+    with pytest.raises(BitdialError, match="no checkpoint of the series 'third'"):
+        read_checkpoint(tmp_path, prefix="third")
+
+
+def write(path: Path, content: Any) -> None:
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is damaged: it is empty"),
+        (b"hello", "is not a checkpoint that torch.load can read"),
+        (b"PK\x03\x04 cut", "is damaged"),
+        (pickle.dumps({"a": 1}), "is not a checkpoint|has no model"),
+        ([1, 2], "holds a list, expected a dict"),
+        ({}, "has no model: .* got the keys none"),
+        ({"epoch": 3, "lr": 0.1}, "has no model: .* got the keys epoch, lr"),
+        (torch.ones(2), "holds a Tensor, expected a dict"),
+        ({"args": argparse.Namespace(a=1), "model": {}}, r"unsafe loading would give \(argparse\.Namespace\)"),
+    ],
+)
+def test_files_that_are_no_checkpoints(tmp_path: Path, content: Any, words: str) -> None:
+    path = tmp_path / "odd.pt"
+    write(path, content)
+    for read in (read_checkpoint, CheckpointManager(tmp_path).load):
+        if read is not read_checkpoint and "has no model" in words:
+            continue  # `load` gives back what is in the file
+        with pytest.raises(BitdialError, match=words) as caught:
+            read(path)
+        assert "odd.pt" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(BitdialError, match=r"no checkpoint in .*; give a run folder or a file"):
+        read_checkpoint(tmp_path)
+    torch.save(MODEL.state_dict(), tmp_path / "model_best.pt")
+    with pytest.raises(BitdialError, match=r"name one of its files: model_best\.pt"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(BitdialError, match=r"no checkpoint at .*; did you mean 'model_best\.pt'\?"):
+        read_checkpoint(tmp_path / "model_bset.pt")
+    with pytest.raises(BitdialError, match="no checkpoint at"):
+        read_checkpoint(tmp_path / "a" / "b")
+
+
+def test_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    def steps(model: torch.nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            model(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+
+    def start() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(1)
+        model = torch.nn.Linear(3, 3)
+        return model, torch.optim.AdamW(model.parameters(), lr=0.1)
+
+    model, optimizer = start()
+    steps(model, optimizer, 5)
+    with CheckpointManager(tmp_path, background=True) as manager:
+        rng = torch.get_rng_state()
+        manager.save_checkpoint(0, model.state_dict(), optimizer.state_dict(), 0.5, step=5, rng_state=rng)
+        steps(model, optimizer, 5)
+    resumed, its_optimizer = start()
+    state = CheckpointManager(tmp_path).load_latest().state
+    resumed.load_state_dict(state["model_state_dict"])
+    its_optimizer.load_state_dict(state["optimizer_state_dict"])
+    torch.set_rng_state(state["rng_state"])
+    steps(resumed, its_optimizer, 5)
+    for ours, theirs in zip(resumed.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
