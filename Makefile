@@ -58,7 +58,9 @@ $(DEV_STAMP): $(STAMP)
 
 constraints: $(DEV_STAMP)  ## pin the newest versions that all extras agree on
 	@$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[all,dev,bench]'
-	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | tr 'A-Z_' 'a-z-' | sort; } > constraints.new
+	@# setuptools: torch asks for it from Python 3.12 on, and pip freeze leaves it out
+	@{ sed -n '/^#/p;/^setuptools==/p' constraints.txt; \
+	   $(BIN)/python -m pip freeze --exclude-editable | tr 'A-Z_' 'a-z-' | sort; } > constraints.new
 	@mv constraints.new constraints.txt
 
 clean:  ## remove what the checks leave behind (runs/ and .venv/ stay)
