@@ -33,7 +33,7 @@ class _QuantizedProduct(torch.autograd.Function):
         clip: bool,
         arithmetic: Arithmetic,
     ) -> Tensor:
-        # Widths are copied: the dial may be turned before the backward pass (a teacher at 32 bits, a loss at two widths).
+        # Copies: the dial may be turned before the backward pass (a teacher at 32 bits, a loss at two widths).
         kept_bits = None if gradient_bits is None else gradient_bits.clone()
         ctx.save_for_backward(x, weight, low, high, activation_bits.clone(), kept_bits)
         ctx.clip, ctx.arithmetic, ctx.has_bias = clip, arithmetic, bias is not None

@@ -5,6 +5,7 @@ Widths are 0-dim buffers, so `torch.compile` sees tensors, not numbers: one grap
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
@@ -20,11 +21,22 @@ from bitdial.numerics.quantizers import GRANULARITIES
 RANGE_MOMENTUM = 0.1
 """Share of a new batch in the running range, once more than ten batches were seen (before: a plain average)."""
 
+_BUFFERS = ("weight_bits", "activation_bits", "gradient_bits", "range_low", "range_high", "range_batches")
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
+
 
 class QuantizedLayer(nn.Module):
     """What the quantized layers share: widths, ranges, and the way from an input to an output.
 
-    Buffers (all float32):
+    Buffers (all float32, also in a model that is moved to another dtype):
         weight_bits, activation_bits: 0-dim, the widths in force.
         gradient_bits: 0-dim, or None where gradients are never quantized.
         range_low, range_high: 0-dim, running average of the activations' minimum and maximum while training; what
@@ -42,6 +54,7 @@ class QuantizedLayer(nn.Module):
     range_low: Tensor
     range_high: Tensor
     range_batches: Tensor
+    range_momentum: float = RANGE_MOMENTUM
 
     def __init__(
         self,
@@ -81,7 +94,7 @@ class QuantizedLayer(nn.Module):
 
     @classmethod
     def from_float(cls, layer: nn.Module, **quantization: Any) -> Self:
-        """The same layer quantized: it takes over the very parameters of `layer`, its mode and its device.
+        """The same layer quantized: it takes over the very parameters of `layer`, its hooks, mode and device.
 
         Args:
             layer: the float layer of the kind that this class quantizes.
@@ -98,7 +111,28 @@ class QuantizedLayer(nn.Module):
             "granularity": None,
         }
         new._init_quantization(**(defaults | quantization))
+        for hooks in _HOOKS:  # the same dictionaries, so that handles made before still remove their hooks
+            setattr(new, hooks, getattr(layer, hooks))
         return new.train(layer.training)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move to another device or dtype; widths and ranges stay float32: half precision cannot count batches."""
+        before = {name: getattr(self, name) for name in _BUFFERS}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in before.items():
+            if buffer is not None and getattr(self, name).dtype != torch.float32:
+                setattr(self, name, buffer.to(getattr(self, name).device))
+        return self
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Load; a state of the float layer is good too: widths stay as they are, and the range is forgotten."""
+        own = {prefix + name for name in _BUFFERS}
+        of_float = prefix + "weight" in state_dict and own.isdisjoint(state_dict)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        if of_float:
+            missing: list[str] = rest[2]
+            missing[:] = [key for key in missing if key not in own]
+            self.reset_range()
 
     def reset_range(self) -> None:
         """Forget the running range of the activations (a fixed one stays)."""
@@ -114,7 +148,7 @@ class QuantizedLayer(nn.Module):
             low, high = min_max(x.detach())
             with torch.no_grad():
                 self.range_batches += 1
-                share = self.range_batches.reciprocal().clamp_min(RANGE_MOMENTUM)
+                share = self.range_batches.reciprocal().clamp_min(self.range_momentum)
                 self.range_low.lerp_(low, share)
                 self.range_high.lerp_(high, share)
             return low, high, False
@@ -142,9 +176,12 @@ class QuantizedLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """The layer's shape, its quantizer and the widths in force."""
-        bits = [f"weights={self.weight_bits.item():g}", f"activations={self.activation_bits.item():g}"]
-        if self.gradient_bits is not None:
-            bits.append(f"gradients={self.gradient_bits.item():g}")
+        widths = {"weights": self.weight_bits, "activations": self.activation_bits, "gradients": self.gradient_bits}
+        bits = [
+            f"{part}=?" if width.is_meta else f"{part}={width.item():g}"
+            for part, width in widths.items()
+            if width is not None
+        ]
         return f"{super().extra_repr()}, {self.quantizer.name}: {', '.join(bits)}"
 
 
