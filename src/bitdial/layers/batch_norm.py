@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitdial.errors import BitdialError
@@ -16,6 +16,17 @@ from bitdial.layers.quantized import QuantizedLayer
 
 def _first_of(model: nn.Module, batch: Any) -> Any:
     return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+def _check(model: object, batches: object, limit: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
+    if isinstance(batches, (Tensor, str, bytes)) or not isinstance(batches, Iterable):
+        raise BitdialError(
+            f"batches must be an iterable of batches, got {type(batches).__name__}; pass a loader or a list of batches"
+        )
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise BitdialError(f"limit must be a whole number from 1 up, or None for all batches, got {limit!r}")
 
 
 @torch.no_grad()
@@ -41,16 +52,23 @@ def reestimate_batch_norm(
         The number of batches used.
 
     Raises:
-        BitdialError: there was not one batch (the statistics are then as before).
+        BitdialError: there was not one batch, or an argument is of another kind than said above.
+
+    Whatever goes wrong, also in `forward`, the statistics are then as before.
     """
+    _check(model, batches, limit)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     ranged = [m for m in model.modules() if isinstance(m, QuantizedLayer)]
     iterator = islice(batches, limit)
-    first = next(iter(iterator), None)
-    if first is None:
-        raise BitdialError("batches must hold at least one batch to estimate statistics from, got none")
+    first = list(islice(iterator, 1))
+    if not first:
+        raise BitdialError(
+            "batches must hold at least one batch to estimate statistics from, got none; a generator gives its batches only once"
+        )
     modes = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}
+    range_momenta = {layer: layer.range_momentum for layer in ranged}
+    before = [(buffer, buffer.clone()) for module in (*norms, *ranged) for buffer in module.buffers(recurse=False)]
     model.eval()
     used = 0
     try:
@@ -60,13 +78,20 @@ def reestimate_batch_norm(
             norm.train()
         for layer in ranged:
             layer.reset_range()
+            layer.range_momentum = 0.0
             layer.train()
-        for batch in (first, *iterator):
+        for batch in chain(first, iterator):
             forward(model, batch)
             used += 1
+    except BaseException:
+        for buffer, value in before:
+            buffer.copy_(value)
+        raise
     finally:
         for norm, momentum in momenta.items():
             norm.momentum = momentum
+        for layer, momentum in range_momenta.items():
+            layer.range_momentum = momentum
         for module, mode in modes.items():
             module.training = mode
     return used
