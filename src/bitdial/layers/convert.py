@@ -32,13 +32,15 @@ def match_layers(names: Sequence[str], pattern: str) -> list[str]:
     Raises:
         BitdialError: nothing matches; the message gives the nearest name.
     """
+    if not isinstance(pattern, str):
+        raise BitdialError(f'a layer pattern must be a text such as "layer1.*", got {pattern!r}; give the name')
     if pattern == FIRST:
         return list(names[:1])
     if pattern == LAST:
         return list(names[-1:])
     found = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
     if not found:
-        near = suggest(pattern, names) or f"; the layers are {', '.join(names) or '(none)'}"
+        near = suggest(pattern, (*names, FIRST, LAST)) or f"; the layers are {', '.join(names) or '(none)'}"
         raise BitdialError(f"layer pattern must match a layer that can be quantized, got {pattern!r}{near}")
     return found
 
@@ -55,7 +57,8 @@ def quantize(
 ) -> nn.Module:
     """Swap the linear and convolution layers of a model for quantized ones, in place.
 
-    Parameters are kept: the same objects, so that an optimizer or a state dict made before stays good.
+    Parameters are kept: the same objects, so that an optimizer or a state dict made before stays good. Only layers of
+    exactly these classes are swapped: a subclass may compute something else.
 
     Args:
         model: any module. Where the model itself is one layer, use what is returned.
@@ -65,7 +68,8 @@ def quantize(
         quantizer: ``"uniform"`` or ``"dorefa"``.
         granularity: one weight range per output ``"channel"`` or one per ``"tensor"``; None: the quantizer's own.
         skip: names or patterns of layers to leave in floating point; ``<first>`` and ``<last>`` are the first and the
-            last layer of the model in order of definition (usual practice, and the default).
+            last layer of the model in order of definition (usual practice, and the default). Where the model itself is
+            one layer, that layer is always swapped.
 
     Returns:
         The model. `skipped_layers` tells what was left alone and why.
@@ -80,40 +84,61 @@ def quantize(
         "quantizer": quantizer,
         "granularity": granularity,
     }
+    if not isinstance(model, nn.Module):
+        raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
+    if isinstance(skip, str):
+        skip = (skip,)
+    if not isinstance(skip, Sequence):
+        raise BitdialError(
+            f'skip must be names or patterns such as ("<first>", "fc"), got {skip!r}; skip=() skips none'
+        )
     if any(isinstance(module, QuantizedLayer) for module in model.modules()):
         raise BitdialError(
             "model must be unquantized, got one with quantized layers; turn its widths with BitDial(model)"
         )
     QuantLinear(1, 1, **options)  # refuses bad options before anything is changed
     modules = dict(model.named_modules())
-    names = [name for name, module in modules.items() if type(module) in _KINDS]
-    if not names:
-        raise BitdialError(f"model must have Linear, Conv1d or Conv2d layers, got {type(model).__name__} with none")
     skipped = _reasons(modules)
-    if isinstance(skip, str):
-        skip = (skip,)
+    names = [name for name, module in modules.items() if type(module) in _KINDS and name not in skipped]
+    if not names:
+        found = "; ".join(f"{name or 'the model'}: {reason}" for name, reason in skipped.items()) or "none"
+        raise BitdialError(f"model must have Linear, Conv1d or Conv2d layers, got {type(model).__name__} with {found}")
+    if names == [""]:
+        whole = _KINDS[type(model)].from_float(model, **options)
+        setattr(whole, _REPORT, {})
+        return whole
     for pattern in skip:
         for name in match_layers(names, pattern):
             skipped.setdefault(name, f"skipped as {pattern}")
-    if len(set(names) - set(skipped)) == 0 and names != [""]:
+    if len(set(names) - set(skipped)) == 0:
         raise BitdialError(
             f"skip must leave a layer to quantize, got {list(skip)} which covers all {len(names)}; pass skip=()"
         )
-    for name in names:
-        if name not in skipped or name == "":
-            layer = modules[name]
-            new = _KINDS[type(layer)].from_float(layer, **options)
-            if name == "":
-                model = new
-            else:
-                _replace(modules, layer, new)
-    setattr(model, _REPORT, skipped)
+    swaps = {
+        modules[name]: _KINDS[type(modules[name])].from_float(modules[name], **options)
+        for name in names
+        if name not in skipped
+    }
+    for module in modules.values():
+        _swap_children(module, swaps)
+    setattr(model, _REPORT, {name: skipped[name] for name in modules if name in skipped})
     return model
 
 
 def skipped_layers(model: nn.Module) -> dict[str, str]:
-    """Layers of a quantized model that were left in floating point: name -> reason."""
-    return dict(getattr(model, _REPORT, {}))
+    """Layers of a quantized model that were left in floating point: name -> reason.
+
+    Args:
+        model: what `quantize` gave, bare or wrapped; names are those before it was wrapped.
+
+    Raises:
+        BitdialError: the model did not go through `quantize`.
+    """
+    if isinstance(model, nn.Module):
+        for module in model.modules():
+            if _REPORT in vars(module):
+                return dict(vars(module)[_REPORT])
+    raise BitdialError(f"model must have gone through bitdial.quantize, got {type(model).__name__} that has not")
 
 
 def _reasons(modules: dict[str, nn.Module]) -> dict[str, str]:
@@ -121,14 +146,23 @@ def _reasons(modules: dict[str, nn.Module]) -> dict[str, str]:
     reasons = {}
     for name, module in modules.items():
         kind = type(module)
-        if kind not in _KINDS and _PRODUCTS.match(kind.__name__):
+        if kind in _KINDS:
+            if module._parameters.get("weight") is None:
+                reasons[name] = "its weight is computed by a hook (weight_norm, spectral_norm, pruning)"
+        elif isinstance(module, tuple(_KINDS)):
+            reasons[name] = f"{kind.__name__} is a class of its own, whose computation may differ"
+        elif _PRODUCTS.match(kind.__name__):
             reasons[name] = f"{kind.__name__} has no quantized form"
     return reasons
 
 
-def _replace(modules: dict[str, nn.Module], old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `old` is a child; a layer that is used in two places stays one layer."""
-    for parent in modules.values():
-        for key, child in parent.named_children():
-            if child is old:
-                setattr(parent, key, new)
+def _swap_children(parent: nn.Module, swaps: dict[nn.Module, nn.Module]) -> None:
+    """Put the new layers in place of the old; a layer that is used in two places stays one layer."""
+    for key, child in parent._modules.items():  # named_children() would leave out a child's second place
+        if child in swaps:
+            setattr(parent, key, swaps[child])
+    # In evaluation torch's transformer layers hand the bare weights to one fused kernel, past their own linear layers.
+    if isinstance(parent, nn.TransformerEncoderLayer):
+        parent.activation_relu_or_gelu = 0
+    if isinstance(parent, nn.TransformerEncoder):
+        parent.use_nested_tensor = False

@@ -88,7 +88,7 @@ class BitDial:
             BitdialError: a width outside [1, 32], a list of the wrong length, a pattern without a match, or gradient
                 widths for a model that was built without gradient quantization.
         """
-        chosen = match_layers(self.names, layers)
+        chosen = self.names if layers == "*" else match_layers(self.names, layers)
         wanted = {"weights": bits, "activations": bits}
         for part, value in zip(_PARTS, (weights, activations, gradients), strict=True):
             if value is not None:

@@ -1,0 +1,58 @@
+"""The scheduler of cyclic precision training, for any loop."""
+
+from __future__ import annotations
+
+import statistics
+
+from torch import nn
+
+from bitdial import schedules
+from bitdial.layers import BitDial, PrecisionScheduler
+from bitdial.recipes.cyclic.config import CyclicPrecisionConfig
+
+
+class CyclicPrecisionScheduler(PrecisionScheduler):
+    """Cycles the precision of a model as a `CyclicPrecisionConfig` says.
+
+    The dial stands at iteration 0 from the start; call `step` after each training step::
+
+        scheduler = CyclicPrecisionScheduler(model, CyclicPrecisionConfig(bit_width_pattern=[8, 4, 2, 4, 8]))
+        for x, y in loader:
+            ...                 # forward, backward, optimizer.step()
+            scheduler.step()
+
+    Its state is one number, and the widths are a pure function of it: the same on every rank, exact on resume.
+
+    Args:
+        model_or_dial: a quantized model, or a dial of one.
+        config: how the precision moves.
+
+    Raises:
+        BitdialError: the model has no quantized layers, or gradient_bits below 32 for a model built without gradients.
+    """
+
+    def __init__(self, model_or_dial: nn.Module | BitDial, config: CyclicPrecisionConfig | None = None) -> None:
+        self.config = config or CyclicPrecisionConfig()
+        super().__init__(model_or_dial, self.config.layer_schedule(), gradients=self.config.gradient_bits)
+
+    @property
+    def cycle(self) -> int:
+        """Index of the running cycle, from 0."""
+        return self.iteration // self.config.cycle_length
+
+    @property
+    def position(self) -> int:
+        """Iteration within the running cycle, from 0."""
+        return self.iteration % self.config.cycle_length
+
+    @property
+    def at_cycle_boundary(self) -> bool:
+        """Whether this iteration is the first of a cycle."""
+        return self.position == 0
+
+    @property
+    def lr_scale(self) -> float:
+        """Factor on the learning rate at the mean width over the layers; 1 unless ``adjust_lr_with_bits``."""
+        if not self.config.adjust_lr_with_bits:
+            return 1.0
+        return schedules.interpolate_factors(self.config.lr_scale_factors, statistics.fmean(self.bits))
