@@ -63,7 +63,8 @@ def reestimate_batch_norm(
     first = list(islice(iterator, 1))
     if not first:
         raise BitdialError(
-            "batches must hold at least one batch to estimate statistics from, got none; a generator gives its batches only once"
+            "batches must hold at least one batch to estimate statistics from, got none; "
+            "a generator gives its batches only once"
         )
     modes = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}

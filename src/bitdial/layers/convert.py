@@ -114,7 +114,7 @@ def quantize(
         raise BitdialError(
             f"skip must leave a layer to quantize, got {list(skip)} which covers all {len(names)}; pass skip=()"
         )
-    swaps = {
+    swaps: dict[nn.Module, nn.Module] = {
         modules[name]: _KINDS[type(modules[name])].from_float(modules[name], **options)
         for name in names
         if name not in skipped
