@@ -10,7 +10,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Networks of a few hundred weights: a second thread only waits, for milliseconds an operation on a busy machine."""
+    """Networks of a few hundred weights: on a busy machine a second thread costs milliseconds an operation."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

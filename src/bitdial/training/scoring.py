@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from bitdial.errors import BitdialError, suggest
@@ -18,11 +19,11 @@ Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 
 def scores_of(evaluate: Evaluate, model: nn.Module, fabric: Fabric) -> dict[str, float]:
-    """Return what `evaluate` says of `model`, in eval mode; random generators and modes end as they were.
+    """Return what `evaluate` says of `model`, in eval mode without gradients; generators and modes end as they were.
 
     With several processes all evaluate, and all get rank 0's scores, so that they decide alike.
     """
-    with preserved_random_state(), _eval_mode(model):
+    with torch.no_grad(), preserved_random_state(), _eval_mode(model):
         scores = {name: float(score) for name, score in evaluate(model).items()}
     return fabric.broadcast(scores) if fabric.world_size > 1 else scores
 

@@ -1,0 +1,108 @@
+"""Two processes over gloo train one model, stop together and resume exactly."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bitdial.errors import BitdialError, RunInterrupted
+from bitdial.training import Classification, Hook, LoopConfig, RunFolder, TrainingState, fit, make_fabric
+from tests.training.running import FileSaver, config, differences, load, network, train
+
+
+class Interrupt(Hook):
+    """Press Ctrl-C in one process only."""
+
+    def before_step(self, state: TrainingState) -> None:
+        if state.step == 3 and state.fabric.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def in_each_process(fabric: Any, root: str) -> None:
+    """Runs in both processes; what it finds goes to files."""
+    torch.set_num_threads(1)
+    rank, root_path = fabric.global_rank, Path(root)
+    found: dict[str, Any] = {}
+    folder = RunFolder.create("two", {"devices": 2}, root=root_path / "runs", fabric=fabric)
+    found["folder"] = str(folder.path)
+    for name, stop, resumed_from in (("whole", None, None), ("parts", 5, None), ("parts", None, "parts")):
+        place = root_path / name
+        place.mkdir(exist_ok=True)
+        fabric.barrier()
+        resume = load(sorted((root_path / resumed_from / "checkpoints").iterdir())[-1]) if resumed_from else None
+        fabric.barrier()
+        settings = config(stop_check_interval=1, log_interval=3)
+        state, _ = train(place, stop=stop, resume=resume, fabric=fabric, settings=settings)
+        if state is not None:
+            found[name] = state.state_dict()
+            found[name].pop("seconds")
+            fabric.barrier()
+    found["interrupt"] = interrupted_together(fabric, root_path / "interrupted")
+    found["refused"] = refused(fabric, root_path)
+    torch.save(found, root_path / f"rank{rank}.pt")
+
+
+def interrupted_together(fabric: Any, folder: Path) -> str:
+    model = network()
+    batches = [(torch.randn(4, 12), torch.zeros(4, dtype=torch.int64))] * 40
+    try:
+        fit(
+            fabric, model, torch.optim.SGD(model.parameters(), lr=0.1), Classification(), batches,
+            LoopConfig(epochs=1, stop_check_interval=5), hooks=[Interrupt()], checkpoints=FileSaver(folder),
+        )  # fmt: skip
+    except RunInterrupted as error:
+        return str(error)
+    return "not interrupted"
+
+
+def refused(fabric: Any, folder: Path) -> str:
+    """One process cannot make the folder: both must hear of it."""
+    try:
+        RunFolder.create("two", {}, run_dir=folder, fabric=fabric)
+    except BitdialError as error:
+        return str(error)
+    return "not refused"
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    fabric = make_fabric(devices=2, strategy="ddp_spawn", accelerator="cpu")
+    fabric.launch(in_each_process, str(tmp_path))
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+
+    for name in ("whole", "parts"):  # one model: equal parameters and optimizer; running statistics are rank 0's
+        different = differences(first[name]["model_state_dict"], second[name]["model_state_dict"])
+        assert [place for place in different if "running" not in place] == []
+        assert differences(first[name]["optimizer_state_dict"], second[name]["optimizer_state_dict"]) == []
+        assert differences(first[name]["recorder"], second[name]["recorder"]) == []
+    rngs = first["whole"]["rng_state"]
+    assert len(rngs) == 2
+    assert differences(rngs[0]["torch"], rngs[1]["torch"]) != []  # each process has its own dropout
+
+    assert differences(first["parts"], first["whole"]) == []  # stopped and resumed is never stopped
+    assert (tmp_path / "parts" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
+
+    assert first["folder"] == second["folder"] == str(tmp_path / "runs" / "two-1")
+    assert "after step 5 of 40" in first["interrupt"]  # Ctrl-C came in step 4, in the other process
+    assert "stopped by another process" in first["interrupt"]
+    assert "stopped by SIGINT after step 5 of 40" in second["interrupt"]
+    assert "already holds files" in first["refused"]
+    assert first["refused"] == second["refused"]
+
+
+def test_the_mean_gradient_of_two_processes_is_that_of_one_large_batch(tmp_path: Path) -> None:
+    """Checked in one process: two shares, averaged as DistributedDataParallel does, against the whole batch."""
+    torch.manual_seed(0)
+    model, inputs, labels = torch.nn.Linear(12, 4), torch.randn(8, 12), torch.arange(8) % 4
+    task = Classification()
+    shares = []
+    for part in (slice(0, 4), slice(4, 8)):
+        model.zero_grad()
+        task.loss(model, (inputs[part], labels[part])).loss.backward()
+        shares.append(model.weight.grad.clone())  # type: ignore[union-attr]
+    model.zero_grad()
+    task.loss(model, (inputs, labels)).loss.backward()
+    torch.testing.assert_close(model.weight.grad, (shares[0] + shares[1]) / 2)
