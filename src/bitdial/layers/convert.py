@@ -98,7 +98,7 @@ def quantize(
         )
     QuantLinear(1, 1, **options)  # refuses bad options before anything is changed
     modules = dict(model.named_modules())
-    skipped = _reasons(modules)
+    skipped = reasons_against(modules)
     names = [name for name, module in modules.items() if type(module) in _KINDS and name not in skipped]
     if not names:
         found = "; ".join(f"{name or 'the model'}: {reason}" for name, reason in skipped.items()) or "none"
@@ -141,7 +141,7 @@ def skipped_layers(model: nn.Module) -> dict[str, str]:
     raise BitdialError(f"model must have gone through bitdial.quantize, got {type(model).__name__} that has not")
 
 
-def _reasons(modules: dict[str, nn.Module]) -> dict[str, str]:
+def reasons_against(modules: dict[str, nn.Module]) -> dict[str, str]:
     """Layers that compute products and cannot be quantized, each with the reason."""
     reasons = {}
     for name, module in modules.items():

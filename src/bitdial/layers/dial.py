@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
 from bitdial.layers.convert import match_layers
+from bitdial.layers.names import plain_names
 from bitdial.layers.quantized import QuantizedLayer
 from bitdial.numerics import check_bits
 
@@ -38,7 +39,9 @@ class BitDial:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        layers = {_plain(name): m for name, m in model.named_modules() if isinstance(m, QuantizedLayer)}
+        if not isinstance(model, nn.Module):
+            raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
+        layers = {name: m for name, m in plain_names(model).items() if isinstance(m, QuantizedLayer)}
         if not layers:
             raise BitdialError("model must have quantized layers, got none; call bitdial.quantize(model) first")
         self._layers = layers
@@ -144,24 +147,19 @@ class BitDial:
         """
         widths: dict[str, Any] = {}
         for part in _PARTS:
-            if part not in state or set(state[part]) != set(self.names):
+            given = state.get(part, {}) if isinstance(state, Mapping) else state
+            if not isinstance(given, Mapping) or set(given) != set(self.names):
+                got = (", ".join(map(str, given)) or "none") if isinstance(given, Mapping) else type(given).__name__
                 raise BitdialError(
                     f"dial state must have {part} for the layers {', '.join(self.names)}, "
-                    f"got {', '.join(state.get(part, {})) or 'none'}; load it into the model that it came from"
+                    f"got {got}; load it into the model that it came from"
                 )
-            widths[part] = [state[part][name] for name in self.names]
+            widths[part] = [given[name] for name in self.names]
         self.set(**widths)
 
     def _read(self, part: str) -> list[float]:
         buffers = [getattr(layer, _BUFFERS[part]) for layer in self._layers.values()]
         return [32.0 if buffer is None else float(buffer.item()) for buffer in buffers]
-
-
-def _plain(name: str) -> str:
-    """A layer's name without what wrappers put before it."""
-    for wrapper in ("_orig_mod", "_forward_module", "module"):
-        name = ".".join(part for part in name.split(".") if part != wrapper) if wrapper in name.split(".") else name
-    return name
 
 
 def _spread(value: Bits, chosen: Sequence[str]) -> Sequence[Any]:

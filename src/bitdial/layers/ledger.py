@@ -7,15 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
-
-import torch
-from torch import Tensor, nn
+from typing import Literal, NamedTuple
 
 from bitdial.errors import BitdialError
 from bitdial.layers.dial import Bits
-from bitdial.layers.quantized import QuantizedLayer
-from bitdial.numerics import UNQUANTIZED
+from bitdial.numerics import UNQUANTIZED, check_bits
 
 
 class BitOps(NamedTuple):
@@ -63,15 +59,18 @@ class Ledger:
     """Per-layer costs of a model for one example.
 
     Attributes:
-        rows: the layers that compute products, in the order of their first use.
+        rows: the linear and convolution layers that were reached, in the model's order of definition, as in a dial.
         other_values: parameters and buffers outside those layers (norms), stored at 32 bits.
         count: ``"layer"``: every layer at its own widths, unquantized ones at 32, no gradient for the model's input.
             ``"cpt"``: as the Cyclic Precision Training paper counts, one width for the whole model, all layers alike.
+        uncounted: modules that may compute products and are not in `rows`: attention, recurrent and other kinds without
+            a count, and layers that the example did not reach.
     """
 
     rows: tuple[LedgerRow, ...]
     other_values: int
     count: Literal["layer", "cpt"] = "layer"
+    uncounted: tuple[str, ...] = ()
 
     @property
     def macs(self) -> int:
@@ -88,7 +87,7 @@ class Ledger:
                 when the ledger was taken if None.
 
         Raises:
-            BitdialError: a list whose length is not the number of quantized layers.
+            BitdialError: a width outside [1, 32], or a list whose length is not the number of quantized layers.
         """
         columns = (
             self._widths(weights, "weight_bits"),
@@ -138,90 +137,20 @@ class Ledger:
             f"{total.forward:.4g} forward + {total.input_gradient:.4g} input gradient + "
             f"{total.weight_gradient:.4g} weight gradient; {self.size_bytes():,} bytes packed"
         )
+        if self.uncounted:
+            lines.append(f"not counted: {', '.join(self.uncounted)}")
         return "\n".join(lines)
 
     def _widths(self, bits: Bits | None, part: str) -> list[float]:
         if bits is None:
             return [getattr(row, part) for row in self.rows]
         quantized = sum(row.quantized for row in self.rows)
-        if isinstance(bits, Sequence):
+        one_each = isinstance(bits, Sequence) and not isinstance(bits, str)
+        if isinstance(bits, Sequence) and one_each:
             if len(bits) != quantized:
                 raise BitdialError(f"a list of bits must have one for each of the {quantized} layers, got {len(bits)}")
-            turned = iter(bits)
+            turned = iter([check_bits(width) for width in bits])
         else:
-            turned = iter([bits] * len(self.rows))
-        everywhere = self.count == "cpt" and not isinstance(bits, Sequence)
-        return [float(next(turned)) if row.quantized or everywhere else UNQUANTIZED for row in self.rows]
-
-
-def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"] = "layer") -> Ledger:
-    """Take the ledger of a model by running one example through it.
-
-    Args:
-        model: quantized or not; nothing in it is changed, random state included.
-        example_input: what the model takes, with a batch dimension; a tuple is passed as separate arguments.
-        count: see `Ledger`.
-
-    Returns:
-        The ledger, per example: the batch dimension is divided out.
-
-    Raises:
-        BitdialError: no linear or convolution layer was reached, or `count` is unknown.
-    """
-    if count not in ("layer", "cpt"):
-        raise BitdialError(f"count must be 'layer' or 'cpt', got {count!r}")
-    arguments = example_input if isinstance(example_input, tuple) else (example_input,)
-    batch = max(next((len(a) for a in arguments if isinstance(a, Tensor) and a.dim()), 1), 1)
-    rows: dict[str, LedgerRow] = {}
-
-    def record(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        weight: Tensor = layer.weight  # type: ignore[assignment]
-        macs = output.numel() // batch * (weight.numel() // weight.shape[0])
-        quantized = isinstance(layer, QuantizedLayer)
-        bits = [getattr(layer, f"{part}_bits", None) for part in ("weight", "activation", "gradient")]
-        w, a, g = (UNQUANTIZED if b is None else float(b.item()) for b in bits)
-        before = rows.get(name)
-        bias = getattr(layer, "bias", None)
-        rows[name] = LedgerRow(
-            name=name,
-            kind=type(layer).__name__,
-            macs=macs + (before.macs if before else 0),
-            weights=weight.numel(),
-            parameters=weight.numel() + (bias.numel() if bias is not None else 0),
-            scales=weight.shape[0] if getattr(layer, "granularity", "") == "channel" else 1,
-            quantized=quantized,
-            needs_input_gradient=inputs[0].requires_grad or bool(before and before.needs_input_gradient),
-            weight_bits=w,
-            activation_bits=a,
-            gradient_bits=g,
-        )
-
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))}
-    handles = [
-        layer.register_forward_hook(lambda m, i, o, name=name: record(name, m, i, o)) for name, layer in layers.items()
-    ]
-    modes = {module: module.training for module in model.modules()}
-    parameters = list(model.parameters())
-    frozen = [p.requires_grad for p in parameters]
-    try:
-        model.eval()
-        for parameter in parameters:  # a frozen layer still hands its input's gradient on
-            parameter.requires_grad_(parameter.is_floating_point())
-        with torch.random.fork_rng(), torch.enable_grad():
-            model(*arguments)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
-        for parameter, needed in zip(parameters, frozen, strict=True):
-            parameter.requires_grad_(needed)
-    if not rows:
-        raise BitdialError(f"model must have Linear, Conv1d or Conv2d layers, got {type(model).__name__} with none")
-    # The dial's order is the model's order of definition, so that lists of widths mean the same in both.
-    ordered = tuple(rows[name] for name in layers if name in rows)
-    counted = sum(row.parameters for row in ordered)
-    buffers = sum(
-        b.numel() for m in model.modules() if not isinstance(m, QuantizedLayer) for b in m.buffers(recurse=False)
-    )
-    return Ledger(ordered, sum(p.numel() for p in parameters) - counted + buffers, count)
+            turned = iter([check_bits(bits)] * len(self.rows))
+        everywhere = self.count == "cpt" and not one_each
+        return [next(turned) if row.quantized or everywhere else UNQUANTIZED for row in self.rows]

@@ -201,9 +201,9 @@ class QuantLinear(QuantizedLayer, nn.Linear):
 
     _shape = ("in_features", "out_features")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Output ``(..., out)``."""
-        return self._product(x, LinearArithmetic())
+        return self._product(input, LinearArithmetic())
 
 
 class _QuantConv(QuantizedLayer):
@@ -227,9 +227,9 @@ class _QuantConv(QuantizedLayer):
     padding_mode: Any
     _reversed_padding_repeated_twice: list[int]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Output ``(batch, out, *space)``."""
-        padding = self.padding
+        x, padding = input, self.padding
         if self.padding_mode != "zeros":
             x = functional.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = (0,) * len(self.stride)

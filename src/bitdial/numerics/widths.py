@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from numbers import Real
 
 import torch
@@ -40,7 +41,7 @@ def check_bits(bits: object, where: str = "") -> float:
     place = f" for {where}" if where else ""
     advice = "give a width from 1 to 16, or 32 for unquantized"
     if isinstance(bits, bool) or not isinstance(bits, Real):
-        raise BitdialError(f"bits must be a number in [1, 32], got {bits!r}{place}; {advice}")
+        raise BitdialError(f"bits must be a number in [1, 32], got {reprlib.repr(bits)}{place}; {advice}")
     value = float(bits)
     if not (math.isfinite(value) and 1.0 <= value <= UNQUANTIZED):
         raise BitdialError(f"bits must be in [1, 32], got {bits!r}{place}; {advice}")
