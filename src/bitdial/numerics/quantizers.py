@@ -46,7 +46,7 @@ def get_quantizer(name: str) -> Quantizer:
     Raises:
         BitdialError: there is none of that name; the message lists those there are.
     """
-    if name not in QUANTIZERS:
+    if not isinstance(name, str) or name not in QUANTIZERS:
         known = ", ".join(QUANTIZERS)
         raise BitdialError(f"quantizer must be one of {known}, got {name!r}{suggest(str(name), QUANTIZERS)}")
     return QUANTIZERS[name]
