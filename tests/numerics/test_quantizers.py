@@ -1,0 +1,45 @@
+"""Quantizers by name."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+from bitdial.errors import BitdialError
+from bitdial.numerics import GRANULARITIES, QUANTIZERS, get_quantizer
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_each_is_found_under_its_own_name(name: str) -> None:
+    quantizer = get_quantizer(name)
+    assert quantizer.name == name
+    assert quantizer.granularity in GRANULARITIES
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_copies_and_pickles_keep_the_functions(name: str) -> None:
+    quantizer = get_quantizer(name)
+    assert copy.deepcopy(quantizer) == quantizer
+    assert pickle.loads(pickle.dumps(quantizer)) == quantizer
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Uniform", "unifrom", "lsq", "dorefa ", None, 3, True, ["uniform"], {}, b"uniform", get_quantizer]
+)
+def test_an_unknown_name_lists_the_known_ones(name: Any) -> None:
+    with pytest.raises(BitdialError, match=r"^quantizer must be one of uniform, dorefa, got ") as caught:
+        get_quantizer(name)
+    assert repr(name) in str(caught.value)
+
+
+def test_a_typo_gets_the_nearest_name() -> None:
+    with pytest.raises(BitdialError, match=r"got 'unifrom'; did you mean 'uniform'\?"):
+        get_quantizer("unifrom")
+
+
+def test_the_table_cannot_be_changed_by_accident() -> None:
+    with pytest.raises(TypeError):
+        QUANTIZERS["mine"] = QUANTIZERS["uniform"]  # type: ignore[index]
