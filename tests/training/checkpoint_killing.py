@@ -33,12 +33,12 @@ def state(epoch: int) -> dict[str, torch.Tensor]:
 
 def child(folder: Path, report: int, seed: int, kill_at: int | None, background: bool) -> None:
     generator = random.Random(seed)
-    if kill_at is not None:
-        kill_at_call(kill_at)
     manager = CheckpointManager(folder, LAST, BEST, background=background)
     last = manager.latest
     epoch = 0 if last is None else int(manager.load_latest().state["epoch"]) + 1
     os.write(report, b"ready\n")
+    if kill_at is not None:
+        kill_at_call(kill_at)
     while True:
         metric = generator.random()
         path = manager.save_checkpoint(epoch, state(epoch), {"momentum": state(epoch)}, metric)

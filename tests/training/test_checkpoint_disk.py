@@ -89,25 +89,36 @@ def test_stopped_after_any_number_of_bytes(tmp_path: Path, file_size_limit: Any)
     assert len(manager.checkpoints) == 2
 
 
-def test_the_tracking_file_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tracking_file_cannot_be_written(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path, keep_last_n=1, keep_best=0)
     manager.save_checkpoint(0, state(3), {}, 1.0)
-
-    def full(*arguments: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("bitdial.training.checkpoint.series.save_text", full)
-        with pytest.raises(BitdialError, match=r"is saved, but checkpoint_tracking\.json could not be"):
-            manager.save_checkpoint(1, state(3), {}, 1.0)
-    assert len(manager.checkpoints) == 2  # nothing was removed on the strength of a record that is not there
-    assert CheckpointManager(tmp_path).load_latest().state["epoch"] == 1
+    before = contents(tmp_path)
+    obstacle = temporary_path(manager.tracking_path)
+    obstacle.mkdir()
+    with pytest.raises(BitdialError, match="could not save checkpoint"):
+        manager.save_checkpoint(1, state(3), {}, 1.0)
+    obstacle.rmdir()
+    assert contents(tmp_path) == before  # nothing was removed on the strength of a record that is not there
     manager.save_checkpoint(2, state(3), {}, 1.0)
-    assert [path.name for path in tmp_path.glob("*.pt")] == ["checkpoint-000003-epoch0002.pt"]
+    assert [path.name for path in tmp_path.glob("*.pt")] == ["checkpoint-000002-epoch0002.pt"]
+
+
+def test_the_tracking_file_cannot_be_replaced(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path, keep_last_n=1, keep_best=0)
+    manager.save_checkpoint(0, state(3), {}, 1.0)
+    manager.tracking_path.unlink()
+    manager.tracking_path.mkdir()
+    with pytest.raises(BitdialError, match="could not save checkpoint"):
+        manager.save_checkpoint(1, state(3), {}, 1.0)
+    manager.tracking_path.rmdir()
+    manager = CheckpointManager(tmp_path, keep_last_n=1, keep_best=0)
+    assert len(manager.checkpoints) == 2  # the new one is whole, and the old one is not removed
+    assert manager.load_latest().state["epoch"] == 1
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_the_order_of_writing_is_crash_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """New file flushed, named, folder flushed; the same for the tracking file; only then is the old one removed."""
+    """Both flushed, the checkpoint named before the record that names it, folder flushed, then the old one removed."""
     manager = CheckpointManager(tmp_path, keep_last_n=1, keep_best=0)
     manager.save_checkpoint(0, state(3), {}, 1.0)
     events: list[str] = []
@@ -127,11 +138,11 @@ def test_the_order_of_writing_is_crash_safe(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "replace", noted("name", os.replace, lambda old, new: Path(new).name))
     monkeypatch.setattr(os, "unlink", noted("remove", os.unlink, lambda path: Path(path).name))
     manager.save_checkpoint(1, state(3), {}, 1.0)
+    events[:2] = sorted(events[:2])  # these two are flushed at the same time
     assert events == [
         "flush .checkpoint-000002-epoch0001.pt.tmp",
-        "name checkpoint-000002-epoch0001.pt",
-        "flush folder",
         "flush .checkpoint_tracking.json.tmp",
+        "name checkpoint-000002-epoch0001.pt",
         "name checkpoint_tracking.json",
         "flush folder",
         "remove checkpoint-000001-epoch0000.pt",
@@ -147,7 +158,7 @@ def test_an_interrupt_in_the_middle_leaves_nothing_behind(tmp_path: Path, monkey
     def interrupted(descriptor: int, data: Any) -> int:
         nonlocal calls
         calls += 1
-        if calls == 2:
+        if calls == 3:
             raise KeyboardInterrupt
         return write(descriptor, data)
 

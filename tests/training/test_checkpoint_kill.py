@@ -21,14 +21,14 @@ def run(mode: str, folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    report = run("random", tmp_path / "checkpoints", 120)
+    report = run("random", tmp_path / "checkpoints", 104)
     assert report["problems"] == []
     assert report["saves"] > 100  # the kills came in the middle of work
     assert report["leftovers_seen"] > 5  # and some in the middle of a write
 
 
 def test_killed_before_every_single_call_into_the_file_system(tmp_path: Path) -> None:
-    report = run("every_call", tmp_path / "checkpoints", 110)
+    report = run("every_call", tmp_path / "checkpoints", 52)
     assert report["problems"] == []
     assert report["leftovers_seen"] > 5
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from bitdial.errors import BitdialError
 from bitdial.training.checkpoint.registry import Record, Registry, is_leftover, kept, tracking
-from bitdial.training.checkpoint.writing import remove, save_sealed, save_text, sweep, sync_folder
+from bitdial.training.checkpoint.writing import Aside, remove, save_sealed, save_text, sweep, sync_folder
 
 logger = logging.getLogger("bitdial.training.checkpoint")
 
@@ -33,15 +32,15 @@ class Policy:
 class Series:
     """The files of one prefix in one folder, under one policy.
 
-    The order of the writes is what makes a kill harmless: the new checkpoint is durable before the tracking file names
-    it, and the tracking file is durable before anything that it no longer names is removed.
+    The order of the writes is what makes a kill harmless: the new checkpoint is whole and has its name before the
+    tracking file names it, and both are durable before anything that is no longer worth keeping is removed.
     """
 
     def __init__(self, folder: Path, prefix: str, policy: Policy) -> None:
         self.folder, self.prefix, self.policy = folder, prefix, policy
         self.registry = Registry(folder, prefix)
         self.tracking_path = folder / f"{prefix}_tracking.json"
-        self._freeing: threading.Thread | None = None
+        self._freeing: Aside | None = None
 
     def make_folder(self) -> None:
         """Make the folder, durably.
@@ -84,7 +83,7 @@ class Series:
                 )
 
     def save(self, record: Record, state: dict[str, Any], unknown: list[str], held: Callable[[], set[str]]) -> None:
-        """Save one checkpoint, then the tracking file, then remove what neither the policy nor `held` keeps.
+        """Save one checkpoint and the tracking file, then remove what neither the policy nor `held` keeps.
 
         Raises:
             BitdialError: it could not be saved; the text says why and what to do. Nothing was removed.
@@ -95,7 +94,8 @@ class Series:
                 logger.info("removed %s, left by a save that was killed", name)
         try:
             check = (lambda temporary: _check_loads(temporary, record.path, unknown)) if unknown else None
-            save_sealed(record.path, state, record.header(self.prefix), check)
+            tracked = self._tracking([*self.registry.records, record])
+            save_sealed(record.path, state, record.header(self.prefix), (self.tracking_path, tracked), check)
         except OSError as error:
             raise self._failed(record.path, error) from error
         except BitdialError:
@@ -107,18 +107,11 @@ class Series:
                 "dicts or lists of them"
             ) from error
         self.registry.look()
-        try:
-            save_text(self.tracking_path, self._tracking())
-        except OSError as error:
-            raise BitdialError(
-                f"checkpoint {record.path} is saved, but {self.tracking_path.name} could not be "
-                f"({error.strerror or error}); nothing was removed: make room, and the next save puts it right"
-            ) from error
         self._prune(held())
 
     def track(self) -> None:
         """Make the tracking file say what the files say, if it does not."""
-        text = self._tracking()
+        text = self._tracking(self.registry.records)
         with contextlib.suppress(OSError, UnicodeDecodeError):
             if self.tracking_path.read_text() == text:
                 return
@@ -129,12 +122,12 @@ class Series:
     def wait(self) -> None:
         """Wait until the space of the removed files is given back."""
         if self._freeing is not None:
-            self._freeing.join()
+            self._freeing.finish()
             self._freeing = None
 
-    def _tracking(self) -> str:
+    def _tracking(self, records: list[Record]) -> str:
         policy = self.policy
-        return tracking(self.registry.records, policy.keep_last_n, policy.keep_best, policy.higher_is_better)
+        return tracking(records, policy.keep_last_n, policy.keep_best, policy.higher_is_better)
 
     def _prune(self, held: set[str]) -> None:
         records, policy = self.registry.records, self.policy

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.serialization import get_crc32_options, set_crc32_options
@@ -38,6 +38,45 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_inherited)
 
 
+class Aside:
+    """Does something in a thread of its own; `finish` waits for it and raises what it raised.
+
+    Not a daemon: a program that ends waits for it.
+    """
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action = action
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = threading.Thread(target=self._run, name="bitdial-checkpoint-aside")
+        try:
+            self._thread.start()
+        except RuntimeError:  # no new threads: the interpreter is about to end
+            self._thread = None
+            self._run()
+
+    def _run(self) -> None:
+        try:
+            self._action()
+        except BaseException as error:
+            self._error = error
+
+    def finish(self) -> None:
+        """Wait for the action and raise what it raised."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is not None:
+            self._thread.join()  # before the caller takes away what the action works on
+
+
 class _Sink(io.RawIOBase):
     """Writes to a descriptor and remembers the first failure instead of raising it into torch's C++ writer.
 
@@ -63,17 +102,11 @@ class _Sink(io.RawIOBase):
                 self.written += count
                 view = view[count:]
                 if self.written - self._started >= _EARLY:
-                    self._start_writing_back()
+                    _start_writing_back(self.descriptor, self._started, self.written - self._started)
+                    self._started = self.written
         except BaseException as error:  # an interrupt too: it is raised again by `check`
             self.error = error
         return total
-
-    def _start_writing_back(self) -> None:
-        if hasattr(os, "posix_fadvise"):
-            with contextlib.suppress(OSError):  # advice only
-                length = self.written - self._started
-                os.posix_fadvise(self.descriptor, self._started, length, os.POSIX_FADV_DONTNEED)
-        self._started = self.written
 
     def check(self) -> None:
         if self.error is not None:
@@ -81,30 +114,44 @@ class _Sink(io.RawIOBase):
 
 
 def save_sealed(
-    path: Path, state: dict[str, Any], header: dict[str, Any], check: Callable[[Path], None] | None = None
+    path: Path,
+    state: dict[str, Any],
+    header: dict[str, Any],
+    companion: tuple[Path, str],
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Write `state` with ``torch.save``, sealed with `header`, durably: when this returns, a power cut cannot undo it.
+
+    The companion, a small text file in the same folder, is replaced with it: never before it, never long after. It is
+    flushed while the state is being written, so that it costs no wait of its own.
 
     Args:
         path: the file to make.
         state: what ``torch.save`` takes.
         header: see `bitdial.training.checkpoint.sealing.seal`.
+        companion: path and text of the small file.
         check: called with the temporary file when that is complete; what it raises stops the save.
 
     Raises:
-        OSError: nothing has changed in the folder, unless only the folder itself could not be flushed.
+        OSError: nothing has changed in the folder, unless it was a rename or the flush of the folder that failed.
         Exception: what ``torch.save`` raises for a state that cannot be pickled; nothing has changed then either.
     """
-    with _replacing(path) as descriptor:
-        sink = _Sink(descriptor)
+    beside, text = companion
+    with _temporary(beside) as small, _temporary(path) as large, Aside(lambda: _write_text(small, text)) as writing:
+        sink = _Sink(large)
         buffer = io.BufferedWriter(sink, _BUFFER)
         with _record_checksums():
             torch.save(state, buffer)
         buffer.flush()
         sink.check()
-        seal(descriptor, sink.written, header)
+        seal(large, sink.written, header)
         if check is not None:
             check(temporary_path(path))
+        os.fsync(large)
+        writing.finish()
+        temporary_path(path).replace(path)
+        temporary_path(beside).replace(beside)
+    sync_folder(path.parent)
 
 
 def save_text(path: Path, text: str) -> None:
@@ -113,15 +160,29 @@ def save_text(path: Path, text: str) -> None:
     Raises:
         OSError: the earlier content is still in place.
     """
-    with _replacing(path) as descriptor:
-        data = memoryview(text.encode())
-        while data:
-            data = data[os.write(descriptor, data) :]
+    with _temporary(path) as descriptor:
+        _write_text(descriptor, text)
+        temporary_path(path).replace(path)
+    sync_folder(path.parent)
+
+
+def _write_text(descriptor: int, text: str) -> None:
+    data = memoryview(text.encode())
+    while data:
+        data = data[os.write(descriptor, data) :]
+    os.fsync(descriptor)
+
+
+def _start_writing_back(descriptor: int, start: int, length: int) -> None:
+    """Ask the system to begin writing a range to the device; returns at once."""
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # advice only
+            os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_DONTNEED)
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[int]:
-    """Give a descriptor of a temporary file beside `path`; on success make it `path`, on failure remove it."""
+def _temporary(path: Path) -> Iterator[int]:
+    """Give a descriptor of an empty temporary file beside `path`, removed again if anything fails."""
     temporary = temporary_path(path)
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
     _descriptors.add(descriptor)
@@ -131,15 +192,12 @@ def _replacing(path: Path) -> Iterator[int]:
         try:
             os.ftruncate(descriptor, 0)
             yield descriptor
-            os.fsync(descriptor)
-            temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     finally:
         _descriptors.discard(descriptor)
         os.close(descriptor)
-    sync_folder(path.parent)
 
 
 def temporary_path(path: Path) -> Path:
@@ -173,13 +231,13 @@ def sweep(temporary: Path) -> bool:
         os.close(descriptor)
 
 
-def remove(paths: list[Path]) -> tuple[list[OSError], threading.Thread | None]:
-    """Remove files; their names are gone on return, their space is given back by the returned thread.
+def remove(paths: list[Path]) -> tuple[list[OSError], Aside | None]:
+    """Remove files; their names are gone on return, their space is given back aside.
 
     Freeing the cached pages of a large file takes about as long as writing half of it: the training need not wait.
 
     Returns:
-        The failures (a file that is gone already is none), and the thread to join, if any.
+        The failures (a file that is gone already is none), and what gives back the space, to be finished, if anything.
     """
     failures, descriptors = [], []
     for path in paths:
@@ -194,9 +252,7 @@ def remove(paths: list[Path]) -> tuple[list[OSError], threading.Thread | None]:
             failures.append(error)
     if not descriptors:
         return failures, None
-    thread = threading.Thread(target=_close, args=(descriptors,), name="bitdial-checkpoint-space")
-    thread.start()
-    return failures, thread
+    return failures, Aside(lambda: _close(descriptors))
 
 
 def _close(descriptors: list[int]) -> None:
