@@ -135,3 +135,13 @@ def test_tensorboard_forgets_what_a_resumed_run_repeats(tmp_path: Path) -> None:
 def test_no_file_is_touched_before_the_first_row(tmp_path: Path) -> None:
     MetricsLog(tmp_path).close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_event_files_of_phases_lie_in_folders_of_their_own(tmp_path: Path) -> None:
+    for phase in ("cpt", "static"):
+        with MetricsLog(tmp_path, scope={"phase": phase, "seed": 3}) as log:
+            log.write({"step": 1, "train_loss": 1.0})
+    with MetricsLog(tmp_path) as log:
+        log.write({"step": 1, "train_loss": 1.0})
+    found = sorted(str(path.relative_to(tmp_path).parent) for path in tmp_path.rglob("events.out.tfevents.*"))
+    assert found == [".", "tensorboard/cpt-3", "tensorboard/static-3"]

@@ -19,7 +19,8 @@ class MetricsLog:
     Args:
         folder: the run's folder, which exists.
         scope: constant columns that tell the phases of one run apart, such as ``{"phase": "static_4bit", "seed": 1}``.
-            The phases share `metrics.csv`; each has its own folder of event files, because steps start anew in each.
+            The phases share `metrics.csv`; each has its own folder of event files, ``tensorboard/cpt-0`` say, because
+            steps start anew in each.
         tensorboard: write event files too.
 
     The log holds nothing that depends on the clock, so that a resumed run's `metrics.csv` equals that of a run that was
@@ -101,7 +102,8 @@ class MetricsLog:
         if self._events is None:
             from torch.utils.tensorboard import SummaryWriter  # a second of imports, for the one process that logs
 
-            place = self.folder / "-".join(str(value) for value in self.scope.values()) if self.scope else self.folder
+            phase = "-".join(str(value) for value in self.scope.values())
+            place = self.folder / "tensorboard" / phase if phase else self.folder
             self._events = SummaryWriter(str(place), purge_step=self._first_step, flush_secs=10)
         return self._events
 
