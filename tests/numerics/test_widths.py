@@ -57,8 +57,10 @@ def test_check_bits_takes_any_real_number_in_range(bits: Any) -> None:
         8j,
         {},
         object,
-    ]
-    + [torch.tensor(8.0), np.arange(200.0), b"8"],
+        torch.tensor(8.0),
+        np.arange(200.0),
+        b"8",
+    ],
 )
 def test_check_bits_refuses_everything_else_in_one_sentence(bits: Any) -> None:
     with pytest.raises(BitdialError) as caught:
