@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.training import Classification, Hook, LoopConfig, RunFolder, TrainingState, fit, make_fabric
 from tests.training.running import FileSaver, config, differences, load, network, train
+
+ROOT = Path(__file__).parents[2]
 
 
 class Interrupt(Hook):
@@ -106,3 +111,31 @@ def test_the_mean_gradient_of_two_processes_is_that_of_one_large_batch(tmp_path:
     model.zero_grad()
     task.loss(model, (inputs, labels)).loss.backward()
     torch.testing.assert_close(model.weight.grad, (shares[0] + shares[1]) / 2)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from bitdial.training import make_fabric
+from tests.training.running import train
+fabric = make_fabric(devices=2, accelerator="cpu")
+fabric.launch()
+state, _ = train(Path(sys.argv[1]), fabric=fabric)
+if fabric.is_global_zero:
+    print("steps", state.step)
+"""
+
+
+@pytest.mark.slow
+def test_the_same_command_line_is_started_once_per_device(tmp_path: Path) -> None:
+    """And both processes say nothing of their own accord, and end cleanly."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    ran = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert (ran.stdout, ran.stderr) == ("steps 6\n", "")

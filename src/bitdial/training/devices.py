@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,18 +54,29 @@ def make_fabric(
         raise BitdialError(f"num_nodes must be a whole number of at least 1, got {num_nodes!r}")
     kind = _resolve(accelerator)
     devices = _check_devices(devices, kind)
-    with _quiet(verbose):
-        from lightning.fabric import Fabric  # seconds of imports, only for those who train
-        from lightning.fabric.plugins import MixedPrecision
+    from lightning.fabric import Fabric  # seconds of imports, only for those who train
+    from lightning.fabric.plugins import MixedPrecision
 
-        options: dict[str, Any] = {"precision": precision}
-        if precision == "16-mixed" and kind == "cpu":
-            # asked by name, Fabric would quietly take bfloat16 instead
-            options = {"plugins": [MixedPrecision("16-mixed", device="cpu")]}
-        try:
-            return Fabric(accelerator=kind, devices=devices, num_nodes=num_nodes, strategy=strategy, **options)
-        except (ValueError, RuntimeError) as error:
-            raise BitdialError(f"cannot train on devices={devices} with strategy={strategy}: {error}") from error
+    if not verbose:
+        for name in _CHATTY:  # after the import, which sets the levels
+            logging.getLogger(name).setLevel(logging.ERROR)
+    options: dict[str, Any] = {"precision": precision}
+    if precision == "16-mixed" and kind == "cpu":
+        # asked by name, Fabric would quietly take bfloat16 instead
+        options = {"plugins": [MixedPrecision("16-mixed", device="cpu")]}
+    try:
+        fabric = Fabric(accelerator=kind, devices=devices, num_nodes=num_nodes, strategy=strategy, **options)
+    except (ValueError, RuntimeError) as error:
+        raise BitdialError(f"cannot train on devices={devices} with strategy={strategy}: {error}") from error
+    atexit.unregister(_leave_process_group)  # once is enough
+    atexit.register(_leave_process_group)
+    return fabric
+
+
+def _leave_process_group() -> None:
+    """Close the connections to the other processes: left open, gloo's threads abort the interpreter at its end."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _check_choice(what: str, value: str, known: Sequence[str]) -> None:
@@ -107,16 +117,3 @@ def _check_devices(devices: int | str | Sequence[int], kind: str) -> int | list[
     if any(not 0 <= index < present for index in devices) or len(set(devices)) < len(devices):
         raise BitdialError(f"devices must be different indices in 0..{present - 1}, got {list(devices)}")
     return list(devices)
-
-
-@contextmanager
-def _quiet(verbose: bool) -> Iterator[None]:
-    """Keep Fabric's announcements (seed, process groups, hints) off the screen; its errors still come through."""
-    if verbose:
-        yield
-        return
-    for name in _CHATTY:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\..*")
-        yield
