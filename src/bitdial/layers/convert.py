@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers.quantized import QuantConv1d, QuantConv2d, QuantizedLayer, QuantLinear
@@ -149,6 +150,8 @@ def reasons_against(modules: dict[str, nn.Module]) -> dict[str, str]:
         if kind in _KINDS:
             if module._parameters.get("weight") is None:
                 reasons[name] = "its weight is computed by a hook (weight_norm, spectral_norm, pruning)"
+        elif isinstance(module, LazyModuleMixin):
+            reasons[name] = f"{kind.__name__} has no shape yet: run a batch through the model first"
         elif isinstance(module, tuple(_KINDS)):
             reasons[name] = f"{kind.__name__} is a class of its own, whose computation may differ"
         elif _PRODUCTS.match(kind.__name__):
