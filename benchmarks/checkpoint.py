@@ -147,7 +147,8 @@ def table(results: dict[str, Any]) -> str:
             time_text = f"{row['milliseconds']['median']:.2f}"
             lines.append(f"| {size} | {name} | {time_text} | {ratios[0]} | {spread} | {ratios[1]} |")
     machine = results["machine"]
-    lines += ["", "Machine: " + ", ".join(f"{key} {value}" for key, value in machine.items()) + "."]
+    facts = ", ".join(f"{key} {value}" for key, value in machine.items())
+    lines += ["", f"Machine: {facts}. Load average before the run: {results['load_before']}."]
     return "\n".join(lines)
 
 
@@ -159,7 +160,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     folder = Path(tempfile.mkdtemp(dir=options.folder))
-    results: dict[str, Any] = {"benchmark": "checkpoint", "machine": describe(folder), "states": {}}
+    load = round(os.getloadavg()[0], 2)  # other work on the machine shows in every flush
+    results: dict[str, Any] = {
+        "benchmark": "checkpoint",
+        "machine": describe(folder),
+        "load_before": load,
+        "states": {},
+    }
     try:
         for size, (megabytes, tensors) in STATES.items():
             repeats = max(15, options.repeats // (1 + megabytes // 50))

@@ -1,7 +1,7 @@
 """Kills saves, over and over; run as a program by test_checkpoint_kill.py, so that torch is imported once.
 
-``python checkpoint_killing.py random FOLDER ROUNDS``, ``... every_call FOLDER ROUNDS`` and ``... endings FOLDER 0``
-print a JSON report.
+``python checkpoint_killing.py FOLDER`` prints a JSON report of what was found after 104 kills at random moments, after
+a kill before every single call into the file system, and after ends of a program in the middle of a background save.
 Each child is forked from this process and saves in a loop; what it has finished saving it writes to a pipe, so that
 the parent knows, whatever the files say, which checkpoints were promised.
 """
@@ -144,12 +144,8 @@ def endings(folder: Path) -> dict[str, Any]:
     return found
 
 
-def main(mode: str, folder: Path, rounds: int) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as scratch:  # what torch sets up at the first save, set up once for all children
-        CheckpointManager(scratch).save_checkpoint(0, state(0), None, 0.0)
-    if mode == "endings":
-        return endings(folder)
+def kill(mode: str, folder: Path, rounds: int) -> dict[str, Any]:
+    """Kill a child in each round and look at what the next start finds."""
     generator = random.Random(20)
     promised: list[list[Any]] = []
     problems: list[str] = []
@@ -181,5 +177,16 @@ def main(mode: str, folder: Path, rounds: int) -> dict[str, Any]:
     return {"rounds": rounds, "saves": len(promised), "leftovers_seen": leftovers, "idle": empty, "problems": problems}
 
 
+def main(folder: Path) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:  # what torch sets up at the first save, set up once for all children
+        CheckpointManager(scratch).save_checkpoint(0, state(0), None, 0.0)
+    return {
+        "random": kill("random", folder / "random", 104),
+        "every_call": kill("every_call", folder / "every_call", 52),
+        "endings": endings(folder),
+    }
+
+
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(main(Path(sys.argv[1]))))
