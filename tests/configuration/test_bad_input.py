@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from bitdial.configuration import load_config
+from bitdial.configuration import Config, load_config
 from bitdial.errors import BitdialError
 from tests.configuration.examples import PRESETS, Recipe
 
@@ -92,6 +92,18 @@ def test_wrong_value_inside_a_mapping_names_its_key() -> None:
 def test_word_where_there_are_no_presets() -> None:
     with pytest.raises(BitdialError, match="expected a flag, got 'fast'; flags start with '--'"):
         load_config(Recipe, {}, ["fast"])
+
+
+def test_missing_positional_word() -> None:
+    class Measure(Config):
+        """Measure a run."""
+
+        run: Path
+        """Folder of the run."""
+
+    with pytest.raises(BitdialError) as caught:
+        load_config(Measure, None, [], prog="bitdial measure", positional="run")
+    assert str(caught.value) == "expected RUN after the command, got nothing; write `bitdial measure RUN`"
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def print_help(
         notes.append(f"Presets: {', '.join(names)}. A preset is the first word, or --preset NAME.")
     notes.append(
         "Settings are also read from --config FILE.yaml, whose keys are the names of the flags. "
-        "Flags win over the file, the file over the preset."
+        f"Flags win over the file{', the file over the preset' if names else ''}."
     )
     width = min(shutil.get_terminal_size().columns, 120)
     given: dict[str, Any] = {} if default is None else {"default": default}

@@ -52,7 +52,8 @@ def load_config(
         raise SystemExit(0)
     line = read_flags(argv, known, prog=prog)
     layers = _layers(config_type, line, presets, known, prog, positional)
-    return _validated(config_type, merge([*layers, _flag_layer(line, known, prog, positional)], known), known, prog)
+    layers.append(_flag_layer(line, known, prog, positional))
+    return _validated(config_type, merge(layers, known), known, prog, positional)
 
 
 def _layers(
@@ -96,12 +97,15 @@ def _flag_layer(line: CommandLine, known: Settings, prog: str, positional: str |
     return layer
 
 
-def _validated(config_type: type[C], merged: Layer, known: Settings, prog: str) -> C:
+def _validated(config_type: type[C], merged: Layer, known: Settings, prog: str, positional: str | None = None) -> C:
     try:
         return config_type.model_validate(nested(merged))
     except ValidationError as failure:
         error = failure.errors(include_url=False)[0]
         name = setting_of(error["loc"], known)
+        if name is not None and name == positional and error["type"] == "missing":
+            word = name.upper()
+            raise BitdialError(f"expected {word} after the command, got nothing; write `{prog} {word}`") from None
         text = sentence(error, known)
         if name is not None:
             source = merged[name].source if name in merged else f"--{name}"
