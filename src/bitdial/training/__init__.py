@@ -1,6 +1,7 @@
 """Training: the loop, tasks, optimizers, logs, progress, and what makes a run stoppable at any step."""
 
 from bitdial.training.batches import BatchStream
+from bitdial.training.checkpoint import CheckpointManager, DamagedCheckpoint, LoadedCheckpoint, read_checkpoint
 from bitdial.training.csv_log import CsvLog
 from bitdial.training.devices import make_fabric
 from bitdial.training.distillation import Distillation
@@ -24,9 +25,11 @@ from bitdial.training.tasks import Classification, Task, TaskOutput
 
 __all__ = [
     "BatchStream",
+    "CheckpointManager",
     "CheckpointSaver",
     "Classification",
     "CsvLog",
+    "DamagedCheckpoint",
     "Distillation",
     "EarlyStopping",
     "Evaluate",
@@ -34,6 +37,7 @@ __all__ = [
     "Interrupts",
     "LearningRateConfig",
     "LearningRateFactor",
+    "LoadedCheckpoint",
     "LoopConfig",
     "MetricsLog",
     "OptimizerConfig",
@@ -50,6 +54,7 @@ __all__ = [
     "make_fabric",
     "preserved_random_state",
     "random_state",
+    "read_checkpoint",
     "restore_random_state",
     "scaled_learning_rate",
     "seed_everything",
