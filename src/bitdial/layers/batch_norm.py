@@ -81,9 +81,11 @@ def reestimate_batch_norm(
             layer.reset_range()
             layer.range_momentum = 0.0
             layer.train()
-        for batch in chain(first, iterator):
-            forward(model, batch)
-            used += 1
+        # Uncompiled: this mixture of modes would be one more graph, for a few batches.
+        with torch.compiler.set_stance("force_eager"):
+            for batch in chain(first, iterator):
+                forward(model, batch)
+                used += 1
     except BaseException:
         for buffer, value in before:
             buffer.copy_(value)

@@ -77,7 +77,9 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
         model.eval()
         for parameter in parameters:  # a frozen layer still hands its input's gradient on
             parameter.requires_grad_(parameter.is_floating_point())
-        with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
+        # Uncompiled: the hooks would break a compiled graph.
+        eager = torch.compiler.set_stance("force_eager")
+        with eager, torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
             model(*arguments, **named)
     finally:
         for handle in handles:
