@@ -99,9 +99,9 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
         "logits of shape [52, 9] and [52, 4]",
     ),
     "no patience": (lambda: EarlyStopping(patience=0), "whole number of at least 1, got 0"),
-    "a mode that is none": (lambda: EarlyStopping(mode="most"), "'max' or 'min', got 'most'"),  # type: ignore[arg-type]
+    "a mode that is none": (lambda: EarlyStopping(mode="most"), "'max' or 'min', got 'most'"),
     "an endless average": (lambda: WeightAverage(nn.Linear(1, 1), 1.0), "must be in [0, 1), got 1.0"),
-    "a seed with a point": (lambda: seed_everything(1.5), "whole number in [0, 2**32), got 1.5"),  # type: ignore[arg-type]
+    "a seed with a point": (lambda: seed_everything(1.5), "whole number in [0, 2**32), got 1.5"),
     "a random state of another kind": (lambda: restore_random_state({}), "made by random_state(), got one that lacks"),
     "no devices": (lambda: make_fabric(devices=0), "devices must be at least 1, got 0"),
     "too many devices": (lambda: make_fabric(devices=4096, accelerator="cpu"), "4096 devices were asked for, but this"),

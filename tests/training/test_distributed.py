@@ -14,7 +14,7 @@ import torch
 
 from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.training import Classification, Hook, LoopConfig, RunFolder, TrainingState, fit, make_fabric
-from tests.training.running import FileSaver, config, differences, load, network, train
+from tests.training.running import FileSaver, config, differences, load, network, task_data, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +46,7 @@ def in_each_process(fabric: Any, root: str) -> None:
             found[name] = state.state_dict()
             found[name].pop("seconds")
             fabric.barrier()
+    found["weight"] = one_step_on_half_the_batch(fabric)
     found["interrupt"] = interrupted_together(fabric, root_path / "interrupted")
     found["refused"] = refused(fabric, root_path)
     torch.save(found, root_path / f"rank{rank}.pt")
@@ -62,6 +63,17 @@ def interrupted_together(fabric: Any, folder: Path) -> str:
     except RunInterrupted as error:
         return str(error)
     return "not interrupted"
+
+
+def one_step_on_half_the_batch(fabric: Any) -> torch.Tensor:
+    """Two micro-batches of unequal size in each process: 4 examples + 2."""
+    torch.manual_seed(3)
+    model = torch.nn.Linear(12, 4)
+    x, y = (part[:12].chunk(2)[fabric.global_rank] for part in task_data())
+    batches = [(x[:4], y[:4]), (x[4:], y[4:])]
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    fit(fabric, model, optimizer, Classification(), batches, LoopConfig(epochs=1, gradient_accumulation_steps=2))
+    return model.weight.detach()
 
 
 def refused(fabric: Any, folder: Path) -> str:
@@ -90,27 +102,19 @@ def test_two_processes(tmp_path: Path) -> None:
     assert differences(first["parts"], first["whole"]) == []  # stopped and resumed is never stopped
     assert (tmp_path / "parts" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
 
+    torch.manual_seed(3)  # the gradient is that of one batch of all twelve examples
+    model = torch.nn.Linear(12, 4)
+    x, y = (part[:12] for part in task_data())
+    torch.nn.functional.cross_entropy(model(x), y).backward()
+    torch.testing.assert_close(first["weight"], (model.weight - model.weight.grad).detach())
+    assert torch.equal(first["weight"], second["weight"])
+
     assert first["folder"] == second["folder"] == str(tmp_path / "runs" / "two-1")
     assert "after step 5 of 40" in first["interrupt"]  # Ctrl-C came in step 4, in the other process
     assert "stopped by another process" in first["interrupt"]
     assert "stopped by SIGINT after step 5 of 40" in second["interrupt"]
     assert "already holds files" in first["refused"]
     assert first["refused"] == second["refused"]
-
-
-def test_the_mean_gradient_of_two_processes_is_that_of_one_large_batch(tmp_path: Path) -> None:
-    """Checked in one process: two shares, averaged as DistributedDataParallel does, against the whole batch."""
-    torch.manual_seed(0)
-    model, inputs, labels = torch.nn.Linear(12, 4), torch.randn(8, 12), torch.arange(8) % 4
-    task = Classification()
-    shares = []
-    for part in (slice(0, 4), slice(4, 8)):
-        model.zero_grad()
-        task.loss(model, (inputs[part], labels[part])).loss.backward()
-        shares.append(model.weight.grad.clone())  # type: ignore[union-attr]
-    model.zero_grad()
-    task.loss(model, (inputs, labels)).loss.backward()
-    torch.testing.assert_close(model.weight.grad, (shares[0] + shares[1]) / 2)
 
 
 SCRIPT = """

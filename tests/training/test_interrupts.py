@@ -110,7 +110,7 @@ def test_a_signal_in_the_middle_of_a_run_loses_nothing(tmp_path: Path) -> None:
     whole, _ = train(tmp_path / "whole")
 
     class Loader(Jumping):
-        def __iter__(self):  # type: ignore[no-untyped-def]
+        def __iter__(self):
             for number, batch in enumerate(super().__iter__()):
                 if self.current == 1 and number == 2:
                     os.kill(os.getpid(), signal.SIGINT)

@@ -173,7 +173,7 @@ def test_evaluating_leaves_no_trace_in_the_training(tmp_path: Path) -> None:
     never, _ = train(tmp_path / "b", settings=config(eval_interval=1000))
     assert often is not None
     assert never is not None
-    assert torch.equal(often.model[0].weight, never.model[0].weight)  # type: ignore[index]
+    assert torch.equal(often.model[0].weight, never.model[0].weight)
 
 
 def test_modules_go_back_into_the_mode_they_were_in() -> None:
@@ -181,7 +181,7 @@ def test_modules_go_back_into_the_mode_they_were_in() -> None:
 
     class Freeze(Hook):
         def before_step(self, state: TrainingState) -> None:
-            state.model[1].eval()  # type: ignore[index]
+            state.model[1].eval()
 
     inputs, labels = task_data()
     seen = []
@@ -192,7 +192,7 @@ def test_modules_go_back_into_the_mode_they_were_in() -> None:
 
     run(model, [(inputs, labels)], epochs=1, evaluate=evaluate, hooks=[Freeze()])
     assert seen == [[False] * 6]
-    assert [module.training for module in model] == [True, False, True, True, True]  # type: ignore[attr-defined]
+    assert [module.training for module in model] == [True, False, True, True, True]
 
 
 def test_the_averaged_weights_are_evaluated() -> None:
@@ -318,7 +318,7 @@ def test_mixed_precision_learns_and_resumes(precision: str, tmp_path: Path) -> N
     )
     assert straight is not None
     assert again is not None
-    assert torch.equal(again.model[0].weight, straight.model[0].weight)  # type: ignore[index]
+    assert torch.equal(again.model[0].weight, straight.model[0].weight)
     assert straight.history["loss"][-1] < straight.history["loss"][0]
     assert (tmp_path / "b" / "metrics.csv").read_text() == (tmp_path / "metrics.csv").read_text()
 

@@ -42,7 +42,7 @@ def test_norms_and_biases_can_be_spared_decay() -> None:
 
 def test_frozen_parameters_are_left_out() -> None:
     model = small()
-    model[0].weight.requires_grad_(False)  # type: ignore[union-attr, operator]
+    model[0].weight.requires_grad_(False)
     optimizer = build_optimizer(model, OptimizerConfig(optimizer="adamw"))
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters())) - 1
 
@@ -51,9 +51,9 @@ def test_muon_moves_matrices_and_adamw_the_rest() -> None:
     config = OptimizerConfig(optimizer="muon", learning_rate=0.02, weight_decay=0.01)
     model, by_hand = small(), small()
     combined = build_optimizer(model, config)
-    matrices = [by_hand[1].weight, by_hand[3].weight]  # type: ignore[union-attr]
+    matrices = [by_hand[1].weight, by_hand[3].weight]
     rest = [p for p in by_hand.parameters() if all(p is not m for m in matrices)]
-    muon = torch.optim.Muon(matrices, lr=0.02, weight_decay=0.01, momentum=0.9, adjust_lr_fn="match_rms_adamw")  # type: ignore[arg-type]
+    muon = torch.optim.Muon(matrices, lr=0.02, weight_decay=0.01, momentum=0.9, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW(rest, lr=0.02, weight_decay=0.01)
     for _ in range(3):
         step(model, combined)
@@ -133,7 +133,7 @@ def test_steps_at_shares_of_the_run_or_at_steps() -> None:
 
 @pytest.mark.parametrize("scheduler", ["cosine", "step", "none"])
 def test_warmup_rises_evenly_to_the_full_rate(scheduler: str) -> None:
-    factor = learning_rate_factor(LearningRateConfig(scheduler=scheduler, warmup_steps=5), 50)  # type: ignore[arg-type]
+    factor = learning_rate_factor(LearningRateConfig(scheduler=scheduler, warmup_steps=5), 50)
     assert [factor(t) for t in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
 
 
@@ -146,8 +146,8 @@ def test_an_average_by_hand() -> None:
         model.weight.data.fill_(value)
         average.update(model)
         expected = 0.9 * expected + 0.1 * value
-    assert average.module.weight.item() == pytest.approx(expected)  # type: ignore[union-attr, operator]
-    assert not average.module.weight.requires_grad  # type: ignore[union-attr]
+    assert average.module.weight.item() == pytest.approx(expected)
+    assert not average.module.weight.requires_grad
 
 
 def test_an_average_warms_up() -> None:
@@ -156,7 +156,7 @@ def test_an_average_warms_up() -> None:
     average = WeightAverage(model, decay=0.999)
     model.weight.data.fill_(1.0)
     average.update(model)  # the first decay is 1/10
-    assert average.module.weight.item() == pytest.approx(0.1 * 5.0 + 0.9 * 1.0)  # type: ignore[union-attr, operator]
+    assert average.module.weight.item() == pytest.approx(0.1 * 5.0 + 0.9 * 1.0)
 
 
 def test_running_statistics_are_averaged_and_counters_copied() -> None:
@@ -177,11 +177,11 @@ def test_running_statistics_are_averaged_and_counters_copied() -> None:
 def test_an_average_comes_back() -> None:
     model = small()
     average = WeightAverage(model, decay=0.9)
-    model[1].weight.data.add_(1.0)  # type: ignore[union-attr, operator]
+    model[1].weight.data.add_(1.0)
     average.update(model)
     other = WeightAverage(small(), decay=0.9)
     other.load_state_dict(average.state_dict())
     assert other.updates == 1
     pairs = zip(other.module.state_dict().values(), average.module.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-    assert math.isfinite(float(other.module[1].weight.sum()))  # type: ignore[index]
+    assert math.isfinite(float(other.module[1].weight.sum()))
