@@ -16,6 +16,9 @@ from bitdial.evaluation.results import WidthScore
 from bitdial.layers import BitDial, reestimate_batch_norm
 from bitdial.training.tasks import Classification, Task
 
+RECALIBRATION_LIMIT = 32
+"""How many batches statistics are re-estimated from, unless told otherwise."""
+
 
 def sweep(
     model: nn.Module,
@@ -24,7 +27,7 @@ def sweep(
     *,
     reestimate: bool = True,
     recalibration_batches: Iterable[Any] | None = None,
-    recalibration_limit: int | None = 32,
+    recalibration_limit: int | None = RECALIBRATION_LIMIT,
     task: Task | None = None,
     perplexity: bool = False,
 ) -> list[WidthScore]:

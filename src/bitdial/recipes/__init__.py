@@ -13,5 +13,5 @@ SUMMARIES: dict[str, str] = {
 }
 """Recipe name -> what it does, in a line of at most 67 characters."""
 
-EVALUATE = "bitdial.recipes.cyclic.command:evaluate"
+EVALUATE = "bitdial.recipes.cyclic.evaluate_command:run"
 """``module:function`` behind ``bitdial evaluate``, called like a recipe."""

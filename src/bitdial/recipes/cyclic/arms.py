@@ -8,19 +8,21 @@ from dataclasses import dataclass
 
 from bitdial import schedules
 from bitdial.evaluation.results import ArmKind
-from bitdial.layers.scheduler import LayerSchedule
+from bitdial.layers import LayerSchedule
 from bitdial.recipes.cyclic.config import (
     Ablation,
     CyclicPrecisionConfig,
-    ExperimentConfig,
+    ExperimentOptions,
     ModelConfig,
     StaticBits,
     StaticPrecisionConfig,
 )
+from bitdial.recipes.cyclic.static import final_widths
 
 CPT = "cpt"
 MATCHED = "matched_cost"
 BASELINE = "baseline_fp32"
+ABLATION = "ablation_"
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,14 @@ class Arm:
 
     Attributes:
         name, kind: what it is called, and what sort it is.
-        ships_at: the width, or widths, at which it is worth shipping.
+        ships_at: the width at which it is worth shipping, or widths that alternate over the layers.
         trains_at: a static configuration, or None for a cyclic or ablation arm.
         fine_tuned: whether it starts from the cyclic model.
     """
 
     name: str
     kind: ArmKind
-    ships_at: StaticBits
+    ships_at: float | list[float]
     trains_at: StaticBits | None = None
     fine_tuned: bool = False
 
@@ -45,28 +47,27 @@ class Arm:
         """The shipping width in words."""
         if isinstance(self.ships_at, list):
             return "/".join(f"{bits:g}" for bits in self.ships_at) + " alternating"
-        return f"{self.ships_at:g}" if not isinstance(self.ships_at, str) else self.ships_at
+        return f"{self.ships_at:g}"
+
+    def own_bits(self, layers: int) -> float | list[float]:
+        """What it ships at, as the dial takes it: one width, or one for each layer."""
+        return final_widths(self.ships_at, layers) if isinstance(self.ships_at, list) else self.ships_at
 
 
-def plan_arms(model: ModelConfig, static: StaticPrecisionConfig, experiment: ExperimentConfig) -> list[Arm]:
+def plan_arms(model: ModelConfig, static: StaticPrecisionConfig, experiment: ExperimentOptions) -> list[Arm]:
     """All arms of one seed, in the order of training: the cyclic one comes before those that need it.
 
     The unquantized baseline comes first, so that it can teach the others when they are distilled.
     """
     default = model.default_bit_width
-    arms = [Arm(BASELINE, "baseline", 32, trains_at=32)] if static.compare_to_baseline else []
+    arms = [Arm(BASELINE, "baseline", 32.0, trains_at=32)] if static.compare_to_baseline else []
     arms.append(Arm(CPT, "cpt", default))
-    arms += [
-        Arm(f"static_{name}", "static", _shipped(bits, model), trains_at=bits, fine_tuned=True)
-        for name, bits in static.test_configurations.items()
-    ]
+    for name, bits in static.test_configurations.items():
+        ships_at = min(model.bit_widths) if bits == "progressive" else bits
+        arms.append(Arm(f"static_{name}", "static", ships_at, trains_at=bits, fine_tuned=True))
     arms.append(Arm(MATCHED, "matched", default, trains_at=default))
-    arms += [Arm(f"ablation_{name}", "ablation", default) for name in experiment.ablations]
+    arms += [Arm(f"{ABLATION}{name}", "ablation", default) for name in experiment.ablations]
     return arms
-
-
-def _shipped(bits: StaticBits, model: ModelConfig) -> StaticBits:
-    return min(model.bit_widths) if bits == "progressive" else bits
 
 
 def ablation_schedule(
@@ -95,14 +96,6 @@ def ablation_schedule(
     cycling, draw = precision.schedule(), random.Random(seed)
     offsets = [draw.randrange(precision.cycle_length) for _ in range(layers)]
     return lambda step, layer: cycling(step + offsets[layer])
-
-
-def own_bits(arm: Arm, layers: int) -> float | list[float]:
-    """What `arm` ships at, as the dial takes it."""
-    if isinstance(arm.ships_at, list):
-        return [float(arm.ships_at[layer % len(arm.ships_at)]) for layer in range(layers)]
-    assert not isinstance(arm.ships_at, str), "a progressive arm ships at its last width"
-    return float(arm.ships_at)
 
 
 def mean_bits(bits: float | list[float]) -> float:

@@ -1,111 +1,114 @@
-"""The commands ``bitdial train cyclic`` and ``bitdial evaluate``."""
+"""The command ``bitdial train cyclic``: options, presets, and which run ``--resume`` goes on with."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
-from rich.console import Console
-from rich.table import Table
-
-from bitdial.configuration import Config, load_config, read_yaml
-from bitdial.data import load_dataset
-from bitdial.errors import BitdialError, suggest
-from bitdial.recipes.cyclic.config import PRESETS, CyclicConfig, Width
-from bitdial.recipes.cyclic.job import _experiment, newest_run, run_job
-from bitdial.recipes.cyclic.train import evaluate_cyclic_training
+from bitdial.configuration import load_config, read_yaml
+from bitdial.errors import BitdialError
+from bitdial.recipes.cyclic.config import CyclicConfig
+from bitdial.recipes.cyclic.job import run_job
+from bitdial.recipes.cyclic.presets import PRESETS
 from bitdial.training import RunFolder
 
 PROG = "bitdial train cyclic"
 
-_FREE_ON_RESUME = {"resume", "run_dir", "devices", "num_nodes", "strategy", "workers", "compile", "seeds"}
-"""Options that may differ when a run is resumed: where it runs, and how many seeds."""
+_FREE_ON_RESUME = {"resume", "run_dir", "data_path", "devices", "num_nodes", "strategy", "workers", "compile", "seeds"}
+"""Options that may differ when a run is resumed: where it runs and where its data lies, and how many seeds."""
 
 
 def run(argv: list[str]) -> int:
     """Run the recipe with the words after its name; return the exit status."""
     config = load_config(CyclicConfig, PRESETS, argv, prog=PROG)
-    resumed = None
-    if config.resume is not False:
-        resumed = _resumed(config)
-        config = _checked_resume(resumed, argv)
-    run_job(config, shlex.join(["bitdial", "train", "cyclic", *argv]), resumed=resumed)
+    if config.resume is False:
+        run_job(config, shlex.join(["bitdial", "train", "cyclic", *argv]))
+        return 0
+    folder = _to_resume(config)
+    config = _checked(folder, argv)
+    run_job(config, _command(folder, argv, config), resumed=folder)
     return 0
 
 
-def _resumed(config: CyclicConfig) -> RunFolder:
-    if config.resume is True:
-        return newest_run(Path(config.experiment.results_dir or "runs"), "cyclic")
-    return RunFolder.open(Path(str(config.resume)))
+def newest_run(root: Path, recipe: str) -> RunFolder:
+    """The run folder with the highest number.
+
+    Raises:
+        BitdialError: there is none.
+    """
+    numbered: Sequence[tuple[int, Path]] = sorted(
+        (int(path.name.rpartition("-")[2]), path)
+        for path in (root.glob(f"{recipe}-*") if root.is_dir() else ())
+        if path.name.rpartition("-")[2].isdigit() and (path / "config.yaml").is_file()
+    )
+    if not numbered:
+        raise BitdialError(f"expected a run to resume under {root}/, got none; start one, or give --resume FOLDER")
+    return RunFolder.open(numbered[-1][1])
 
 
-def _checked_resume(run: RunFolder, argv: list[str]) -> CyclicConfig:
-    """The configuration of a resumed run: its own file, under the flags; nothing that shapes results may differ."""
-    file = str(run.config)
-    stored = load_config(CyclicConfig, PRESETS, ["--config", file], prog=PROG)
-    words = argv if "--config" in " ".join(argv) else ["--config", file, *argv]
-    wanted = load_config(CyclicConfig, PRESETS, words, prog=PROG)
-    for name in CyclicConfig.model_fields.keys() - _FREE_ON_RESUME:
-        before, now = getattr(stored, name), getattr(wanted, name)
-        if before != now:
-            raise BitdialError(
-                f"{name} must stay {_short(before)} when {run.path} is resumed, got {_short(now)}; "
-                "leave the flag out, or start a new run"
-            )
+def _to_resume(config: CyclicConfig) -> RunFolder:
+    if isinstance(config.resume, Path):
+        return RunFolder.open(config.resume)
+    if config.run_dir is not None:
+        return RunFolder.open(config.run_dir)
+    return newest_run(Path(config.experiment.results_dir or "runs"), "cyclic")
+
+
+def _checked(run: RunFolder, argv: list[str]) -> CyclicConfig:
+    """The options of a resumed run: its own file, under preset and flags; nothing that shapes results may differ."""
+    stored = load_config(CyclicConfig, {}, ["--config", str(run.config)], prog=PROG)
+    own = read_yaml(run.config).values
+    below = {name: _over(own, preset) for name, preset in PRESETS.items()} | {str(run.path): own}
+    words = argv if _names_preset(argv) else ["--preset", str(run.path), *argv]
+    wanted = load_config(CyclicConfig, below, words, prog=PROG)
+    _refuse_changes(stored.model_dump(), wanted.model_dump(), run)
     if wanted.seeds < stored.seeds:
         raise BitdialError(f"seeds must be at least {stored.seeds} when {run.path} is resumed, got {wanted.seeds}")
     return wanted
 
 
+def _names_preset(argv: Sequence[str]) -> bool:
+    return any(word.partition("=")[0] == "--preset" for word in argv) or argv[0] in PRESETS
+
+
+def _over(own: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's options under those of a preset, group by group."""
+    groups = {name: {**own.get(name, {}), **value} for name, value in preset.items() if isinstance(value, Mapping)}
+    return {**own, **preset, **groups}
+
+
+def _refuse_changes(stored: Mapping[str, Any], wanted: Mapping[str, Any], run: RunFolder, prefix: str = "") -> None:
+    for name, before in stored.items():
+        now = wanted[name]
+        if prefix + name in _FREE_ON_RESUME or before == now:
+            continue
+        if isinstance(before, Mapping) and before.keys() == now.keys() and not prefix:
+            _refuse_changes(before, now, run, f"{name}.")
+            continue
+        raise BitdialError(
+            f"{prefix}{name} must stay {_short(before)} when {run.path} is resumed, got {_short(now)}; "
+            "leave it out, or start a new run"
+        )
+
+
 def _short(value: object) -> str:
-    text = str(value)
+    text = "none" if value is None else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-class EvaluateConfig(Config):
-    """The options of ``bitdial evaluate RUN``."""
-
-    run: Path
-    """Folder of the run."""
-    bits: list[Width] = Field([2, 4, 8, 16, 32], min_length=1)
-    """Widths to measure at."""
-    arm: str = "cpt"
-    """Which arm of the run: cpt, static_4bit, matched_cost, ..."""
-    seed: int | None = None
-    """Seed of the arm; the run's first one if not given."""
-    reestimate: bool = True
-    """Re-estimate batch-norm statistics on training batches at each width."""
-    data_path: Path | None = None
-    """Folder of the data, where it has moved since."""
+def _command(run: RunFolder, argv: Sequence[str], config: CyclicConfig) -> str:
+    """The command line that makes a resumed run from its start: the same words if they say it all, else its file."""
+    words = list(argv)
+    at = next((i for i, word in enumerate(words) if word.partition("=")[0] == "--resume"), None)
+    if at is not None:
+        named = words[at] == "--resume" and at + 1 < len(words) and not words[at + 1].startswith("--")
+        del words[at : at + (2 if named else 1)]
+    same = _what(load_config(CyclicConfig, PRESETS, words, prog=PROG)) == _what(config)
+    return shlex.join(["bitdial", "train", "cyclic", *(words if same else ["--config", str(run.config)])])
 
 
-def evaluate(argv: list[str]) -> int:
-    """Measure a trained run again at any widths, and print a table; return the exit status."""
-    options = load_config(EvaluateConfig, {}, argv, prog="bitdial evaluate", positional="run")
-    folder = RunFolder.open(options.run)
-    if not isinstance(read_yaml(str(folder.config)).values, dict):
-        raise BitdialError(f"{folder.config} must hold the options of a run, got something else")
-    config = load_config(CyclicConfig, PRESETS, ["--config", str(folder.config)], prog="bitdial evaluate")
-    data = load_dataset(config.dataset, options.data_path or config.data_path)
-    experiment = _experiment(config, data, None)
-    seed = config.seed if options.seed is None else options.seed
-    place = folder.checkpoints / f"{options.arm}-seed{seed}"
-    if not place.is_dir():
-        there = sorted(path.name.rpartition("-seed")[0] for path in folder.checkpoints.glob(f"*-seed{seed}"))
-        hint = suggest(options.arm, there) or f"; there are: {', '.join(there) or 'none'}"
-        raise BitdialError(f"arm must be one that {folder.path} trained with seed {seed}, got '{options.arm}'{hint}")
-    from dataclasses import replace
-
-    model = replace(experiment, folder=folder.path).load_arm(options.arm, seed)
-    loaders = experiment.make_loaders(seed)
-    scores = evaluate_cyclic_training(
-        model, loaders.test, options.bits, recalibration_batches=loaders.recalibration, reestimate=options.reestimate
-    )
-    table = Table(title=f"{options.arm}, seed {seed}, on the {len(data.test)} test images of {data.name}")
-    for heading in ("bits", "accuracy", "loss"):
-        table.add_column(heading, justify="right")
-    for score in scores:
-        table.add_row(f"{score.bits:g}", f"{score.accuracy:.2%}", f"{score.loss:.4f}")
-    Console().print(table)
-    return 0
+def _what(config: CyclicConfig) -> CyclicConfig:
+    """The options without those that say where the run lies."""
+    return config.model_copy(update={"resume": False, "run_dir": None})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from bitdial import schedules
 from bitdial.configuration import Config, SharedConfig
-from bitdial.errors import BitdialError, suggest
+from bitdial.errors import BitdialError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 Width = Annotated[float, Field(ge=1, le=32)]
 StaticBits = Width | list[Width] | Literal["progressive"]
@@ -161,8 +164,12 @@ class StaticPrecisionConfig(Config):
 
     @field_validator("test_configurations")
     @classmethod
-    def _lists_have_widths(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _can_be_named_and_trained(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name, bits in value.items():
+            if not _NAME.fullmatch(name):  # it becomes part of a folder's name
+                raise BitdialError(
+                    f"a name in test_configurations must hold only letters, digits, '_', '-' and '.', got {name!r}"
+                )
             if isinstance(bits, list) and not bits:
                 raise BitdialError(f"test_configurations.{name} must list at least one width, got an empty list")
         return value
@@ -171,7 +178,7 @@ class StaticPrecisionConfig(Config):
 Ablation = Literal["no_cycling", "fixed_pattern", "random_cycling", "layer_independent"]
 
 
-class ExperimentConfig(Config):
+class ExperimentOptions(Config):
     """What is compared and kept."""
 
     experiment_name: str = "cyclic"
@@ -194,6 +201,13 @@ class ExperimentConfig(Config):
         return list(dict.fromkeys(value))
 
 
+class ExperimentConfig(ExperimentOptions):
+    """What is compared and kept, and how often."""
+
+    seeds: int = Field(1, ge=1)
+    """How many seeds: everything is repeated for each, and results carry an interval from two on."""
+
+
 class CyclicConfig(SharedConfig, TrainingOptions):
     """The options of `bitdial train cyclic`."""
 
@@ -207,16 +221,16 @@ class CyclicConfig(SharedConfig, TrainingOptions):
     """How the precision moves."""
     static: StaticPrecisionConfig = StaticPrecisionConfig()
     """Which static configurations follow."""
-    experiment: ExperimentConfig = ExperimentConfig()
+    experiment: ExperimentOptions = ExperimentOptions()
     """What is compared and kept."""
 
     @property
-    def model_config_of_run(self) -> ModelConfig:
+    def network(self) -> ModelConfig:
         """Name and options of the network in one."""
         return ModelConfig(name=self.model, **self.model_options.model_dump())
 
     def training(self, batches_per_epoch: int) -> CyclicTrainingConfig:
-        """The training options of the phases; ``steps`` and ``epochs`` are the cyclic phase's."""
+        """The training options of the phases; ``steps`` and ``epochs`` count those of the cyclic phase."""
         shared = {name: getattr(self, name) for name in TrainingOptions.model_fields}
         if self.steps is not None:
             shared["num_cpt_iterations"] = self.steps
@@ -230,29 +244,3 @@ class CyclicConfig(SharedConfig, TrainingOptions):
             weight_decay=self.weight_decay,
             seed=self.seed,
         )
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "conservative": {
-        "cyclic": {"bit_width_pattern": [8, 6, 4, 6, 8], "cycle_length": 40, "smooth_transitions": True},
-    },
-    "aggressive": {
-        "cyclic": {"bit_width_pattern": [8, 2, 8, 2], "cycle_length": 10, "smooth_transitions": False},
-    },
-    "research": {
-        "seeds": 3,
-        "experiment": {
-            "analyze_cycles": True,
-            "save_cycle_checkpoints": True,
-            "ablations": ["random_cycling"],
-        },
-    },
-}
-"""Ready settings by name: ``bitdial train cyclic conservative``."""
-
-
-def check_model_name(name: str, known: tuple[str, ...]) -> None:
-    """Refuse a network that does not exist, before anything is loaded or written."""
-    if name not in known and not name.startswith(("timm/", "torchvision/")):
-        hint = suggest(name, known) or f"; there are: {', '.join(known)}, timm/NAME, torchvision/NAME"
-        raise BitdialError(f"model must be a network's name, got '{name}'{hint}")

@@ -7,26 +7,27 @@ come out the same; one that was stopped in its middle goes on from its newest so
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from bitdial.errors import BitdialError
-from bitdial.evaluation import ArmResult, CyclicResults, assemble
+from bitdial.errors import BitdialError, RunInterrupted
+from bitdial.evaluation import ArmResult, WidthScore
 from bitdial.evaluation.files import write_atomically
-from bitdial.layers import BitDial, LayerSchedule, Ledger
-from bitdial.recipes.cyclic.arms import CPT, Arm, ablation_schedule, mean_bits, own_bits, plan_arms
+from bitdial.layers import BitDial
+from bitdial.recipes.cyclic.arms import ABLATION, BASELINE, CPT, Arm, ablation_schedule, mean_bits, plan_arms
 from bitdial.recipes.cyclic.config import (
     CyclicPrecisionConfig,
     CyclicTrainingConfig,
-    ExperimentConfig,
+    ExperimentOptions,
     ModelConfig,
     StaticPrecisionConfig,
 )
+from bitdial.recipes.cyclic.matched import batches_in_step, matched_steps, schedule_bitops
 from bitdial.recipes.cyclic.phase import Loaders, PhaseResult, PhaseSetup, release_memory, target_widths
 from bitdial.recipes.cyclic.train import (
     evaluate_cyclic_training,
@@ -35,7 +36,7 @@ from bitdial.recipes.cyclic.train import (
     train_with_cpt,
     train_with_static_precision,
 )
-from bitdial.training import MetricsLog, Progress, seed_everything
+from bitdial.training import Classification, MetricsLog, Progress, TrainingDiverged, seed_everything
 from bitdial.training.checkpoint import CheckpointManager
 
 ARM_FILE = "arm.json"
@@ -61,11 +62,24 @@ class Experiment:
     training: CyclicTrainingConfig
     precision: CyclicPrecisionConfig
     static: StaticPrecisionConfig
-    experiment: ExperimentConfig
+    experiment: ExperimentOptions
     seeds: Sequence[int]
     setup: PhaseSetup = field(default_factory=PhaseSetup)
     folder: Path | None = None
     show_progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.training.distillation_alpha > 0 and not self.static.compare_to_baseline:
+            raise BitdialError(
+                f"distillation_alpha is {self.training.distillation_alpha:g}, expected static.compare_to_baseline with "
+                "it: the unquantized baseline is the teacher; switch it on, or set distillation_alpha to 0"
+            )
+        rungs, steps = len(set(self.model.bit_widths)), self.training.num_static_iterations
+        if "progressive" in self.static.test_configurations.values() and steps < rungs:
+            raise BitdialError(
+                f"num_static_iterations must be at least {rungs}, one for each width that a progressive configuration "
+                f"steps down, got {steps}"
+            )
 
     def run(self) -> list[ArmResult]:
         """Train and measure every arm with every seed.
@@ -81,30 +95,66 @@ class Experiment:
             done: dict[str, ArmResult] = {}
             for number, arm in enumerate(arms, start=1):
                 position = f"{number}/{len(arms)}" + (f", seed {seed}" if len(self.seeds) > 1 else "")
-                done[arm.name] = self._run_arm(arm, seed, done, trained, position)
+                with _named(f"{arm.name} ({position})", self.setup.how_to_resume, saved=self.folder is not None):
+                    done[arm.name] = self._run_arm(arm, seed, done, trained, position)
                 release_memory()
             results += done.values()
         return results
 
+    def rehearse(self) -> None:
+        """Find now what would only be found when training starts: let a new network see two examples of its data.
+
+        Raises:
+            BitdialError: the network cannot be quantized, or cannot train on the data.
+        """
+        seed = self.seeds[0]
+        model, loaders = self.new_model(seed), self.make_loaders(seed)
+        task = self.setup.task or Classification()
+        batch = next(iter(loaders.train), None)
+        if batch is None:
+            raise BitdialError("loader must give at least one batch, got none; is the training split empty?")
+        batch = [part[:2] for part in batch]
+        try:
+            task.loss(model.to(batch[0].device), batch)
+        except BitdialError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:  # as torch says it
+            shape = list(batch[0].shape)
+            raise BitdialError(f"the network cannot train on inputs of shape {shape}: {error}") from error
+
     def new_model(self, seed: int) -> nn.Module:
         """The quantized network with the weights that a seed gives it."""
         seed_everything(seed)
-        return prepare_model(self.make_model(), self.model, self.precision)
+        return prepare_model(self.make_model(), self.model, self.precision.gradient_bits)
 
     def arm_folder(self, name: str, seed: int) -> Path | None:
         """Where an arm keeps its checkpoints."""
         return None if self.folder is None else self.folder / "checkpoints" / f"{name}-seed{seed}"
 
+    def finished(self, name: str, seed: int) -> ArmResult | None:
+        """What an arm gave, if it was trained to its end."""
+        folder = self.arm_folder(name, seed)
+        if folder is None or not (folder / ARM_FILE).exists():
+            return None
+        return ArmResult.model_validate_json((folder / ARM_FILE).read_text(encoding="utf-8"))
+
     def load_arm(self, name: str, seed: int) -> nn.Module:
-        """The trained model of an arm, from its newest sound checkpoint.
+        """The model of an arm that was trained to its end.
 
         Raises:
-            BitdialError: there is none.
+            BitdialError: it was not, or its last checkpoint is damaged.
         """
-        folder = self.arm_folder(name, seed)
-        assert folder is not None
+        folder, result = self.arm_folder(name, seed), self.finished(name, seed)
+        if folder is None or result is None:
+            raise BitdialError(f"arm '{name}' with seed {seed} was not trained to its end; resume the run first")
+        checkpoint = _manager(folder).load_latest()
+        if checkpoint.state["step"] != result.iterations:
+            raise BitdialError(
+                f"the last checkpoint in {folder} is damaged (step {checkpoint.state['step']} of {result.iterations} "
+                f"is the newest sound one); remove {folder / ARM_FILE} and resume the run"
+            )
         model = self.new_model(seed)
-        model.load_state_dict(_manager(folder).load_latest().state["model_state_dict"])
+        model.load_state_dict(checkpoint.state["model_state_dict"])
         return model
 
     def _run_arm(
@@ -112,16 +162,18 @@ class Experiment:
     ) -> ArmResult:
         folder = self.arm_folder(arm.name, seed)
         needed_later = arm.name == CPT or (arm.kind == "baseline" and self.training.distillation_alpha > 0)
-        if folder is not None and (folder / ARM_FILE).exists():
+        before = self.finished(arm.name, seed)
+        if before is not None:
             if needed_later:
                 trained[arm.name] = self.load_arm(arm.name, seed)
-            return ArmResult.model_validate_json((folder / ARM_FILE).read_text(encoding="utf-8"))
+            return before
         model = copy.deepcopy(trained[CPT]) if arm.fine_tuned else self.new_model(seed)
         loaders = self.make_loaders(seed)
-        seed_everything(seed)
+        seed_everything(seed, rank=0 if self.setup.fabric is None else self.setup.fabric.global_rank)
         manager = None if folder is None else _manager(folder)
-        with manager or nullcontext():
-            phase = self._train(arm, seed, model, loaders, trained, self._setup(arm, seed, manager, position))
+        setup = self._setup(arm, seed, manager, position)
+        with manager or nullcontext(), setup.log or nullcontext():
+            phase = self._train(arm, seed, model, loaders, trained, setup)
         result = self._measure(arm, seed, phase, loaders, done)
         if needed_later:
             trained[arm.name] = phase.model
@@ -158,24 +210,21 @@ class Experiment:
         setup: PhaseSetup,
     ) -> PhaseResult:
         training = self.training
-        teacher = trained.get("baseline_fp32") if arm.kind != "baseline" else None
-        if teacher is None and training.distillation_alpha > 0:
+        teacher = trained.get(BASELINE)
+        if arm.kind == "baseline":
             training = training.model_copy(update={"distillation_alpha": 0.0})  # the teacher learns on its own
-        if arm.kind == "cpt":
-            return train_with_cpt(model, loaders, training, self.precision, self.model, teacher=teacher, setup=setup)
-        if arm.kind == "ablation":
-            name: Any = arm.name.removeprefix("ablation_")
-            layers = len(BitDial(model))
-            schedule = ablation_schedule(name, self.precision, self.model, layers=layers, seed=seed)
+        if arm.trains_at is None:
+            schedule = None
+            if arm.kind == "ablation":
+                name: Any = arm.name.removeprefix(ABLATION)
+                layers = len(BitDial(model))
+                schedule = ablation_schedule(name, self.precision, self.model, layers=layers, seed=seed)
             return train_with_cpt(
                 model, loaders, training, self.precision, self.model, teacher=teacher, schedule=schedule, setup=setup
             )
-        assert arm.trains_at is not None
-        steps = {
-            "static": training.num_static_iterations,
-            "baseline": training.num_cpt_iterations,
-            "matched": self.matched_steps(ledger_of(model, loaders.train), len(BitDial(model))),
-        }[arm.kind]
+        steps = training.num_static_iterations if arm.fine_tuned else training.num_cpt_iterations
+        if arm.kind == "matched":
+            steps = self._matched_steps(model, loaders)
         return train_with_static_precision(
             model,
             arm.trains_at,
@@ -185,28 +234,31 @@ class Experiment:
             self.model,
             iterations=steps,
             learning_rate=None if arm.fine_tuned else training.learning_rate,
-            warmup_steps=0 if arm.fine_tuned else min(training.warmup_steps, steps // 2),
+            warmup_steps=0 if arm.fine_tuned else training.warmup_steps,
             gradient_bits=32 if arm.kind == "baseline" else self.precision.gradient_bits,
             teacher=teacher,
             setup=setup,
         )
 
-    def matched_steps(self, ledger: Ledger, layers: int) -> int:
-        """How many steps at the default width have the BitOps of the whole cyclic phase (to half a step)."""
+    def _matched_steps(self, model: nn.Module, loaders: Loaders) -> int:
+        """How many steps at the default width have the BitOps of the whole cyclic phase, to half a step."""
+        ledger, gradients = ledger_of(model, loaders.train), self.precision.gradient_bits
+        sizes = batches_in_step(loaders.train, self.training.gradient_accumulation_steps)
         cyclic = schedule_bitops(
             ledger,
             self.precision.layer_schedule(),
-            layers,
+            len(BitDial(model)),
             self.training.num_cpt_iterations,
-            self.precision.gradient_bits,
+            gradients,
+            examples=sizes,
         )
         width = self.model.default_bit_width
-        return max(1, round(cyclic / ledger.step_bitops(width, width, self.precision.gradient_bits).total))
+        return matched_steps(cyclic, ledger.step_bitops(width, width, gradients).total, sizes)
 
     def _measure(
         self, arm: Arm, seed: int, phase: PhaseResult, loaders: Loaders, done: Mapping[str, ArmResult]
     ) -> ArmResult:
-        def scores_at(widths: Sequence[Any]) -> list[Any]:
+        def scores_at(widths: Sequence[float | Sequence[float]]) -> list[WidthScore]:
             return evaluate_cyclic_training(
                 phase.model,
                 loaders.test,
@@ -217,7 +269,7 @@ class Experiment:
 
         targets = target_widths([*self.model.bit_widths, self.model.default_bit_width])
         scores = scores_at(targets)
-        ships = own_bits(arm, len(BitDial(phase.model)))
+        ships = arm.own_bits(len(BitDial(phase.model)))
         own = next((score for score in scores if score.bits == ships), None) or scores_at([ships])[0]
         before = done[CPT] if arm.fine_tuned else None
         return ArmResult(
@@ -237,86 +289,16 @@ class Experiment:
         )
 
 
-def schedule_bitops(
-    ledger: Ledger, schedule: LayerSchedule, layers: int, iterations: int, gradient_bits: float = 32
-) -> float:
-    """Simulated BitOps of training at a schedule, for one example a step.
-
-    Args:
-        ledger: costs of the model.
-        schedule: ``(step, layer) -> width``.
-        layers: number of quantized layers.
-        iterations: steps.
-        gradient_bits: width of the gradients.
-    """
-    known: dict[tuple[float, ...], float] = {}
-    total = 0.0
-    for step in range(iterations):
-        widths = tuple(schedule(step, layer) for layer in range(layers))
-        if widths not in known:
-            known[widths] = ledger.step_bitops(widths, widths, gradient_bits).total
-        total += known[widths]
-    return total
-
-
-def compare_bit_configurations(
-    make_model: Callable[[], nn.Module],
-    make_loaders: Callable[[int], Loaders],
-    *,
-    model_config: ModelConfig | None = None,
-    training: CyclicTrainingConfig | None = None,
-    precision: CyclicPrecisionConfig | None = None,
-    static: StaticPrecisionConfig | None = None,
-    experiment: ExperimentConfig | None = None,
-    seeds: int | Sequence[int] = 1,
-    setup: PhaseSetup | None = None,
-    show_progress: bool = False,
-) -> CyclicResults:
-    """Train and compare: the CPT model at each width, each static configuration, the unquantized baseline, and a static
-    run of equal BitOps.
-
-    Args:
-        make_model: builds the network, unquantized; torch is seeded before it is called.
-        make_loaders: seed -> the data, its order a function of the seed.
-        model_config, training, precision, static, experiment: the configuration; defaults if None.
-        seeds: how many (counting up from ``training.seed``), or which ones.
-        setup: devices and task.
-        show_progress: whether to show a live line for each arm.
-
-    Returns:
-        Mean and 95% interval over seeds at each width, accuracy per average bit, the ranking, and the recommended
-        configuration with the reason in a sentence.
-
-    Raises:
-        BitdialError: the configuration or the data is at fault, or a loss is not finite.
-    """  # noqa: D205
-    training = training or CyclicTrainingConfig()
-    chosen = range(training.seed, training.seed + seeds) if isinstance(seeds, int) else list(seeds)
-    if not chosen:
-        raise BitdialError(f"seeds must be at least 1, got {seeds!r}")
-    experiment = experiment or ExperimentConfig()
-    job = Experiment(
-        make_model,
-        make_loaders,
-        model_config or ModelConfig(),
-        training,
-        precision or CyclicPrecisionConfig(),
-        static or StaticPrecisionConfig(),
-        experiment,
-        chosen,
-        setup or PhaseSetup(),
-        show_progress=show_progress,
-    )
-    config = {
-        "model": job.model.model_dump(mode="json"),
-        "training": training.model_dump(mode="json"),
-        "cyclic": job.precision.model_dump(mode="json"),
-        "static": job.static.model_dump(mode="json"),
-        "experiment": experiment.model_dump(mode="json"),
-    }
-    return assemble(
-        job.run(), config=config, experiment=experiment.experiment_name, analyze_cycles=experiment.analyze_cycles
-    )
+@contextmanager
+def _named(arm: str, how_to_resume: str, *, saved: bool) -> Iterator[None]:
+    """Say in which arm training was stopped or went wrong."""
+    try:
+        yield
+    except (RunInterrupted, TrainingDiverged) as error:
+        raise type(error)(f"{arm}: {error}") from error
+    except KeyboardInterrupt:  # outside of the steps, which save first
+        kept = f"what was saved before is kept; to go on: {how_to_resume}" if saved else "nothing was saved"
+        raise RunInterrupted(f"{arm}: stopped by Ctrl-C between training and measuring; {kept}") from None
 
 
 def _manager(folder: Path) -> CheckpointManager:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 
 from bitdial.errors import BitdialError
 from bitdial.evaluation import History
+from bitdial.evaluation.files import write_atomically
 from bitdial.evaluation.sweep import sweep
 from bitdial.layers import Ledger, PrecisionScheduler
 from bitdial.recipes.cyclic.config import CyclicTrainingConfig
@@ -59,7 +61,8 @@ class PhaseSetup:
     """Where a phase runs and what it writes; everything has a default that writes nothing.
 
     Attributes:
-        fabric: devices and numeric format; a single process on the CPU or GPU at hand if None.
+        fabric: devices and floating-point format; if None a single process on the CPU or GPU at hand, under autocast
+            where the training says so.
         task: loss and scores of a batch.
         log: rows of metrics.
         progress: the live line.
@@ -157,8 +160,9 @@ class CycleCheckpoints(Hook):
         """Save at a boundary, from the first process."""
         cycle, position = divmod(state.step, self.cycle_length)
         if position == 0 and state.fabric.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            torch.save(state.model.state_dict(), self.folder / f"cycle-{cycle:04d}.pt")
+            content = io.BytesIO()
+            torch.save(state.model.state_dict(), content)
+            write_atomically(self.folder / f"cycle-{cycle:04d}.pt", content.getvalue())
 
 
 def train_phase(
@@ -194,7 +198,7 @@ def train_phase(
         BitdialError: no data, or a loss that is not finite.
         RunInterrupted: stopped on request, after saving.
     """
-    fabric = setup.fabric or make_fabric()
+    fabric = setup.fabric or make_fabric(precision=float_format(training.use_amp))
     task: Task = setup.task or Classification()
     scored = task
     if training.distillation_alpha > 0:
@@ -209,14 +213,16 @@ def train_phase(
     optimizer = build_optimizer(
         model,
         OptimizerConfig(
-            learning_rate=learning_rate or training.learning_rate,
+            learning_rate=training.learning_rate if learning_rate is None else learning_rate,
             weight_decay=training.weight_decay,
         ),
     )
     factor = learning_rate_factor(LearningRateConfig(warmup_steps=min(warmup_steps, iterations // 2)), iterations)
     hook = PrecisionHook(scheduler, ledger)
     hooks: list[Hook] = [hook]
-    cycle_length = scheduler.config.cycle_length if isinstance(scheduler, CyclicPrecisionScheduler) else None
+    cycle_length = None
+    if isinstance(scheduler, CyclicPrecisionScheduler) and scheduler.follows_config:
+        cycle_length = scheduler.config.cycle_length
     if setup.cycle_checkpoints is not None and cycle_length is not None:
         hooks.append(CycleCheckpoints(setup.cycle_checkpoints, cycle_length))
 
@@ -274,6 +280,13 @@ def train_phase(
         seconds=state.seconds,
         iterations=state.step,
     )
+
+
+def float_format(use_amp: bool, precision: str = "32-true") -> str:
+    """The floating-point format to make a Fabric with: `precision`, unless that is the plain one and autocast is on."""
+    if not use_amp or precision != "32-true":
+        return precision
+    return "16-mixed" if torch.cuda.is_available() else "bf16-mixed"
 
 
 def release_memory() -> None:

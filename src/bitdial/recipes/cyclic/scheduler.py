@@ -7,7 +7,7 @@ import statistics
 from torch import nn
 
 from bitdial import schedules
-from bitdial.layers import BitDial, PrecisionScheduler
+from bitdial.layers import BitDial, LayerSchedule, PrecisionScheduler
 from bitdial.recipes.cyclic.config import CyclicPrecisionConfig
 
 
@@ -26,14 +26,24 @@ class CyclicPrecisionScheduler(PrecisionScheduler):
     Args:
         model_or_dial: a quantized model, or a dial of one.
         config: how the precision moves.
+        schedule: widths that the layers follow instead, ``(step, layer) -> width``; cycles are counted as in `config`,
+            and its learning-rate factors and gradient width hold.
 
     Raises:
         BitdialError: the model has no quantized layers, or gradient_bits below 32 for a model built without gradients.
     """
 
-    def __init__(self, model_or_dial: nn.Module | BitDial, config: CyclicPrecisionConfig | None = None) -> None:
+    def __init__(
+        self,
+        model_or_dial: nn.Module | BitDial,
+        config: CyclicPrecisionConfig | None = None,
+        *,
+        schedule: LayerSchedule | None = None,
+    ) -> None:
         self.config = config or CyclicPrecisionConfig()
-        super().__init__(model_or_dial, self.config.layer_schedule(), gradients=self.config.gradient_bits)
+        self.follows_config = schedule is None
+        widths = self.config.layer_schedule() if schedule is None else schedule
+        super().__init__(model_or_dial, widths, gradients=self.config.gradient_bits)
 
     @property
     def cycle(self) -> int:

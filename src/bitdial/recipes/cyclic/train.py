@@ -8,12 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from bitdial import schedules
 from bitdial.errors import BitdialError
 from bitdial.evaluation import WidthScore
 from bitdial.evaluation.sweep import sweep, to_device
-from bitdial.layers import BitDial, Ledger, PrecisionScheduler, cost, quantize
-from bitdial.layers.scheduler import LayerSchedule
+from bitdial.layers import BitDial, LayerSchedule, Ledger, PrecisionScheduler, QuantizedLayer, cost, quantize
 from bitdial.recipes.cyclic.config import (
     CyclicPrecisionConfig,
     CyclicTrainingConfig,
@@ -23,34 +21,29 @@ from bitdial.recipes.cyclic.config import (
 )
 from bitdial.recipes.cyclic.phase import Loaders, PhaseResult, PhaseSetup, release_memory, train_phase
 from bitdial.recipes.cyclic.scheduler import CyclicPrecisionScheduler
+from bitdial.recipes.cyclic.static import final_widths, static_schedule
 from bitdial.training import Task
 
 
-def prepare_model(
-    model: nn.Module, model_config: ModelConfig | None = None, precision: CyclicPrecisionConfig | None = None
-) -> nn.Module:
+def prepare_model(model: nn.Module, options: ModelConfig, gradient_bits: float = 32) -> nn.Module:
     """Quantize a model as the configuration says, unless it is quantized already.
 
     Args:
         model: any network.
-        model_config: skipped layers, quantizer, granularity, default width.
-        precision: tells whether gradients are to be quantized.
+        options: skipped layers, quantizer, granularity, default width.
+        gradient_bits: width of the gradients; at 32 the layers are built without gradient quantization.
     """
-    options = model_config or ModelConfig()
-    gradients = (precision or CyclicPrecisionConfig()).gradient_bits
-    try:
-        BitDial(model)
-    except BitdialError:
-        return quantize(
-            model,
-            options.default_bit_width,
-            options.default_bit_width,
-            None if gradients == 32 else gradients,
-            quantizer=options.quantizer,
-            granularity=options.granularity,
-            skip=options.skip_layers,
-        )
-    return model
+    if any(isinstance(module, QuantizedLayer) for module in model.modules()):
+        return model
+    return quantize(
+        model,
+        options.default_bit_width,
+        options.default_bit_width,
+        None if gradient_bits == 32 else gradient_bits,
+        quantizer=options.quantizer,
+        granularity=options.granularity,
+        skip=options.skip_layers,
+    )
 
 
 def ledger_of(model: nn.Module, batches: Iterable[Any]) -> Ledger:
@@ -100,7 +93,8 @@ def train_with_cpt(
         loaders: ``(train, test)``, or with a third loader of training batches to re-estimate statistics from.
         training, precision, model_config: the configuration; defaults if None.
         teacher: an unquantized model to follow when ``training.distillation_alpha`` is above 0.
-        schedule: widths other than those of `precision`, ``(step, layer) -> width`` (an ablation, say).
+        schedule: widths other than those of `precision`, ``(step, layer) -> width`` (an ablation, say); all else in
+            `precision` still holds.
         setup: devices, logs, checkpoints, resume; by default one process that writes nothing.
 
     Returns:
@@ -113,16 +107,11 @@ def train_with_cpt(
     training, precision = training or CyclicTrainingConfig(), precision or CyclicPrecisionConfig()
     options = model_config or ModelConfig()
     data = as_loaders(loaders)
-    model = prepare_model(model, options, precision)
-    scheduler = (
-        CyclicPrecisionScheduler(model, precision)
-        if schedule is None
-        else PrecisionScheduler(model, schedule, gradients=precision.gradient_bits)
-    )
+    model = prepare_model(model, options, precision.gradient_bits)
     return train_phase(
         model,
         data,
-        scheduler,
+        CyclicPrecisionScheduler(model, precision, schedule=schedule),
         training.num_cpt_iterations,
         training,
         setup or PhaseSetup(),
@@ -131,27 +120,6 @@ def train_with_cpt(
         teacher=teacher,
         target_bits=options.default_bit_width,
     )
-
-
-def static_schedule(
-    bits: StaticBits, layers: int, iterations: int, widths: Sequence[float] = (8, 4, 2)
-) -> LayerSchedule:
-    """The schedule of a static configuration.
-
-    Args:
-        bits: one width; a list that alternates over the layers; or ``"progressive"``: down `widths` in equal stretches.
-        layers: number of quantized layers.
-        iterations: length of the phase.
-        widths: the rungs of ``"progressive"``.
-    """
-    if bits == "progressive":
-        rungs = schedules.ladder(sorted(set(widths), reverse=True), iterations)
-        return lambda step, layer: rungs(step)
-    if isinstance(bits, list):
-        alternating = [float(bits[layer % len(bits)]) for layer in range(layers)]
-        return lambda step, layer: alternating[layer]
-    held = schedules.static(float(bits))
-    return lambda step, layer: held(step)
 
 
 def train_with_static_precision(
@@ -195,9 +163,10 @@ def train_with_static_precision(
     if isinstance(width_or_list, list) and not width_or_list:
         raise BitdialError("width_or_list must have at least one width, got an empty list")
     release_memory()
-    model = prepare_model(model, options)
-    steps = iterations or training.num_static_iterations
-    schedule = static_schedule(width_or_list, len(BitDial(model)), steps, options.bit_widths)
+    model = prepare_model(model, options, gradient_bits)
+    steps = training.num_static_iterations if iterations is None else iterations
+    layers = len(BitDial(model))
+    schedule = static_schedule(width_or_list, layers, steps, options.bit_widths)
     result = train_phase(
         model,
         data,
@@ -206,21 +175,13 @@ def train_with_static_precision(
         training,
         setup or PhaseSetup(),
         ledger=ledger_of(model, data.train),
-        learning_rate=learning_rate or training.learning_rate * static.finetune_lr_scale,
+        learning_rate=training.learning_rate * static.finetune_lr_scale if learning_rate is None else learning_rate,
         warmup_steps=warmup_steps,
         teacher=teacher,
         target_bits=options.default_bit_width,
     )
-    BitDial(model).set(final_widths(width_or_list, len(BitDial(model)), options.bit_widths))
+    BitDial(model).set(final_widths(width_or_list, layers, options.bit_widths))
     return result
-
-
-def final_widths(bits: StaticBits, layers: int, widths: Sequence[float]) -> list[float]:
-    """The widths at which a static configuration ships, one for each layer."""
-    if bits == "progressive":
-        return [float(min(widths))] * layers
-    given = bits if isinstance(bits, list) else [bits]
-    return [float(given[layer % len(given)]) for layer in range(layers)]
 
 
 def evaluate_cyclic_training(

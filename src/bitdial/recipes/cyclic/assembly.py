@@ -1,0 +1,81 @@
+"""From a configuration and its data to the experiment that it describes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from bitdial.data import BatchLoader, ImageDataset, make_loader
+from bitdial.models import build_model
+from bitdial.recipes.cyclic.config import CyclicConfig
+from bitdial.recipes.cyclic.experiment import Experiment
+from bitdial.recipes.cyclic.phase import Loaders, PhaseSetup
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+EVALUATION_BATCH = 256
+
+
+def build_experiment(
+    config: CyclicConfig, data: ImageDataset, *, fabric: Fabric | None = None, folder: Path | None = None
+) -> Experiment:
+    """The experiment of a configuration.
+
+    Args:
+        config: all options.
+        data: on the device that trains.
+        fabric: launched; without one the experiment serves to check things and to load what was trained.
+        folder: the run's folder; without one nothing is written.
+    """
+    batches = max(1, len(data.train) // config.batch_size)
+    return Experiment(
+        make_model=lambda: build_network(config, data),
+        make_loaders=_loaders(config, data, fabric),
+        model=config.network,
+        training=config.training(batches),
+        precision=config.cyclic,
+        static=config.static,
+        experiment=config.experiment,
+        seeds=range(config.seed, config.seed + config.seeds),
+        setup=PhaseSetup(
+            fabric=fabric,
+            how_to_resume=f"`bitdial train cyclic --resume {shlex.quote(str(folder))}`",
+            compile=config.compile,
+        ),
+        folder=folder,
+        show_progress=fabric is not None and fabric.is_global_zero,
+    )
+
+
+def build_network(config: CyclicConfig, data: ImageDataset) -> nn.Module:
+    """The network of a configuration, unquantized, for the images at hand."""
+    return build_model(
+        config.model, num_classes=data.num_classes, in_channels=data.in_channels, image_size=data.image_size
+    )
+
+
+def _loaders(config: CyclicConfig, data: ImageDataset, fabric: Fabric | None) -> Callable[[int], Loaders]:
+    """Each process trains on its share; all of them measure, and re-estimate statistics, on everything."""
+    world, rank = (1, 0) if fabric is None else (fabric.world_size, fabric.global_rank)
+
+    def plain(seed: int) -> BatchLoader:
+        return make_loader(data.train, config.batch_size, train=True, seed=seed, augment="none", workers=config.workers)
+
+    def augmented(seed: int) -> BatchLoader:
+        return make_loader(
+            data.train,
+            config.batch_size // world,
+            train=True,
+            seed=seed,
+            rank=rank,
+            world_size=world,
+            workers=config.workers,
+        )
+
+    test = make_loader(data.test, EVALUATION_BATCH, train=False, workers=config.workers)
+    return lambda seed: Loaders(train=augmented(seed), test=test, recalibration=plain(seed))
