@@ -54,7 +54,7 @@ class QuantizedLayer(nn.Module):
     range_low: Tensor
     range_high: Tensor
     range_batches: Tensor
-    range_momentum: float = RANGE_MOMENTUM
+    range_momentum: float
 
     def __init__(
         self,
@@ -79,6 +79,7 @@ class QuantizedLayer(nn.Module):
             raise BitdialError(
                 f"granularity must be one of {known}, got {granularity!r}{suggest(str(granularity), GRANULARITIES)}"
             )
+        self.range_momentum = RANGE_MOMENTUM
         low, high = self.quantizer.activation_range or (0.0, 0.0)
         buffers = {
             "weight_bits": check_bits(weights, "weights"),
