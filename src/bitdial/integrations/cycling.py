@@ -1,0 +1,154 @@
+"""What the callbacks share: the dial stands at the cycle's widths in a training step, and at the target width else."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from bitdial.errors import BitdialError, suggest
+from bitdial.integrations.rate import StepRate
+from bitdial.layers import BitDial, QuantizedLayer
+from bitdial.numerics import check_bits
+from bitdial.recipes.cyclic import CyclicPrecisionConfig, CyclicPrecisionScheduler
+
+
+class CyclesPrecision:
+    """The part of a callback that no trainer is needed for.
+
+    The position in the cycle is the trainer's own count of optimizer steps and nothing else, so that it can neither
+    drift from the trainer's log nor be lost with a checkpoint.
+
+    Args:
+        config: how the precision moves; its defaults if None.
+        module: name of the part of the model that cycles (``"encoder"``); the whole model if empty.
+        target_bits: width outside the training steps: in validation, in checkpoints, and after training. The widest of
+            the pattern if None.
+
+    Attributes:
+        scheduler: what turns the dial; None before training starts.
+
+    Raises:
+        BitdialError: a config of another type, or a width outside [1, 32].
+    """
+
+    def __init__(
+        self, config: CyclicPrecisionConfig | None = None, *, module: str = "", target_bits: float | None = None
+    ) -> None:
+        super().__init__()
+        if config is None:
+            config = CyclicPrecisionConfig()
+        if not isinstance(config, CyclicPrecisionConfig):
+            raise BitdialError(
+                f"config must be a CyclicPrecisionConfig, got {type(config).__name__}; "
+                "write CyclicPrecisionConfig(bit_width_pattern=[8, 4, 8], ...)"
+            )
+        if not isinstance(module, str):
+            raise BitdialError(f"module must be the name of a part of the model, got {type(module).__name__}")
+        self.config = config
+        self.module = module
+        self.target_bits = (
+            max(config.bit_width_pattern) if target_bits is None else check_bits(target_bits, "target_bits")
+        )
+        self.scheduler: CyclicPrecisionScheduler | None = None
+        self._part: nn.Module | None = None
+        self._rate: StepRate | None = None
+        self._at_rest = True
+
+    @property
+    def bits(self) -> list[float]:
+        """Width of each layer in the running training step, or in the last one.
+
+        Raises:
+            BitdialError: training has not started.
+        """
+        return self._running().bits
+
+    @property
+    def mean_bits(self) -> float:
+        """Mean of `bits`: what is logged."""
+        return statistics.fmean(self.bits)
+
+    @property
+    def lr_scale(self) -> float:
+        """Factor on the learning rate of the running training step; 1 unless ``adjust_lr_with_bits``."""
+        return self._running().lr_scale
+
+    def _start(self, model: nn.Module) -> None:
+        """Take hold of the model's quantized layers, and leave them at the target width."""
+        self._part = self._find_part(model)
+        try:
+            dial = BitDial(self._part)
+        except BitdialError as error:
+            where = f'module "{self.module}"' if self.module else "the model"
+            raise BitdialError(
+                f"{where} must have quantized layers, got none in {type(self._part).__name__}; "
+                "call bitdial.quantize(model) before training starts"
+            ) from error
+        self.scheduler = CyclicPrecisionScheduler(dial, self.config)
+        self._rest()
+
+    def _scale_rates(self, optimizers: Iterable[Any]) -> None:
+        """Let the learning rates follow the widths, if the config says so."""
+        self._release_rates()
+        if self.config.adjust_lr_with_bits:
+            self._rate = StepRate(optimizers, lambda: self.lr_scale)
+
+    def _release_rates(self) -> None:
+        if self._rate is not None:
+            self._rate.detach()
+            self._rate = None
+
+    def _go_to(self, step: int) -> None:
+        """Turn the dial to where the cycle stands after `step` optimizer steps."""
+        scheduler = self._running()
+        if self._at_rest or scheduler.iteration != step:
+            scheduler.load_state_dict({"iteration": step})
+            self._at_rest = False
+
+    def _rest(self) -> None:
+        """Turn the dial to the target width."""
+        self._running().dial.set(self.target_bits)
+        self._at_rest = True
+
+    def _values(self) -> dict[str, float]:
+        """What is logged of a training step, by name."""
+        values = {self._label("bits"): self.mean_bits}
+        if self.config.adjust_lr_with_bits:
+            values[self._label("lr_scale")] = self.lr_scale
+        return values
+
+    def _label(self, name: str) -> str:
+        return f"{name}/{self.module}" if self.module else name
+
+    def _refuse_overlap(self, others: Iterable[CyclesPrecision]) -> None:
+        """Raise if a callback of the same training turns the same layers."""
+        mine = _layers(self._part)
+        for other in others:
+            if other is not self and mine & _layers(other._part):
+                names = [f'module="{each.module}"' if each.module else "the whole model" for each in (self, other)]
+                raise BitdialError(
+                    f"two callbacks must turn different layers, got {names[0]} and {names[1]}; "
+                    "give each its own part of the model with module=..."
+                )
+
+    def _running(self) -> CyclicPrecisionScheduler:
+        if self.scheduler is None:
+            raise BitdialError(
+                f"{type(self).__name__} has no dial before training starts; pass it to the Trainer, and train"
+            )
+        return self.scheduler
+
+    def _find_part(self, model: nn.Module) -> nn.Module:
+        try:
+            return model.get_submodule(self.module)
+        except AttributeError as error:
+            names = [name for name, part in model.named_modules() if name and _layers(part)]
+            hint = suggest(self.module, names) or f"; parts with quantized layers are: {', '.join(names) or 'none'}"
+            raise BitdialError(f"module must be a part of {type(model).__name__}, got '{self.module}'{hint}") from error
+
+
+def _layers(part: nn.Module | None) -> set[QuantizedLayer]:
+    return set() if part is None else {layer for layer in part.modules() if isinstance(layer, QuantizedLayer)}
