@@ -7,6 +7,7 @@ import io
 import pickle
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from torch.nn import functional
 from bitdial.errors import BitdialError
 from bitdial.layers import QuantConv1d, QuantConv2d, QuantizedLayer, QuantLinear
 from bitdial.layers.quantized import RANGE_MOMENTUM
-from bitdial.numerics import fake_quantize, grid, min_max, quantize_gradient
+from bitdial.numerics import fake_quantize, min_max, quantize_gradient
 from tests.layers.nets import rows
 
 QUANTIZERS = ["uniform", "dorefa"]
@@ -444,13 +445,28 @@ def test_reset_range_forgets_a_running_range_but_not_a_fixed_one() -> None:
 # --- what autograd must not get wrong ---------------------------------------------------------------------------
 
 
-def test_an_input_changed_in_place_afterwards_is_an_error_not_a_wrong_gradient() -> None:
-    layer = QuantLinear(6, 5, weights=4, activations=3)
-    x = rows().requires_grad_().clone()
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+@pytest.mark.parametrize("bits", [2, 4, 12, 32])
+def test_an_input_changed_in_place_afterwards_never_gives_a_wrong_gradient(
+    bits: float, quantizer: str, mode: bool
+) -> None:
+    torch.manual_seed(0)
+    layer = QuantLinear(6, 5, weights=4, activations=bits, quantizer=quantizer)
+    leaf = rows().requires_grad_()
+    wanted = (leaf, layer.weight)
+    layer.train(mode)
+    expected = torch.autograd.grad(layer(leaf * 1.0).square().sum(), wanted)
+    x = leaf * 1.0
     y = layer(x)
     x.mul_(2)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.sum().backward()
+    try:
+        found = torch.autograd.grad(y.square().sum(), wanted)
+    except RuntimeError as error:
+        assert "modified by an inplace operation" in str(error)  # noqa: PT017
+    else:  # the layer had kept what it needs
+        for ours, right in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, right)
 
 
 def test_a_second_derivative_is_refused() -> None:
@@ -587,13 +603,40 @@ def test_threads_do_not_disturb_each_other() -> None:
                 torch.testing.assert_close(ours, theirs)
 
 
+def on_a_new_thread(work: Callable[[], Any]) -> Any:
+    """What `work` gives on a thread that has no scratch memory yet."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
 def test_training_goes_on_after_an_evaluation_in_inference_mode() -> None:
     layer = QuantLinear(6, 5, weights=4, activations=3)
-    grid._workspace.memory = None
-    with torch.inference_mode():
-        layer.eval()(rows())
-    layer.train()(rows()).sum().backward()
-    assert layer.weight.grad is not None
+
+    def work() -> Tensor:
+        with torch.inference_mode():
+            layer.eval()(rows())
+        y = layer.train()(rows())
+        return torch.autograd.grad(y.square().sum(), layer.weight)[0]
+
+    expected = torch.autograd.grad(layer(rows()).square().sum(), layer.weight)[0]
+    torch.testing.assert_close(on_a_new_thread(work), expected)
+
+
+def test_the_default_dtype_and_device_do_not_matter() -> None:
+    layer = QuantLinear(6, 5, weights=4, activations=3)
+
+    def work() -> Tensor:
+        with torch.device("meta"):
+            return layer(x)
+
+    x = rows()
+    expected = layer(x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = on_a_new_thread(work)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from bitdial.numerics import grid, levels, min_max, snap, snap_symmetric
+from bitdial.numerics import levels, min_max, snap, snap_symmetric
 from bitdial.numerics.reference import snap_reference, snap_symmetric_reference, step_size
 
 WIDTHS = [1.0, 1.58, 2.0, 2.7, 3.0, 4.0, 8.0, 12.0, 16.0, 20.0, 32.0]
@@ -30,13 +29,6 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "scalar": lambda x: x[0, 0, 0, 0],
     "one_value": lambda x: x[:1, :1, :1, :1],
 }
-
-
-@pytest.fixture(autouse=True)
-def _fresh_workspace() -> Iterator[None]:
-    grid._workspace.memory = None
-    yield
-    grid._workspace.memory = None
 
 
 def same_up_to_ties(fast: Tensor, plain: Tensor, step: Tensor) -> None:
@@ -76,27 +68,6 @@ def test_snap_symmetric_equals_the_reference(layout: str, dtype: torch.dtype, pe
             snap_symmetric_reference(x, size.float(), bits),
             step_size(-size.float(), size.float(), bits),
         )
-
-
-@pytest.mark.parametrize("clip", [False, True])
-@pytest.mark.parametrize("offset", [0.0, 3.0, -7.0])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_factors_multiply_to_the_snapped_values(layout: str, offset: float, clip: bool) -> None:
-    x = LAYOUTS[layout](values()) + offset
-    low, high = (torch.tensor(offset - 1), torch.tensor(offset + 0.8)) if clip else min_max(x)
-    for bits in map(torch.tensor, WIDTHS):
-        factor, step = grid.snap_factors(x, low, high, bits, clip=clip)
-        torch.testing.assert_close(
-            factor * step, snap(x, low, high, bits, clip=clip), rtol=2e-6, atol=2e-6 * (abs(offset) + 4)
-        )
-
-
-@pytest.mark.parametrize("bits", [1.0, 4.0, 16.0])
-@pytest.mark.parametrize("value", [0.0, 1.0, 5.0, -100.0, 1e-30, 1e30])
-def test_factors_of_a_constant_are_finite_and_exact(value: float, bits: float) -> None:
-    x = torch.full((3, 4), value)
-    factor, step = grid.snap_factors(x, *min_max(x), torch.tensor(bits))
-    assert torch.equal(factor * step, x)
 
 
 @pytest.mark.parametrize("low", [0.0, -3.0, 2.0])
@@ -154,7 +125,6 @@ def test_the_input_is_never_written_to() -> None:
     for bits in map(torch.tensor, WIDTHS):
         snap(x, *min_max(x), bits, clip=True)
         snap_symmetric(x, x.abs().max(), bits)
-        grid.snap_factors(x, *min_max(x), bits)
     assert torch.equal(x, before)
 
 
@@ -167,7 +137,6 @@ def test_empty_tensors_come_back_empty(shape: tuple[int, ...]) -> None:
     for bits in (torch.tensor(1.0), torch.tensor(32.0)):
         assert snap(x, low, high, bits).shape == shape
         assert snap_symmetric(x, high, bits).shape == shape
-        assert grid.snap_factors(x, low, high, bits)[0].shape == shape
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -184,7 +153,6 @@ def test_memory_format_is_kept(memory_format: torch.memory_format) -> None:
     for out in (
         snap(x, *min_max(x), torch.tensor(3.0)),
         snap_symmetric(x, x.abs().max(), torch.tensor(3.0)),
-        grid.snap_factors(x, *min_max(x), torch.tensor(3.0))[0],
     ):
         assert out.is_contiguous(memory_format=memory_format)
         assert out.stride() == x.stride()
@@ -221,38 +189,6 @@ def test_float16_extremes() -> None:
             assert out.dtype == torch.float16
             assert out.isfinite().all()
             assert out[:2].tolist() == [-65504.0, 65504.0]
-
-
-def test_memory_made_in_inference_mode_serves_a_training_step() -> None:
-    x = values()
-    with torch.inference_mode():
-        grid.snap_factors(x, *min_max(x), torch.tensor(4.0))
-    factor, step = grid.snap_factors(x, *min_max(x), torch.tensor(4.0))
-    torch.testing.assert_close(factor * step, snap(x, *min_max(x), torch.tensor(4.0)))
-
-
-def test_the_default_dtype_does_not_matter() -> None:
-    x = values()
-    low, high = min_max(x)
-    torch.set_default_dtype(torch.float64)
-    try:
-        factor, _ = grid.snap_factors(x, low, high, torch.tensor(4.0, dtype=torch.float32))
-        empty_low, _ = min_max(x[:0])
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert factor.dtype == torch.float32
-    assert empty_low.dtype == torch.float32
-
-
-def test_each_thread_has_memory_of_its_own() -> None:
-    x = values()
-    low, high = min_max(x)
-    here, _ = grid.snap_factors(x, low, high, torch.tensor(4.0))
-    before = here.clone()
-    thread = threading.Thread(target=lambda: grid.snap_factors(-x, -high, -low, torch.tensor(2.0)))
-    thread.start()
-    thread.join()
-    assert torch.equal(here, before)
 
 
 def test_a_grid_has_its_number_of_levels_and_reaches_its_ends() -> None:
