@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bitdial.errors import BitdialError
 
@@ -28,6 +28,15 @@ class Config(BaseModel):
 
     exclusive: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Sets of fields of which at most one may have a value; the one given last (preset, file, flags) wins."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        values, given = dict(self.__dict__), set(self.__pydantic_fields_set__)
+        try:
+            super().__setattr__(name, value)
+        except ValidationError:  # pydantic leaves in place what only a validator of the whole model refused
+            object.__setattr__(self, "__dict__", values)
+            object.__setattr__(self, "__pydantic_fields_set__", given)
+            raise
 
     @model_validator(mode="after")
     def _at_most_one_of_a_set(self) -> Config:

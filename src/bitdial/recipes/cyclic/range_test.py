@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation.sweep import to_device
+from bitdial.evaluation.sweep import to_device, unchanged
 from bitdial.layers import BitDial
 from bitdial.numerics import check_bits
 from bitdial.training import Classification, Task, preserved_random_state
@@ -60,7 +60,8 @@ class RangeTestResult:
         """The rows as text."""
         lines = [f"{'bits':>6} {'first loss':>11} {'last loss':>10} {'accuracy':>9} {'progress':>9}"]
         for row in self.rows:
-            mark = " <- lowest" if row.bits == self.low else " <- highest" if row.bits == self.high else ""
+            ends = [name for name, end in (("lowest", self.low), ("highest", self.high)) if row.bits == end]
+            mark = f"  <- {' and '.join(ends)}" if ends else ""
             losses = f"{row.first_loss:11.4f} {row.last_loss:10.4f}"
             lines.append(f"{row.bits:6g} {losses} {row.accuracy:9.1%} {row.progress:9.1%}{mark}")
         return "\n".join(lines)
@@ -68,19 +69,29 @@ class RangeTestResult:
     def plot(self, path: str | Path) -> Path:
         """Draw progress against width to a picture file and return its path."""
         from matplotlib.figure import Figure
+        from matplotlib.ticker import NullLocator
 
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        widths = [row.bits for row in self.rows]
+        # A width whose loss blew up has no progress to draw; it would press the rest flat, and is named instead.
+        drawn = [(row.bits, 100 * row.progress) for row in self.rows if row.progress > -0.5]
+        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
         axes = figure.subplots()
-        axes.plot([row.bits for row in self.rows], [100 * row.progress for row in self.rows], "o-", color="#0072b2")
-        axes.axhline(100 * self.threshold, color="0.4", linestyle="--", label=f"threshold {self.threshold:.0%}")
         if self.low is not None:
-            axes.axvspan(self.low, self.high, color="#009e73", alpha=0.15, label=f"range {self.low:g} to {self.high:g}")
-        axes.set(
-            xlabel="width of weights and activations (bits)", ylabel="training progress (% of the first loss gone)"
-        )
-        axes.set_xticks([row.bits for row in self.rows])
+            label = f"{self.low:g} bits" if self.low == self.high else f"{self.low:g} to {self.high:g} bits"
+            axes.axvspan(self.low * 0.96, self.high * 1.04, color="#009e73", alpha=0.15, lw=0, label=f"range: {label}")
+        axes.axhline(100 * self.threshold, color="0.4", linestyle="--", label=f"threshold: {self.threshold:.0%}")
+        axes.plot([x for x, _ in drawn], [y for _, y in drawn], "o-", color="#0072b2")
+        for bits in set(widths) - {x for x, _ in drawn}:
+            axes.annotate("loss rose", (bits, 0.02), xycoords=("data", "axes fraction"), ha="center", color="#d55e00")
+        axes.set_title("Precision range test", loc="left", fontsize=11, fontweight="bold")
+        axes.set(xlabel="width of weights and activations (bits)", ylabel="share of the first loss that is gone (%)")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(widths, [f"{width:g}" for width in widths])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(min(widths) / 1.15, max(widths) * 1.15)
         axes.grid(alpha=0.3)
-        axes.legend(loc="lower right", frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
         figure.savefig(path, dpi=150)
         return Path(path)
 
@@ -91,7 +102,8 @@ class PrecisionRangeTest:
     As CPT's range test (Fu et al., ICLR 2021, section 3.3), the lower bound is the first width whose training progress
     exceeds a threshold. Every width starts from the same weights, optimizer state and random state.
 
-    Model, optimizer, dial and random generators come back bit for bit as they were, errors and Ctrl-C included.
+    Model, optimizer, dial and random generators (those of the loader, too) come back bit for bit as they were, errors
+    and Ctrl-C included.
 
     Args:
         model: quantized.
@@ -146,10 +158,10 @@ class PrecisionRangeTest:
         for width in self.bits:
             with self._undone() as optimizer:
                 rows.append(self._train(width, optimizer))
-        best = max(row.progress for row in rows)
         low = next((row.bits for row in rows if row.progress > self.threshold), None)
-        high = next(row.bits for row in rows if row.progress >= best - self.saturation)
-        return RangeTestResult(low, max(high, low or high), self.threshold, tuple(rows))
+        enough = max(row.progress for row in rows) - self.saturation
+        high = next(row.bits for row in rows if row.progress >= enough and row.bits >= (low or row.bits))
+        return RangeTestResult(low, high, self.threshold, tuple(rows))
 
     def _train(self, width: float, optimizer: Optimizer) -> RangeTestRow:
         self.model.train()
@@ -176,24 +188,31 @@ class PrecisionRangeTest:
     @contextmanager
     def _undone(self) -> Iterator[Optimizer]:
         """Give an optimizer to train with; put everything that training changes back afterwards."""
-        state = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        gradients = [(p, None if p.grad is None else p.grad.clone()) for p in self.model.parameters()]
-        modes = [(module, module.training) for module in self.model.modules()]
+        parameters = [(p, p.detach().clone(), p.grad) for p in self.model.parameters()]
+        generators = [(generator, generator.get_state()) for generator in _generators(self.loader)]
         kept = None if self.optimizer is None else copy.deepcopy(self.optimizer.state_dict())
         optimizer = self.optimizer or torch.optim.SGD(self.model.parameters(), self.learning_rate, momentum=0.9)
-        with preserved_random_state():
+        with preserved_random_state(), unchanged(self.model):
+            for parameter, _, _ in parameters:
+                parameter.grad = None  # the caller's gradients are put aside, not written over
             try:
                 yield optimizer
             finally:
                 with torch.no_grad():
-                    for name, value in self.model.state_dict().items():
-                        value.copy_(state[name])
-                for parameter, gradient in gradients:
-                    parameter.grad = gradient
-                for module, mode in modes:
-                    module.training = mode
+                    for parameter, value, gradient in parameters:
+                        parameter.copy_(value)
+                        parameter.grad = gradient
+                for generator, state in generators:
+                    generator.set_state(state)
                 if kept is not None:
                     optimizer.load_state_dict(kept)
+
+
+def _generators(loader: Iterable[Any]) -> list[torch.Generator]:
+    """The generators that a DataLoader and its sampler own."""
+    owners = (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
+    found = (getattr(owner, "generator", None) for owner in owners)
+    return [generator for generator in found if isinstance(generator, torch.Generator)]
 
 
 def _again(loader: Iterable[Any]) -> Iterator[Any]:
