@@ -72,7 +72,7 @@ def saving(low: int, high: int, gradients: int, counted: Ledger) -> float:
 
 
 def test_the_published_savings_of_cpt() -> None:
-    # Fu et al., CPT, ICLR 2021, table 2: 3-8 bits forward with 8 backward, and 3-6 with 6.
+    # Fu et al., CPT, ICLR 2021: 3-8 bits forward with 8 backward, and 3-6 with 6.
     assert saving(3, 8, 8, ledger("cpt")) == pytest.approx(-36.67, abs=0.01)
     assert saving(3, 6, 6, ledger("cpt")) == pytest.approx(-30.04, abs=0.01)
     # Counted layer by layer, with the unquantized layers at 32, the saving of the same schedule is smaller.

@@ -9,7 +9,7 @@ from torch import Tensor
 from bitdial.numerics import QUANTIZERS, dorefa_weight, snap_symmetric, uniform_weight
 from bitdial.numerics.weights import magnitude
 
-QUANTIZE = {name: quantizer.weight for name, quantizer in QUANTIZERS.items()}
+QUANTIZE = {name: QUANTIZERS[name].weight for name in ("uniform", "dorefa")}
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
 
