@@ -65,7 +65,7 @@ class ConvArithmetic(NamedTuple):
         batched = x.dim() == len(self.stride) + 2
         if not batched:
             gradient, x = gradient.unsqueeze(0), x.unsqueeze(0)
-        by_input, by_weight, by_bias = torch.ops.aten.convolution_backward(
+        by_input, by_weight, by_bias = torch.ops.aten.convolution_backward.default(
             gradient,
             x,
             weight,

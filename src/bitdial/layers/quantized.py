@@ -16,6 +16,7 @@ from bitdial.errors import BitdialError, suggest
 from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmetic
 from bitdial.layers.function import quantized_product
 from bitdial.numerics import UNQUANTIZED, check_bits, get_quantizer, min_max
+from bitdial.numerics.grid import Grid, TensorGrid, may_read, min_max_numbers, read_grid
 from bitdial.numerics.quantizers import GRANULARITIES
 
 RANGE_MOMENTUM = 0.1
@@ -141,35 +142,59 @@ class QuantizedLayer(nn.Module):
             for buffer in (self.range_low, self.range_high, self.range_batches):
                 buffer.zero_()
 
-    def _range(self, x: Tensor) -> tuple[Tensor, Tensor, bool]:
-        """Ends of the activations' grid for this batch, and whether inputs can lie outside."""
-        if self.quantizer.activation_range is not None:
-            return self.range_low, self.range_high, True
+    def _grid(self, x: Tensor) -> tuple[Grid | TensorGrid, bool]:
+        """The activations' grid for this batch, and whether inputs can lie outside."""
+        fixed = self.quantizer.activation_range is not None
+        clip = fixed or not self.training
+        if may_read(x):
+            if fixed or (clip and self.range_batches.item() > 0):
+                low, high = self.range_low.item(), self.range_high.item()
+            else:
+                low, high = min_max_numbers(x)
+                if self.training:
+                    self._track_numbers(low, high)
+            grid = read_grid(low, high, self.activation_bits.item())
+            if grid is not None:
+                return grid, clip
+            return TensorGrid(x.new_tensor(low), x.new_tensor(high), self.activation_bits), clip
+        if fixed:
+            return TensorGrid(self.range_low, self.range_high, self.activation_bits), clip
+        lowest, highest = min_max(x.detach())
         if self.training:
-            low, high = min_max(x.detach())
-            with torch.no_grad():
-                self.range_batches += 1
-                share = self.range_batches.reciprocal().clamp_min(self.range_momentum)
-                self.range_low.lerp_(low, share)
-                self.range_high.lerp_(high, share)
-            return low, high, False
-        low, high = min_max(x.detach())
+            self._track(lowest, highest)
+            return TensorGrid(lowest, highest, self.activation_bits), clip
         seen = self.range_batches > 0
-        return torch.where(seen, self.range_low, low), torch.where(seen, self.range_high, high), True
+        ends = torch.where(seen, self.range_low, lowest), torch.where(seen, self.range_high, highest)
+        return TensorGrid(*ends, self.activation_bits), clip
+
+    @torch.no_grad()
+    def _track(self, low: Tensor, high: Tensor) -> None:
+        """Take a batch's range into the running one."""
+        self.range_batches += 1
+        share = self.range_batches.reciprocal().clamp_min(self.range_momentum)
+        self.range_low.lerp_(low, share)
+        self.range_high.lerp_(high, share)
+
+    def _track_numbers(self, low: float, high: float) -> None:
+        """`_track`, for numbers that were read."""
+        batches = self.range_batches.item() + 1
+        share = max(1 / batches, self.range_momentum)
+        self.range_batches.fill_(batches)
+        for buffer, end in ((self.range_low, low), (self.range_high, high)):
+            before = buffer.item()
+            buffer.fill_(before + share * (end - before))
 
     def quantized_weight(self) -> Tensor:
         """The weight on its grid at the width in force; differentiable."""
         return self.quantizer.weight(self.weight, self.weight_bits, self.granularity == "channel")
 
     def _product(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
-        low, high, clip = self._range(x)
+        grid, clip = self._grid(x)
         return quantized_product(
             x,
             self.quantized_weight(),
             self.bias,
-            low=low,
-            high=high,
-            activation_bits=self.activation_bits,
+            grid=grid,
             gradient_bits=self.gradient_bits,
             clip=clip,
             arithmetic=arithmetic,

@@ -10,12 +10,15 @@ reference is what runs: no value is read there, so one graph serves every width.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from bitdial.numerics.native import is_dense, kernels
 from bitdial.numerics.reference import snap_reference, snap_symmetric_reference, step_size
-from bitdial.numerics.widths import UNQUANTIZED, levels
+from bitdial.numerics.widths import UNQUANTIZED, level_count
 
 
 def _may_read(x: Tensor, *scalars: Tensor) -> bool:
@@ -32,14 +35,25 @@ _workspace = threading.local()
 
 
 def _scratch_like(x: Tensor) -> Tensor:
-    """A tensor like `x` in memory that the next call on this thread hands out again."""
+    """A float32 tensor of the shape and strides of `x`, in memory that the next call on this thread hands out again."""
     memory: Tensor | None = getattr(_workspace, "memory", None)
     if memory is None or memory.numel() < x.numel():
         # Memory made in inference mode could not be written by a training step later; torch's default dtype and device
         # may be others.
         with torch.inference_mode(False):
             memory = _workspace.memory = torch.empty(x.numel(), dtype=torch.float32, device="cpu")
+    if x.is_contiguous():
+        return memory[: x.numel()].view(x.shape)
     return memory[: x.numel()].as_strided(x.shape, torch.empty_like(x, device="meta").stride())
+
+
+def min_max_numbers(x: Tensor) -> tuple[float, float]:
+    """`min_max` as numbers, for values that `may_read` lets pass."""
+    x = x.detach()
+    native = kernels()
+    if native is not None and is_dense(x):
+        return native.min_max(x)
+    return x.amin().item(), x.amax().item()
 
 
 def min_max(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,29 +90,96 @@ def snap(x: Tensor, low: Tensor, high: Tensor, bits: Tensor, *, clip: bool = Fal
     return out.add_(start) if start != 0.0 else out
 
 
-def snap_factors(x: Tensor, low: Tensor, high: Tensor, bits: Tensor, *, clip: bool = False) -> tuple[Tensor, float]:
-    """`snap` in two factors: ``snap(x) == u * step``, up to the rounding of one float32 product.
+class TensorGrid(NamedTuple):
+    """A grid as 0-dim tensors, which a compiled graph takes for inputs."""
 
-    Where the values only go into a product with weights, multiplying the (small) weights by `step` instead saves a
-    pass over the (large) activations; u are then small whole numbers on a grid that starts at zero.
+    low: Tensor
+    high: Tensor
+    bits: Tensor
+
+
+class Grid(NamedTuple):
+    """A grid whose ends were read as plain numbers: the values ``low + step * k`` up to `high`."""
+
+    low: float
+    high: float
+    step: float
+
+    @property
+    def offset(self) -> float:
+        """`low`, counted in steps."""
+        return self.low / self.step
+
+
+IDENTITY = Grid(0.0, 0.0, 1.0)
+"""The grid of 32 bits, which leaves everything as it is."""
+
+
+def may_read(x: Tensor) -> bool:
+    """Whether grids for `x` may be read as numbers: eager mode on a CPU, float32, not under autocast.
+
+    There it costs nothing, and `operand` may be used: half precision holds neither 65535 steps nor their products.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def read_grid(low: float, high: float, bits: float) -> Grid | None:
+    """The grid of `snap` as numbers; None where its step's reciprocal would leave float32's range.
+
+    That is so for a constant tensor above all.
+    """
+    if bits >= UNQUANTIZED:
+        return IDENTITY
+    step = (high - low) / (level_count(bits) - 1)
+    return Grid(low, high, step) if 1e-20 < step < 1e20 and abs(low) < 1e20 * step else None
+
+
+def operand(x: Tensor, grid: Grid, *, clip: bool = False, pack: bool = False) -> tuple[Tensor, Tensor | None]:
+    """`snap` in two factors, of which this is the large one: ``operand * grid.step == snap(x)`` but for one rounding.
+
+    Where the values only go into a product with weights, multiplying the (small) weights by the step instead saves a
+    pass over the (large) activations.
 
     Args:
-        x, low, high, bits, clip: as for `snap`.
+        x: values that `may_read` lets pass.
+        grid: what `read_grid` gave.
+        clip: bring values outside the grid to the nearer end first.
+        pack: keep the numbers of the steps too.
 
     Returns:
-        u, valid until the next call on this thread, which uses the same memory, or `x` itself; and the step.
+        A tensor like `x`, valid until the next call on this thread, which uses the same memory (`x` itself where the
+        grid leaves it as it is); and, if asked for and the grid has at most 128 values, what `unpack` makes the same
+        tensor from: a quarter of the memory.
     """
-    if x.numel() == 0 or not _may_read(x, low, high, bits) or torch.is_autocast_enabled("cpu"):
-        # Half precision holds neither 65535 steps nor their products.
-        return snap(x, low, high, bits, clip=clip), 1.0
-    if bits.item() >= UNQUANTIZED:
-        return x, 1.0
-    start, step = low.item(), step_size(low, high, bits).item()
-    if not (1e-20 < step < 1e20 and abs(start) < 1e20 * step):
-        # A constant tensor above all: its step is next to nothing, and `start / step` next to infinity.
-        return snap(x, low, high, bits, clip=clip), 1.0
-    out = _round_to_steps(x.detach(), start, high.item(), step, clip, _scratch_like(x))
-    return (out.add_(start / step) if start != 0.0 else out), step
+    if grid == IDENTITY:
+        return x, None
+    x, out = x.detach(), _scratch_like(x)
+    fits = pack and grid.high - grid.low < 127.5 * grid.step
+    native = kernels()
+    if native is not None and is_dense(x):
+        packed = torch.empty_like(x, dtype=torch.int8) if fits else None
+        native.steps(x, grid.low, grid.high, grid.step, clip=clip, offset=grid.offset, out=out, packed=packed)
+        return out, packed
+    _round_to_steps(x, grid.low, grid.high, grid.step, clip, out)
+    packed = out.to(torch.int8) if fits else None
+    return (out.add_(grid.offset) if grid.low != 0.0 else out), packed
+
+
+def unpack(packed: Tensor, grid: Grid) -> Tensor:
+    """The `operand` that was packed, again in the shared memory."""
+    out = _scratch_like(packed)
+    native = kernels()
+    if native is not None and is_dense(packed):
+        native.unpack(packed, grid.offset, out)
+        return out
+    out.copy_(packed)
+    return out.add_(grid.offset) if grid.low != 0.0 else out
 
 
 def _round_to_steps(x: Tensor, low: float, high: float, step: float, clip: bool, out: Tensor) -> Tensor:
@@ -126,13 +207,37 @@ def snap_symmetric(x: Tensor, magnitude: Tensor, bits: Tensor) -> Tensor:
         return x
     if not _may_read(x, bits):
         return snap_symmetric_reference(x, magnitude, bits)
-    if bits.item() >= UNQUANTIZED:
+    width = bits.item()
+    if width >= UNQUANTIZED:
         return x
-    step = step_size(-magnitude, magnitude, bits)
-    half = ((levels(bits) - 1) / 2).item() % 1.0
+    last = level_count(width) - 1
+    half = last / 2 % 1.0
+    end = magnitude.float() / last
+    step = (end + end).clamp_min(torch.finfo(torch.float32).tiny)
     out = torch.mul(x, step.reciprocal())
+    step = step.masked_fill(magnitude == 0, 0.0)  # nothing but zeros stays nothing but zeros
     if half:
-        out.sub_(half).round_().add_(half)
-    else:
-        out.round_()
-    return out.mul_(step.masked_fill(magnitude == 0, 0.0))
+        return out.sub_(half).round_().add_(half).mul_(step)
+    return out.round_().mul_(step)
+
+
+def snap_to_own_range(weight: Tensor, bits: Tensor, magnitude: Callable[[], Tensor], *, per_channel: bool) -> Tensor:
+    """`snap_symmetric` to the largest absolute value of a weight, of each output channel or of all.
+
+    Args:
+        weight: ``(out, ...)``.
+        bits: 0-dim float tensor.
+        magnitude: computes that largest value, for the path without native kernels.
+        per_channel: one range for each output channel.
+    """
+    native = kernels() if may_read(weight) and weight.is_contiguous() else None
+    if native is None:
+        return snap_symmetric(weight, magnitude(), bits)
+    width = bits.item()
+    if width >= UNQUANTIZED:
+        return weight
+    last = level_count(width) - 1
+    out = torch.empty_like(weight)
+    rows = weight.detach() if per_channel and weight.dim() > 1 else weight.detach().view(1, -1)
+    native.snap_rows(rows, last, last / 2 % 1.0, out)
+    return out

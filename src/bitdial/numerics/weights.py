@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitdial.numerics.grid import snap_symmetric
+from bitdial.numerics.grid import snap_symmetric, snap_to_own_range
 from bitdial.numerics.widths import UNQUANTIZED
 
 
@@ -30,7 +30,7 @@ def _mean_magnitude(weight: Tensor, per_channel: bool) -> Tensor:
 class _UniformWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bits: Tensor, per_channel: bool) -> Tensor:
-        snapped = snap_symmetric(weight, magnitude(weight, per_channel), bits)
+        snapped = snap_to_own_range(weight, bits, lambda: magnitude(weight, per_channel), per_channel=per_channel)
         return snapped.view_as(weight) if snapped is weight else snapped
 
     @staticmethod

@@ -27,6 +27,11 @@ def levels(bits: Tensor) -> Tensor:
     return torch.exp2(bits.float()).round().clamp_min(2.0)
 
 
+def level_count(bits: float) -> int:
+    """`levels` of one width, as a number."""
+    return max(2, round(math.pow(2.0, bits)))
+
+
 def check_bits(bits: object, where: str = "") -> float:
     """Return `bits` as a float, or refuse it.
 

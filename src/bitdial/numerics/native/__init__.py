@@ -1,0 +1,119 @@
+"""Native kernels for fake quantization on a CPU, where the machine has a C compiler.
+
+A pass over a large activation costs what its memory traffic costs, and PyTorch has no operator that rounds to a grid in
+one pass at full speed. `kernels.c` has; it is compiled at its first use (in less than a second, kept in the user's
+cache), tried on known numbers, and left alone if anything about that goes wrong: every caller has a path of PyTorch
+operators that gives the same values. ``BITDIAL_NATIVE=0`` in the environment keeps it out.
+
+The threads are those of PyTorch: the kernels use the OpenMP runtime that PyTorch has loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitdial.numerics.native.build import library
+
+_FLOAT, _INT, _SIZE, _POINTER = ctypes.c_float, ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p
+_SIGNATURES: dict[str, list[Any]] = {
+    "min_max": [_POINTER, _SIZE, _POINTER, _INT],
+    "steps": [_POINTER, _SIZE, _FLOAT, _FLOAT, _FLOAT, _FLOAT, _FLOAT, _POINTER, _POINTER, _INT],
+    "unpack": [_POINTER, _SIZE, _FLOAT, _POINTER, _INT],
+    "snap_rows": [_POINTER, _SIZE, _SIZE, _FLOAT, _FLOAT, _FLOAT, _POINTER, _INT],
+}
+
+
+class Kernels:
+    """The compiled functions. Tensors are float32 on the CPU, dense, and those of one call have the same strides."""
+
+    def __init__(self, path: str) -> None:
+        # PyDLL keeps the interpreter's lock: the calls are short, and letting go of it costs more than it is worth.
+        loaded = ctypes.PyDLL(path)
+        self._functions: dict[str, Callable[..., None]] = {}
+        for name, arguments in _SIGNATURES.items():
+            function = getattr(loaded, f"bitdial_{name}")
+            function.argtypes, function.restype = arguments, None
+            self._functions[name] = function
+        self._min_max = self._functions["min_max"]
+        self._steps = self._functions["steps"]
+        self._unpack = self._functions["unpack"]
+        self._snap_rows = self._functions["snap_rows"]
+
+    def min_max(self, x: Tensor) -> tuple[float, float]:
+        """Smallest and largest value of a tensor that is not empty (of which NaN takes no part)."""
+        out = (_FLOAT * 2)()
+        self._min_max(x.data_ptr(), x.numel(), ctypes.addressof(out), torch.get_num_threads())
+        return out[0], out[1]
+
+    def steps(
+        self,
+        x: Tensor,
+        low: float,
+        high: float,
+        step: float,
+        *,
+        clip: bool,
+        offset: float,
+        out: Tensor,
+        packed: Tensor | None,
+    ) -> None:
+        """``out = round((x - low) / step) + offset``; `packed` gets it as int8 without the offset."""
+        floor, ceiling = (low, high) if clip else (-math.inf, math.inf)
+        packed_at = None if packed is None else packed.data_ptr()
+        self._steps(
+            x.data_ptr(), x.numel(), floor, ceiling, low, 1.0 / step, offset, out.data_ptr(), packed_at,
+            torch.get_num_threads(),
+        )  # fmt: skip
+
+    def unpack(self, packed: Tensor, offset: float, out: Tensor) -> None:
+        """``out = packed + offset``."""
+        self._unpack(packed.data_ptr(), packed.numel(), offset, out.data_ptr(), torch.get_num_threads())
+
+    def snap_rows(self, weight: Tensor, last: int, half: float, out: Tensor) -> None:
+        """A symmetric grid with ``last + 1`` values for each row (the first dimension) of a contiguous weight."""
+        rows = weight.shape[0]
+        tiny = torch.finfo(torch.float32).tiny
+        self._snap_rows(
+            weight.data_ptr(), rows, weight.numel() // rows, last, half, tiny, out.data_ptr(), torch.get_num_threads()
+        )
+
+
+@functools.cache
+def kernels() -> Kernels | None:
+    """The kernels, or None where they cannot be had, or do not give what they should."""
+    if os.environ.get("BITDIAL_NATIVE", "1") in ("", "0"):
+        return None
+    path = library()
+    if path is None:
+        return None
+    try:
+        found = Kernels(str(path))
+        return found if _sound(found) else None
+    except (OSError, AttributeError):
+        return None
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether the values of `x` fill their memory without gaps or overlaps, in whatever order."""
+    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+def _sound(found: Kernels) -> bool:
+    """Try every kernel on numbers whose results are known."""
+    x = torch.tensor([[-1.0, -0.5, 0.26, 0.74], [0.0, 0.0, 3.0, -2.0]])
+    out, packed = torch.empty_like(x), torch.empty_like(x, dtype=torch.int8)
+    found.steps(x, -2.0, 3.0, 1.0, clip=False, offset=-2.0, out=out, packed=packed)
+    steps = ((x + 2.0).round(), (x + 2.0).round() - 2.0)
+    good = bool(torch.equal(packed.float(), steps[0]) and torch.equal(out, steps[1]))
+    found.unpack(packed, -2.0, out)
+    good = good and torch.equal(out, steps[1]) and found.min_max(x) == (-2.0, 3.0)
+    found.snap_rows(x, 1, 0.5, out)
+    return good and torch.equal(out.abs(), torch.tensor([[1.0], [3.0]]).expand(2, 4))
