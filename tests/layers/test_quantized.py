@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 import threading
 from collections.abc import Callable
@@ -166,6 +167,22 @@ def test_a_constant_input(value: float) -> None:
     torch.manual_seed(0)
     compare(QuantLinear(6, 5, weights=4, activations=4), torch.full((3, 6), value))
     compare(QuantLinear(1, 5, weights=4, activations=4), torch.full((1, 1), value))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_an_input_that_is_not_finite_shows_in_the_output_and_the_gradients(bad: float) -> None:
+    for quantizer, finite_is_right in (
+        ("uniform", False),
+        ("dorefa", bad == bad),
+    ):  # dorefa clips infinities to its ends
+        torch.manual_seed(0)
+        layer = QuantLinear(6, 5, weights=4, activations=4, quantizer=quantizer)
+        x = rows()
+        x[3, 2] = bad
+        y = layer(x)
+        y.square().sum().backward()
+        assert y[3].isfinite().all() == finite_is_right
+        assert layer.weight.grad.isfinite().all() == finite_is_right
 
 
 def test_an_empty_batch() -> None:
