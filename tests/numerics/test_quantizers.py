@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import Any
 
@@ -27,10 +28,11 @@ def test_copies_and_pickles_keep_the_functions(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "Uniform", "unifrom", "lsq", "dorefa ", None, 3, True, ["uniform"], {}, b"uniform", get_quantizer]
+    "name",
+    ["", "Uniform", "unifrom", "lsq", "TWN", "dorefa ", None, 3, True, ["uniform"], {}, b"uniform", get_quantizer],
 )
 def test_an_unknown_name_lists_the_known_ones(name: Any) -> None:
-    with pytest.raises(BitdialError, match=r"^quantizer must be one of uniform, dorefa, got ") as caught:
+    with pytest.raises(BitdialError, match=rf"^quantizer must be one of {', '.join(QUANTIZERS)}, got ") as caught:
         get_quantizer(name)
     assert repr(name) in str(caught.value)
 
@@ -38,6 +40,15 @@ def test_an_unknown_name_lists_the_known_ones(name: Any) -> None:
 def test_a_typo_gets_the_nearest_name() -> None:
     with pytest.raises(BitdialError, match=r"got 'unifrom'; did you mean 'uniform'\?"):
         get_quantizer("unifrom")
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_a_fixed_grid_has_its_width_wherever_the_dial_stands_below_32(name: str) -> None:
+    quantizer = get_quantizer(name)
+    fixed = name in ("twn", "absmean", "ttq", "ternary_lsq")
+    for bits in (1.0, 1.585, 2.0, 8.0, 31.9):
+        assert quantizer.weight_width(bits) == (math.log2(3) if fixed else bits)
+    assert quantizer.weight_width(32.0) == 32.0
 
 
 def test_the_table_cannot_be_changed_by_accident() -> None:

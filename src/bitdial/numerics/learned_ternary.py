@@ -1,0 +1,257 @@
+"""Ternary weights with learned scales: TTQ (two scales) and LSQ with three levels (one step).
+
+The functions take the scales as arguments; the modules own them as parameters and belong to one layer each. A scale
+counts by its magnitude: an optimizer that carries it past zero is reflected, not stuck.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitdial.numerics.ternary import (
+    group_dims,
+    least_squares_scale,
+    normalized,
+    ternarized,
+    twn_scale,
+    widened,
+)
+from bitdial.numerics.widths import UNQUANTIZED
+
+TTQ_THRESHOLD = 0.05
+"""Threshold in units of max|w|, of Zhu et al."""
+
+
+def _aligned(scale: Tensor, weight: Tensor) -> Tensor:
+    """Scales ``(groups,)`` in the shape that broadcasts against the weight, in the dtype that is computed in."""
+    return widened(scale).view(-1, *(1 for _ in weight.shape[1:]))
+
+
+def _direction(scale: Tensor) -> Tensor:
+    """Derivative of the magnitude: -1 below zero, 1 from zero up (a scale at zero must be able to leave it)."""
+    return torch.where(scale < 0, -1.0, 1.0)
+
+
+class _Ttq(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, positive: Tensor, negative: Tensor, bits: Tensor, share: float, per_channel: bool
+    ) -> Tensor:
+        ctx.save_for_backward(weight, positive, negative, bits.clone())  # the dial may be turned before backward
+        ctx.share, ctx.per_channel = share, per_channel
+        if weight.numel() == 0:
+            return weight.view_as(weight)
+        unit, _ = normalized(weight, per_channel)
+        above, below = _aligned(positive, weight).abs(), _aligned(negative, weight).abs()
+        ternary = ternarized(unit, share, above, below, weight.dtype)
+        return torch.where(bits >= UNQUANTIZED, weight, ternary)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        weight, positive, negative, bits = ctx.saved_tensors
+        if weight.numel() == 0:
+            return gradients[0], torch.zeros_like(positive), torch.zeros_like(negative), None, None, None
+        unit, _ = normalized(weight, ctx.per_channel)
+        gradient = widened(gradients[0])
+        nothing = torch.zeros_like(gradient)
+        above, below = unit > ctx.share, unit < -ctx.share
+        dims = group_dims(weight, ctx.per_channel)
+        ternary = bits < UNQUANTIZED
+        by_positive = torch.where(above & ternary, gradient, nothing).sum(dims).view_as(positive)
+        by_negative = torch.where(below & ternary, -gradient, nothing).sum(dims).view_as(negative)
+        slope = torch.where(
+            above, _aligned(positive, weight).abs(), torch.where(below, _aligned(negative, weight).abs(), 1.0)
+        )
+        by_weight = torch.where(ternary, gradient * slope, gradient)
+        return (
+            by_weight.to(weight.dtype),
+            (by_positive * _direction(positive)).to(positive.dtype),
+            (by_negative * _direction(negative)).to(negative.dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def ttq_values(
+    weight: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    bits: Tensor,
+    per_channel: bool = False,
+    *,
+    threshold: float = TTQ_THRESHOLD,
+) -> Tensor:
+    """Trained ternary quantization: Wp where ``w > t max|w|``, -Wn where ``w < -t max|w|``, 0 between.
+
+    Source: Zhu et al., Trained Ternary Quantization, arXiv 1612.01064, eq. 6-9. Gradients, with g that of the output:
+    Wp gets the sum of g over the weights above the threshold, Wn minus the sum over those below (what follows from
+    -Wn; the paper prints no minus), and a weight gets ``Wp g``, ``Wn g`` or g, as it is above, below or between.
+
+    Args:
+        weight: ``(out, ...)``, floating dtype.
+        positive, negative: Wp and Wn, ``(out,)`` if `per_channel`, else ``(1,)``; their magnitudes count.
+        bits: 0-dim float tensor; at 32 the weight comes back as it is, at any other width it is ternary.
+        per_channel: threshold and scales per output channel instead of one pair for the tensor, as in the paper.
+        threshold: t.
+    """
+    return _Ttq.apply(weight, positive, negative, bits, threshold, per_channel)  # type: ignore[no-any-return]
+
+
+class _LearnedStep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, step: Tensor, bits: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, step, bits.clone())  # the dial may be turned before the backward pass
+        if weight.numel() == 0:
+            return weight.view_as(weight)
+        size = _aligned(step, weight).abs()
+        ternary = ternarized(widened(weight), size / 2, size, size, weight.dtype)
+        return torch.where(bits >= UNQUANTIZED, weight, ternary)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None]:
+        weight, step, bits = ctx.saved_tensors
+        if weight.numel() == 0:
+            return gradients[0], torch.zeros_like(step), None
+        wide, gradient = widened(weight), widened(gradients[0])
+        size = _aligned(step, weight).abs()
+        one = torch.ones_like(size)
+        codes = ternarized(wide, size / 2, one, one, wide.dtype)
+        position = wide / size  # a step of zero gives infinity or NaN, and neither is inside
+        inside = position.abs() < 1
+        ternary = bits < UNQUANTIZED
+        dims = group_dims(weight, step.numel() > 1)
+        per_step = weight.numel() / step.numel()
+        slope = torch.where(inside, codes - position, codes)
+        by_step = torch.where(ternary, gradient * slope, torch.zeros_like(gradient)).sum(dims).view_as(step)
+        by_step = by_step * _direction(step) / math.sqrt(per_step)
+        by_weight = torch.where(inside | ~ternary, gradient, torch.zeros_like(gradient))
+        return by_weight.to(weight.dtype), by_step.to(step.dtype), None
+
+
+def learned_step_values(weight: Tensor, step: Tensor, bits: Tensor) -> Tensor:
+    """LSQ with three levels: ``s * round(clip(w / s, -1, 1))``, the step s learned.
+
+    Source: Esser et al., Learned Step Size Quantization, arXiv 1902.08153, eq. 1-3 and 5, with Qn = Qp = 1. A weight
+    gets its gradient where ``|w| < s`` and none elsewhere. The step gets, from each weight, ``round(w / s) - w / s``,
+    or the sign of w where it was clipped, times ``1 / sqrt(N Qp)``, N the number of weights that share the step.
+
+    Args:
+        weight: ``(out, ...)``, floating dtype.
+        step: ``(out,)`` or ``(1,)``; its magnitude counts.
+        bits: 0-dim float tensor; at 32 the weight comes back as it is, at any other width it is ternary.
+    """
+    return _LearnedStep.apply(weight, step, bits)  # type: ignore[no-any-return]
+
+
+class LearnedWeight(nn.Module):
+    """A quantizer with parameters of its own, for one layer: ``(weight, bits) -> weight on the grid``.
+
+    Its parameters have one dimension (FSDP takes none of zero) and the dtype of the weight.
+    """
+
+    def reset(self, weight: Tensor) -> None:
+        """Set the scales to what fits `weight` as it is now, in place."""
+        with torch.no_grad():
+            for name, value in self.initial(weight).items():
+                getattr(self, name).copy_(value)
+
+    def initial(self, weight: Tensor) -> dict[str, Tensor]:
+        """The scales that fit a weight, by the names of the parameters."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """How many scales of each kind."""
+        return ", ".join(f"{name}: {parameter.numel()}" for name, parameter in self.named_parameters())
+
+
+class TrainedTernaryWeight(LearnedWeight):
+    """TTQ for one layer; see `ttq_values`.
+
+    Args:
+        weight: what the scales begin with: the mean magnitude of the weights above and of those below the threshold,
+            which for those signs have the smallest squared error.
+        per_channel: a pair of scales per output channel.
+        threshold: t, in units of max|w|.
+    """
+
+    positive: Tensor
+    negative: Tensor
+
+    def __init__(self, weight: Tensor, per_channel: bool = False, threshold: float = TTQ_THRESHOLD) -> None:
+        super().__init__()
+        self.per_channel = per_channel
+        self.threshold = threshold
+        for name, value in self.initial(weight).items():
+            self.register_parameter(name, nn.Parameter(value))
+
+    def initial(self, weight: Tensor) -> dict[str, Tensor]:
+        """Least-squares scales of either sign; a side without weights takes that of the other."""
+        if weight.numel() == 0:
+            start = _start_of_zeros(weight, self.per_channel)
+            return {"positive": start, "negative": start.clone()}
+        unit, size = normalized(weight.detach(), self.per_channel)
+        dims = group_dims(weight, self.per_channel)
+        share = torch.full_like(size, self.threshold)
+        sides = [least_squares_scale(side.clamp_min(0), share, dims) * size for side in (unit, -unit)]
+        values = []
+        for mine, other in (sides, sides[::-1]):
+            filled = torch.where(mine == 0, other, mine).flatten().to(weight.dtype)
+            values.append(torch.where(filled == 0, _start_of_zeros(weight, self.per_channel), filled))
+        return {"positive": values[0], "negative": values[1]}
+
+    def forward(self, weight: Tensor, bits: Tensor) -> Tensor:
+        """The ternary weight; at 32 bits the weight itself."""
+        return ttq_values(weight, self.positive, self.negative, bits, self.per_channel, threshold=self.threshold)
+
+
+class LearnedStepWeight(LearnedWeight):
+    """LSQ with three levels for one layer; see `learned_step_values`.
+
+    Args:
+        weight: what the step begins with: its TWN scale. The paper's ``2 mean|w| / sqrt(Qp)`` is meant for more levels:
+            with three it sends 58% of normal weights to zero (this one 45%), and all of those that have one magnitude.
+        per_channel: a step per output channel.
+    """
+
+    step: Tensor
+
+    def __init__(self, weight: Tensor, per_channel: bool = True) -> None:
+        super().__init__()
+        self.per_channel = per_channel
+        self.register_parameter("step", nn.Parameter(self.initial(weight)["step"]))
+
+    def initial(self, weight: Tensor) -> dict[str, Tensor]:
+        """The scale that TWN gives."""
+        start = _start_of_zeros(weight, self.per_channel)
+        if weight.numel() == 0:
+            return {"step": start}
+        scale = twn_scale(weight.detach(), self.per_channel).flatten().to(weight.dtype)
+        return {"step": torch.where(scale == 0, start, scale)}
+
+    def forward(self, weight: Tensor, bits: Tensor) -> Tensor:
+        """The ternary weight; at 32 bits the weight itself."""
+        return learned_step_values(weight, self.step, bits)
+
+
+def _start_of_zeros(weight: Tensor, per_channel: bool) -> Tensor:
+    """Scales for weights that are all zero: ``1 / sqrt(fan_in)``, the size that a fresh layer's weights have."""
+    groups = weight.shape[0] if per_channel and weight.dim() >= 2 else 1
+    fan_in = max(math.prod(weight.shape[1:]), 1)
+    return torch.full((groups,), 1 / math.sqrt(fan_in), dtype=weight.dtype, device=weight.device)
+
+
+def ttq_weight(weight: Tensor, bits: Tensor, per_channel: bool = False) -> Tensor:
+    """TTQ with the scales that a new layer begins with; a layer learns its own (`TrainedTernaryWeight`)."""
+    scales = TrainedTernaryWeight(weight, per_channel).requires_grad_(False)
+    return scales(weight, bits)  # type: ignore[no-any-return]
+
+
+def ternary_lsq_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Tensor:
+    """Ternary LSQ with the step that a new layer begins with; a layer learns its own (`LearnedStepWeight`)."""
+    scales = LearnedStepWeight(weight, per_channel).requires_grad_(False)
+    return scales(weight, bits)  # type: ignore[no-any-return]
