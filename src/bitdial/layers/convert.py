@@ -66,7 +66,9 @@ def quantize(
         weights, activations: widths to begin with, in [1, 32]; turn them later with a `BitDial`.
         gradients: the same for the gradients that flow back (stochastic rounding). None builds layers without gradient
             quantization, which cannot be turned on later.
-        quantizer: ``"uniform"`` or ``"dorefa"``.
+        quantizer: ``"uniform"`` or ``"dorefa"``; for ternary weights ``"twn"``, ``"absmean"``, ``"ttq"`` or
+            ``"ternary_lsq"``, whatever their width below 32, which then reads 1.585. The last two learn scales, which
+            are new parameters: make the optimizer afterwards.
         granularity: one weight range per output ``"channel"`` or one per ``"tensor"``; None: the quantizer's own.
         skip: names or patterns of layers to leave in floating point; ``<first>`` and ``<last>`` are the first and the
             last layer of the model in order of definition (usual practice, and the default). Where the model itself is

@@ -48,6 +48,7 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
         quantized = isinstance(layer, QuantizedLayer)
         bits = [getattr(layer, f"{part}_bits", None) for part in ("weight", "activation", "gradient")]
         w, a, g = (UNQUANTIZED if b is None else float(b.item()) for b in bits)
+        quantizer = layer.quantizer if isinstance(layer, QuantizedLayer) else None
         before = rows.get(name)
         bias = getattr(layer, "bias", None)
         rows[name] = LedgerRow(
@@ -56,12 +57,14 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
             macs=macs + (before.macs if before else 0),
             weights=weight.numel(),
             parameters=weight.numel() + (bias.numel() if bias is not None else 0),
-            scales=weight.shape[0] if getattr(layer, "granularity", "") == "channel" else 1,
+            scales=(weight.shape[0] if getattr(layer, "granularity", "") == "channel" else 1)
+            * (quantizer.scales if quantizer else 1),
             quantized=quantized,
             needs_input_gradient=x.requires_grad or bool(before and before.needs_input_gradient),
-            weight_bits=w,
+            weight_bits=quantizer.weight_width(w) if quantizer else w,
             activation_bits=a,
             gradient_bits=g,
+            fixed_weight_bits=quantizer.fixed_bits if quantizer else None,
         )
 
     modules = plain_names(model)
@@ -94,7 +97,8 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
         )
     # The dial's order is the model's order of definition, so that lists of widths mean the same in both.
     ordered = tuple(rows[name] for name in layers if name in rows)
-    counted = sum(row.parameters for row in ordered)
+    learned = (m.weight_quantizer for m in layers.values() if isinstance(m, QuantizedLayer) and m.weight_quantizer)
+    counted = sum(row.parameters for row in ordered) + sum(p.numel() for m in learned for p in m.parameters())
     buffers = sum(
         b.numel() for m in model.modules() if not isinstance(m, QuantizedLayer) for b in m.buffers(recurse=False)
     )

@@ -82,6 +82,8 @@ class BitDial:
     ) -> None:
         """Turn the dial. Either every value is good and all are written, or none is.
 
+        Ternary weights know two settings: at 32 they are unquantized, at any other width ternary, which reads 1.585.
+
         Args:
             bits: width of weights and activations.
             weights, activations, gradients: width of one part; they take precedence over `bits`.
@@ -112,7 +114,7 @@ class BitDial:
                         "build the model with quantize(model, gradients=...) to quantize them"
                     )
                 buffers.append(buffer)
-                numbers.append(width)
+                numbers.append(self._layers[name].quantizer.weight_width(width) if part == "weights" else width)
         with torch.no_grad():
             for buffer, number in zip(buffers, numbers, strict=True):
                 buffer.fill_(number)

@@ -5,6 +5,7 @@ BitOps are *simulated*: multiply-accumulates x width of one factor x width of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -39,6 +40,7 @@ class LedgerRow:
         quantized: whether its widths follow the dial; else it counts at 32.
         needs_input_gradient: False for a layer that reads the model's input: nobody needs that gradient.
         weight_bits, activation_bits, gradient_bits: widths when the ledger was taken.
+        fixed_weight_bits: width of its weights at any setting below 32 (ternary weights); None: as the dial says.
     """
 
     name: str
@@ -52,6 +54,7 @@ class LedgerRow:
     weight_bits: float
     activation_bits: float
     gradient_bits: float
+    fixed_weight_bits: float | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Ledger:
         total = 4 * self.other_values
         for row, width in zip(self.rows, self._widths(weights, "weight_bits"), strict=True):
             packed = row.quantized and width < UNQUANTIZED
-            total += -(-int(row.weights * width) // 8) + 4 * (row.parameters - row.weights)
+            total += math.ceil(row.weights * width / 8) + 4 * (row.parameters - row.weights)
             total += 4 * row.scales if packed else 0
         return total
 
@@ -153,4 +156,8 @@ class Ledger:
         else:
             turned = iter([check_bits(bits)] * len(self.rows))
         everywhere = self.count == "cpt" and not one_each
-        return [next(turned) if row.quantized or everywhere else UNQUANTIZED for row in self.rows]
+        widths = [next(turned) if row.quantized or everywhere else UNQUANTIZED for row in self.rows]
+        if part != "weight_bits":
+            return widths
+        fixed = (row.fixed_weight_bits for row in self.rows)
+        return [w if f is None or w >= UNQUANTIZED else f for w, f in zip(widths, fixed, strict=True)]

@@ -17,6 +17,7 @@ from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmet
 from bitdial.layers.function import quantized_product
 from bitdial.numerics import UNQUANTIZED, check_bits, get_quantizer, min_max
 from bitdial.numerics.grid import Grid, TensorGrid, may_read, min_max_numbers, read_grid
+from bitdial.numerics.learned_ternary import LearnedWeight
 from bitdial.numerics.quantizers import GRANULARITIES
 
 RANGE_MOMENTUM = 0.1
@@ -43,12 +44,17 @@ class QuantizedLayer(nn.Module):
         range_low, range_high: 0-dim, running average of the activations' minimum and maximum while training; what
             evaluation clips to, so that an output does not depend on which other samples are in the batch.
         range_batches: 0-dim, how many batches that average has seen; at 0 evaluation uses the batch at hand.
+
+    `weight_quantizer` is the module that turns the weight into its grid values where these have learned scales, else
+    None. Its scales fit the weight that the layer was made with, or that it loaded from a state of the float layer;
+    after writing other weights into the layer call ``weight_quantizer.reset(weight)``.
     """
 
     _shape: ClassVar[tuple[str, ...]]  # the constructor's arguments that say what the float layer is
 
     weight: Any
     bias: Any
+    weight_quantizer: nn.Module | None
     weight_bits: Tensor
     activation_bits: Tensor
     gradient_bits: Tensor | None
@@ -83,7 +89,7 @@ class QuantizedLayer(nn.Module):
         self.range_momentum = RANGE_MOMENTUM
         low, high = self.quantizer.activation_range or (0.0, 0.0)
         buffers = {
-            "weight_bits": check_bits(weights, "weights"),
+            "weight_bits": self.quantizer.weight_width(check_bits(weights, "weights")),
             "activation_bits": check_bits(activations, "activations"),
             "gradient_bits": None if gradients is None else check_bits(gradients, "gradients"),
             "range_low": low,
@@ -93,6 +99,8 @@ class QuantizedLayer(nn.Module):
         for name, value in buffers.items():
             tensor = None if value is None else torch.tensor(value, dtype=torch.float32, device=self.weight.device)
             self.register_buffer(name, tensor)
+        learned = self.quantizer.make_weight and self.quantizer.make_weight(self.weight, self.granularity == "channel")
+        self.weight_quantizer = learned
 
     @classmethod
     def from_float(cls, layer: nn.Module, **quantization: Any) -> Self:
@@ -130,6 +138,9 @@ class QuantizedLayer(nn.Module):
         """Load; a state of the float layer is good too: widths stay as they are, and the range is forgotten."""
         own = {prefix + name for name in _BUFFERS}
         of_float = prefix + "weight" in state_dict and own.isdisjoint(state_dict)
+        if of_float and isinstance(self.weight_quantizer, LearnedWeight):
+            fitting = self.weight_quantizer.initial(state_dict[prefix + "weight"])  # it loads after this, from the same
+            state_dict.update({f"{prefix}weight_quantizer.{name}": scale for name, scale in fitting.items()})
         super()._load_from_state_dict(state_dict, prefix, *rest)
         if of_float:
             missing: list[str] = rest[2]
@@ -186,6 +197,8 @@ class QuantizedLayer(nn.Module):
 
     def quantized_weight(self) -> Tensor:
         """The weight on its grid at the width in force; differentiable."""
+        if self.weight_quantizer is not None:
+            return self.weight_quantizer(self.weight, self.weight_bits)  # type: ignore[no-any-return]
         return self.quantizer.weight(self.weight, self.weight_bits, self.granularity == "channel")
 
     def _product(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
@@ -218,7 +231,8 @@ class QuantLinear(QuantizedLayer, nn.Linear):
         in_features, out_features, bias, device, dtype: as in `torch.nn.Linear`.
         weights, activations, gradients: widths to begin with, in [1, 32], unquantized by default; None for gradients
             builds the layer without gradient quantization.
-        quantizer: ``"uniform"`` or ``"dorefa"``.
+        quantizer: ``"uniform"``, ``"dorefa"``, or for ternary weights ``"twn"``, ``"absmean"``, ``"ttq"`` or
+            ``"ternary_lsq"``; ternary at any width of the weights below 32, which then reads 1.585.
         granularity: one weight range per output ``"channel"`` or one per ``"tensor"``; None: the quantizer's own.
 
     Raises:
