@@ -49,7 +49,7 @@ def everything(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dic
         "gradients": {n: torch.zeros(0) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()},
         "modes": {name: m.training for name, m in model.named_modules()},
         "dial": BitDial(model).state_dict(),
-        "optimizer": None if optimizer is None else {k: v for k, v in _copy(optimizer.state_dict()).items()},
+        "optimizer": None if optimizer is None else _copy(optimizer.state_dict()),
         "random": _copy(random_state()),
     }
 
