@@ -7,18 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from bitdial.data import BatchLoader, ImageDataset, make_loader
-from bitdial.models import build_model
+from bitdial.recipes.assembly import EVALUATION_BATCH, build_network
 from bitdial.recipes.cyclic.config import CyclicConfig
 from bitdial.recipes.cyclic.experiment import Experiment
 from bitdial.recipes.cyclic.phase import Loaders, PhaseSetup
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
-
-EVALUATION_BATCH = 256
 
 
 def build_experiment(
@@ -49,13 +45,6 @@ def build_experiment(
         ),
         folder=folder,
         show_progress=fabric is not None and fabric.is_global_zero,
-    )
-
-
-def build_network(config: CyclicConfig, data: ImageDataset) -> nn.Module:
-    """The network of a configuration, unquantized, for the images at hand."""
-    return build_model(
-        config.model, num_classes=data.num_classes, in_channels=data.in_channels, image_size=data.image_size
     )
 
 

@@ -19,6 +19,7 @@ from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.evaluation import ArmResult, WidthScore
 from bitdial.evaluation.files import write_atomically
 from bitdial.layers import BitDial
+from bitdial.recipes.assembly import rehearse
 from bitdial.recipes.cyclic.arms import ABLATION, BASELINE, CPT, Arm, ablation_schedule, mean_bits, plan_arms
 from bitdial.recipes.cyclic.config import (
     CyclicPrecisionConfig,
@@ -36,7 +37,7 @@ from bitdial.recipes.cyclic.train import (
     train_with_cpt,
     train_with_static_precision,
 )
-from bitdial.training import Classification, MetricsLog, Progress, TrainingDiverged, seed_everything
+from bitdial.training import MetricsLog, Progress, TrainingDiverged, seed_everything
 from bitdial.training.checkpoint import CheckpointManager
 
 ARM_FILE = "arm.json"
@@ -109,18 +110,7 @@ class Experiment:
         """
         seed = self.seeds[0]
         model, loaders = self.new_model(seed), self.make_loaders(seed)
-        task = self.setup.task or Classification()
-        batch = next(iter(loaders.train), None)
-        if batch is None:
-            raise BitdialError("loader must give at least one batch, got none; is the training split empty?")
-        batch = [part[:2] for part in batch]
-        try:
-            task.loss(model.to(batch[0].device), batch)
-        except BitdialError:
-            raise
-        except (RuntimeError, ValueError, IndexError) as error:  # as torch says it
-            shape = list(batch[0].shape)
-            raise BitdialError(f"the network cannot train on inputs of shape {shape}: {error}") from error
+        rehearse(model, loaders.train, self.setup.task)
 
     def new_model(self, seed: int) -> nn.Module:
         """The quantized network with the weights that a seed gives it."""

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
 
-from bitdial.configuration import to_yaml
 from bitdial.data import ImageDataset, load_dataset
-from bitdial.errors import BitdialError, RunInterrupted, suggest
+from bitdial.errors import RunInterrupted
 from bitdial.evaluation import CyclicResults, assemble
 from bitdial.evaluation.files import write_atomically
 from bitdial.evaluation.plots import save_plots
 from bitdial.evaluation.report import write_report
 from bitdial.evaluation.table import comparison_table
 from bitdial.layers import skipped_layers
-from bitdial.models import MODELS
+from bitdial.recipes.assembly import check_model_name, fabric_for
 from bitdial.recipes.cyclic.assembly import build_experiment
 from bitdial.recipes.cyclic.best_model import save_best_model
 from bitdial.recipes.cyclic.config import CyclicConfig
 from bitdial.recipes.cyclic.experiment import Experiment
 from bitdial.recipes.cyclic.phase import float_format
-from bitdial.training import RunFolder, TrainingDiverged, make_fabric, preserved_random_state
+from bitdial.recipes.resuming import plain
+from bitdial.training import RunFolder, TrainingDiverged, preserved_random_state
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -85,23 +85,16 @@ class Job:
         Raises:
             BitdialError: an option, the data, or the place of the run folder is at fault.
         """
-        _check_model_name(config.model)
-        precision = float_format(config.use_amp, config.precision)
-        fabric = make_fabric(config.devices, config.num_nodes, config.strategy, precision)
-        if config.batch_size % fabric.world_size:
-            world = fabric.world_size
-            raise BitdialError(
-                f"batch_size must divide by the {world} processes, got {config.batch_size}; "
-                f"{max(config.batch_size // world, 1) * world} would do"
-            )
+        check_model_name(config.model)
+        fabric = fabric_for(config, float_format(config.use_amp, config.precision))
         data = load_dataset(config.dataset, config.data_path)
         with preserved_random_state():
             build_experiment(config, data).rehearse()
         fabric.launch()
         root = config.experiment.results_dir or "runs"
-        run = resumed or RunFolder.create("cyclic", _plain(config), run_dir=config.run_dir, root=root, fabric=fabric)
+        run = resumed or RunFolder.create("cyclic", plain(config), run_dir=config.run_dir, root=root, fabric=fabric)
         if resumed is not None and fabric.is_global_zero:  # it may have more seeds now
-            write_atomically(run.config, yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
+            write_atomically(run.config, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
         fabric.barrier()
         return cls(config, fabric, data.to(fabric.device), run)
 
@@ -111,7 +104,7 @@ class Job:
         experiment = build_experiment(config, self.data, fabric=self.fabric, folder=self.run.path)
         results = assemble(
             experiment.run(),
-            config=_plain(config),
+            config=plain(config),
             command=command,
             experiment=config.experiment.experiment_name,
             notes=self._notes(experiment),
@@ -155,16 +148,3 @@ def _finished(config: CyclicConfig, run: RunFolder) -> CyclicResults | None:
         return None
     results = CyclicResults.load(run.results)
     return results if {arm.seed for arm in results.arms} == {config.seed + i for i in range(config.seeds)} else None
-
-
-def _plain(config: CyclicConfig) -> dict[str, Any]:
-    """The options as plain values, without those that say where this one run lies: they are not to be repeated."""
-    loaded: dict[str, Any] = yaml.safe_load(to_yaml(config.model_copy(update={"resume": False, "run_dir": None})))
-    return loaded
-
-
-def _check_model_name(name: str) -> None:
-    """Refuse a network that does not exist before data is loaded, perhaps over the network."""
-    if name not in MODELS and not name.startswith(("timm/", "torchvision/")):
-        hint = suggest(name, MODELS) or f"; there are: {', '.join(MODELS)}, timm/NAME, torchvision/NAME"
-        raise BitdialError(f"model must be a network's name, got '{name}'{hint}")

@@ -1,0 +1,72 @@
+"""What every recipe puts together from its options: devices, network, and a rehearsal before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from bitdial.configuration import SharedConfig
+from bitdial.data import ImageDataset
+from bitdial.errors import BitdialError, suggest
+from bitdial.models import MODELS, build_model
+from bitdial.training import Classification, Task, make_fabric
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+EVALUATION_BATCH = 256
+
+
+def check_model_name(name: str) -> None:
+    """Refuse a network that does not exist before data is loaded, perhaps over the network."""
+    if name not in MODELS and not name.startswith(("timm/", "torchvision/")):
+        hint = suggest(name, MODELS) or f"; there are: {', '.join(MODELS)}, timm/NAME, torchvision/NAME"
+        raise BitdialError(f"model must be a network's name, got '{name}'{hint}")
+
+
+def build_network(config: SharedConfig, data: ImageDataset) -> nn.Module:
+    """The network of a configuration, unquantized, for the images at hand."""
+    return build_model(
+        config.model, num_classes=data.num_classes, in_channels=data.in_channels, image_size=data.image_size
+    )
+
+
+def fabric_for(config: SharedConfig, precision: str | None = None) -> Fabric:
+    """The devices of a configuration; nothing is launched yet.
+
+    Args:
+        config: devices, machines, strategy, batch size.
+        precision: floating-point format; that of the configuration if None.
+
+    Raises:
+        BitdialError: devices that are not there, or that cannot share a batch evenly.
+    """
+    fabric = make_fabric(config.devices, config.num_nodes, config.strategy, precision or config.precision)
+    world = fabric.world_size
+    if config.batch_size % world:
+        raise BitdialError(
+            f"batch_size must divide by the {world} processes, got {config.batch_size}; "
+            f"{max(config.batch_size // world, 1) * world} would do"
+        )
+    return fabric
+
+
+def rehearse(model: nn.Module, batches: Iterable[Any], task: Task | None = None) -> None:
+    """Find now what would only be found when training starts: let a new network see two examples of its data.
+
+    Raises:
+        BitdialError: there is no batch, or the network cannot train on it.
+    """
+    batch = next(iter(batches), None)
+    if batch is None:
+        raise BitdialError("loader must give at least one batch, got none; is the training split empty?")
+    batch = [part[:2] for part in batch]
+    try:
+        (task or Classification()).loss(model.to(batch[0].device), batch)
+    except BitdialError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:  # as torch says it
+        shape = list(batch[0].shape)
+        raise BitdialError(f"the network cannot train on inputs of shape {shape}: {error}") from error
