@@ -25,6 +25,7 @@ class _QuantizedProduct(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         weight: Tensor,
+        on_grid: Tensor | None,
         bias: Tensor | None,
         grid: Grid | TensorGrid,
         gradient_bits: Tensor | None,
@@ -32,6 +33,7 @@ class _QuantizedProduct(torch.autograd.Function):
         arithmetic: Arithmetic,
     ) -> Tensor:
         ctx.clip, ctx.arithmetic, ctx.has_bias, ctx.grid = clip, arithmetic, bias is not None, grid
+        weight = weight if on_grid is None else on_grid
         # Copies: the dial may be turned before the backward pass (a teacher at 32 bits, a loss at two widths).
         kept_bits = None if gradient_bits is None else gradient_bits.clone()
         if isinstance(grid, TensorGrid):
@@ -40,7 +42,7 @@ class _QuantizedProduct(torch.autograd.Function):
             return arithmetic.product(snap(x, *grid, clip=clip), weight, bias)
         values, packed = operand(x, grid, clip=clip, pack=ctx.needs_input_grad[1])
         ctx.save_for_backward(x if packed is None or clip else None, packed, weight, kept_bits)
-        return arithmetic.product(values, weight if grid == IDENTITY else weight * grid.step, bias)
+        return arithmetic.product(values, weight if grid is IDENTITY else weight * grid.step, bias)
 
     @staticmethod
     @once_differentiable
@@ -49,7 +51,7 @@ class _QuantizedProduct(torch.autograd.Function):
         gradient: Tensor = gradients[0]
         if gradient_bits is not None:
             gradient = quantize_gradient(gradient, gradient_bits)
-        needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2])
+        needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[3])
         grid: Grid | None = ctx.grid
         values = packed if x is None else x
         if needs[1]:
@@ -57,22 +59,23 @@ class _QuantizedProduct(torch.autograd.Function):
                 values = snap(x, *tensors, clip=ctx.clip)
             else:
                 values = operand(x, grid, clip=ctx.clip)[0] if packed is None else unpack(packed, grid)
-        # Under autocast the product was taken in the dtype of its output, and so are its derivatives.
-        by_input, by_weight, by_bias = ctx.arithmetic.derivatives(
-            gradient, values.to(gradient.dtype), weight.to(gradient.dtype), needs
-        )
+        factor = weight
+        if gradient.dtype != weight.dtype or gradient.dtype != values.dtype:
+            # Under autocast the product was taken in the dtype of its output, and so are its derivatives.
+            values, factor = values.to(gradient.dtype), weight.to(gradient.dtype)
+        by_input, by_weight, by_bias = ctx.arithmetic.derivatives(gradient, values, factor, needs)
         if by_input is not None:
             by_input = by_input if x is None else by_input.to(x.dtype)
             if grid is None:
                 low, high, bits = tensors
                 by_input = straight_through(by_input, x, low, high, bits, clip=ctx.clip)
-            elif ctx.clip and grid != IDENTITY:
+            elif ctx.clip and grid is not IDENTITY:
                 by_input = by_input * ((x >= grid.low) & (x <= grid.high))
         if by_weight is not None:
             by_weight = by_weight.to(weight.dtype)
-            if grid is not None and grid != IDENTITY:
+            if grid is not None and grid is not IDENTITY:
                 by_weight.mul_(grid.step)
-        return by_input, by_weight, by_bias, None, None, None, None
+        return by_input, by_weight, None, by_bias, None, None, None, None
 
 
 def quantized_product(
@@ -84,19 +87,21 @@ def quantized_product(
     gradient_bits: Tensor | None,
     clip: bool,
     arithmetic: Arithmetic,
+    on_grid: Tensor | None = None,
 ) -> Tensor:
     """Product of the input's grid values and a weight, differentiable in input (straight-through), weight and bias.
 
     Args:
         x: the layer's float input; it must not be changed in place afterwards.
-        weight: already on its grid.
+        weight: already on its grid, unless `on_grid` is given.
         bias: ``(out,)`` or None; stays in floating point.
         grid: of the activations, as numbers where they may be read, else as tensors.
         gradient_bits: 0-dim float tensor: the gradient that comes back through the layer's output is rounded to it
             stochastically before either product of the backward pass takes it, as in CPT's code. None: it is not.
         clip: whether inputs outside the grid are clipped (and get no gradient).
         arithmetic: how the product is computed.
+        on_grid: the weight's grid values, where its gradient passes through them unchanged.
     """
     return _QuantizedProduct.apply(  # type: ignore[no-any-return]
-        x, weight, bias, grid, gradient_bits, clip, arithmetic
+        x, weight, on_grid, bias, grid, gradient_bits, clip, arithmetic
     )

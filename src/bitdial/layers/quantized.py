@@ -203,14 +203,22 @@ class QuantizedLayer(nn.Module):
 
     def _product(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
         grid, clip = self._grid(x)
+        values = self.quantizer.values
+        if values is None:
+            weight, on_grid = self.quantized_weight(), None
+        else:
+            weight = self.weight
+            with torch.no_grad():
+                on_grid = values(weight, self.weight_bits, self.granularity == "channel")
         return quantized_product(
             x,
-            self.quantized_weight(),
+            weight,
             self.bias,
             grid=grid,
             gradient_bits=self.gradient_bits,
             clip=clip,
             arithmetic=arithmetic,
+            on_grid=on_grid,
         )
 
     def extra_repr(self) -> str:

@@ -31,28 +31,39 @@ def _may_read(x: Tensor, *scalars: Tensor) -> bool:
     )
 
 
-_workspace = threading.local()
+class _Workspace(threading.local):
+    """Memory that is handed out again and again, each thread its own; with the views that were made of it."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(0)
+        self.views: dict[tuple[torch.Size, tuple[int, ...]], Tensor] = {}
+
+    def like(self, x: Tensor) -> Tensor:
+        """A float32 tensor of the shape and strides of `x`, in memory that the next call hands out again."""
+        key = x.shape, x.stride()
+        view = self.views.get(key)
+        if view is None:
+            if len(self.views) > 1000 or self.memory.numel() < x.numel():
+                self.views.clear()
+            # Memory made in inference mode could not be written by a training step later; torch's default dtype and
+            # device may be others.
+            with torch.inference_mode(False):
+                if self.memory.numel() < x.numel():
+                    self.memory = torch.empty(x.numel(), dtype=torch.float32, device="cpu")
+                strides = torch.empty_like(x, device="meta").stride()
+                view = self.views[key] = self.memory[: x.numel()].as_strided(x.shape, strides)
+        return view
 
 
-def _scratch_like(x: Tensor) -> Tensor:
-    """A float32 tensor of the shape and strides of `x`, in memory that the next call on this thread hands out again."""
-    memory: Tensor | None = getattr(_workspace, "memory", None)
-    if memory is None or memory.numel() < x.numel():
-        # Memory made in inference mode could not be written by a training step later; torch's default dtype and device
-        # may be others.
-        with torch.inference_mode(False):
-            memory = _workspace.memory = torch.empty(x.numel(), dtype=torch.float32, device="cpu")
-    if x.is_contiguous():
-        return memory[: x.numel()].view(x.shape)
-    return memory[: x.numel()].as_strided(x.shape, torch.empty_like(x, device="meta").stride())
+_workspace = _Workspace()
 
 
 def min_max_numbers(x: Tensor) -> tuple[float, float]:
     """`min_max` as numbers, for values that `may_read` lets pass."""
-    x = x.detach()
     native = kernels()
     if native is not None and is_dense(x):
         return native.min_max(x)
+    x = x.detach()
     return x.amin().item(), x.amax().item()
 
 
@@ -157,23 +168,23 @@ def operand(x: Tensor, grid: Grid, *, clip: bool = False, pack: bool = False) ->
         grid leaves it as it is); and, if asked for and the grid has at most 128 values, what `unpack` makes the same
         tensor from: a quarter of the memory.
     """
-    if grid == IDENTITY:
+    if grid is IDENTITY:
         return x, None
-    x, out = x.detach(), _scratch_like(x)
+    out = _workspace.like(x)
     fits = pack and grid.high - grid.low < 127.5 * grid.step
     native = kernels()
     if native is not None and is_dense(x):
         packed = torch.empty_like(x, dtype=torch.int8) if fits else None
         native.steps(x, grid.low, grid.high, grid.step, clip=clip, offset=grid.offset, out=out, packed=packed)
         return out, packed
-    _round_to_steps(x, grid.low, grid.high, grid.step, clip, out)
+    _round_to_steps(x.detach(), grid.low, grid.high, grid.step, clip, out)
     packed = out.to(torch.int8) if fits else None
     return (out.add_(grid.offset) if grid.low != 0.0 else out), packed
 
 
 def unpack(packed: Tensor, grid: Grid) -> Tensor:
     """The `operand` that was packed, again in the shared memory."""
-    out = _scratch_like(packed)
+    out = _workspace.like(packed)
     native = kernels()
     if native is not None and is_dense(packed):
         native.unpack(packed, grid.offset, out)
@@ -238,6 +249,6 @@ def snap_to_own_range(weight: Tensor, bits: Tensor, magnitude: Callable[[], Tens
         return weight
     last = level_count(width) - 1
     out = torch.empty_like(weight)
-    rows = weight.detach() if per_channel and weight.dim() > 1 else weight.detach().view(1, -1)
-    native.snap_rows(rows, last, last / 2 % 1.0, out)
+    rows = weight.shape[0] if per_channel and weight.dim() > 1 else 1
+    native.snap_rows(weight, rows, last, last / 2 % 1.0, out)
     return out

@@ -17,7 +17,7 @@ from bitdial.numerics.learned_ternary import (
     ttq_weight,
 )
 from bitdial.numerics.ternary import TERNARY_BITS, absmean_weight, twn_weight
-from bitdial.numerics.weights import dorefa_weight, uniform_weight
+from bitdial.numerics.weights import dorefa_weight, uniform_values, uniform_weight
 from bitdial.numerics.widths import UNQUANTIZED
 
 GRANULARITIES = ("channel", "tensor")
@@ -37,6 +37,7 @@ class Quantizer:
         scales: how many scales a weight range has.
         fixed_bits: the width of weights whose grid no dial can widen or narrow: any width below 32 means this one.
             None: the grid follows the dial.
+        values: `weight` without autograd, where its gradient passes unchanged: a layer then saves the detour.
         make_weight: ``(weight, per_channel) -> module`` that learns the scales of one layer; None: nothing is learned.
     """
 
@@ -47,6 +48,7 @@ class Quantizer:
     scales: int = 1
     fixed_bits: float | None = None
     make_weight: Callable[[Tensor, bool], LearnedWeight] | None = None
+    values: Callable[[Tensor, Tensor, bool], Tensor] | None = None
 
     def weight_width(self, bits: float) -> float:
         """The width that weights really have where a dial stands at `bits`."""
@@ -55,7 +57,7 @@ class Quantizer:
 
 QUANTIZERS = MappingProxyType(
     {
-        "uniform": Quantizer("uniform", uniform_weight, None, "channel"),
+        "uniform": Quantizer("uniform", uniform_weight, None, "channel", values=uniform_values),
         "dorefa": Quantizer("dorefa", dorefa_weight, (0.0, 1.0), "tensor"),
         "twn": Quantizer("twn", twn_weight, None, "channel", fixed_bits=TERNARY_BITS),
         "absmean": Quantizer("absmean", absmean_weight, None, "tensor", fixed_bits=TERNARY_BITS),

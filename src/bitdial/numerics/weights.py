@@ -27,10 +27,15 @@ def _mean_magnitude(weight: Tensor, per_channel: bool) -> Tensor:
     return weight.float().abs().mean(tuple(range(1, weight.dim())), keepdim=True)
 
 
+def uniform_values(weight: Tensor, bits: Tensor, per_channel: bool) -> Tensor:
+    """`uniform_weight` without autograd; the weight itself where nothing is to be done in eager mode."""
+    return snap_to_own_range(weight, bits, lambda: magnitude(weight, per_channel), per_channel=per_channel)
+
+
 class _UniformWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bits: Tensor, per_channel: bool) -> Tensor:
-        snapped = snap_to_own_range(weight, bits, lambda: magnitude(weight, per_channel), per_channel=per_channel)
+        snapped = uniform_values(weight, bits, per_channel)
         return snapped.view_as(weight) if snapped is weight else snapped
 
     @staticmethod

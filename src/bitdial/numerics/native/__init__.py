@@ -3,7 +3,8 @@
 A pass over a large activation costs what its memory traffic costs, and PyTorch has no operator that rounds to a grid in
 one pass at full speed. `kernels.c` has; it is compiled at its first use (in less than a second, kept in the user's
 cache), tried on known numbers, and left alone if anything about that goes wrong: every caller has a path of PyTorch
-operators that gives the same values. ``BITDIAL_NATIVE=0`` in the environment keeps it out.
+operators that gives the same values. ``BITDIAL_NATIVE=0`` in the environment keeps it out. `unavailable` says why there
+are none.
 
 The threads are those of PyTorch: the kernels use the OpenMP runtime that PyTorch has loaded.
 """
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitdial.numerics.native.build import library
+from bitdial.numerics.native.build import UnavailableError, library
 
 _FLOAT, _INT, _SIZE, _POINTER = ctypes.c_float, ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p
 _SIGNATURES: dict[str, list[Any]] = {
@@ -48,7 +49,7 @@ class Kernels:
         self._snap_rows = self._functions["snap_rows"]
 
     def min_max(self, x: Tensor) -> tuple[float, float]:
-        """Smallest and largest value of a tensor that is not empty (of which NaN takes no part)."""
+        """Smallest and largest value of a tensor that is not empty; both NaN where it has one."""
         out = (_FLOAT * 2)()
         self._min_max(x.data_ptr(), x.numel(), ctypes.addressof(out), torch.get_num_threads())
         return out[0], out[1]
@@ -77,9 +78,8 @@ class Kernels:
         """``out = packed + offset``."""
         self._unpack(packed.data_ptr(), packed.numel(), offset, out.data_ptr(), torch.get_num_threads())
 
-    def snap_rows(self, weight: Tensor, last: int, half: float, out: Tensor) -> None:
-        """A symmetric grid with ``last + 1`` values for each row (the first dimension) of a contiguous weight."""
-        rows = weight.shape[0]
+    def snap_rows(self, weight: Tensor, rows: int, last: int, half: float, out: Tensor) -> None:
+        """A symmetric grid with ``last + 1`` values for each of `rows` equal parts of a contiguous weight."""
         tiny = torch.finfo(torch.float32).tiny
         self._snap_rows(
             weight.data_ptr(), rows, weight.numel() // rows, last, half, tiny, out.data_ptr(), torch.get_num_threads()
@@ -89,16 +89,26 @@ class Kernels:
 @functools.cache
 def kernels() -> Kernels | None:
     """The kernels, or None where they cannot be had, or do not give what they should."""
+    found = _found()
+    return found if isinstance(found, Kernels) else None
+
+
+def unavailable() -> str | None:
+    """Why this machine has no kernels, in words; None where it has them."""
+    found = _found()
+    return found if isinstance(found, str) else None
+
+
+@functools.cache
+def _found() -> Kernels | str:
+    """The kernels, or why there are none."""
     if os.environ.get("BITDIAL_NATIVE", "1") in ("", "0"):
-        return None
-    path = library()
-    if path is None:
-        return None
+        return "they are switched off: BITDIAL_NATIVE is 0"
     try:
-        found = Kernels(str(path))
-        return found if _sound(found) else None
-    except (OSError, AttributeError):
-        return None
+        found = Kernels(str(library()))
+    except (UnavailableError, OSError, AttributeError) as error:
+        return str(error)
+    return found if _sound(found) else "they gave wrong values when they were tried"
 
 
 def is_dense(x: Tensor) -> bool:
@@ -107,13 +117,17 @@ def is_dense(x: Tensor) -> bool:
 
 
 def _sound(found: Kernels) -> bool:
-    """Try every kernel on numbers whose results are known."""
-    x = torch.tensor([[-1.0, -0.5, 0.26, 0.74], [0.0, 0.0, 3.0, -2.0]])
-    out, packed = torch.empty_like(x), torch.empty_like(x, dtype=torch.int8)
-    found.steps(x, -2.0, 3.0, 1.0, clip=False, offset=-2.0, out=out, packed=packed)
-    steps = ((x + 2.0).round(), (x + 2.0).round() - 2.0)
-    good = bool(torch.equal(packed.float(), steps[0]) and torch.equal(out, steps[1]))
-    found.unpack(packed, -2.0, out)
-    good = good and torch.equal(out, steps[1]) and found.min_max(x) == (-2.0, 3.0)
-    found.snap_rows(x, 1, 0.5, out)
-    return good and torch.equal(out.abs(), torch.tensor([[1.0], [3.0]]).expand(2, 4))
+    """Try every kernel on numbers whose results are known: enough to fill vectors, with some to spare."""
+    x = torch.arange(-33, 34, dtype=torch.float32) / 8  # with ties
+    out, again, packed = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x, dtype=torch.int8)
+    found.steps(x, -3.0, 4.0, 0.5, clip=True, offset=-6.0, out=out, packed=packed)
+    found.unpack(packed, -6.0, again)
+    numbers = ((x.clamp(-3.0, 4.0) + 3.0) * 2.0).round()
+    good = torch.equal(packed.float(), numbers) and torch.equal(out, numbers - 6.0) and torch.equal(again, out)
+    found.steps(x, -4.125, 4.125, 0.5, clip=False, offset=0.0, out=out, packed=None)
+    good = good and torch.equal(out, ((x + 4.125) * 2.0).round()) and found.min_max(x) == (-4.125, 4.125)
+    rows = torch.stack([x, x * 2.0])
+    snapped = torch.empty_like(rows)
+    found.snap_rows(rows, 2, 3, 0.5, snapped)
+    steps = torch.tensor([[2.75], [5.5]])
+    return good and torch.equal(snapped, ((rows * steps.reciprocal() - 0.5).round() + 0.5) * steps)

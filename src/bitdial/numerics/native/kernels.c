@@ -4,20 +4,40 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* Below this many values one thread is done before a second one is awake. */
 #define PARALLEL 32768
 
+/* A whole number for each float, in the same order, and NaN beyond the infinities, where comparing floats hides it. */
+static inline int32_t rank(float value)
+{
+    int32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits ^ ((bits >> 31) & INT32_C(0x7fffffff));
+}
+
+static inline float from_rank(int32_t number)
+{
+    float value;
+    const int32_t bits = number ^ ((number >> 31) & INT32_C(0x7fffffff));
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 void bitdial_min_max(const float *x, size_t n, float *out, int threads)
 {
-    float low = x[0], high = x[0];
-#pragma omp parallel for simd reduction(min : low) reduction(max : high) num_threads(threads) if (n > PARALLEL)
+    int32_t first = rank(x[0]), last = first;
+#pragma omp parallel for simd reduction(min : first) reduction(max : last) num_threads(threads) if (n > PARALLEL)
     for (size_t i = 0; i < n; i++) {
-        low = x[i] < low ? x[i] : low;
-        high = x[i] > high ? x[i] : high;
+        const int32_t here = rank(x[i]);
+        first = here < first ? here : first;
+        last = here > last ? here : last;
     }
-    out[0] = low;
-    out[1] = high;
+    const float low = from_rank(first), high = from_rank(last);
+    const int nan = isnan(low) || isnan(high);
+    out[0] = nan ? NAN : low;
+    out[1] = nan ? NAN : high;
 }
 
 /* Bounds of -inf and inf clip nothing; a branch around the clipping would keep the loop from being vectorized. */
@@ -35,7 +55,7 @@ void bitdial_steps(const float *restrict x, size_t n, float floor, float ceiling
 #pragma omp parallel for simd num_threads(threads) if (n > PARALLEL)
         for (size_t i = 0; i < n; i++) {
             const float step = nearest_step(x[i], floor, ceiling, low, inverse);
-            packed[i] = (int8_t)step;
+            packed[i] = (int8_t)(int32_t)step; /* NaN: 0 */
             out[i] = step + offset;
         }
     } else {
@@ -60,17 +80,15 @@ void bitdial_snap_rows(const float *w, size_t rows, size_t columns, float last, 
     for (size_t r = 0; r < rows; r++) {
         const float *row = w + r * columns;
         float *to = out + r * columns;
-        float largest = 0, poison = 0;
-#pragma omp simd reduction(max : largest) reduction(+ : poison)
-        for (size_t i = 0; i < columns; i++) {
-            const float size = fabsf(row[i]);
-            largest = size > largest ? size : largest;
-            poison += row[i] - row[i]; /* NaN where the row has one: comparisons alone would hide it */
-        }
-        float step = largest / last + largest / last + poison;
+        int32_t most = 0;
+#pragma omp simd reduction(max : most)
+        for (size_t i = 0; i < columns; i++)
+            most = rank(fabsf(row[i])) > most ? rank(fabsf(row[i])) : most;
+        const float largest = from_rank(most);
+        float step = largest / last + largest / last;
         step = step < tiny ? tiny : step;
         const float inverse = 1.0f / step;
-        const float scale = largest == 0 ? poison : step;
+        const float scale = largest == 0 ? 0 : step;
 #pragma omp simd
         for (size_t i = 0; i < columns; i++)
             to[i] = (rintf(row[i] * inverse - half) + half) * scale;
