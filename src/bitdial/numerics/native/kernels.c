@@ -28,7 +28,7 @@ static inline float from_rank(int32_t number)
 void bitdial_min_max(const float *x, size_t n, float *out, int threads)
 {
     int32_t first = rank(x[0]), last = first;
-#pragma omp parallel for simd reduction(min : first) reduction(max : last) num_threads(threads) if (n > PARALLEL)
+#pragma omp parallel for reduction(min : first) reduction(max : last) num_threads(threads) if (n > PARALLEL)
     for (size_t i = 0; i < n; i++) {
         const int32_t here = rank(x[i]);
         first = here < first ? here : first;
@@ -81,7 +81,6 @@ void bitdial_snap_rows(const float *w, size_t rows, size_t columns, float last, 
         const float *row = w + r * columns;
         float *to = out + r * columns;
         int32_t most = 0;
-#pragma omp simd reduction(max : most)
         for (size_t i = 0; i < columns; i++)
             most = rank(fabsf(row[i])) > most ? rank(fabsf(row[i])) : most;
         const float largest = from_rank(most);
