@@ -89,6 +89,6 @@ def load_best_model(path: str | Path) -> nn.Module:
             in_channels=content["in_channels"],
             image_size=content["image_size"],
         )
-    model = prepare_model(network, options, content["gradient_bits"])
+        model = prepare_model(network, options, content["gradient_bits"])
     model.load_state_dict(content["model_state_dict"])
     return model.eval()

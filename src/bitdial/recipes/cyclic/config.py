@@ -14,7 +14,7 @@ from bitdial.errors import BitdialError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 Width = Annotated[float, Field(ge=1, le=32)]
-StaticBits = Width | list[Width] | Literal["progressive"]
+StaticBits = float | list[float] | Literal["progressive"]
 """One width, a list that alternates over the layers, or widths that step down over the iterations."""
 
 
@@ -170,8 +170,11 @@ class StaticPrecisionConfig(Config):
                 raise BitdialError(
                     f"a name in test_configurations must hold only letters, digits, '_', '-' and '.', got {name!r}"
                 )
-            if isinstance(bits, list) and not bits:
+            if bits == []:
                 raise BitdialError(f"test_configurations.{name} must list at least one width, got an empty list")
+            for width in () if bits == "progressive" else bits if isinstance(bits, list) else [bits]:
+                if not 1 <= width <= 32:
+                    raise BitdialError(f"widths of test_configurations.{name} must be in [1, 32], got {width:g}")
         return value
 
 
