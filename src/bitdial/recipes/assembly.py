@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from bitdial.configuration import SharedConfig
 from bitdial.data import ImageDataset
-from bitdial.errors import BitdialError, suggest
+from bitdial.errors import BitdialError, RunInterrupted, suggest
 from bitdial.models import MODELS, build_model
-from bitdial.training import Classification, Task, make_fabric
+from bitdial.training import Classification, Task, TrainingDiverged, make_fabric
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -70,3 +71,21 @@ def rehearse(model: nn.Module, batches: Iterable[Any], task: Task | None = None)
     except (RuntimeError, ValueError, IndexError) as error:  # as torch says it
         shape = list(batch[0].shape)
         raise BitdialError(f"the network cannot train on inputs of shape {shape}: {error}") from error
+
+
+@contextmanager
+def named(what: str, how_to_resume: str, *, saved: bool) -> Iterator[None]:
+    """Say what was being trained when training was stopped or went wrong.
+
+    Args:
+        what: which of the networks of a run.
+        how_to_resume: the command that goes on.
+        saved: whether anything was.
+    """
+    try:
+        yield
+    except (RunInterrupted, TrainingDiverged) as error:
+        raise type(error)(f"{what}: {error}") from error
+    except KeyboardInterrupt:  # outside of the steps, which save first
+        kept = f"what was saved before is kept; to go on: {how_to_resume}" if saved else "nothing was saved"
+        raise RunInterrupted(f"{what}: stopped by Ctrl-C between training and measuring; {kept}") from None

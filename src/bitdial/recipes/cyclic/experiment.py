@@ -7,19 +7,19 @@ come out the same; one that was stopped in its middle goes on from its newest so
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from bitdial.errors import BitdialError, RunInterrupted
+from bitdial.errors import BitdialError
 from bitdial.evaluation import ArmResult, WidthScore
 from bitdial.evaluation.files import write_atomically
 from bitdial.layers import BitDial
-from bitdial.recipes.assembly import rehearse
+from bitdial.recipes.assembly import named, rehearse
 from bitdial.recipes.cyclic.arms import ABLATION, BASELINE, CPT, Arm, ablation_schedule, mean_bits, plan_arms
 from bitdial.recipes.cyclic.config import (
     CyclicPrecisionConfig,
@@ -37,7 +37,7 @@ from bitdial.recipes.cyclic.train import (
     train_with_cpt,
     train_with_static_precision,
 )
-from bitdial.training import MetricsLog, Progress, TrainingDiverged, seed_everything
+from bitdial.training import MetricsLog, Progress, seed_everything
 from bitdial.training.checkpoint import CheckpointManager
 
 ARM_FILE = "arm.json"
@@ -96,7 +96,7 @@ class Experiment:
             done: dict[str, ArmResult] = {}
             for number, arm in enumerate(arms, start=1):
                 position = f"{number}/{len(arms)}" + (f", seed {seed}" if len(self.seeds) > 1 else "")
-                with _named(f"{arm.name} ({position})", self.setup.how_to_resume, saved=self.folder is not None):
+                with named(f"{arm.name} ({position})", self.setup.how_to_resume, saved=self.folder is not None):
                     done[arm.name] = self._run_arm(arm, seed, done, trained, position)
                 release_memory()
             results += done.values()
@@ -277,18 +277,6 @@ class Experiment:
             iterations=phase.iterations,
             history=phase.history,
         )
-
-
-@contextmanager
-def _named(arm: str, how_to_resume: str, *, saved: bool) -> Iterator[None]:
-    """Say in which arm training was stopped or went wrong."""
-    try:
-        yield
-    except (RunInterrupted, TrainingDiverged) as error:
-        raise type(error)(f"{arm}: {error}") from error
-    except KeyboardInterrupt:  # outside of the steps, which save first
-        kept = f"what was saved before is kept; to go on: {how_to_resume}" if saved else "nothing was saved"
-        raise RunInterrupted(f"{arm}: stopped by Ctrl-C between training and measuring; {kept}") from None
 
 
 def _manager(folder: Path) -> CheckpointManager:
