@@ -10,7 +10,7 @@ import torch
 from bitdial.cli import main
 from bitdial.doctor import Finding, examine
 from bitdial.doctor.arithmetic import int8_matmul
-from bitdial.doctor.compilation import compilation
+from bitdial.doctor.compilation import compilation, native_kernels
 from bitdial.doctor.findings import as_json
 from bitdial.doctor.machine import OPTIONAL
 
@@ -84,6 +84,34 @@ def test_compilation_reports_what_its_process_did(trial: str, works: bool, value
 def test_compilation_that_hangs_is_given_up() -> None:
     finding = compilation("cpu", limit=0.2, trial="import time; time.sleep(60)")
     assert (finding.works, finding.value) == (False, "no result within 0.2 s")
+
+
+def test_native_kernels_come_with_the_reason_why_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITDIAL_NATIVE", "0")
+    finding = native_kernels()
+    assert finding.works is False
+    assert finding.value.startswith("they are switched off: BITDIAL_NATIVE is 0; without them")
+
+
+@pytest.mark.parametrize(
+    ("trial", "works", "value"),
+    [
+        ("print()", True, "compiled"),
+        ("print('there is no C compiler')", False, "there is no C compiler; without them"),
+        ("import os; os.abort()", False, "no output; without them"),
+        ("import time; time.sleep(60)", False, "no result within 2 s; without them"),
+    ],
+)
+def test_native_kernels_report_what_their_process_did(trial: str, works: bool, value: str) -> None:
+    finding = native_kernels(trial=trial, limit=2)
+    assert finding.works is works
+    assert finding.value.startswith(value)
+
+
+@pytest.mark.slow
+def test_the_doctor_tries_everything_that_is_compiled() -> None:
+    tried = [finding.name for finding in examine() if finding.topic == "compile"]
+    assert {"cpu torch.compile", "native kernels"} <= set(tried)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from bitdial.errors import BitdialError, suggest
 
 _FLAGS = {
     "--json": "print JSON instead of a table",
-    "--no-compile": "leave out the trial of torch.compile, which takes some seconds",
+    "--no-compile": "leave out torch.compile and the native kernels, whose trial takes some seconds",
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bitdial.doctor.arithmetic import arithmetic
-from bitdial.doctor.compilation import compilation
+from bitdial.doctor.compilation import compilation, native_kernels
 from bitdial.doctor.findings import Finding
 from bitdial.doctor.machine import accelerators, machine, optional_packages, software
 
@@ -18,7 +18,7 @@ def examine(folder: Path | None = None, *, compile: bool = True) -> Iterator[Fin
 
     Args:
         folder: Where runs would be written; default: the current folder.
-        compile: Also try torch.compile, which takes some seconds.
+        compile: Also try what is compiled here (torch.compile, the native kernels), which takes some seconds.
     """
     yield from machine(folder or Path.cwd())
     yield from software()
@@ -27,4 +27,5 @@ def examine(folder: Path | None = None, *, compile: bool = True) -> Iterator[Fin
     if compile:
         for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
             yield compilation(device)
+        yield native_kernels()
     yield from optional_packages()
