@@ -1,8 +1,8 @@
 """The step that every quantized layer takes: activations to the grid, then the product, in one autograd node.
 
-In one node because of memory: the weight's gradient needs the grid values, but keeping them would cost a float copy of
-every activation. Up to 7 bits in eager mode on a CPU their int8 numbers are kept, a quarter of it; else the float
-input, which whatever produced it keeps anyway (a ReLU keeps its output), and the values are computed again from it.
+In one node because of memory: the float input is kept by whatever produced it (a ReLU keeps its output), so only that
+is saved, and its grid values, which the weight's gradient needs, are computed again in the backward pass. That takes
+one pass and saves a float copy of every activation. (Keeping them as int8 was tried: more memory, no less time.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from bitdial.layers.arithmetic import Arithmetic
 from bitdial.numerics.activations import straight_through
-from bitdial.numerics.grid import IDENTITY, Grid, TensorGrid, operand, snap, unpack
+from bitdial.numerics.grid import IDENTITY, Grid, TensorGrid, snap, snap_shared
 from bitdial.numerics.rounding import quantize_gradient
 
 
@@ -38,34 +38,30 @@ class _QuantizedProduct(torch.autograd.Function):
         kept_bits = None if gradient_bits is None else gradient_bits.clone()
         if isinstance(grid, TensorGrid):
             ctx.grid = None
-            ctx.save_for_backward(x, None, weight, kept_bits, grid.low, grid.high, grid.bits.clone())
+            ctx.save_for_backward(x, weight, kept_bits, grid.low, grid.high, grid.bits.clone())
             return arithmetic.product(snap(x, *grid, clip=clip), weight, bias)
-        values, packed = operand(x, grid, clip=clip, pack=ctx.needs_input_grad[1])
-        ctx.save_for_backward(x if packed is None or clip else None, packed, weight, kept_bits)
-        return arithmetic.product(values, weight if grid is IDENTITY else weight * grid.step, bias)
+        ctx.save_for_backward(x, weight, kept_bits)
+        return arithmetic.product(snap_shared(x, grid, clip=clip), weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        x, packed, weight, gradient_bits, *tensors = ctx.saved_tensors
+        x, weight, gradient_bits, *tensors = ctx.saved_tensors
         gradient: Tensor = gradients[0]
         if gradient_bits is not None:
             gradient = quantize_gradient(gradient, gradient_bits)
         needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[3])
         grid: Grid | None = ctx.grid
-        values = packed if x is None else x
+        values = x
         if needs[1]:
-            if grid is None:
-                values = snap(x, *tensors, clip=ctx.clip)
-            else:
-                values = operand(x, grid, clip=ctx.clip)[0] if packed is None else unpack(packed, grid)
+            values = snap(x, *tensors, clip=ctx.clip) if grid is None else snap_shared(x, grid, clip=ctx.clip)
         factor = weight
         if gradient.dtype != weight.dtype or gradient.dtype != values.dtype:
             # Under autocast the product was taken in the dtype of its output, and so are its derivatives.
             values, factor = values.to(gradient.dtype), weight.to(gradient.dtype)
         by_input, by_weight, by_bias = ctx.arithmetic.derivatives(gradient, values, factor, needs)
         if by_input is not None:
-            by_input = by_input if x is None else by_input.to(x.dtype)
+            by_input = by_input.to(x.dtype)
             if grid is None:
                 low, high, bits = tensors
                 by_input = straight_through(by_input, x, low, high, bits, clip=ctx.clip)
@@ -73,8 +69,6 @@ class _QuantizedProduct(torch.autograd.Function):
                 by_input = by_input * ((x >= grid.low) & (x <= grid.high))
         if by_weight is not None:
             by_weight = by_weight.to(weight.dtype)
-            if grid is not None and grid is not IDENTITY:
-                by_weight.mul_(grid.step)
         return by_input, by_weight, None, by_bias, None, None, None, None
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bitdial.numerics.native import is_dense, kernels
-from bitdial.numerics.reference import snap_reference, snap_symmetric_reference, step_size
+from bitdial.numerics.reference import snap_reference, snap_symmetric_reference
 from bitdial.numerics.widths import UNQUANTIZED, level_count
 
 
@@ -94,11 +94,10 @@ def snap(x: Tensor, low: Tensor, high: Tensor, bits: Tensor, *, clip: bool = Fal
         return x
     if not _may_read(x, low, high, bits):
         return snap_reference(x, low, high, bits, clip=clip)
-    if bits.item() >= UNQUANTIZED:
-        return x
-    start, step = low.item(), step_size(low, high, bits).item()
-    out = _round_to_steps(x.detach(), start, high.item(), step, clip, torch.empty_like(x)).mul_(step)
-    return out.add_(start) if start != 0.0 else out
+    grid = read_grid(low.item(), high.item(), bits.item())
+    if grid is None:
+        return snap_reference(x, low, high, bits, clip=clip)
+    return x if grid is IDENTITY else _snap_into(x.detach(), grid, clip, torch.empty_like(x))
 
 
 class TensorGrid(NamedTuple):
@@ -116,88 +115,62 @@ class Grid(NamedTuple):
     high: float
     step: float
 
-    @property
-    def offset(self) -> float:
-        """`low`, counted in steps."""
-        return self.low / self.step
-
 
 IDENTITY = Grid(0.0, 0.0, 1.0)
 """The grid of 32 bits, which leaves everything as it is."""
 
 
-def may_read(x: Tensor) -> bool:
-    """Whether grids for `x` may be read as numbers: eager mode on a CPU, float32, not under autocast.
+_TINY, _HUGE = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
-    There it costs nothing, and `operand` may be used: half precision holds neither 65535 steps nor their products.
-    """
+_PLAIN = (Tensor, torch.nn.Parameter)
+"""Types whose memory is their values; a subclass (DTensor, a fake tensor) may have none, or others."""
+
+
+def may_read(x: Tensor) -> bool:
+    """Whether grids for `x` may be read as numbers: a plain float32 tensor, eager mode, on a CPU; it costs nothing."""
     return (
         not torch.compiler.is_compiling()
+        and type(x) in _PLAIN
+        and not x.is_neg()  # the imaginary part of a conjugate lies in memory with the other sign
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.numel() > 0
-        and not torch.is_autocast_enabled("cpu")
     )
 
 
 def read_grid(low: float, high: float, bits: float) -> Grid | None:
-    """The grid of `snap` as numbers; None where its step's reciprocal would leave float32's range.
-
-    That is so for a constant tensor above all.
-    """
+    """The grid of `snap` as numbers; None where an end is not a finite number, or the range none of float32's."""
     if bits >= UNQUANTIZED:
         return IDENTITY
     step = (high - low) / (level_count(bits) - 1)
-    return Grid(low, high, step) if 1e-20 < step < 1e20 and abs(low) < 1e20 * step else None
+    # Below: a constant tensor, whose grid has one distinct value.
+    return Grid(low, high, max(step, _TINY)) if step < _HUGE else None
 
 
-def operand(x: Tensor, grid: Grid, *, clip: bool = False, pack: bool = False) -> tuple[Tensor, Tensor | None]:
-    """`snap` in two factors, of which this is the large one: ``operand * grid.step == snap(x)`` but for one rounding.
-
-    Where the values only go into a product with weights, multiplying the (small) weights by the step instead saves a
-    pass over the (large) activations.
+def snap_shared(x: Tensor, grid: Grid, *, clip: bool = False) -> Tensor:
+    """`snap` into memory that the next call on this thread uses again: fresh memory costs more than the arithmetic.
 
     Args:
         x: values that `may_read` lets pass.
         grid: what `read_grid` gave.
         clip: bring values outside the grid to the nearer end first.
-        pack: keep the numbers of the steps too.
 
     Returns:
-        A tensor like `x`, valid until the next call on this thread, which uses the same memory (`x` itself where the
-        grid leaves it as it is); and, if asked for and the grid has at most 128 values, what `unpack` makes the same
-        tensor from: a quarter of the memory.
+        A tensor like `x`; `x` itself where the grid leaves it as it is.
     """
-    if grid is IDENTITY:
-        return x, None
-    out = _workspace.like(x)
-    fits = pack and grid.high - grid.low < 127.5 * grid.step
+    return x if grid is IDENTITY else _snap_into(x, grid, clip, _workspace.like(x))
+
+
+def _snap_into(x: Tensor, grid: Grid, clip: bool, out: Tensor) -> Tensor:
     native = kernels()
     if native is not None and is_dense(x):
-        packed = torch.empty_like(x, dtype=torch.int8) if fits else None
-        native.steps(x, grid.low, grid.high, grid.step, clip=clip, offset=grid.offset, out=out, packed=packed)
-        return out, packed
-    _round_to_steps(x.detach(), grid.low, grid.high, grid.step, clip, out)
-    packed = out.to(torch.int8) if fits else None
-    return (out.add_(grid.offset) if grid.low != 0.0 else out), packed
-
-
-def unpack(packed: Tensor, grid: Grid) -> Tensor:
-    """The `operand` that was packed, again in the shared memory."""
-    out = _workspace.like(packed)
-    native = kernels()
-    if native is not None and is_dense(packed):
-        native.unpack(packed, grid.offset, out)
+        native.snap(x, *grid, clip=clip, out=out)
         return out
-    out.copy_(packed)
-    return out.add_(grid.offset) if grid.low != 0.0 else out
-
-
-def _round_to_steps(x: Tensor, low: float, high: float, step: float, clip: bool, out: Tensor) -> Tensor:
-    """``round((x - low) / step)``, written to `out`."""
+    low, high, step = grid
     values = torch.clamp(x, low, high, out=out) if clip else x
     values = torch.sub(values, low, out=out) if low != 0.0 else values
-    return torch.mul(values, 1.0 / step, out=out).round_()
+    torch.mul(values, 1.0 / step, out=out).round_().mul_(step)
+    return out.add_(low) if low != 0.0 else out
 
 
 def snap_symmetric(x: Tensor, magnitude: Tensor, bits: Tensor) -> Tensor:

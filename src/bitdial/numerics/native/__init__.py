@@ -26,8 +26,7 @@ from bitdial.numerics.native.build import UnavailableError, library
 _FLOAT, _INT, _SIZE, _POINTER = ctypes.c_float, ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p
 _SIGNATURES: dict[str, list[Any]] = {
     "min_max": [_POINTER, _SIZE, _POINTER, _INT],
-    "steps": [_POINTER, _SIZE, _FLOAT, _FLOAT, _FLOAT, _FLOAT, _FLOAT, _POINTER, _POINTER, _INT],
-    "unpack": [_POINTER, _SIZE, _FLOAT, _POINTER, _INT],
+    "snap": [_POINTER, _SIZE, _FLOAT, _FLOAT, _FLOAT, _FLOAT, _FLOAT, _POINTER, _INT],
     "snap_rows": [_POINTER, _SIZE, _SIZE, _FLOAT, _FLOAT, _FLOAT, _POINTER, _INT],
 }
 
@@ -44,8 +43,7 @@ class Kernels:
             function.argtypes, function.restype = arguments, None
             self._functions[name] = function
         self._min_max = self._functions["min_max"]
-        self._steps = self._functions["steps"]
-        self._unpack = self._functions["unpack"]
+        self._snap = self._functions["snap"]
         self._snap_rows = self._functions["snap_rows"]
 
     def min_max(self, x: Tensor) -> tuple[float, float]:
@@ -54,29 +52,12 @@ class Kernels:
         self._min_max(x.data_ptr(), x.numel(), ctypes.addressof(out), torch.get_num_threads())
         return out[0], out[1]
 
-    def steps(
-        self,
-        x: Tensor,
-        low: float,
-        high: float,
-        step: float,
-        *,
-        clip: bool,
-        offset: float,
-        out: Tensor,
-        packed: Tensor | None,
-    ) -> None:
-        """``out = round((x - low) / step) + offset``; `packed` gets it as int8 without the offset."""
+    def snap(self, x: Tensor, low: float, high: float, step: float, *, clip: bool, out: Tensor) -> None:
+        """``out = round((x - low) / step) * step + low``."""
         floor, ceiling = (low, high) if clip else (-math.inf, math.inf)
-        packed_at = None if packed is None else packed.data_ptr()
-        self._steps(
-            x.data_ptr(), x.numel(), floor, ceiling, low, 1.0 / step, offset, out.data_ptr(), packed_at,
-            torch.get_num_threads(),
-        )  # fmt: skip
-
-    def unpack(self, packed: Tensor, offset: float, out: Tensor) -> None:
-        """``out = packed + offset``."""
-        self._unpack(packed.data_ptr(), packed.numel(), offset, out.data_ptr(), torch.get_num_threads())
+        self._snap(
+            x.data_ptr(), x.numel(), floor, ceiling, low, step, 1.0 / step, out.data_ptr(), torch.get_num_threads()
+        )
 
     def snap_rows(self, weight: Tensor, rows: int, last: int, half: float, out: Tensor) -> None:
         """A symmetric grid with ``last + 1`` values for each of `rows` equal parts of a contiguous weight."""
@@ -116,18 +97,18 @@ def is_dense(x: Tensor) -> bool:
     return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
 
+@torch.no_grad()
 def _sound(found: Kernels) -> bool:
     """Try every kernel on numbers whose results are known: enough to fill vectors, with some to spare."""
-    x = torch.arange(-33, 34, dtype=torch.float32) / 8  # with ties
-    out, again, packed = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x, dtype=torch.int8)
-    found.steps(x, -3.0, 4.0, 0.5, clip=True, offset=-6.0, out=out, packed=packed)
-    found.unpack(packed, -6.0, again)
-    numbers = ((x.clamp(-3.0, 4.0) + 3.0) * 2.0).round()
-    good = torch.equal(packed.float(), numbers) and torch.equal(out, numbers - 6.0) and torch.equal(again, out)
-    found.steps(x, -4.125, 4.125, 0.5, clip=False, offset=0.0, out=out, packed=None)
-    good = good and torch.equal(out, ((x + 4.125) * 2.0).round()) and found.min_max(x) == (-4.125, 4.125)
+    # Whatever torch's default device and dtype are.
+    x = torch.arange(-33, 34, dtype=torch.float32, device="cpu") / 8  # with ties
+    out = torch.empty_like(x)
+    found.snap(x, -3.0, 4.0, 0.5, clip=True, out=out)
+    good = torch.equal(out, ((x.clamp(-3.0, 4.0) + 3.0) * 2.0).round() * 0.5 - 3.0)
+    found.snap(x, -4.125, 4.125, 0.5, clip=False, out=out)
+    good = good and torch.equal(out, ((x + 4.125) * 2.0).round() * 0.5 - 4.125) and found.min_max(x) == (-4.125, 4.125)
     rows = torch.stack([x, x * 2.0])
     snapped = torch.empty_like(rows)
     found.snap_rows(rows, 2, 3, 0.5, snapped)
-    steps = torch.tensor([[2.75], [5.5]])
+    steps = rows.amax(1, keepdim=True) / 1.5
     return good and torch.equal(snapped, ((rows * steps.reciprocal() - 0.5).round() + 0.5) * steps)

@@ -64,7 +64,7 @@ def _cache() -> Path:
     for above in folder.parents:
         if _others_may_replace(above.stat()):
             raise UnavailableError(
-                f"{above} can be written by others, and what is kept in it is run; set XDG_CACHE_HOME to a folder of yours"
+                f"{above} can be written by others, and what is kept in it is run; set XDG_CACHE_HOME to another folder"
             )
     return folder
 

@@ -41,35 +41,16 @@ void bitdial_min_max(const float *x, size_t n, float *out, int threads)
 }
 
 /* Bounds of -inf and inf clip nothing; a branch around the clipping would keep the loop from being vectorized. */
-static inline float nearest_step(float value, float floor, float ceiling, float low, float inverse)
+void bitdial_snap(const float *restrict x, size_t n, float floor, float ceiling, float low, float step, float inverse,
+                  float *restrict out, int threads)
 {
-    value = value < floor ? floor : value;
-    value = value > ceiling ? ceiling : value;
-    return rintf((value - low) * inverse);
-}
-
-void bitdial_steps(const float *restrict x, size_t n, float floor, float ceiling, float low, float inverse,
-                   float offset, float *restrict out, int8_t *restrict packed, int threads)
-{
-    if (packed) {
 #pragma omp parallel for simd num_threads(threads) if (n > PARALLEL)
-        for (size_t i = 0; i < n; i++) {
-            const float step = nearest_step(x[i], floor, ceiling, low, inverse);
-            packed[i] = (int8_t)(int32_t)step; /* NaN: 0 */
-            out[i] = step + offset;
-        }
-    } else {
-#pragma omp parallel for simd num_threads(threads) if (n > PARALLEL)
-        for (size_t i = 0; i < n; i++)
-            out[i] = nearest_step(x[i], floor, ceiling, low, inverse) + offset;
+    for (size_t i = 0; i < n; i++) {
+        float value = x[i];
+        value = value < floor ? floor : value;
+        value = value > ceiling ? ceiling : value;
+        out[i] = rintf((value - low) * inverse) * step + low;
     }
-}
-
-void bitdial_unpack(const int8_t *packed, size_t n, float offset, float *out, int threads)
-{
-#pragma omp parallel for simd num_threads(threads) if (n > PARALLEL)
-    for (size_t i = 0; i < n; i++)
-        out[i] = (float)packed[i] + offset;
 }
 
 /* One symmetric grid for each row: from -max|w| to max|w|. */

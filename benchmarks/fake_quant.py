@@ -1,0 +1,291 @@
+"""What fake quantization costs: a whole training step, against float and against other libraries, in one run.
+
+Run with ``OMP_NUM_THREADS=2 python -m benchmarks.fake_quant [--rounds N] [--models ...] [--modes eager compiled]``.
+A step is zero_grad, forward, cross-entropy, backward and SGD with momentum. The subjects take turns within each round, in an
+order that rotates, and a ratio is taken to the float step of the same round. The first convolution and the classifier
+stay in float for all of them; all others have 4-bit weights and 4-bit activations.
+
+Subjects:
+    float: the network as it is.
+    bitdial: `bitdial.quantize`, uniform grids, weights per channel.
+    bitdial, no C compiler: the same without native kernels (eager only).
+    DoReFa: as people write it by hand with two autograd functions; widths are Python numbers.
+    Brevitas: QuantConv2d with 4-bit weights per channel and 4-bit activations.
+    torchao: its quantization-aware training has no convolution layer, so there is nothing to measure here.
+
+Peak memory is the highest number of live bytes during a step, in a process of its own for each subject: as PyTorch's
+profiler counts allocations on a CPU, as the caching allocator counts them on a GPU.
+
+On Linux the C library is told to keep freed memory (``mallopt``) for all subjects alike, as an allocator made for training
+would; else page faults decide the figures. ``--no-mallopt`` leaves that out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import ctypes
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import bitdial
+from benchmarks.machine import describe
+from bitdial.models import build_model
+
+RESULTS = Path(__file__).parent / "results"
+BITS = 4
+MODELS = {"resnet20": 128, "resnet18": 32, "tiny_cnn": 8}  # network -> batch size
+SUBJECTS = ("float", "bitdial", "bitdial, no C compiler", "DoReFa", "Brevitas")
+
+
+class _RoundDorefa(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bits: int) -> Tensor:
+        last = 2**bits - 1
+        return torch.round(x * last) / last
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+class DorefaConv(nn.Conv2d):
+    """The convolution of DoReFa-Net, written plainly."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Quantize both operands, then convolve."""
+        weight = torch.tanh(self.weight)
+        weight = 2 * _RoundDorefa.apply(weight / (2 * weight.abs().max()) + 0.5, BITS) - 1
+        values = _RoundDorefa.apply(input.clamp(0, 1), BITS)
+        return self._conv_forward(values, weight, self.bias)
+
+
+def swap_convolutions(model: nn.Module, make: Callable[[nn.Conv2d], nn.Module]) -> nn.Module:
+    """Replace every convolution but the first."""
+    names = [name for name, module in model.named_modules() if type(module) is nn.Conv2d]
+    for name in names[1:]:
+        parent, _, key = name.rpartition(".")
+        setattr(model.get_submodule(parent), key, make(model.get_submodule(name)))  # type: ignore[arg-type]
+    return model
+
+
+def _shape(layer: nn.Conv2d) -> dict[str, Any]:
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+    return {name: getattr(layer, name) for name in names} | {"bias": layer.bias is not None}
+
+
+def _dorefa(layer: nn.Conv2d) -> nn.Module:
+    new = DorefaConv(**_shape(layer))
+    new.load_state_dict(layer.state_dict())
+    return new
+
+
+def _brevitas(layer: nn.Conv2d) -> nn.Module:
+    from brevitas.nn import QuantConv2d
+    from brevitas.quant import Int8WeightPerChannelFloat, Uint8ActPerTensorFloat
+
+    new = QuantConv2d(
+        **_shape(layer), weight_quant=Int8WeightPerChannelFloat, weight_bit_width=BITS,
+        input_quant=Uint8ActPerTensorFloat, input_bit_width=BITS,
+    )  # fmt: skip
+    new.load_state_dict(layer.state_dict(), strict=False)
+    return new
+
+
+def subject(name: str, network: nn.Module) -> nn.Module:
+    """A copy of `network`, quantized as `name` says."""
+    model = copy.deepcopy(network)
+    if name == "float":
+        return model
+    if name.startswith("bitdial"):
+        return bitdial.quantize(model, weights=BITS, activations=BITS)
+    return swap_convolutions(model, _dorefa if name == "DoReFa" else _brevitas)
+
+
+def make_step(name: str, network: str, *, compiled: bool) -> Callable[[], None]:
+    """A function that takes one training step."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    plain = build_model(network, num_classes=10, in_channels=3, image_size=32)
+    model = subject(name, plain).to(device)
+    x, y = torch.randn(MODELS[network], 3, 32, 32, device=device), torch.randint(10, (MODELS[network],), device=device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    call = torch.compile(model) if compiled else model
+
+    def step() -> None:
+        optimizer.zero_grad()
+        functional.cross_entropy(call(x), y).backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    if name == "bitdial, no C compiler":
+        from bitdial.numerics import grid
+
+        def without_kernels() -> None:
+            found, grid.kernels = grid.kernels, lambda: None  # type: ignore[assignment]
+            try:
+                step()
+            finally:
+                grid.kernels = found
+
+        return without_kernels
+    return step
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory instead of giving it back to the system after every step."""
+    trim_threshold, mmap_threshold = -1, -3
+    library = ctypes.CDLL(None)
+    library.mallopt(trim_threshold, 2**31 - 1)
+    library.mallopt(mmap_threshold, 32 * 2**20)
+
+
+def measure_time(network: str, mode: str, subjects: list[str], rounds: int) -> list[dict[str, Any]]:
+    """Median step times and ratios to float, the subjects interleaved."""
+    steps, failed = {}, {}
+    for name in subjects:
+        if mode == "compiled" and name == "bitdial, no C compiler":
+            continue
+        try:
+            steps[name] = make_step(name, network, compiled=mode == "compiled")
+            for _ in range(3):
+                steps[name]()
+        except Exception as error:  # a peer that fails is reported as that
+            steps.pop(name, None)
+            failed[name] = f"failed: {type(error).__name__}: {error}"[:160]
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    order = list(steps)
+    for index in range(rounds):
+        for name in order[index % len(order) :] + order[: index % len(order)]:
+            began = time.perf_counter()
+            steps[name]()
+            seconds[name].append(time.perf_counter() - began)
+    rows: list[dict[str, Any]] = []
+    for name, times in seconds.items():
+        ratios = [mine / plain for mine, plain in zip(times, seconds["float"], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
+        rows.append(
+            {
+                "model": network, "batch": MODELS[network], "mode": mode, "subject": name,
+                "ms": statistics.median(times) * 1e3, "ratio": middle, "ratio_quartiles": [low, high],
+                "fastest_ratio": min(times) / min(seconds["float"]),
+            }
+        )  # fmt: skip
+    return rows + [{"model": network, "mode": mode, "subject": name, "note": note} for name, note in failed.items()]
+
+
+def peak_bytes(network: str, mode: str, name: str) -> int:
+    """Highest number of live bytes during a step, parameters and optimizer state included."""
+    step = make_step(name, network, compiled=mode == "compiled")
+    for _ in range(3):
+        step()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated()
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    live = highest = 0
+    events = profiler.profiler.kineto_results.events()
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        live += event.nbytes()
+        highest = max(highest, live)
+    import gc
+
+    held = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects() if torch.is_tensor(t)
+    }
+    return highest + sum(held.values())
+
+
+def measure_memory(network: str, mode: str, subjects: list[str]) -> dict[str, int]:
+    """`peak_bytes` of each subject, each in a process of its own."""
+    peaks = {}
+    for name in subjects:
+        words = [sys.executable, "-m", "benchmarks.fake_quant", "--peak-of", network, mode, name]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            peaks[name] = int(done.stdout.split()[-1])
+    return peaks
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| network | mode | subject | step, ms | x float (quartiles) | peak MB | x float |",
+        "|---|---|---|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        head = f"| {row['model']} | {row['mode']} | {row['subject']} |"
+        if "note" in row:
+            lines.append(f"{head} {row['note']} | | | |")
+            continue
+        low, high = row["ratio_quartiles"]
+        memory = f"{row['peak_mb']:.0f} | {row['peak_ratio']:.2f}" if "peak_mb" in row else " | "
+        lines.append(f"{head} {row['ms']:.1f} | {row['ratio']:.2f} ({low:.2f}-{high:.2f}) | {memory} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print the table and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["resnet20", "resnet18"], choices=MODELS)
+    parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled"])
+    parser.add_argument("--subjects", nargs="+", default=list(SUBJECTS), choices=SUBJECTS)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--no-mallopt", action="store_true")
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--output", type=Path, default=RESULTS / "fake_quant")
+    parser.add_argument("--peak-of", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    if options.peak_of:
+        print(peak_bytes(*options.peak_of))
+        return
+    kept = sys.platform.startswith("linux") and not options.no_mallopt
+    if kept:
+        keep_freed_memory()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    subjects = list(dict.fromkeys(["float", *options.subjects]))
+    rows: list[dict[str, Any]] = []
+    for network in options.models:
+        for mode in options.modes:
+            found = measure_time(network, mode, subjects, options.rounds)
+            peaks = (
+                {} if options.no_memory else measure_memory(network, mode, [r["subject"] for r in found if "ms" in r])
+            )
+            for row in found:
+                if row["subject"] in peaks and "float" in peaks:
+                    row["peak_mb"] = peaks[row["subject"]] / 1e6
+                    row["peak_ratio"] = peaks[row["subject"]] / peaks["float"]
+            rows += found
+            print(markdown(found), flush=True)
+        rows.append({"model": network, "mode": "-", "subject": "torchao", "note": "no convolution layer"})
+    facts = describe(packages=("torchvision", "brevitas", "torchao"))
+    measured = {"machine": facts, "rounds": options.rounds, "bits": BITS, "kept_freed_memory": kept, "rows": rows}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.with_suffix(".json").write_text(json.dumps(measured, indent=1) + "\n")
+    listed = ", ".join(f"{name} {value}" for name, value in facts.items())
+    options.output.with_suffix(".md").write_text(
+        f"{markdown(rows)}\n\nMedians over {options.rounds} interleaved rounds; {BITS}-bit weights and activations; "
+        f"{listed}.\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
