@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -137,8 +138,39 @@ def test_on_a_terminal_there_is_one_live_line() -> None:
         progress.note("resumed")
         progress.update(10, loss=0.25, bits=4.0)
     assert "resumed" in text.getvalue()
-    assert "loss 0.25  bits 4" in text.getvalue()
+    assert "loss 0.25   bits 4" in text.getvalue()
     assert "10/10" in text.getvalue()
+
+
+@pytest.mark.parametrize(("width", "shows_best"), [(80, False), (120, True)])
+def test_the_live_line_fits_and_stands_in_columns(width: int, shows_best: bool) -> None:
+    lines = []
+    for label, total in (("cpt (2/8, seed 0)", 400), ("ablation_layer_independent (9/9, seed 2)", 64000)):
+        text = io.StringIO()
+        console = Console(file=text, width=width, force_terminal=True, color_system=None)
+        with Progress(label, total, console=console, label_width=28) as progress:
+            progress.update(total, loss=0.012345, bits=8.0923, learning_rate=0.00030784, best_accuracy=0.93312)
+        lines.append(
+            [line for line in re.split(r"[\r\n]", re.sub(r"\x1b\[[^m]*?[A-Za-z]", "", text.getvalue())) if line][-1]
+        )
+    for line in lines:
+        assert len(line.rstrip()) <= width
+        assert "loss 0.0123 bits 8.09 lr 0.00031" in line
+        assert ("best 93.3%" in line) == shows_best
+        assert re.search(r"\d\d:\d\d *$", line), line
+    assert "\u2501\u2501\u2501" in lines[0]
+    assert "400/400" in lines[0]
+    assert "64000/64000" in lines[1]
+    assert lines[1].startswith("ablation_la")
+
+
+def test_a_transient_line_leaves_nothing() -> None:
+    text = io.StringIO()
+    with Progress(
+        "measuring", 5, console=Console(file=text, width=80, force_terminal=True), transient=True
+    ) as progress:
+        progress.update(3)
+    assert text.getvalue().endswith("\x1b[2K")
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -9,10 +9,14 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 REDRAW_SECONDS = 0.1
+SHORT = {"loss": ("loss", 6), "bits": ("bits", 4), "learning_rate": ("lr", 7), "best_accuracy": ("best", 6)}
+"""What the live line calls a value, and the columns that its number takes."""
+ROOMY = 110
+"""From this many columns on, the live line shows the best score, too."""
 
 
 class Progress:
@@ -24,6 +28,8 @@ class Progress:
         enabled: False keeps silent (ranks other than 0).
         console: where to write; standard error by default.
         plain_seconds: without a terminal, seconds between two lines.
+        label_width: columns that the label takes at least, so that the lines of several phases stand in columns.
+        transient: whether the live line goes when it is done.
 
     Whatever goes wrong in here, a lost terminal say, is warned of once and never stops the training.
     """
@@ -36,12 +42,16 @@ class Progress:
         enabled: bool = True,
         console: Console | None = None,
         plain_seconds: float = 30.0,
+        label_width: int = 0,
+        transient: bool = False,
     ) -> None:
         self.label = label
         self.total = total
         self._enabled = enabled
         self._console = console if console is not None else Console(stderr=True)
         self._plain_seconds = plain_seconds
+        self._label_width = label_width
+        self._transient = transient
         self._live: RichProgress | None = None
         self._task: Any = None
         self._shown: dict[str, float] = {}
@@ -83,27 +93,47 @@ class Progress:
 
     def _start(self) -> None:
         if self._enabled and self._console.is_terminal:
+            # Widths are fixed from the start: columns that share a narrow terminal would cut off the numbers.
+            count = 2 * len(str(self.total)) + 1 if self.total is not None else 9
+            label = max(len(self.label), self._label_width)
+            numbers = 44 if self._console.width >= ROOMY else 32
+            room = self._console.width - count - numbers - len("00:00") - 5
+            bar = min(24, max(5, room - label))
+            label = max(8, min(label, room - bar))
+            name = self.label if len(self.label) <= label else f"{self.label[: label - 1]}\u2026"
             self._live = RichProgress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[shown]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=bar),
+                TextColumn("{task.fields[count]:>" + str(count) + "}", style="progress.download"),
+                TextColumn("{task.fields[shown]:" + str(numbers) + "}"),
+                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
                 console=self._console,
-                transient=False,
+                transient=self._transient,
             )
-            self._task = self._live.add_task(self.label, total=self.total, shown="")
+            self._task = self._live.add_task(f"{name:{label}}", total=self.total, shown="", count="")
             self._live.start()
 
     def _show(self, step: int, now: float) -> None:
-        shown = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in self._shown.items())
         if self._live is not None:
-            self._live.update(self._task, completed=step, shown=shown)
+            count = str(step) if self.total is None else f"{step}/{self.total}"
+            self._live.update(self._task, completed=step, shown=self._in_short(), count=count)
             return
+        shown = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in self._shown.items())
         of = f"/{self.total}" if self.total is not None else ""
         line = f"{self.label}  step {step}{of}  {shown}{self._time_left(step, now)}"
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _in_short(self) -> str:
+        """The values as the live line has room for them, in columns."""
+        parts = []
+        for name, value in self._shown.items():
+            if name.startswith("best") and self._console.width < ROOMY:
+                continue
+            short, width = SHORT.get(name, (name.replace("_", " "), 6))
+            digits = 2 if name == "learning_rate" else 3
+            number = f"{100 * value:.1f}%" if name.endswith("accuracy") else f"{value:.{digits}g}"
+            parts.append(f"{short} {number:<{width}}")
+        return " ".join(parts)
 
     def _time_left(self, step: int, now: float) -> str:
         done = step - (self._began_at or 0)
