@@ -1,0 +1,162 @@
+"""What of a model goes into a packed file, and under which names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from bitdial.errors import BitdialError, suggest
+from bitdial.export.encoding import MOST_LEVELS, Encoded, Form, Trits, encode
+from bitdial.layers import QuantizedLayer
+from bitdial.layers.names import plain_names
+from bitdial.numerics import UNQUANTIZED, levels
+from bitdial.numerics.reference import step_size
+from bitdial.numerics.weights import magnitude
+
+ENCODINGS = ("base3", "2bit")
+
+
+class LayerRecord(BaseModel):
+    """What a packed file says of one quantized layer."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    kind: str
+    """Name of the layer's class."""
+    options: dict[str, Any]
+    """The arguments that the layer was made with (sizes, stride, ...)."""
+    quantizer: str
+    granularity: str
+    form: Form | None
+    """How the weight is packed; None: it stands at 32 bits and is stored as it is."""
+    levels: int
+    groups: int
+    shape: list[int]
+    dtype: str
+
+
+def bare(model: object) -> nn.Module:
+    """The model itself, out of what compiles or distributes it.
+
+    Raises:
+        BitdialError: it is no module, has no quantized layer, or has tensors without data.
+    """
+    if not isinstance(model, nn.Module):
+        raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
+    inner = plain_names(model)[""]
+    if not any(isinstance(module, QuantizedLayer) for module in inner.modules()):
+        raise BitdialError("model must have quantized layers, got none; call bitdial.quantize(model) first")
+    for key, value in chain(inner.named_parameters(), inner.named_buffers()):
+        if isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer) or value.is_meta:
+            raise BitdialError(f"{key} must hold data, got a tensor without any; run or load the model first")
+    return inner
+
+
+def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
+    """The quantized layers by name; one that is used under several names has the first."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}
+
+
+def check_encoding(encoding: object) -> None:
+    """Refuse what is not the name of an encoding."""
+    if not isinstance(encoding, str) or encoding not in ENCODINGS:
+        known = " or ".join(ENCODINGS)
+        raise BitdialError(f"encoding must be {known}, got {encoding!r}{suggest(str(encoding), ENCODINGS)}")
+
+
+def packs(layer: QuantizedLayer) -> bool:
+    """Whether the layer's weight is on a grid at all."""
+    return float(layer.weight_bits.item()) < UNQUANTIZED
+
+
+def describe(layer: QuantizedLayer, encoded: Encoded | None) -> LayerRecord:
+    """The record of a layer."""
+    return LayerRecord(
+        kind=type(layer).__name__,
+        options=json.loads(json.dumps({name: getattr(layer, name) for name in layer._shape})),  # tuples become lists
+        quantizer=layer.quantizer.name,
+        granularity=layer.granularity,
+        form=encoded.form if encoded else None,
+        levels=encoded.levels if encoded else 0,
+        groups=encoded.groups if encoded else 0,
+        shape=list(layer.weight.shape),
+        dtype=str(layer.weight.dtype).removeprefix("torch."),
+    )
+
+
+@torch.no_grad()
+def encode_layer(name: str, layer: QuantizedLayer, trits: Trits) -> Encoded:
+    """Pack the layer's quantized weight.
+
+    Raises:
+        BitdialError: it is not finite, or wider than 8 bits.
+    """
+    width = layer.weight_bits
+    count = int(levels(width).item()) if width.item() <= 16 else MOST_LEVELS + 1
+    if count > MOST_LEVELS:
+        raise BitdialError(
+            f'weights of layer "{name}" must be ternary or at most 8 bits to be packed, got {width.item():g} bits; '
+            "turn the dial to 8 or less, or to 32 to store them unquantized"
+        )
+    weight = layer.quantized_weight()
+    if not bool(weight.isfinite().all()):
+        raise BitdialError(f'weights of layer "{name}" must be finite to be packed, got NaN or infinity')
+    channels = layer.granularity == "channel" and weight.dim() >= 2
+    size = magnitude(layer.weight, channels)
+    steps = step_size(-size, size, width).flatten().cpu() if weight.numel() else None
+    return encode(weight, weight.shape[0] if channels else 1, count, trits, steps)
+
+
+def plain_tensors(model: nn.Module, packed: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors of a model that are stored as they are: the state without packed weights, each tensor once.
+
+    What only training needs is left out: learned scales of packed weights, and widths of gradients.
+
+    Args:
+        model: bare.
+        packed: names of the layers whose weights are packed.
+
+    Raises:
+        BitdialError: a value is no tensor, or only a part of one.
+    """
+    layers = quantized_layers(model)
+    chosen = {id(layers[name]) for name in packed}
+    names = list(model.named_modules(remove_duplicate=False))
+    left_out = {f"{name}." if name else "": id(m) in chosen for name, m in names if isinstance(m, QuantizedLayer)}
+    stored: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, value in model.state_dict(keep_vars=True).items():
+        if _is_left_out(key, left_out) or id(value) in seen:
+            continue
+        _check_tensor(key, value)
+        seen.add(id(value))
+        stored[key] = value
+    return stored
+
+
+def _is_left_out(key: str, prefixes: dict[str, bool]) -> bool:
+    for prefix, is_packed in prefixes.items():
+        if not key.startswith(prefix):
+            continue
+        own = key.removeprefix(prefix)
+        if own == "gradient_bits" or (is_packed and (own == "weight" or own.startswith("weight_quantizer."))):
+            return True
+    return False
+
+
+def _check_tensor(key: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise BitdialError(f"a packed file can hold tensors only, got {type(value).__name__} under {key} in the state")
+    if hasattr(value, "full_tensor") or value.layout != torch.strided:
+        raise BitdialError(f"{key} must be a whole dense tensor, got {type(value).__name__}; gather the model first")
+
+
+def memory_of(tensors: Iterator[Tensor]) -> int:
+    """Bytes of the values of some tensors, each counted once."""
+    return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())

@@ -1,0 +1,182 @@
+"""One layer's quantized weight as packed codes and a few scales, exactly.
+
+An encoding is chosen by trying: a weight is stored in the first form that gives every value back, bit for bit (a zero
+is +0). Trits where a group of weights (an output channel, or the whole tensor) has the values -a, 0, b; else codes on
+a uniform grid with one step a group; else codes into a table of the group's values, which always fits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bitdial.errors import BitdialError
+from bitdial.numerics import (
+    pack_bits,
+    pack_trits,
+    pack_trits_2bit,
+    unpack_bits,
+    unpack_trits,
+    unpack_trits_2bit,
+)
+
+Trits = Literal["base3", "2bit"]
+Form = Literal["base3", "2bit", "grid", "table"]
+
+MOST_LEVELS = 256
+"""Levels of the widest grid that is packed: 8 bits."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A weight in its packed form.
+
+    Attributes:
+        form: ``base3`` and ``2bit``: trits; ``grid``: whole multiples of a step; ``table``: indices.
+        levels: number of values that a code can stand for.
+        groups: number of groups, each with scales of its own: weights are in groups in row-major order.
+        shape, dtype: of the weight.
+        codes: uint8, one dimension.
+        scales: ``(groups,)``, or ``(2, groups)`` for trits with two scales (b, then a), or ``(groups, levels)`` for a
+            table; float32 for a grid, else of the weight's dtype.
+    """
+
+    form: Form
+    levels: int
+    groups: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    codes: Tensor
+    scales: Tensor
+
+
+def encode(weight: Tensor, groups: int, levels: int, trits: Trits, steps: Tensor | None = None) -> Encoded:
+    """Encode a weight that is on its grid.
+
+    Args:
+        weight: any shape, floating dtype, finite; the first dimension divides into `groups`.
+        groups: how many groups have scales of their own.
+        levels: how many values a group has at most, up to 256.
+        trits: how three levels are packed: five a byte, or two bits each.
+        steps: ``(groups,)``, the likely steps of a uniform grid; guessed from the largest values else.
+
+    Raises:
+        BitdialError: a group has more values than 256.
+    """
+    plain = weight.detach().cpu().contiguous() + 0.0  # no -0
+    rows = plain.view(groups, plain.numel() // max(groups, 1))
+    exact = _trits(rows, plain, trits) if levels == 3 else _grid(rows, plain, levels, steps)
+    return exact or _table(rows, plain)
+
+
+def decode(encoded: Encoded) -> Tensor:
+    """The weight, bit for bit as it was encoded.
+
+    Raises:
+        BitdialError: codes that no weight gives (`bitdial.numerics.DamagedPacking`), or parts that do not fit together.
+    """
+    e = encoded
+    count = math.prod(e.shape)
+    per_group = count // max(e.groups, 1)
+    if e.groups * per_group != count:
+        raise BitdialError(f"{count} weights must divide into {e.groups} groups")
+    shapes: dict[str, list[tuple[int, ...]]] = {
+        "base3": [(e.groups,), (2, e.groups)],
+        "2bit": [(e.groups,), (2, e.groups)],
+        "grid": [(e.groups,)],
+        "table": [(e.groups, e.levels)],
+    }
+    allowed = shapes[e.form]
+    if tuple(e.scales.shape) not in allowed or e.scales.dtype != (torch.float32 if e.form == "grid" else e.dtype):
+        raise BitdialError(
+            f"scales of {e.groups} groups must have the shape {' or '.join(map(str, allowed))}, "
+            f"got {e.scales.dtype} {tuple(e.scales.shape)}"
+        )
+    shape = (e.groups, per_group)
+    if e.form in ("base3", "2bit"):
+        unpack = unpack_trits if e.form == "base3" else unpack_trits_2bit
+        rows = _from_trits(unpack(e.codes, shape), e.scales if e.scales.dim() == 2 else e.scales[None])
+    else:
+        codes = unpack_bits(e.codes, _bits(e.levels), shape)
+        if codes.numel() and int(codes.max()) >= e.levels:
+            raise BitdialError(f"codes of {e.levels} levels must be less than that, got {int(codes.max())}")
+        rows = _from_grid(codes, e.scales, e.levels, e.dtype) if e.form == "grid" else e.scales.gather(1, codes.long())
+    return rows.view(e.shape)
+
+
+def _bits(levels: int) -> int:
+    return max(1, (levels - 1).bit_length())
+
+
+def same_bits(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors agree in dtype, shape and every bit (torch.equal takes -0 for 0)."""
+    if left.dtype != right.dtype or left.shape != right.shape:
+        return False
+    return torch.equal(left, right) and torch.equal(left.signbit(), right.signbit())
+
+
+def _trits(rows: Tensor, plain: Tensor, packing: Trits) -> Encoded | None:
+    if rows.numel() == 0:
+        scales = rows.new_zeros(1, rows.shape[0])
+    else:
+        positive, negative = rows.amax(1).clamp_min(0), (0.0 - rows.amin(1)).clamp_min(0)
+        # A group without one of the signs takes the other's scale: then one scale is enough.
+        positive, negative = (
+            torch.where(positive > 0, positive, negative),
+            torch.where(negative > 0, negative, positive),
+        )
+        scales = positive[None] if torch.equal(positive, negative) else torch.stack([positive, negative])
+    codes = rows.sign().to(torch.int8)
+    if not same_bits(_from_trits(codes, scales), rows):
+        return None
+    packed = pack_trits(codes) if packing == "base3" else pack_trits_2bit(codes)
+    scales = scales[0] if len(scales) == 1 else scales
+    return Encoded(packing, 3, rows.shape[0], tuple(plain.shape), plain.dtype, packed, scales)
+
+
+def _from_trits(codes: Tensor, scales: Tensor) -> Tensor:
+    above, below = scales[0, :, None], 0.0 - scales[-1, :, None]
+    return torch.where(codes > 0, above, torch.where(codes < 0, below, torch.zeros_like(above)))
+
+
+def _grid(rows: Tensor, plain: Tensor, levels: int, likely: Tensor | None) -> Encoded | None:
+    if rows.numel() == 0:
+        return None
+    half = (levels - 1) / 2
+    middle = rows.abs().amax(1).float() / half
+    guesses = [torch.zeros_like(middle), *([] if likely is None else [likely.float()]), middle]
+    for direction in (0.0, math.inf):  # the largest value was rounded: its step may be the next number
+        guesses += [middle.nextafter(torch.full_like(middle, direction))]
+    steps, found = torch.zeros_like(middle), torch.zeros_like(middle, dtype=torch.bool)
+    codes = torch.zeros_like(rows, dtype=torch.uint8)
+    for step in guesses:
+        position = (rows.float() / step[:, None]).nan_to_num(0.0) + half
+        trial = position.round().clamp(0, levels - 1).to(torch.uint8)
+        fits = (_from_grid(trial, step, levels, rows.dtype) == rows).all(1) & ~found
+        steps, codes = torch.where(fits, step, steps), torch.where(fits[:, None], trial, codes)
+        found |= fits
+    if not bool(found.all()):
+        return None
+    packed = pack_bits(codes, _bits(levels))
+    return Encoded("grid", levels, rows.shape[0], tuple(plain.shape), plain.dtype, packed, steps)
+
+
+def _from_grid(codes: Tensor, steps: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
+    return ((codes.float() - (levels - 1) / 2) * steps[:, None]).to(dtype) + 0.0
+
+
+def _table(rows: Tensor, plain: Tensor) -> Encoded:
+    values = [row.unique() for row in rows]
+    levels = max((len(own) for own in values), default=1) or 1
+    if levels > MOST_LEVELS:
+        raise BitdialError(f"packed weights must have at most {MOST_LEVELS} values in a group, got {levels}")
+    table, codes = rows.new_zeros(len(values), levels), torch.zeros_like(rows, dtype=torch.int64)
+    for group, own in enumerate(values):
+        table[group, : len(own)] = own
+        codes[group] = torch.searchsorted(own, rows[group])
+    packed = pack_bits(codes, _bits(levels))
+    return Encoded("table", levels, rows.shape[0], tuple(plain.shape), plain.dtype, packed, table)

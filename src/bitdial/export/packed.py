@@ -1,0 +1,202 @@
+"""Packed files: a quantized model in one safetensors file, its weights in their real bits, and back, bit for bit.
+
+The layout is described in ``docs/packed_format.md``.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from bitdial.errors import BitdialError
+from bitdial.export.container import DamagedPackedFile, from_bytes, read_file, to_bytes, write_file
+from bitdial.export.contents import (
+    LayerRecord,
+    bare,
+    check_encoding,
+    describe,
+    encode_layer,
+    packs,
+    plain_tensors,
+    quantized_layers,
+)
+from bitdial.export.encoding import Encoded, Trits, decode
+from bitdial.export.stored import StoredWeight, store
+from bitdial.layers import QuantizedLayer
+
+_CODES, _SCALES = "weight.packed", "weight.scales"
+_RECORDS = TypeAdapter(dict[str, LayerRecord])
+
+
+def save_packed(model: nn.Module, path: str | os.PathLike[str], encoding: Trits = "base3") -> Path:
+    """Write a quantized model to one file, its weights in the bits that the dial gives them now.
+
+    Ternary weights take 1.6 bits each (``"base3"``, five trits a byte) or 2; weights on a grid of up to 8 bits take
+    theirs; layers at 32 bits, biases, norms, buffers and whatever is not quantized are stored as they are. The file
+    appears whole or not at all.
+
+    Args:
+        model: one that went through `bitdial.quantize`; bare, compiled or wrapped.
+        path: the file, by custom ``NAME.safetensors``; its folder is made where it is missing.
+        encoding: of ternary weights.
+
+    Returns:
+        The path.
+
+    Raises:
+        BitdialError: no quantized layer, a width between 8 and 32 bits, weights that are not finite, a state that is
+            not made of whole tensors, a path that cannot be written.
+    """
+    _check_path(path)
+    return write_file(path, packed_bytes(model, encoding))
+
+
+def packed_bytes(model: nn.Module, encoding: Trits = "base3") -> bytes:
+    """The content of the file that `save_packed` writes."""
+    inner = bare(model)
+    check_encoding(encoding)
+    layers = quantized_layers(inner)
+    tensors = plain_tensors(inner, [name for name, layer in layers.items() if packs(layer)])
+    records: dict[str, Any] = {}
+    for name, layer in layers.items():
+        encoded = encode_layer(name, layer, encoding) if packs(layer) else None
+        records[name] = describe(layer, encoded).model_dump()
+        if encoded is not None:
+            tensors[_key(name, _CODES)] = encoded.codes
+            tensors[_key(name, _SCALES)] = encoded.scales
+    return to_bytes(tensors, {"encoding": encoding, "layers": records})
+
+
+def load_packed(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
+    """Load a packed file into a model, in place: the whole file, or nothing of it.
+
+    The model must be built and quantized as the saved one was (`bitdial.quantize` with the same quantizer, granularity
+    and skipped layers; its widths do not matter). Its quantized weights, and so its outputs in evaluation, then equal
+    the saved model's bit for bit. They lie on their grid for good: turning the dial changes activations only, and they
+    get no gradient. The weights are held as ordinary floating-point values.
+
+    Args:
+        path: what `save_packed` wrote.
+        model: bare, compiled or wrapped.
+
+    Returns:
+        The model.
+
+    Raises:
+        DamagedPackedFile: any byte of the file differs from what was written, or bytes are missing.
+        BitdialError: another kind of file, an unknown version, a file that cannot be read, another model.
+    """
+    _check_path(path)
+    inner = bare(model)
+    tensors, description = from_bytes(read_file(path), path)
+    try:
+        records = _RECORDS.validate_python(description.get("layers"))
+    except ValidationError as error:
+        raise DamagedPackedFile(path, f"its description of the layers makes no sense ({_first(error)})") from error
+    layers = quantized_layers(inner)
+    _check_layers(path, records, layers)
+    weights = {name: _decoded(path, name, record, tensors) for name, record in records.items() if record.form}
+    targets = plain_tensors(inner, weights)
+    _check_tensors(path, tensors, targets)
+    _copy(tensors, targets)
+    for name, weight in weights.items():
+        store(layers[name], weight)
+    return model
+
+
+def _copy(tensors: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
+    """Copy every tensor to its target, and undo all if one cannot be written."""
+    before: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        try:
+            for key, target in targets.items():
+                before.append((target, target.clone()))
+                target.copy_(tensors[key])
+        except RuntimeError as error:
+            for target, value in before:
+                with suppress(RuntimeError):  # the one that could not be written still has its value
+                    target.copy_(value)
+            raise BitdialError(f"model must be writable, got {error}; build it outside inference mode") from error
+
+
+def _check_path(path: object) -> None:
+    if not isinstance(path, str | os.PathLike):
+        raise BitdialError(f"path must be the path of a file, got {type(path).__name__}")
+
+
+def _key(name: str, part: str) -> str:
+    return f"{name}.{part}" if name else part
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'layers'}: {first['msg']}"
+
+
+def _check_layers(
+    path: str | os.PathLike[str], records: dict[str, LayerRecord], layers: dict[str, QuantizedLayer]
+) -> None:
+    for name in {**records, **layers}:
+        if name not in layers or name not in records:
+            holder, other = ("the file", "the model") if name not in layers else ("the model", "the file")
+            raise BitdialError(
+                f'packed file {os.fspath(path)} must fit the model: layer "{name}" is quantized in {holder} and not in '
+                f"{other}; build and quantize the model as it was saved"
+            )
+        record, own = records[name], describe(layers[name], None)
+        if record.form is None and isinstance(layers[name].weight_quantizer, StoredWeight):
+            raise BitdialError(
+                f'layer "{name}" of the model holds weights from a packed file and cannot take the unquantized ones of '
+                f"{os.fspath(path)}; build and quantize the model anew"
+            )
+        for part in ("kind", "options", "quantizer", "granularity", "shape", "dtype"):
+            if getattr(record, part) != getattr(own, part):
+                raise BitdialError(
+                    f'packed file {os.fspath(path)} must fit the model: layer "{name}" has {part} '
+                    f"{getattr(record, part)} in the file and {getattr(own, part)} in the model; "
+                    "build and quantize the model as it was saved"
+                )
+
+
+def _decoded(path: str | os.PathLike[str], name: str, record: LayerRecord, tensors: dict[str, Tensor]) -> Tensor:
+    """The weight of a layer, whose packed form is taken out of `tensors`."""
+    codes, scales = (tensors.pop(_key(name, part), None) for part in (_CODES, _SCALES))
+    if codes is None or scales is None:
+        raise DamagedPackedFile(path, f'the weights of layer "{name}" are missing')
+    assert record.form is not None
+    try:
+        return decode(
+            Encoded(
+                form=record.form,
+                levels=record.levels,
+                groups=record.groups,
+                shape=tuple(record.shape),
+                dtype=getattr(torch, record.dtype),
+                codes=codes,
+                scales=scales,
+            )
+        )
+    except BitdialError as error:
+        raise DamagedPackedFile(path, f'the weights of layer "{name}" make no sense: {error}') from error
+
+
+def _check_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
+    for key in {**tensors, **targets}:
+        mine, given = targets.get(key), tensors.get(key)
+        if mine is None or given is None:
+            holder, other = ("the file", "the model") if mine is None else ("the model", "the file")
+            raise BitdialError(
+                f"packed file {os.fspath(path)} must fit the model: {key} is in {holder} and not in {other}; "
+                "build and quantize the model as it was saved"
+            )
+        if mine.shape != given.shape or mine.dtype != given.dtype:
+            raise BitdialError(
+                f"packed file {os.fspath(path)} must fit the model: {key} is {given.dtype} {tuple(given.shape)} in the "
+                f"file and {mine.dtype} {tuple(mine.shape)} in the model; build the model as it was saved"
+            )
