@@ -22,6 +22,7 @@ from bitdial.training.scoring import Evaluate
 from bitdial.training.seeding import preserved_random_state, random_state, restore_random_state, seed_everything
 from bitdial.training.state import TrainingState
 from bitdial.training.tasks import Classification, Task, TaskOutput
+from bitdial.training.weight_statistics import WeightStatistics
 
 __all__ = [
     "BatchStream",
@@ -48,6 +49,7 @@ __all__ = [
     "TrainingDiverged",
     "TrainingState",
     "WeightAverage",
+    "WeightStatistics",
     "build_optimizer",
     "fit",
     "learning_rate_factor",
