@@ -89,8 +89,8 @@ def ttq_values(
     """Trained ternary quantization: Wp where ``w > t max|w|``, -Wn where ``w < -t max|w|``, 0 between.
 
     Source: Zhu et al., Trained Ternary Quantization, arXiv 1612.01064, eq. 6-9. Gradients, with g that of the output:
-    Wp gets the sum of g over the weights above the threshold, Wn minus the sum over those below (what follows from
-    -Wn; the paper prints no minus), and a weight gets ``Wp g``, ``Wn g`` or g, as it is above, below or between.
+    Wp gets the sum of g over the weights above the threshold, Wn minus the sum over those below (the derivative
+    of -Wn), and a weight gets ``Wp g``, ``Wn g`` or g, as it is above, below or between.
 
     Args:
         weight: ``(out, ...)``, floating dtype.
