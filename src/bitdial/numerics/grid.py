@@ -22,13 +22,8 @@ from bitdial.numerics.widths import UNQUANTIZED, level_count
 
 
 def _may_read(x: Tensor, *scalars: Tensor) -> bool:
-    """Whether the 0-dim tensors can be read as numbers for free: eager mode, float32 values, all on the CPU."""
-    return (
-        not torch.compiler.is_compiling()
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and all(s.dim() == 0 and s.device.type == "cpu" for s in scalars)
-    )
+    """Whether the 0-dim tensors can be read as numbers for free: `may_read`, and all of them on the CPU."""
+    return may_read(x) and all(s.dim() == 0 and s.device.type == "cpu" for s in scalars)
 
 
 class _Workspace(threading.local):
