@@ -8,7 +8,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """Networks of a few hundred weights: on a busy machine a second thread costs milliseconds an operation."""
     before = torch.get_num_threads()
