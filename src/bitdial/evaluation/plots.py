@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -91,12 +91,18 @@ def render(results: CyclicResults) -> dict[str, bytes]:
     return {name: _png(figure) for name, figure in drawn.items() if figure is not None}
 
 
-def save_plots(results: CyclicResults, folder: str | Path) -> list[Path]:
+def save_plots(results: CyclicResults, folder: str | Path, *, images: Mapping[str, bytes] | None = None) -> list[Path]:
     """Write the figures as PNG files into `folder` (made when missing) and return their paths.
 
     A figure without data (cycle statistics of a run that did not cycle) is not written.
+
+    Args:
+        results: what to draw.
+        folder: where to.
+        images: what `render` gave, if the figures are drawn already.
     """
-    return [write_atomically(Path(folder) / f"{name}.png", image) for name, image in render(results).items()]
+    drawn = render(results) if images is None else images
+    return [write_atomically(Path(folder) / f"{name}.png", image) for name, image in drawn.items()]
 
 
 def _png(figure: Figure) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,13 @@ CAPTIONS = {
 }
 
 
-def render_report(results: CyclicResults) -> str:
-    """Return the report as one HTML page; every string of the results is escaped."""
+def render_report(results: CyclicResults, *, images: Mapping[str, bytes] | None = None) -> str:
+    """Return the report as one HTML page; every string of the results is escaped.
+
+    Args:
+        results: what is reported.
+        images: what `bitdial.evaluation.plots.render` gave, if the figures are drawn already.
+    """
     source = resources.files("bitdial.evaluation").joinpath("report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
@@ -51,7 +57,7 @@ def render_report(results: CyclicResults) -> str:
         seconds=wording.seconds,
         change=wording.change,
     )
-    images = {name: base64.b64encode(image).decode("ascii") for name, image in render(results).items()}
+    drawn = render(results) if images is None else images
     return environment.from_string(source).render(
         results=results,
         comparison=results.comparison,
@@ -59,16 +65,16 @@ def render_report(results: CyclicResults) -> str:
         widths=target_widths(results.comparison),
         several=max(row.seeds for row in results.comparison.summaries) > 1,
         text_task=any(row.own_perplexity for row in results.comparison.summaries),
-        images=images,
+        images={name: base64.b64encode(image).decode("ascii") for name, image in drawn.items()},
         minus=wording.MINUS,
         captions=CAPTIONS,
         config=_yaml(results.model_dump(mode="json", include={"config"})["config"]),
     )
 
 
-def write_report(results: CyclicResults, path: str | Path) -> Path:
-    """Write the report to `path` atomically and return it."""
-    return write_atomically(path, render_report(results))
+def write_report(results: CyclicResults, path: str | Path, *, images: Mapping[str, bytes] | None = None) -> Path:
+    """Write the report to `path` atomically and return it; `images` as in `render_report`."""
+    return write_atomically(path, render_report(results, images=images))
 
 
 def _yaml(config: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import statistics
 from dataclasses import dataclass
 
 from bitdial import schedules
@@ -96,8 +95,3 @@ def ablation_schedule(
     cycling, draw = precision.schedule(), random.Random(seed)
     offsets = [draw.randrange(precision.cycle_length) for _ in range(layers)]
     return lambda step, layer: cycling(step + offsets[layer])
-
-
-def mean_bits(bits: float | list[float]) -> float:
-    """The mean of one or several widths."""
-    return statistics.fmean(bits) if isinstance(bits, list) else bits

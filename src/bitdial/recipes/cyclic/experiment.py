@@ -20,7 +20,7 @@ from bitdial.evaluation import ArmResult, WidthScore
 from bitdial.evaluation.files import write_atomically
 from bitdial.layers import BitDial
 from bitdial.recipes.assembly import named, rehearse
-from bitdial.recipes.cyclic.arms import ABLATION, BASELINE, CPT, Arm, ablation_schedule, mean_bits, plan_arms
+from bitdial.recipes.cyclic.arms import ABLATION, BASELINE, CPT, Arm, ablation_schedule, plan_arms
 from bitdial.recipes.cyclic.config import (
     CyclicPrecisionConfig,
     CyclicTrainingConfig,
@@ -96,8 +96,9 @@ class Experiment:
             done: dict[str, ArmResult] = {}
             for number, arm in enumerate(arms, start=1):
                 position = f"{number}/{len(arms)}" + (f", seed {seed}" if len(self.seeds) > 1 else "")
-                with named(f"{arm.name} ({position})", self.setup.how_to_resume, saved=self.folder is not None):
-                    done[arm.name] = self._run_arm(arm, seed, done, trained, position)
+                label = f"{arm.name} ({position})"
+                with named(label, self.setup.how_to_resume, saved=self.folder is not None):
+                    done[arm.name] = self._run_arm(arm, seed, done, trained, label)
                 release_memory()
             results += done.values()
         return results
@@ -148,7 +149,7 @@ class Experiment:
         return model
 
     def _run_arm(
-        self, arm: Arm, seed: int, done: Mapping[str, ArmResult], trained: dict[str, nn.Module], position: str
+        self, arm: Arm, seed: int, done: Mapping[str, ArmResult], trained: dict[str, nn.Module], label: str
     ) -> ArmResult:
         folder = self.arm_folder(arm.name, seed)
         needed_later = arm.name == CPT or (arm.kind == "baseline" and self.training.distillation_alpha > 0)
@@ -161,19 +162,19 @@ class Experiment:
         loaders = self.make_loaders(seed)
         seed_everything(seed, rank=0 if self.setup.fabric is None else self.setup.fabric.global_rank)
         manager = None if folder is None else _manager(folder)
-        setup = self._setup(arm, seed, manager, position)
+        setup = self._setup(arm, seed, manager, label)
         with manager or nullcontext(), setup.log or nullcontext():
             phase = self._train(arm, seed, model, loaders, trained, setup)
-        result = self._measure(arm, seed, phase, loaders, done)
+        result = self._measure(arm, seed, phase, loaders, done, label)
         if needed_later:
             trained[arm.name] = phase.model
         if folder is not None and (self.setup.fabric is None or self.setup.fabric.is_global_zero):
             write_atomically(folder / ARM_FILE, result.model_dump_json())
         return result
 
-    def _setup(self, arm: Arm, seed: int, manager: CheckpointManager | None, position: str) -> PhaseSetup:
+    def _setup(self, arm: Arm, seed: int, manager: CheckpointManager | None, label: str) -> PhaseSetup:
         """The shared setup with this arm's log, live line and checkpoints."""
-        progress = Progress(f"{arm.name} ({position})", enabled=self.show_progress)
+        progress = self._progress(label)
         if manager is None or self.folder is None:
             return replace(self.setup, progress=progress)
         resume = manager.load_latest().state if manager.checkpoints else None
@@ -245,29 +246,42 @@ class Experiment:
         width = self.model.default_bit_width
         return matched_steps(cyclic, ledger.step_bitops(width, width, gradients).total, sizes)
 
-    def _measure(
-        self, arm: Arm, seed: int, phase: PhaseResult, loaders: Loaders, done: Mapping[str, ArmResult]
-    ) -> ArmResult:
-        def scores_at(widths: Sequence[float | Sequence[float]]) -> list[WidthScore]:
-            return evaluate_cyclic_training(
-                phase.model,
-                loaders.test,
-                widths,
-                recalibration_batches=loaders.recalibration,
-                task=self.setup.task,
-            )
+    def _progress(self, label: str, *, passing: bool = False) -> Progress:
+        longest = max(len(arm.name) for arm in plan_arms(self.model, self.static, self.experiment))
+        return Progress(
+            label,
+            enabled=self.show_progress,
+            label_width=longest + (len(" (8/8, seed 0)") if len(self.seeds) > 1 else len(" (8/8)")),
+            transient=passing,
+        )
 
+    def _measure(
+        self, arm: Arm, seed: int, phase: PhaseResult, loaders: Loaders, done: Mapping[str, ArmResult], label: str
+    ) -> ArmResult:
         targets = target_widths([*self.model.bit_widths, self.model.default_bit_width])
-        scores = scores_at(targets)
         ships = arm.own_bits(len(BitDial(phase.model)))
-        own = next((score for score in scores if score.bits == ships), None) or scores_at([ships])[0]
+        widths: list[float | list[float]] = [*targets, *([] if ships in targets else [ships])]
+        scores: list[WidthScore] = []
+        progress = self._progress(f"measuring {label}", passing=True)
+        progress.total = len(widths)
+        with progress:
+            for width in widths:
+                scores += evaluate_cyclic_training(
+                    phase.model,
+                    loaders.test,
+                    [width],
+                    recalibration_batches=loaders.recalibration,
+                    task=self.setup.task,
+                )
+                progress.update(len(scores))
+        own = scores[widths.index(ships)]
         before = done[CPT] if arm.fine_tuned else None
         return ArmResult(
             name=arm.name,
             kind=arm.kind,
             seed=seed,
-            scores=scores,
-            own=own.model_copy(update={"bits": mean_bits(ships)}),
+            scores=scores[: len(targets)],
+            own=own,
             own_label=arm.label,
             average_bits=phase.average_bits,
             bitops=phase.bitops + (before.bitops if before else 0.0),

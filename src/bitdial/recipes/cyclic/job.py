@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,10 +11,10 @@ import yaml
 from rich.console import Console
 
 from bitdial.data import ImageDataset, load_dataset
-from bitdial.errors import RunInterrupted
+from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.evaluation import CyclicResults, assemble
 from bitdial.evaluation.files import write_atomically
-from bitdial.evaluation.plots import save_plots
+from bitdial.evaluation.plots import render, save_plots
 from bitdial.evaluation.report import write_report
 from bitdial.evaluation.table import comparison_table
 from bitdial.layers import skipped_layers
@@ -48,12 +50,8 @@ def run_job(config: CyclicConfig, command: str, *, resumed: RunFolder | None = N
         show(finished, resumed, Console())
         return
     job = Job.prepare(config, resumed=resumed)
-    try:
+    with _told_once(job.fabric, RunInterrupted, TrainingDiverged):
         results = job.train(command)
-    except (RunInterrupted, TrainingDiverged) as error:
-        if job.fabric.is_global_zero:
-            raise
-        raise SystemExit(0) from error  # all processes stop for the same reason; the first one tells
     if job.fabric.is_global_zero:
         show(results, job.run, Console())
 
@@ -92,7 +90,8 @@ class Job:
             build_experiment(config, data).rehearse()
         fabric.launch()
         root = config.experiment.results_dir or "runs"
-        run = resumed or RunFolder.create("cyclic", plain(config), run_dir=config.run_dir, root=root, fabric=fabric)
+        with _told_once(fabric, BitdialError):
+            run = resumed or RunFolder.create("cyclic", plain(config), run_dir=config.run_dir, root=root, fabric=fabric)
         if resumed is not None and fabric.is_global_zero:  # it may have more seeds now
             write_atomically(run.config, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
         fabric.barrier()
@@ -112,9 +111,10 @@ class Job:
         )
         if self.fabric.is_global_zero:
             save_best_model(experiment, results, self.data, self.run.path)
+            images = render(results)  # the report shows them in any case
             if config.experiment.plot_metrics:
-                save_plots(results, self.run.plots)
-            write_report(results, self.run.report)
+                save_plots(results, self.run.plots, images=images)
+            write_report(results, self.run.report, images=images)
             results.save(self.run.path / RESULTS_FILE)
             results.save(self.run.results)  # the last file: where it is, the run is finished
         return results
@@ -133,6 +133,17 @@ class Job:
         if experiment.training.distillation_alpha > 0:
             notes.append("BitOps do not count the teacher's forward passes; seconds do.")
         return notes
+
+
+@contextmanager
+def _told_once(fabric: Fabric, *errors: type[BitdialError]) -> Iterator[None]:
+    """Let the first process tell of an error that all have at once; the others end quietly."""
+    try:
+        yield
+    except errors as error:
+        if fabric.is_global_zero:
+            raise
+        raise SystemExit(0) from error
 
 
 def show(results: CyclicResults, run: RunFolder, console: Console) -> None:

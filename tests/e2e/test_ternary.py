@@ -1,0 +1,208 @@
+"""``bitdial train ternary`` and ``bitdial export`` from the command line: what they leave, and what they say."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bitdial.cli import main
+from bitdial.evaluation import evaluate_loss_accuracy
+from bitdial.export import load_packed
+from bitdial.recipes.ternary import TernaryConfig, TernaryResults, load_trained
+from bitdial.recipes.ternary.loaders import Splits, plain_batches
+from tests.recipes.ternary.tiny import train
+
+LENGTH = "--epochs 2 --warmup_epochs .5"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ternary run of two epochs."""
+    path = tmp_path_factory.mktemp("ternary") / "run"
+    assert train(f"{LENGTH} --cutmix --label-smoothing .1 --csv_log {path.parent / 'copy.csv'} --run-dir {path}") == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def float_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unquantized network, with the same recipe."""
+    path = tmp_path_factory.mktemp("float") / "run"
+    assert train(f"{LENGTH} --quantizer none --run_dir {path}") == 0
+    return path
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+class TestWhatARunLeaves:
+    def test_files(self, run: Path) -> None:
+        names = {path.name for path in run.iterdir()}
+        assert {"config.yaml", "metrics.csv", "checkpoints", "plots", "models", "results.json", "report.html"} <= names
+        assert any(name.startswith("events.out.tfevents") for name in names)
+        assert {path.name for path in (run / "plots").iterdir()} == {"accuracy.png", "zeros.png"}
+
+    def test_the_log_has_every_metric_of_every_epoch(self, run: Path) -> None:
+        log = rows(run / "metrics.csv")
+        ends = [row for row in log if row["train_loss_epoch"]]
+        assert [row["epoch"] for row in ends] == ["1", "2"]
+        for row in ends:
+            for column in (
+                "learning_rate", "train_loss_epoch", "train_accuracy_epoch", "val_loss", "val_accuracy",
+                "val_best_accuracy", "zeros/fc2", "flips/fc2",
+            ):  # fmt: skip
+                assert row[column] != "", column
+        assert [float(row["val_best_accuracy"]) for row in ends] == [
+            max(float(row["val_accuracy"]) for row in ends[: n + 1]) for n in range(2)
+        ]
+        assert all(row["train_loss"] for row in log)  # and per batch, every second one here
+        assert {"2", "4", "5", "6", "8", "10"} == {row["step"] for row in log}
+
+    def test_the_copy_of_the_log(self, run: Path) -> None:
+        assert rows(run.parent / "copy.csv") == rows(run / "metrics.csv")
+
+    def test_tensorboard(self, run: Path) -> None:
+        events = EventAccumulator(str(run))
+        events.Reload()
+        tags = set(events.Tags()["scalars"])
+        assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/best_accuracy"} <= tags
+        assert {"learning_rate", "zeros/fc2", "flips/fc2"} <= tags
+
+    def test_results_are_strict_json_and_read_back(self, run: Path) -> None:
+        json.loads((run / "results.json").read_text(), parse_constant=pytest.fail)
+        results = TernaryResults.load(run / "results.json")
+        (network,) = results.networks
+        assert (network.quantizer, network.epochs, network.steps) == ("twn", 2, 10)
+        assert network.unquantized == {"fc1": "skipped as <first>", "fc": "skipped as <last>"}
+        assert network.curve.epoch == [1, 2]
+        assert 0 < network.zeros["fc2"] < 1
+        assert "--cutmix --label-smoothing .1" in results.command
+        assert results.reference is None
+
+    def test_the_test_score_is_that_of_the_network_on_disk(self, run: Path) -> None:
+        network = TernaryResults.load(run / "results.json").networks[0]
+        _, model = load_trained(run / network.file)
+        from bitdial.data import load_dataset
+
+        config = TernaryConfig()
+        splits = Splits.of(config, load_dataset("digits"))
+        assert splits.validation is not None
+        assert len(splits.train) + len(splits.validation) == len(splits.dataset.train)
+        for split, score in ((splits.dataset.test, network.test), (splits.validation, network.validation)):
+            loss, accuracy = evaluate_loss_accuracy(model, plain_batches(split, config))
+            assert score is not None
+            assert (score.accuracy, score.loss) == (accuracy, pytest.approx(loss))
+
+    def test_the_best_by_validation_is_shipped(self, run: Path) -> None:
+        network = TernaryResults.load(run / "results.json").networks[0]
+        scores = network.curve.validation_accuracy
+        assert network.shipped == "best"
+        assert network.validation is not None
+        assert network.validation.accuracy == max(score for score in scores if score is not None)
+        assert scores[network.shipped_epoch - 1] == network.validation.accuracy
+
+    def test_the_weights_are_ternary_and_the_packed_file_holds_them(self, run: Path) -> None:
+        network = TernaryResults.load(run / "results.json").networks[0]
+        description, model = load_trained(run / network.file)
+        weight = model.get_submodule("fc2").quantized_weight()
+        assert all(len(row.unique()) <= 3 for row in weight)
+        assert network.packed_file is not None
+        other = load_packed(run / network.packed_file, description.network.build()).eval()
+        x = torch.randn(5, 1, 8, 8)
+        assert torch.equal(model(x), other(x))
+        assert network.sizes is not None
+        assert (run / network.packed_file).stat().st_size == network.sizes.file < network.sizes.float32
+
+    def test_the_report_stands_alone(self, run: Path) -> None:
+        page = (run / "report.html").read_text()
+        assert "<script" not in page
+        assert "http" not in page.split("<main>")[1]
+        assert page.count("data:image/png;base64,") == 2
+        assert "test images were looked at once, at the end" in page
+
+
+def test_nothing_is_held_out_where_nothing_is_chosen(tmp_path: Path) -> None:
+    assert train(f"--epochs 1 --validation_fraction 0 --run_dir {tmp_path / 'run'}") == 0
+    results = TernaryResults.load(tmp_path / "run" / "results.json")
+    network = results.networks[0]
+    assert (network.shipped, network.validation) == ("last", None)
+    assert network.test == network.test_last
+    assert "Nothing was chosen by any score" in results.notes[0]
+    assert "val_accuracy" not in rows(tmp_path / "run" / "metrics.csv")[-1]
+
+
+def test_the_unquantized_network(float_run: Path) -> None:
+    network = TernaryResults.load(float_run / "results.json").networks[0]
+    assert (network.experiment, network.quantizer) == ("float", "none")
+    assert (network.sizes, network.packed_file, network.zeros) == (None, None, {})
+    assert not any(key.startswith("zeros/") for key in rows(float_run / "metrics.csv")[0])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--randaugment --scheduler step --optimizer adamw",
+        "--trivialaugment --scheduler onecycle --quantizer absmean",
+        "--scheduler none --nesterov --quantizer ternary_lsq --activation_bits 2 --ema_decay .9",
+        "--optimizer muon --gradient_accumulation_steps 2 --max_grad_norm 1 --monitor loss --early_stopping",
+        "--steps 3 --no_standard_augmentation --precision bf16-mixed",
+    ],
+)
+def test_choices_that_go_together(flags: str, tmp_path: Path) -> None:
+    length = "" if "--steps" in flags else "--epochs 1"
+    assert train(f"{length} {flags} --run_dir {tmp_path / 'run'}") == 0
+    assert (tmp_path / "run" / "results.json").exists()
+
+
+def test_learning_from_a_float_run(float_run: Path, tmp_path: Path) -> None:
+    assert train(f"{LENGTH} --teacher {float_run} --run_dir {tmp_path / 'run'}") == 0
+    log = rows(tmp_path / "run" / "metrics.csv")
+    assert all(float(row["train_distillation_loss"]) > 0 for row in log)
+    assert TernaryResults.load(tmp_path / "run" / "results.json").networks[0].teacher == str(float_run)
+
+
+def test_several_experiments_and_seeds_in_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    experiments = "'{float: {quantizer: none}, twn: {}, ttq: {quantizer: ttq}}'"
+    assert train(f"--epochs 1 --seeds 2 --experiments {experiments} --run_dir {tmp_path / 'run'}") == 0
+    text = capsys.readouterr().out
+    assert "float" in text
+    assert "twn" in text
+    results = TernaryResults.load(tmp_path / "run" / "results.json")
+    assert results.reference == "float"
+    assert [row.experiment for row in results.summaries] == ["float", "twn", "ttq"]
+    accuracy = {(n.experiment, n.seed): n.test.accuracy for n in results.networks}
+    for row in results.summaries[1:]:
+        assert row.difference is not None
+        mean = sum(accuracy[row.experiment, seed] - accuracy["float", seed] for seed in (0, 1)) / 2
+        assert row.difference.mean == pytest.approx(mean)
+        assert row.difference.n == 2
+    assert {row["experiment"] for row in rows(tmp_path / "run" / "metrics.csv")} == {"float", "twn", "ttq"}
+    assert len(list((tmp_path / "run" / "models").glob("*.pt"))) == 6
+
+
+class TestExport:
+    @pytest.mark.parametrize("encoding", ["base3", "2bit"])
+    def test_the_file_loads_back_and_is_as_large_as_is_said(
+        self, encoding: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        output = tmp_path / "net.safetensors"
+        words = ["export", str(run), "--format", "packed", "--output", str(output), "--encoding", encoding]
+        assert main(words) == 0
+        text = capsys.readouterr().out
+        for line in ("packed weights alone", "whole file", "memory at run time"):
+            assert line in text
+        assert f"{output.stat().st_size:,}" in text
+        description, model = load_trained(run / "models" / "ternary-seed0.pt")
+        other = load_packed(output, description.network.build()).eval()
+        x = torch.randn(3, 1, 8, 8)
+        assert torch.equal(model(x), other(x))
+
+    def test_by_default_it_goes_into_the_run(self, run: Path) -> None:
+        assert main(["export", str(run), "--encoding", "2bit"]) == 0
+        assert (run / "ternary-seed0-2bit.safetensors").is_file()
