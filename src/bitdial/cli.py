@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from bitdial.errors import BitdialError, RunInterrupted, suggest
-from bitdial.recipes import EVALUATE, RECIPES, SUMMARIES
+from bitdial.recipes import EVALUATE, EXPORT, RECIPES, SUMMARIES
 
 _USER_FAULTS = {
     errno.EACCES,
@@ -90,6 +90,10 @@ def _evaluate(words: list[str]) -> int:
     return _load(EVALUATE)(words)
 
 
+def _export(words: list[str]) -> int:
+    return _load(EXPORT)(words)
+
+
 def _doctor(words: list[str]) -> int:
     return _load("bitdial.doctor.command:run")(words)
 
@@ -97,6 +101,7 @@ def _doctor(words: list[str]) -> int:
 _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train with a recipe, e.g. `bitdial train cyclic`"),
     "evaluate": (_evaluate, "measure a trained run again, at any widths"),
+    "export": (_export, "write a trained network as a small packed file"),
     "doctor": (_doctor, "show what this machine can do"),
 }
 

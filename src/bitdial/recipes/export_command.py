@@ -1,0 +1,106 @@
+"""The command ``bitdial export RUN``: a trained network as a file to ship."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from rich.console import Console
+from torch import nn
+
+from bitdial.configuration import Config, load_config
+from bitdial.errors import BitdialError, suggest
+from bitdial.evaluation.files import write_atomically
+from bitdial.layers import QuantizedLayer
+
+PROG = "bitdial export"
+
+
+class ExportConfig(Config):
+    """Write a trained network as a file to ship."""
+
+    run: Path
+    """Folder of a finished run, or the file of a trained network in it."""
+    format: Literal["packed"] = "packed"
+    """packed: one safetensors file with the weights in their real bits."""
+    output: Path | None = None
+    """The file to write; by default it goes into the run's folder."""
+    encoding: Literal["base3", "2bit"] = "base3"
+    """How ternary weights are packed: five in a byte (smallest), or two bits each (quickest to unpack)."""
+    experiment: str | None = None
+    """Which experiment of a run that has several; by default the first with quantized weights."""
+    seed: int | None = Field(None, ge=0)
+    """Which of its seeds; by default the first."""
+
+
+def run(argv: list[str]) -> int:
+    """Write the file, check that it loads back bit for bit, print sizes; return the exit status."""
+    options = load_config(ExportConfig, {}, argv, prog=PROG, positional="run")
+    name, folder, model = find_network(options)
+    if not any(isinstance(module, QuantizedLayer) for module in model.modules()):
+        raise BitdialError(f"expected a quantized network to pack, got {name} of {folder}, which is unquantized")
+    output = options.output or folder / f"{name}-{options.encoding}.safetensors"
+    if output.is_dir():
+        raise BitdialError(f"output must be a file, got the folder {output}; e.g. {output / f'{name}.safetensors'}")
+    from bitdial.export import packed_sizes  # needs safetensors, as nothing above does
+    from bitdial.export.packed import load_packed, packed_bytes
+
+    write_atomically(output, packed_bytes(model, options.encoding))
+    _check_equal(model, load_packed(output, copy.deepcopy(model)), output)
+    console = Console()
+    console.print(f"{name} of {folder}, {options.encoding}, loads back bit for bit: {output}", soft_wrap=True)
+    console.print(packed_sizes(model, options.encoding).table(), highlight=False, soft_wrap=True)
+    return 0
+
+
+def find_network(options: ExportConfig) -> tuple[str, Path, nn.Module]:
+    """The name of the network that is meant, the folder of its run, and the network itself, in evaluation mode.
+
+    Raises:
+        BitdialError: no such run, no trained network in it, or no such experiment or seed.
+    """
+    from bitdial.recipes.cyclic.best_model import BEST_MODEL_FILE, load_best_model
+    from bitdial.recipes.ternary.finish import MODELS
+    from bitdial.recipes.ternary.network import load_trained
+
+    path = options.run
+    if path.is_file():
+        if path.name == BEST_MODEL_FILE:
+            return path.stem, path.parent, load_best_model(path)
+        return path.stem, path.parent, load_trained(path)[1]
+    if not path.is_dir():
+        near = suggest(path.name, (each.name for each in path.parent.iterdir())) if path.parent.is_dir() else ""
+        raise BitdialError(f"expected the folder of a finished run at {path}, got nothing{near or '; check the path'}")
+    if (path / BEST_MODEL_FILE).is_file():
+        return Path(BEST_MODEL_FILE).stem, path, load_best_model(path)
+    trained = {file.stem: file for file in sorted((path / MODELS).glob("*.pt"))}
+    if not trained:
+        raise BitdialError(f"{path} has no trained network; finish its run first, with --resume {path}")
+    found = [load_trained(file) for name, file in trained.items() if _is_meant(name, options)]
+    if not found:
+        raise BitdialError(
+            f"expected experiment and seed of a trained network of {path} ({', '.join(trained)}), got "
+            f"{options.experiment or 'any'}-seed{'?' if options.seed is None else options.seed}; choose one of them"
+        )
+    description, model = next((each for each in found if each[0].network.is_quantized), found[0])
+    return f"{description.experiment}-seed{description.seed}", path, model
+
+
+def _is_meant(name: str, options: ExportConfig) -> bool:
+    experiment, _, seed = name.rpartition("-seed")
+    return options.experiment in (None, experiment) and (options.seed is None or str(options.seed) == seed)
+
+
+def _check_equal(saved: nn.Module, loaded: nn.Module, path: Path) -> None:
+    pairs = zip(saved.modules(), loaded.modules(), strict=False)
+    weights = [
+        (one.quantized_weight(), other.quantized_weight())
+        for one, other in pairs
+        if isinstance(one, QuantizedLayer) and isinstance(other, QuantizedLayer)
+    ]
+    assert weights
+    if not all(torch.equal(one, other) for one, other in weights):
+        raise BitdialError(f"{path} did not load back bit for bit, expected equal weights; please report this")

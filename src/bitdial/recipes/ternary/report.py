@@ -1,0 +1,125 @@
+"""One HTML page that tells what a run of ternary training found, and its plots."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from bitdial.evaluation import wording
+from bitdial.evaluation.files import write_atomically
+from bitdial.evaluation.plot_style import legend_name, new_figure, quiet
+from bitdial.recipes.ternary.results import NetworkResult, TernaryResults
+from bitdial.recipes.ternary.table import bytes_text, difference_text
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#7F6000")
+
+CAPTIONS = {
+    "accuracy": (
+        "Accuracy epoch by epoch: on the images held out (solid) and on the augmented training batches (dotted), which "
+        "CutMix, MixUp and the like make harder. A dot marks the weights that are shipped."
+    ),
+    "zeros": "Share of weights that are exactly zero, layer by layer from the input to the output, as shipped.",
+}
+
+
+def accuracy_curves(networks: Sequence[NetworkResult]) -> Figure | None:
+    """Training and validation accuracy over the epochs; None for runs shorter than an epoch."""
+    drawn = [network for network in networks if network.curve.epoch]
+    if not drawn:
+        return None
+    figure = new_figure(9.5, 4.4)
+    axes = figure.subplots()
+    for number, network in enumerate(drawn):
+        colour, curve, marker = (
+            COLOURS[number % len(COLOURS)],
+            network.curve,
+            "." if len(drawn[0].curve.epoch) < 3 else "",
+        )
+        name = legend_name(network.key if len(drawn) > 1 else network.experiment)
+        for values, line, label in (
+            (curve.validation_accuracy, "-", f"{name}, held out"),
+            (curve.train_accuracy, ":", f"{name}, training"),
+        ):
+            if any(value is not None for value in values):
+                points = [float("nan") if value is None else 100 * value for value in values]
+                axes.plot(curve.epoch, points, line, color=colour, label=label, marker=marker or None)
+        if network.shipped_epoch in curve.epoch:
+            at = curve.validation_accuracy[curve.epoch.index(network.shipped_epoch)]
+            if at is not None:
+                axes.plot([network.shipped_epoch], [100 * at], "o", color=colour)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    quiet(axes, title="Accuracy over the epochs", x="epoch", y="accuracy (%)")
+    figure.legend(loc="outside lower center", ncols=min(4, 2 * len(drawn)), frameon=False, fontsize=9)
+    return figure
+
+
+def zeros_by_layer(networks: Sequence[NetworkResult]) -> Figure | None:
+    """Share of zeros of every layer; None where nothing is ternary."""
+    drawn = [network for network in networks if network.zeros]
+    if not drawn:
+        return None
+    names = list(drawn[0].zeros)
+    figure = new_figure(9.5, 3.8)
+    axes = figure.subplots()
+    for number, network in enumerate(drawn):
+        values = [100 * network.zeros[name] for name in network.zeros]
+        label = legend_name(network.key if len(drawn) > 1 else network.experiment)
+        axes.plot(range(len(values)), values, "o-", color=COLOURS[number % len(COLOURS)], label=label, markersize=4)
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+    axes.set_ylim(0, 100)
+    quiet(axes, title="Share of zeros", x="", y="zeros (%)")
+    axes.tick_params(axis="x", labelsize=8)
+    if len(drawn) > 1:
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+def render_plots(results: TernaryResults) -> dict[str, bytes]:
+    """Name -> PNG."""
+    figures = {"accuracy": accuracy_curves(results.networks), "zeros": zeros_by_layer(results.networks)}
+    return {name: _png(figure) for name, figure in figures.items() if figure is not None}
+
+
+def save_plots(results: TernaryResults, folder: Path) -> list[Path]:
+    """Write every plot as ``NAME.png``."""
+    return [write_atomically(folder / f"{name}.png", image) for name, image in render_plots(results).items()]
+
+
+def render_report(results: TernaryResults) -> str:
+    """The report as one page without scripts and without the network; every text in it is escaped."""
+    source = resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        percent=lambda value: wording.percent(value, sign=""),
+        difference=difference_text,
+        seconds=wording.seconds,
+        size=bytes_text,
+    )
+    images = {name: base64.b64encode(image).decode("ascii") for name, image in render_plots(results).items()}
+    return environment.from_string(source).render(
+        results=results,
+        images=images,
+        captions=CAPTIONS,
+        missing=wording.MISSING,
+        packed=[network for network in results.networks if network.sizes is not None],
+        config=yaml.safe_dump(results.config, sort_keys=False, allow_unicode=True, width=100),
+    )
+
+
+def write_report(results: TernaryResults, path: Path) -> Path:
+    """Write the report atomically."""
+    return write_atomically(path, render_report(results))
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
