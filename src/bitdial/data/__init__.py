@@ -10,10 +10,14 @@ from bitdial.data.augment import TorchvisionTransform as TorchvisionTransform
 from bitdial.data.augment import standard as standard
 from bitdial.data.dataset import ImageDataset as ImageDataset
 from bitdial.data.dataset import dataset_from_tensors as dataset_from_tensors
+from bitdial.data.erasing import RandomErasing as RandomErasing
 from bitdial.data.images import FolderSplit as FolderSplit
 from bitdial.data.loader import BatchLoader as BatchLoader
 from bitdial.data.loader import make_loader as make_loader
+from bitdial.data.mixing import MixOneOf as MixOneOf
+from bitdial.data.policies import AutomaticPolicy as AutomaticPolicy
 from bitdial.data.registry import DATASETS as DATASETS
 from bitdial.data.registry import load_dataset as load_dataset
 from bitdial.data.split import ImageSplit as ImageSplit
 from bitdial.data.split import Split as Split
+from bitdial.data.strong import build_augmentation as build_augmentation

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
+from bitdial.data.randomness import global_draws_from
 from bitdial.data.split import Batch, ImageSplit
 from bitdial.errors import BitdialError, suggest
 
@@ -25,6 +26,8 @@ class Augmentation:
         pixels: Transforms of the images as stored (uint8, or float arrays in their own unit): crop, flip, colour.
         mixing: Transforms of the normalised float32 images; they may turn labels `[B]` into shares `[B, num_classes]`
             (CutMix, MixUp).
+
+    `build_augmentation` makes one of flags.
     """
 
     pixels: tuple[BatchTransform, ...] = ()
@@ -43,7 +46,9 @@ class RandomCrop:
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Batch:
         """Crop `images [B, C, H, W]`; shape, type and labels stay."""
         batch, _, height, width = images.shape
-        offsets = torch.randint(2 * self.padding + 1, (2, batch), generator=generator).to(images.device)
+        offsets = torch.randint(2 * self.padding + 1, (2, batch), generator=generator)
+        # Not waited for: a copy that blocks would hold the host until the GPU has done all earlier work.
+        offsets = offsets.to(images.device, non_blocking=True)
         padded = pad(images, [self.padding] * 4)
         # A view with every possible crop, of which the indexing copies one per image.
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)
@@ -60,7 +65,8 @@ class HorizontalFlip:
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Batch:
         """Flip some of `images [B, C, H, W]`; shape, type and labels stay."""
         chosen = torch.rand(len(images), generator=generator) < self.probability
-        return torch.where(chosen.to(images.device)[:, None, None, None], images.flip(-1), images), labels
+        chosen = chosen.to(images.device, non_blocking=True)
+        return torch.where(chosen[:, None, None, None], images.flip(-1), images), labels
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ class TorchvisionTransform:
 
     Attributes:
         transform: For instance `v2.CutMix(num_classes=10)` (among `mixing`) or `v2.RandAugment()` (among `pixels`).
-        each: Call it image by image, for transforms that would treat a whole batch alike (AutoAugment and its kin).
+        each: Call it image by image, for transforms that would treat a whole batch alike (rotation, colour jitter; for
+            AutoAugment and its kin `AutomaticPolicy` does the same faster).
     """
 
     transform: Callable[..., Any]
@@ -80,13 +87,7 @@ class TorchvisionTransform:
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Batch:
         """Transform `images [B, C, H, W]` and, where the transform mixes, the labels."""
-        seed = int(torch.randint(2**62, (), generator=generator))
-        cuda = images.is_cuda
-        with torch.random.fork_rng(devices=[images.device] if cuda else []):
-            # Not torch.manual_seed: that would also reseed devices that are not put back.
-            torch.default_generator.manual_seed(seed)
-            if cuda:
-                torch.cuda.default_generators[images.device.index].manual_seed(seed)
+        with global_draws_from(generator, images.device):
             if self.each:
                 return torch.stack([self.transform(image) for image in images]), labels
             mixed_images, mixed_labels = self.transform(images, labels)

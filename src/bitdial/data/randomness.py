@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -25,3 +27,20 @@ def generator_for(*coordinates: int) -> torch.Generator:
     packed = struct.pack(f"<{len(coordinates)}q", *coordinates)
     seed = int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little")
     return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def global_draws_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Let code that draws from torch's global generators draw from `generator` instead.
+
+    The CPU's generator, and the one of `device` where that is a GPU, are seeded by one draw of `generator` and put back
+    afterwards: what is drawn inside depends on nothing else and disturbs nothing.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        # Not torch.manual_seed: that would also reseed devices that are not put back.
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.default_generators[device.index].manual_seed(seed)
+        yield

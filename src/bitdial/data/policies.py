@@ -1,0 +1,116 @@
+"""AutoAugment, RandAugment and TrivialAugment: every image gets its own draw, equal operations run as one batch."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torchvision.transforms import v2
+
+from bitdial.data.augment import TorchvisionTransform
+from bitdial.data.randomness import global_draws_from
+from bitdial.data.split import Batch
+from bitdial.errors import BitdialError
+
+_POLICIES = (v2.AutoAugment, v2.RandAugment, v2.TrivialAugmentWide)
+# The method of torchvision's automatic augmentations through which every operation goes.
+_APPLY = "_apply_image_or_video_transform"
+# An operation as torchvision names it ("Rotate", "Equalize", ...) and its magnitude.
+Operation = tuple[str, float]
+
+
+@dataclass(frozen=True)
+class AutomaticPolicy:
+    """A policy of `torchvision.transforms.v2` that draws for each image and computes for groups of images.
+
+    Called with a batch, torchvision's policies treat all images alike. Here torchvision draws image by image which
+    operations to apply, without applying them; then the images with the same operation and magnitude pass through
+    torchvision's kernel together. The result is that of `TorchvisionTransform(policy, each=True)`, bit for bit with the
+    same generator, with a fraction of the calls: about 45 for 128 images under RandAugment instead of 256.
+
+    Attributes:
+        policy: `v2.AutoAugment(...)`, `v2.RandAugment(...)` or `v2.TrivialAugmentWide(...)`.
+
+    Raises:
+        BitdialError: Another transform; or, when called, images that are not uint8 with 1 or 3 channels.
+    """
+
+    policy: v2.Transform
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.policy, _POLICIES):
+            names = ", ".join(each.__name__ for each in _POLICIES)
+            raise BitdialError(
+                f"AutomaticPolicy takes one of {names} of torchvision.transforms.v2, got {type(self.policy).__name__}; "
+                "other transforms run as TorchvisionTransform(transform, each=True)"
+            )
+
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Batch:
+        """Transform `images` uint8 `[B, 1 or 3, H, W]`; shape, type and labels stay."""
+        check_colour_images(type(self.policy).__name__, images.dtype, images.shape[1])
+        if not hasattr(self.policy, _APPLY):  # a torchvision that is built differently
+            return TorchvisionTransform(self.policy, each=True)(images, labels, generator)
+        with global_draws_from(generator, images.device):
+            plans = self._plans(images)
+        for step in range(max(map(len, plans))):
+            images = self._apply(images, [plan[step] if step < len(plan) else None for plan in plans])
+        return images, labels
+
+    def _plans(self, images: Tensor) -> list[list[Operation]]:
+        """Let torchvision draw the operations of each image."""
+        drawn: list[Operation] = []
+
+        def note(image: Tensor, name: str, magnitude: float, *_: Any, **__: Any) -> Tensor:
+            drawn.append((name, magnitude))
+            return image
+
+        drawing = copy.copy(self.policy)
+        setattr(drawing, _APPLY, note)
+        plans = []
+        for image in images:
+            drawing(image)
+            plans.append(drawn.copy())
+            drawn.clear()
+        return plans
+
+    def _apply(self, images: Tensor, operations: list[Operation | None]) -> Tensor:
+        """Apply one operation (None: none) to each of `images [B, C, H, W]`, those with the same one together."""
+        groups: dict[Operation | None, list[int]] = {}
+        for number, operation in enumerate(operations):
+            groups.setdefault(operation, []).append(number)
+        # Sorted by group once, so that each group is a view and the device gets one list of numbers.
+        order = torch.tensor([number for members in groups.values() for number in members]).to(
+            images.device, non_blocking=True
+        )
+        parts = images[order].split_with_sizes([len(members) for members in groups.values()])
+        done = [
+            part if operation is None else self._kernel(part, operation)
+            for operation, part in zip(groups, parts, strict=True)
+        ]
+        result = torch.empty_like(images)
+        result[order] = torch.cat(done)
+        return result
+
+    def _kernel(self, images: Tensor, operation: Operation) -> Tensor:
+        apply, (name, magnitude) = getattr(self.policy, _APPLY), operation
+        transformed: Tensor = apply(
+            images, name, magnitude, interpolation=self.policy.interpolation, fill=self.policy._fill
+        )
+        return transformed
+
+
+def check_colour_images(name: str, dtype: torch.dtype, channels: int) -> None:
+    """Refuse images that a colour policy has no meaning for.
+
+    Grey ones are welcome: the operation Color leaves them as they are, all others work on one channel.
+    """
+    if dtype != torch.uint8:
+        raise BitdialError(
+            f"{name} needs uint8 images (0..255), because it posterizes, solarizes and equalizes grey levels; got "
+            f"{str(dtype).removeprefix('torch.')}; store the images as uint8 or leave {name} out"
+        )
+    if channels not in (1, 3):
+        raise BitdialError(f"{name} needs grey or RGB images, 1 or 3 channels, got {channels}; leave {name} out")
