@@ -89,3 +89,14 @@ def named(what: str, how_to_resume: str, *, saved: bool) -> Iterator[None]:
     except KeyboardInterrupt:  # outside of the steps, which save first
         kept = f"what was saved before is kept; to go on: {how_to_resume}" if saved else "nothing was saved"
         raise RunInterrupted(f"{what}: stopped by Ctrl-C between training and measuring; {kept}") from None
+
+
+@contextmanager
+def told_once(fabric: Fabric, *errors: type[BitdialError]) -> Iterator[None]:
+    """Let the first process tell of an error that all have at once; the others end quietly."""
+    try:
+        yield
+    except errors as error:
+        if fabric.is_global_zero:
+            raise
+        raise SystemExit(0) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +16,7 @@ from bitdial.evaluation.plots import render, save_plots
 from bitdial.evaluation.report import write_report
 from bitdial.evaluation.table import comparison_table
 from bitdial.layers import skipped_layers
-from bitdial.recipes.assembly import check_model_name, fabric_for
+from bitdial.recipes.assembly import check_model_name, fabric_for, told_once
 from bitdial.recipes.cyclic.assembly import build_experiment
 from bitdial.recipes.cyclic.best_model import save_best_model
 from bitdial.recipes.cyclic.config import CyclicConfig
@@ -50,7 +48,7 @@ def run_job(config: CyclicConfig, command: str, *, resumed: RunFolder | None = N
         show(finished, resumed, Console())
         return
     job = Job.prepare(config, resumed=resumed)
-    with _told_once(job.fabric, RunInterrupted, TrainingDiverged):
+    with told_once(job.fabric, RunInterrupted, TrainingDiverged):
         results = job.train(command)
     if job.fabric.is_global_zero:
         show(results, job.run, Console())
@@ -90,7 +88,7 @@ class Job:
             build_experiment(config, data).rehearse()
         fabric.launch()
         root = config.experiment.results_dir or "runs"
-        with _told_once(fabric, BitdialError):
+        with told_once(fabric, BitdialError):
             run = resumed or RunFolder.create("cyclic", plain(config), run_dir=config.run_dir, root=root, fabric=fabric)
         if resumed is not None and fabric.is_global_zero:  # it may have more seeds now
             write_atomically(run.config, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
@@ -133,17 +131,6 @@ class Job:
         if experiment.training.distillation_alpha > 0:
             notes.append("BitOps do not count the teacher's forward passes; seconds do.")
         return notes
-
-
-@contextmanager
-def _told_once(fabric: Fabric, *errors: type[BitdialError]) -> Iterator[None]:
-    """Let the first process tell of an error that all have at once; the others end quietly."""
-    try:
-        yield
-    except errors as error:
-        if fabric.is_global_zero:
-            raise
-        raise SystemExit(0) from error
 
 
 def show(results: CyclicResults, run: RunFolder, console: Console) -> None:

@@ -18,7 +18,7 @@ from bitdial.data import load_dataset
 from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.evaluation import describe_machine
 from bitdial.evaluation.files import write_atomically
-from bitdial.recipes.assembly import check_model_name, fabric_for, named, rehearse
+from bitdial.recipes.assembly import check_model_name, fabric_for, named, rehearse, told_once
 from bitdial.recipes.resuming import plain
 from bitdial.recipes.ternary.checkpoints import Foreign, Source, manager_of, set_aside_newer
 from bitdial.recipes.ternary.config import TernaryConfig
@@ -26,7 +26,7 @@ from bitdial.recipes.ternary.finish import asked, finish_network, network_file
 from bitdial.recipes.ternary.loaders import Splits, plain_batches
 from bitdial.recipes.ternary.log import CopiedLog, check_copy
 from bitdial.recipes.ternary.network import Network
-from bitdial.recipes.ternary.report import save_plots, write_report
+from bitdial.recipes.ternary.report import render_plots, save_plots, write_report
 from bitdial.recipes.ternary.results import NetworkResult, TernaryResults, summarise
 from bitdial.recipes.ternary.table import results_table, sizes_text
 from bitdial.recipes.ternary.teacher import load_teacher
@@ -65,12 +65,8 @@ def run_job(config: TernaryConfig, command: str, source: Source = NEW) -> None:
             show(finished, source.run, Console())
             return
     job = Job.prepare(config, source)
-    try:
+    with told_once(job.fabric, RunInterrupted, TrainingDiverged):
         results = job.train(command)
-    except (RunInterrupted, TrainingDiverged) as error:
-        if job.fabric.is_global_zero:
-            raise
-        raise SystemExit(0) from error  # all processes stop for the same reason; the first one tells
     if results is not None:
         show(results, job.run, Console())
 
@@ -126,7 +122,8 @@ class Job:
                 if each.teacher is not None
             }
         fabric.launch()
-        run = source.run or RunFolder.create("ternary", plain(config), run_dir=config.run_dir, fabric=fabric)
+        with told_once(fabric, BitdialError):
+            run = source.run or RunFolder.create("ternary", plain(config), run_dir=config.run_dir, fabric=fabric)
         if source.run is not None and fabric.is_global_zero:  # it may be longer now
             write_atomically(run.config, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
         fabric.barrier()
@@ -158,8 +155,9 @@ class Job:
             reference=reference,
             notes=self._notes(),
         )
-        save_plots(results, self.run.plots)
-        write_report(results, self.run.report)
+        images = render_plots(results)
+        save_plots(images, self.run.plots)
+        write_report(results, images, self.run.report)
         results.save(self.run.results)
         return results
 
@@ -291,7 +289,7 @@ def finished_results(config: TernaryConfig, run: RunFolder) -> TernaryResults | 
 
 def show(results: TernaryResults, run: RunFolder, console: Console) -> None:
     """Print the table, the sizes, and where the report is."""
-    console.print(results_table(results))
+    console.print(results_table(results, width=console.width))
     for line in sizes_text(results, run.path):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"Report: {run.report}", highlight=False, soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -88,12 +88,12 @@ def render_plots(results: TernaryResults) -> dict[str, bytes]:
     return {name: _png(figure) for name, figure in figures.items() if figure is not None}
 
 
-def save_plots(results: TernaryResults, folder: Path) -> list[Path]:
+def save_plots(images: Mapping[str, bytes], folder: Path) -> list[Path]:
     """Write every plot as ``NAME.png``."""
-    return [write_atomically(folder / f"{name}.png", image) for name, image in render_plots(results).items()]
+    return [write_atomically(folder / f"{name}.png", image) for name, image in images.items()]
 
 
-def render_report(results: TernaryResults) -> str:
+def render_report(results: TernaryResults, images: Mapping[str, bytes]) -> str:
     """The report as one page without scripts and without the network; every text in it is escaped."""
     source = resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -103,10 +103,10 @@ def render_report(results: TernaryResults) -> str:
         seconds=wording.seconds,
         size=bytes_text,
     )
-    images = {name: base64.b64encode(image).decode("ascii") for name, image in render_plots(results).items()}
+    encoded = {name: base64.b64encode(image).decode("ascii") for name, image in images.items()}
     return environment.from_string(source).render(
         results=results,
-        images=images,
+        images=encoded,
         captions=CAPTIONS,
         missing=wording.MISSING,
         packed=[network for network in results.networks if network.sizes is not None],
@@ -114,9 +114,9 @@ def render_report(results: TernaryResults) -> str:
     )
 
 
-def write_report(results: TernaryResults, path: Path) -> Path:
+def write_report(results: TernaryResults, images: Mapping[str, bytes], path: Path) -> Path:
     """Write the report atomically."""
-    return write_atomically(path, render_report(results))
+    return write_atomically(path, render_report(results, images))
 
 
 def _png(figure: Figure) -> bytes:

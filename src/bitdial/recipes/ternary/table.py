@@ -8,13 +8,23 @@ from rich import box
 from rich.table import Table
 
 from bitdial.evaluation import Interval, wording
+from bitdial.evaluation.table import WIDE
 from bitdial.recipes.ternary.results import TernaryResults
 
 KIB = 1024
 
 
-def results_table(results: TernaryResults) -> Table:
-    """One row an experiment: accuracy, difference to the reference, zeros, size of the packed file, time."""
+def results_table(results: TernaryResults, *, width: int = WIDE) -> Table:
+    """One row an experiment: accuracy, difference to the reference, zeros, size of the packed file, time.
+
+    Args:
+        results: of the run.
+        width: columns of the terminal. From 100 on an interval stands beside its mean; below that, under it.
+    """
+
+    def shown(text: str) -> str:
+        return text if width >= WIDE else text.replace(" ±", "\n±")
+
     several = max(row.test.n for row in results.summaries) > 1
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -34,10 +44,10 @@ def results_table(results: TernaryResults) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in results.summaries:
         cells = [row.experiment, "float32" if row.quantizer == "none" else row.quantizer]
-        cells.append(wording.MISSING if row.validation is None else wording.percent(row.validation, sign=""))
-        cells.append(wording.percent(row.test, sign=""))
+        cells.append(wording.MISSING if row.validation is None else shown(wording.percent(row.validation, sign="")))
+        cells.append(shown(wording.percent(row.test, sign="")))
         if results.reference is not None:
-            cells.append(difference_text(row.difference) if row.difference is not None else wording.MISSING)
+            cells.append(wording.MISSING if row.difference is None else shown(difference_text(row.difference)))
         cells.append(wording.MISSING if row.zeros is None else f"{row.zeros:.1%}")
         if row.file_bytes is None or row.float32_bytes is None:
             cells += [wording.MISSING, wording.MISSING]

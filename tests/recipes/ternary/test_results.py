@@ -1,0 +1,150 @@
+"""The records: what is summed up from the networks, what is refused when read, and what the table and report show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bitdial.errors import BitdialError
+from bitdial.evaluation import describe_machine
+from bitdial.recipes.ternary import NetworkResult, TernaryResults
+from bitdial.recipes.ternary.report import render_plots, render_report
+from bitdial.recipes.ternary.results import Curve, Score, Sizes, summarise
+from bitdial.recipes.ternary.table import bytes_text, results_table
+
+
+def network(experiment: str, seed: int, accuracy: float, quantizer: str = "twn", **changes: Any) -> NetworkResult:
+    score = Score(accuracy=accuracy, loss=1.0)
+    ternary = quantizer != "none"
+    settings: dict[str, Any] = {
+        "quantizer": quantizer,
+        "activation_bits": 32,
+        "asked": {"epochs": 2, "steps": None, "patience": None},
+        "epochs": 2,
+        "steps": 10,
+        "stopped_early": False,
+        "seconds": 3.0,
+        "shipped": "best",
+        "shipped_epoch": 2,
+        "validation": score,
+        "test": score,
+        "test_last": score,
+        "parameters": 100,
+        "zeros": {"a": 0.2, "b": 0.4} if ternary else {},
+        "sizes": Sizes(
+            packed_weights=50, weights=10, scales=4, file=100, memory=400, float32_weights=200, float32=400
+        ) if ternary else None,
+        "file": "models/x.pt",
+        "curve": Curve(
+            epoch=[1, 2],
+            train_loss=[2.0, 1.0],
+            train_accuracy=[0.2, 0.4],
+            validation_loss=[2.0, 1.0],
+            validation_accuracy=[0.3, accuracy],
+            learning_rate=[0.1, 0.01],
+        ),
+    }  # fmt: skip
+    return NetworkResult(experiment=experiment, seed=seed, **{**settings, **changes})
+
+
+def results(networks: list[NetworkResult]) -> TernaryResults:
+    summaries, reference = summarise(networks)
+    return TernaryResults(
+        created="2026-01-01T00:00:00+00:00",
+        command="bitdial train ternary <&>",
+        config={"model": "mlp", "dataset": "digits"},
+        machine=describe_machine(),
+        networks=networks,
+        summaries=summaries,
+        reference=reference,
+    )
+
+
+TWO = [
+    network("twn", 0, 0.80),
+    network("float", 0, 0.90, "none"),
+    network("twn", 1, 0.84),
+    network("float", 1, 0.88, "none"),
+]
+
+
+def test_the_unquantized_experiment_is_the_reference_wherever_it_stands() -> None:
+    summaries, reference = summarise(TWO)
+    assert reference == "float"
+    twn, float_ = summaries
+    assert float_.difference is None
+    assert twn.difference is not None
+    assert twn.difference.mean == pytest.approx(-0.07)
+    assert twn.difference.low is not None
+    assert twn.difference.low < -0.07
+    assert twn.zeros == pytest.approx(0.3)
+
+
+def test_without_an_unquantized_one_the_first_is() -> None:
+    assert summarise([network("a", 0, 0.5), network("b", 0, 0.6)])[1] == "a"
+    assert summarise([network("a", 0, 0.5), network("a", 1, 0.6)])[1] is None
+
+
+def test_the_table_says_what_it_found() -> None:
+    console = Console(width=100, record=True)
+    console.print(results_table(results(TWO)))
+    text = console.export_text()
+    assert "82.0 ±" in text
+    assert "\u22127.0 ±" in text
+    assert "30.0%" in text
+    assert "4.0x" in text
+
+
+def test_nothing_in_the_table_is_cut_at_80_columns() -> None:
+    console = Console(width=80, record=True)
+    console.print(results_table(results(TWO), width=80))
+    text = console.export_text()
+    assert "…" not in text
+    assert all(part in text for part in ("twn", "float32", "± 25.4", "± 38.1", "30.0%"))
+
+
+def test_the_report_escapes_what_it_shows() -> None:
+    found = results(TWO)
+    page = render_report(found, render_plots(found))
+    assert "ternary &lt;&amp;&gt;" in page
+    assert page.count("data:image/png;base64,") == 2
+
+
+def test_read_back(tmp_path: Path) -> None:
+    found = results(TWO)
+    assert TernaryResults.load(found.save(tmp_path / "results.json")) == found
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "no results at"),
+        ("{", "is not a JSON file"),
+        ('{"schema_version": 2}', "schema_version"),
+        ("[]", "must be the results of `bitdial train ternary`"),
+    ],
+)
+def test_what_is_no_result_is_refused(content: str | None, sentence: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
+    with pytest.raises(BitdialError) as caught:
+        TernaryResults.load(tmp_path / "results.json")
+    assert sentence in str(caught.value)
+
+
+def test_an_unknown_field_is_refused(tmp_path: Path) -> None:
+    path = results(TWO).save(tmp_path / "results.json")
+    content = json.loads(path.read_text())
+    content["networks"][0]["acuracy"] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(BitdialError, match=r"networks\.0\.acuracy"):
+        TernaryResults.load(path)
+
+
+@pytest.mark.parametrize(("count", "text"), [(100, "0.1 KiB"), (2048, "2.0 KiB"), (3 << 20, "3.00 MiB")])
+def test_bytes(count: int, text: str) -> None:
+    assert bytes_text(count) == text
