@@ -94,7 +94,7 @@ def test_ctrl_c_then_the_same_command_with_resume(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-@pytest.mark.parametrize(("phase", "step"), [("cpt", 210), ("matched_cost", 10)])
+@pytest.mark.parametrize(("phase", "step"), [("cpt", 210), pytest.param("matched_cost", 10, marks=pytest.mark.slow)])
 def test_kill_then_resume(phase: str, step: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after its checkpoint at step 200, and in an arm that has no checkpoint yet."""
     status, _ = stop(tmp_path, signal.SIGKILL, phase, step)

@@ -21,7 +21,7 @@ from bitdial.evaluation.table import target_widths
 
 CAPTIONS = {
     "bits_and_loss": (
-        "Training loss and the width of the forward pass over the steps of the cyclic arm. Dashed lines mark where a "
+        "Training loss and the width of the forward pass over the steps of the cyclic arm. Dotted lines mark where a "
         "cycle starts; on the right, a few cycles from the middle of the run."
     ),
     "accuracy_by_width": (
