@@ -1,8 +1,8 @@
 """What fake quantization costs: a whole training step, against float and against other libraries, in one run.
 
 Run with ``OMP_NUM_THREADS=2 python -m benchmarks.fake_quant [--rounds N] [--models ...] [--modes eager compiled]``.
-A step is zero_grad, forward, cross-entropy, backward and SGD with momentum. The subjects take turns within each round, in an
-order that rotates, and a ratio is taken to the float step of the same round. The first convolution and the classifier
+A step is zero_grad, forward, cross-entropy, backward and SGD with momentum. The subjects take turns within each round,
+in an order that rotates, and a ratio is taken to the float step of the same round. The first convolution and the classifier
 stay in float for all of them; all others have 4-bit weights and 4-bit activations.
 
 Subjects:
@@ -16,8 +16,8 @@ Subjects:
 Peak memory is the highest number of live bytes during a step, in a process of its own for each subject: as PyTorch's
 profiler counts allocations on a CPU, as the caching allocator counts them on a GPU.
 
-On Linux the C library is told to keep freed memory (``mallopt``) for all subjects alike, as an allocator made for training
-would; else page faults decide the figures. ``--no-mallopt`` leaves that out.
+On Linux the C library is told to keep freed memory (``mallopt``) for all subjects alike, as an allocator made for
+training would; else page faults decide the figures. ``--no-mallopt`` leaves that out.
 """
 
 from __future__ import annotations

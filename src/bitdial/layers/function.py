@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from bitdial.layers.arithmetic import Arithmetic
 from bitdial.numerics.activations import straight_through
-from bitdial.numerics.grid import IDENTITY, Grid, TensorGrid, snap, snap_shared
+from bitdial.numerics.grid import IDENTITY, Grid, TensorGrid, snap, snap_again, snap_shared
 from bitdial.numerics.rounding import quantize_gradient
 
 
@@ -54,7 +54,7 @@ class _QuantizedProduct(torch.autograd.Function):
         grid: Grid | None = ctx.grid
         values = x
         if needs[1]:
-            values = snap(x, *tensors, clip=ctx.clip) if grid is None else snap_shared(x, grid, clip=ctx.clip)
+            values = snap_again(x, *tensors, clip=ctx.clip) if grid is None else snap_shared(x, grid, clip=ctx.clip)
         factor = weight
         if gradient.dtype != weight.dtype or gradient.dtype != values.dtype:
             # Under autocast the product was taken in the dtype of its output, and so are its derivatives.

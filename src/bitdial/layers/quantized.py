@@ -16,7 +16,7 @@ from bitdial.errors import BitdialError, suggest
 from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmetic
 from bitdial.layers.function import quantized_product
 from bitdial.numerics import UNQUANTIZED, check_bits, get_quantizer, min_max
-from bitdial.numerics.grid import Grid, TensorGrid, may_read, min_max_numbers, read_grid
+from bitdial.numerics.grid import Grid, TensorGrid, is_opaque, may_read, min_max_numbers, read_grid, track
 from bitdial.numerics.learned_ternary import LearnedWeight
 from bitdial.numerics.quantizers import GRANULARITIES
 
@@ -163,13 +163,17 @@ class QuantizedLayer(nn.Module):
             else:
                 low, high = min_max_numbers(x)
                 if self.training:
-                    self._track_numbers(low, high)
+                    track(self.range_low, self.range_high, self.range_batches, low, high, self.range_momentum)
             grid = read_grid(low, high, self.activation_bits.item())
             if grid is not None:
                 return grid, clip
             return TensorGrid(x.new_tensor(low), x.new_tensor(high), self.activation_bits), clip
         if fixed:
             return TensorGrid(self.range_low, self.range_high, self.activation_bits), clip
+        if self.training and is_opaque(x):
+            ends = torch.ops.bitdial.min_max(x.detach())
+            torch.ops.bitdial.track(ends, self.range_low, self.range_high, self.range_batches, self.range_momentum)
+            return TensorGrid(ends[0], ends[1], self.activation_bits), clip
         lowest, highest = min_max(x.detach())
         if self.training:
             self._track(lowest, highest)
@@ -180,20 +184,11 @@ class QuantizedLayer(nn.Module):
 
     @torch.no_grad()
     def _track(self, low: Tensor, high: Tensor) -> None:
-        """Take a batch's range into the running one."""
+        """`track`, for numbers that cannot be read."""
         self.range_batches += 1
         share = self.range_batches.reciprocal().clamp_min(self.range_momentum)
         self.range_low.lerp_(low, share)
         self.range_high.lerp_(high, share)
-
-    def _track_numbers(self, low: float, high: float) -> None:
-        """`_track`, for numbers that were read."""
-        batches = self.range_batches.item() + 1
-        share = max(1 / batches, self.range_momentum)
-        self.range_batches.fill_(batches)
-        for buffer, end in ((self.range_low, low), (self.range_high, high)):
-            before = buffer.item()
-            buffer.fill_(before + share * (end - before))
 
     def quantized_weight(self) -> Tensor:
         """The weight on its grid at the width in force; differentiable."""
@@ -202,6 +197,9 @@ class QuantizedLayer(nn.Module):
         return self.quantizer.weight(self.weight, self.weight_bits, self.granularity == "channel")
 
     def _product(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
+        if x.dim() == 4 and is_opaque(x):
+            # Inductor's convolutions on a CPU want channels last; operators between them must not break the chain.
+            x = x.contiguous(memory_format=torch.channels_last)
         grid, clip = self._grid(x)
         values = self.quantizer.values
         if values is None:

@@ -4,6 +4,7 @@ Everything here takes its width as a 0-dim tensor, so that a compiled graph that
 other one. A plain reference stands beside each fast path (`bitdial.numerics.reference`).
 """
 
+import bitdial.numerics.opaque as _operators  # noqa: F401  (registers them)
 from bitdial.numerics.activations import fake_quantize as fake_quantize
 from bitdial.numerics.grid import min_max as min_max
 from bitdial.numerics.grid import snap as snap

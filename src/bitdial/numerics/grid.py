@@ -26,6 +26,11 @@ def _may_read(x: Tensor, *scalars: Tensor) -> bool:
     return may_read(x) and all(s.dim() == 0 and s.device.type == "cpu" for s in scalars)
 
 
+def is_opaque(x: Tensor) -> bool:
+    """Whether a graph is being traced that will run the operators of `bitdial.numerics.opaque`."""
+    return torch.compiler.is_compiling() and x.device.type == "cpu" and x.dtype == torch.float32
+
+
 class _Workspace(threading.local):
     """Memory that is handed out again and again, each thread its own; with the views that were made of it."""
 
@@ -62,11 +67,31 @@ def min_max_numbers(x: Tensor) -> tuple[float, float]:
     return x.amin().item(), x.amax().item()
 
 
+def track(low: Tensor, high: Tensor, batches: Tensor, new_low: float, new_high: float, momentum: float) -> None:
+    """Take a batch's range into a running one, in place.
+
+    Args:
+        low, high: 0-dim tensors, the running range.
+        batches: 0-dim tensor, how many batches it has seen.
+        new_low, new_high: the range of this batch.
+        momentum: its share, once the plain average would give it less.
+    """
+    count = batches.item() + 1
+    share = max(1 / count, momentum)
+    batches.fill_(count)
+    for end, new in ((low, new_low), (high, new_high)):
+        before = end.item()
+        end.fill_(before + share * (new - before))
+
+
 def min_max(x: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of a tensor, as two 0-dim float32 tensors; zeros for an empty one."""
     if x.numel() == 0:
         zero = torch.zeros((), dtype=torch.float32, device=x.device)
         return zero, zero
+    if is_opaque(x):
+        ends = torch.ops.bitdial.min_max(x)
+        return ends[0], ends[1]
     # Two reductions: torch.aminmax over a whole tensor takes longer than both together on a CPU.
     return x.amin().float(), x.amax().float()
 
@@ -87,12 +112,21 @@ def snap(x: Tensor, low: Tensor, high: Tensor, bits: Tensor, *, clip: bool = Fal
     """
     if x.numel() == 0:
         return x
+    if is_opaque(x):
+        return torch.ops.bitdial.snap(x, low, high, bits, clip)  # type: ignore[no-any-return]
     if not _may_read(x, low, high, bits):
         return snap_reference(x, low, high, bits, clip=clip)
     grid = read_grid(low.item(), high.item(), bits.item())
     if grid is None:
         return snap_reference(x, low, high, bits, clip=clip)
     return x if grid is IDENTITY else _snap_into(x.detach(), grid, clip, torch.empty_like(x))
+
+
+def snap_again(x: Tensor, low: Tensor, high: Tensor, bits: Tensor, *, clip: bool = False) -> Tensor:
+    """`snap`, in a way that a compiler does not merge with an earlier call."""
+    if is_opaque(x):
+        return torch.ops.bitdial.snap_again(x, low, high, bits, clip)  # type: ignore[no-any-return]
+    return snap(x, low, high, bits, clip=clip)
 
 
 class TensorGrid(NamedTuple):
