@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bitdial.evaluation import wording
 from bitdial.evaluation.files import write_atomically
-from bitdial.evaluation.plot_style import legend_name, new_figure, quiet
+from bitdial.evaluation.plot_style import INK, legend_name, new_figure, quiet
 from bitdial.recipes.ternary.results import NetworkResult, TernaryResults
 from bitdial.recipes.ternary.table import bytes_text, difference_text
 
@@ -23,41 +23,41 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 
 CAPTIONS = {
     "accuracy": (
-        "Accuracy epoch by epoch: on the images held out (solid) and on the augmented training batches (dotted), which "
-        "CutMix, MixUp and the like make harder. A dot marks the weights that are shipped."
+        "Accuracy epoch by epoch on the images held out, a line for each seed; a dot marks the shipped weights. "
+        "Dotted: on the augmented training batches, which CutMix, MixUp and the like make harder."
     ),
     "zeros": "Share of weights that are exactly zero, layer by layer from the input to the output, as shipped.",
 }
 
 
 def accuracy_curves(networks: Sequence[NetworkResult]) -> Figure | None:
-    """Training and validation accuracy over the epochs; None for runs shorter than an epoch."""
+    """Accuracy over the epochs: a colour for each experiment, a line for each seed; None where nothing was logged.
+
+    Training accuracy is drawn where there is one network, or where no images were held out.
+    """
     drawn = [network for network in networks if network.curve.epoch]
     if not drawn:
         return None
+    colours = _colours(drawn)
     figure = new_figure(9.5, 4.4)
     axes = figure.subplots()
-    for number, network in enumerate(drawn):
-        colour, curve, marker = (
-            COLOURS[number % len(COLOURS)],
-            network.curve,
-            "." if len(drawn[0].curve.epoch) < 3 else "",
-        )
-        name = legend_name(network.key if len(drawn) > 1 else network.experiment)
-        for values, line, label in (
-            (curve.validation_accuracy, "-", f"{name}, held out"),
-            (curve.train_accuracy, ":", f"{name}, training"),
-        ):
-            if any(value is not None for value in values):
-                points = [float("nan") if value is None else 100 * value for value in values]
-                axes.plot(curve.epoch, points, line, color=colour, label=label, marker=marker or None)
+    for network in drawn:
+        curve, colour = network.curve, colours[network.experiment]
+        lines = [(curve.validation_accuracy, "-", "held out"), (curve.train_accuracy, ":", "training")]
+        measured = [line for line in lines if any(value is not None for value in line[0])]
+        for values, line, what in measured if len(drawn) == 1 else measured[:1]:
+            points = [float("nan") if value is None else 100 * value for value in values]
+            label = what if len(drawn) == 1 else legend_name(network.experiment)
+            known = label in axes.get_legend_handles_labels()[1]  # a second seed
+            marker = "." if len(points) < 3 else None
+            axes.plot(curve.epoch, points, line, color=colour, label=None if known else label, marker=marker)
         if network.shipped_epoch in curve.epoch:
             at = curve.validation_accuracy[curve.epoch.index(network.shipped_epoch)]
             if at is not None:
                 axes.plot([network.shipped_epoch], [100 * at], "o", color=colour)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     quiet(axes, title="Accuracy over the epochs", x="epoch", y="accuracy (%)")
-    figure.legend(loc="outside lower center", ncols=min(4, 2 * len(drawn)), frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     return figure
 
 
@@ -69,10 +69,13 @@ def zeros_by_layer(networks: Sequence[NetworkResult]) -> Figure | None:
     names = list(drawn[0].zeros)
     figure = new_figure(9.5, 3.8)
     axes = figure.subplots()
-    for number, network in enumerate(drawn):
+    colours = _colours(networks)
+    for network in drawn:
         values = [100 * network.zeros[name] for name in network.zeros]
-        label = legend_name(network.key if len(drawn) > 1 else network.experiment)
-        axes.plot(range(len(values)), values, "o-", color=COLOURS[number % len(COLOURS)], label=label, markersize=4)
+        label = legend_name(network.experiment)
+        known = label in axes.get_legend_handles_labels()[1]  # a second seed
+        colour = colours[network.experiment]
+        axes.plot(range(len(values)), values, "o-", color=colour, label=None if known else label, markersize=4)
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
     axes.set_ylim(0, 100)
     quiet(axes, title="Share of zeros", x="", y="zeros (%)")
@@ -117,6 +120,13 @@ def render_report(results: TernaryResults, images: Mapping[str, bytes]) -> str:
 def write_report(results: TernaryResults, images: Mapping[str, bytes], path: Path) -> Path:
     """Write the report atomically."""
     return write_atomically(path, render_report(results, images))
+
+
+def _colours(networks: Sequence[NetworkResult]) -> dict[str, str]:
+    """A colour for each experiment, the same in every figure; black for unquantized ones."""
+    ternary = list(dict.fromkeys(network.experiment for network in networks if network.quantizer != "none"))
+    chosen = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(ternary)}
+    return {network.experiment: chosen.get(network.experiment, INK) for network in networks}
 
 
 def _png(figure: Figure) -> bytes:

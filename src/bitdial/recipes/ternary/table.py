@@ -19,11 +19,13 @@ def results_table(results: TernaryResults, *, width: int = WIDE) -> Table:
 
     Args:
         results: of the run.
-        width: columns of the terminal. From 100 on an interval stands beside its mean; below that, under it.
+        width: columns of the terminal. From 100 on an interval stands beside its mean; below that, under it, and
+            the epochs are left out.
     """
+    wide = width >= WIDE
 
     def shown(text: str) -> str:
-        return text if width >= WIDE else text.replace(" ±", "\n±")
+        return text if wide else text.replace(" ±", "\n±")
 
     several = max(row.test.n for row in results.summaries) > 1
     table = Table(
@@ -34,13 +36,13 @@ def results_table(results: TernaryResults, *, width: int = WIDE) -> Table:
         title="Accuracy (%), and what is left of the network",
         title_style="bold",
     )
-    table.add_column("experiment", min_width=8)
+    table.add_column("experiment", min_width=11)
     table.add_column("weights", no_wrap=True)
     for heading in ("held\nout", "test"):
         table.add_column(heading, justify="right", no_wrap=True)
     if results.reference is not None:
         table.add_column(f"vs\n{results.reference}", justify="right", no_wrap=True)
-    for heading in ("zeros", "packed", "ratio", "epochs", "sec."):
+    for heading in ("zeros", "packed", *(("epochs",) if wide else ()), "sec."):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in results.summaries:
         cells = [row.experiment, "float32" if row.quantizer == "none" else row.quantizer]
@@ -50,10 +52,11 @@ def results_table(results: TernaryResults, *, width: int = WIDE) -> Table:
             cells.append(wording.MISSING if row.difference is None else shown(difference_text(row.difference)))
         cells.append(wording.MISSING if row.zeros is None else f"{row.zeros:.1%}")
         if row.file_bytes is None or row.float32_bytes is None:
-            cells += [wording.MISSING, wording.MISSING]
+            cells.append(wording.MISSING)
         else:
-            cells += [bytes_text(row.file_bytes), f"{row.float32_bytes / row.file_bytes:.1f}x"]
-        cells += [f"{row.epochs:g}", wording.seconds(row.seconds)]
+            ratio = f"({row.float32_bytes / row.file_bytes:.1f}x)"
+            cells.append(f"{bytes_text(row.file_bytes)}{' ' if wide else chr(10)}{ratio}")
+        cells += [*([f"{row.epochs:g}"] if wide else []), wording.seconds(row.seconds)]
         table.add_row(*cells)
     table.caption = (
         "± is half a 95% interval over seeds; differences are paired by seed, in points."
