@@ -2,8 +2,8 @@
 
 Run with ``OMP_NUM_THREADS=2 python -m benchmarks.fake_quant [--rounds N] [--models ...] [--modes eager compiled]``.
 A step is zero_grad, forward, cross-entropy, backward and SGD with momentum. The subjects take turns within each round,
-in an order that rotates, and a ratio is taken to the float step of the same round. The first convolution and the classifier
-stay in float for all of them; all others have 4-bit weights and 4-bit activations.
+in an order that rotates, and a ratio is taken to the float step of the same round. The first convolution and the
+classifier stay in float for all of them; all others have 4-bit weights and 4-bit activations.
 
 Subjects:
     float: the network as it is.

@@ -1,8 +1,8 @@
 """Operators that a compiler takes as they are: what is done to activations on a CPU, under ``torch.compile``.
 
-Left to Inductor, ResNet-20 at batch 128 took 1.6 times the compiled float step: see `snap_again` for why. As operators of
-their own they run what eager mode runs, and take 1.1 times. They read their 0-dim arguments when they run, so one graph
-still serves every width.
+Left to Inductor, ResNet-20 at batch 128 took 1.6 times the compiled float step: see `snap_again` for why. As operators
+of their own they run what eager mode runs, and take 1.1 times. They read their 0-dim arguments when they run, so one
+graph still serves every width.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def _(x: Tensor, low: Tensor, high: Tensor, bits: Tensor, clip: bool) -> Tensor:
 def snap_again(x: Tensor, low: Tensor, high: Tensor, bits: Tensor, clip: bool) -> Tensor:
     """`snap` under another name, for the backward pass.
 
-    Under one name the compiler would merge the two and keep the values, not the float input; for the ReLU before them it
-    would then keep a mask of booleans, and kernels that write such masks take ten times as long.
+    Under one name the compiler would merge the two and keep the values, not the float input; for the ReLU before them
+    it would then keep a mask of booleans, and kernels that write such masks take ten times as long.
     """
     snapped = grid.snap(x, low, high, bits, clip=clip)
     return snapped.clone() if snapped is x else snapped
