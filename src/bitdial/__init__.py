@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bitdial import schedules as schedules
-    from bitdial.evaluation import sweep as sweep
+    from bitdial.evaluation.sweep import sweep as sweep
     from bitdial.layers import BitDial as BitDial
     from bitdial.layers import QuantConv1d as QuantConv1d
     from bitdial.layers import QuantConv2d as QuantConv2d
