@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -363,3 +364,19 @@ def _saving_every(steps: int) -> Any:
     from bitdial.recipes.cyclic import PhaseSetup
 
     return PhaseSetup(checkpoint_interval=steps)
+
+
+def test_memory_is_given_back_when_the_configuration_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    module = "bitdial.recipes.cyclic.experiment"
+    monkeypatch.setattr(f"{module}.release_memory", lambda: events.append("released"))
+    for name in ("train_with_cpt", "train_with_static_precision"):
+        real = getattr(importlib.import_module(module), name)
+
+        def watched(model: nn.Module, *rest: Any, real: Any = real, **named: Any) -> Any:
+            events.append("trained")
+            return real(model, *rest, **named)
+
+        monkeypatch.setattr(f"{module}.{name}", watched)
+    experiment().run()
+    assert events == ["trained", "released"] * 4
