@@ -212,7 +212,7 @@ class ExperimentConfig(ExperimentOptions):
 
 
 class CyclicConfig(SharedConfig, TrainingOptions):
-    """The options of `bitdial train cyclic`."""
+    """Train while the precision cycles, fine-tune static configurations from the result, and compare them all."""
 
     batch_size: int = Field(64, ge=1)
     """Examples in one batch, over all devices."""
