@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -19,15 +19,6 @@ from tests.layers.nets import ResidualNet, images
 
 TERNARY = ["twn", "absmean", "ttq", "ternary_lsq"]
 LEARNED = ["ttq", "ternary_lsq"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks of a few hundred weights: on a busy machine a second thread costs milliseconds an operation."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def ternary_net(quantizer: str, **options: float | str) -> nn.Module:

@@ -16,7 +16,6 @@ from bitdial.models import MODELS, build_model
 from bitdial.models.cifar_resnet import Subsample
 from bitdial.models.surgery import replace_stem
 
-torch.set_num_threads(2)
 # The deeper CIFAR forms are the same class; their parameter counts tell that the depth is right.
 SHALLOW = [name for name in MODELS if name not in ("resnet32", "resnet44", "resnet56", "resnet74", "resnet110")]
 
