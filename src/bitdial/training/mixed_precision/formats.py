@@ -1,0 +1,113 @@
+"""The floating-point formats that a run can compute in, by name, and which of them a device is good at."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+
+from bitdial.errors import BitdialError, suggest
+
+FLOAT8 = torch.float8_e4m3fn
+"""What the name float8 stands for: forward values in e4m3, gradients in e5m2 (torchao chooses, layer by layer)."""
+
+FORMATS: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float8": FLOAT8,
+}
+"""Name -> dtype, widest first."""
+
+_ALIASES = {
+    "fp32": "float32", "32": "float32", "32-true": "float32", "float": "float32",
+    "bf16": "bfloat16", "bf16-mixed": "bfloat16",
+    "fp16": "float16", "16": "float16", "16-mixed": "float16", "half": "float16",
+    "fp8": "float8", "float8_e4m3fn": "float8",
+}  # fmt: skip
+"""Other people's names (Lightning's, torch's) for the same."""
+
+WIDER = {torch.float16: torch.bfloat16, FLOAT8: torch.bfloat16, torch.bfloat16: torch.float32}
+"""What a run falls back to when a format's numbers overflow again and again."""
+
+
+def to_dtype(value: Any) -> torch.dtype:
+    """Return the dtype that a name or a dtype stands for.
+
+    Raises:
+        BitdialError: it is not one of `FORMATS`.
+    """
+    if isinstance(value, torch.dtype) and value in FORMATS.values():
+        return value
+    name = str(value).removeprefix("torch.").lower()
+    name = _ALIASES.get(name, name)
+    if name not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise BitdialError(f"dtype must be one of {known}, got {str(value)!r}{suggest(name, FORMATS)}")
+    return FORMATS[name]
+
+
+def format_name(dtype: torch.dtype) -> str:
+    """Return the name of one of the `FORMATS`."""
+    return next(name for name, known in FORMATS.items() if known == dtype)
+
+
+def autocast_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return what autocast computes in: float8 layers sit in a bfloat16 network."""
+    return torch.bfloat16 if dtype == FLOAT8 else dtype
+
+
+def check_device(dtype: torch.dtype, device: torch.device | str) -> None:
+    """Refuse a format that a device cannot compute in.
+
+    Raises:
+        BitdialError: float8 without torchao or on anything but an NVIDIA GPU of compute capability 8.9 or newer; any
+            mixed format on a device without autocast.
+    """
+    kind = torch.device(device).type
+    if dtype == FLOAT8:
+        _check_float8(kind)
+    elif dtype != torch.float32 and not torch.amp.is_autocast_available(kind):
+        raise BitdialError(f"{format_name(dtype)} needs a device with autocast, got {kind}; use float32")
+
+
+def _check_float8(kind: str) -> None:
+    needs = "float8 needs an NVIDIA GPU of compute capability 8.9 or newer (Ada, Hopper, Blackwell)"
+    if kind != "cuda" or not torch.cuda.is_available():
+        raise BitdialError(f"{needs}, got {kind}; use bfloat16")
+    capability = torch.cuda.get_device_capability()
+    if capability < (8, 9):
+        name = torch.cuda.get_device_name()
+        raise BitdialError(f"{needs}, got {name} with {capability[0]}.{capability[1]}; use bfloat16")
+    if importlib.util.find_spec("torchao") is None:
+        raise BitdialError(
+            "float8 needs torchao, which is not installed; pip install 'bitdial[float8]', or use bfloat16"
+        )
+
+
+def good_at_bfloat16(device: torch.device | str) -> bool:
+    """Whether a device computes in bfloat16 natively: GPUs since Ampere, processors with AMX or AVX-512 BF16."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def good_at_float16(device: torch.device | str) -> bool:
+    """Whether a device computes in float16 natively: GPUs since Volta, Apple's, processors with AMX FP16."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (7, 0)
+    if kind == "cpu":
+        return torch.cpu._is_amx_fp16_supported()
+    return kind == "mps"
+
+
+def best_format(device: torch.device | str) -> torch.dtype:
+    """Return what ``precision="auto"`` means on a device: bfloat16 where it is native, else float16, else float32."""
+    if good_at_bfloat16(device):
+        return torch.bfloat16
+    return torch.float16 if good_at_float16(device) else torch.float32
