@@ -82,7 +82,7 @@ def _check_float8(kind: str) -> None:
         raise BitdialError(f"{needs}, got {name} with {capability[0]}.{capability[1]}; use bfloat16")
     if importlib.util.find_spec("torchao") is None:
         raise BitdialError(
-            "float8 needs torchao, which is not installed; pip install 'bitdial[float8]', or use bfloat16"
+            "float8 needs torchao, got none; pip install 'bitdial[float8]', or use bfloat16"
         )
 
 
