@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from bitdial.training.tasks import TaskOutput
 Forward = Callable[[nn.Module, Any], TaskOutput]
 """``(model, batch) -> output`` whose loss is the mean over the batch's examples."""
 
-Backward = Callable[[Tensor, bool], None]
-"""``(loss, whether processes agree on gradients now)``."""
+Hold = Callable[[], AbstractContextManager[Any]]
+"""Makes the context of a forward and backward pass whose gradients the processes do not exchange yet."""
 
 
 class MicroBatches:
@@ -31,7 +32,9 @@ class MicroBatches:
         model: what `forward` is called with; may be wrapped for several processes.
         plain: the same model without wrapping.
         optimizer: over its parameters.
-        forward, backward: what a batch means.
+        forward: what a batch means.
+        backward: goes back from a scaled loss; ``loss.backward()`` if None.
+        hold: wraps passes before a step's last; that of DistributedDataParallel if None.
         sums: whether a batch's loss is a sum over its examples, so that its parts are not weighted.
         checks: whether to look at every step if its loss and gradients are finite, which makes the host wait for the
             device; False applies every step.
@@ -48,14 +51,16 @@ class MicroBatches:
         plain: nn.Module,
         optimizer: Optimizer,
         forward: Forward,
-        backward: Backward | None = None,
         *,
+        backward: Callable[[Tensor], None] | None = None,
+        hold: Hold | None = None,
         sums: bool = False,
         checks: bool = True,
     ) -> None:
         self.control = control
         self.model, self.plain, self.optimizer = model, plain, optimizer
-        self.forward, self.backward, self.sums, self.checks = forward, backward or _backward, sums, checks
+        self.forward, self.backward, self.hold = forward, backward or _backward, hold or _hold_of(model)
+        self.sums, self.checks = sums, checks
         self._snapshot = Snapshot(plain, control.device)
         self._taken: list[tuple[Any, float]] = []
         self._losses: list[Tensor] = []
@@ -139,11 +144,12 @@ class MicroBatches:
         return _joined(outputs)
 
     def _one(self, batch: Any, share: float, *, sync: bool) -> TaskOutput:
-        with self.control.autocast():
-            output = self.forward(self.model, batch)
-        loss = output.loss
-        self._losses.append(loss.detach())
-        self.backward(self.control.scaler.scaled(loss if share == 1.0 else loss * share), sync)
+        with nullcontext() if sync else self.hold():
+            with self.control.autocast():
+                output = self.forward(self.model, batch)
+            loss = output.loss
+            self._losses.append(loss.detach())
+            self.backward(self.control.scaler.scaled(loss if share == 1.0 else loss * share))
         return dataclasses.replace(output, loss=loss.detach())
 
     def _again(self, problem: str, *, last: bool) -> TaskOutput:
@@ -260,8 +266,12 @@ class MicroBatches:
         return getattr(self.optimizer, "parts", (self.optimizer,))
 
 
-def _backward(loss: Tensor, sync: bool) -> None:
+def _backward(loss: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _hold_of(model: nn.Module) -> Hold:
+    return getattr(model, "no_sync", nullcontext)
 
 
 def _joined(outputs: list[tuple[TaskOutput, float]]) -> TaskOutput:
