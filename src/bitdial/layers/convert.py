@@ -25,10 +25,15 @@ _PRODUCTS = re.compile(r"^(Lazy)?(Conv|Linear|Bilinear|Embedding|MultiheadAttent
 _REPORT = "_bitdial_skipped"
 
 
-def match_layers(names: Sequence[str], pattern: str) -> list[str]:
+def match_layers(names: Sequence[str], pattern: str, kind: str = "a layer that can be quantized") -> list[str]:
     """Those names that a pattern means: shell wildcards (``*.conv1``), or ``<first>`` and ``<last>``.
 
     A pattern also means everything inside the module that it names: ``layer1`` is ``layer1.0.conv1`` and so on.
+
+    Args:
+        names: the names to choose from.
+        pattern: what the user wrote.
+        kind: what the names are names of, for the message.
 
     Raises:
         BitdialError: nothing matches; the message gives the nearest name.
@@ -38,7 +43,7 @@ def match_layers(names: Sequence[str], pattern: str) -> list[str]:
     found = find_layers(names, pattern)
     if not found and pattern not in (FIRST, LAST):
         near = suggest(pattern, (*names, FIRST, LAST)) or f"; the layers are {', '.join(names) or '(none)'}"
-        raise BitdialError(f"layer pattern must match a layer that can be quantized, got {pattern!r}{near}")
+        raise BitdialError(f"layer pattern must match {kind}, got {pattern!r}{near}")
     return found
 
 

@@ -125,9 +125,7 @@ class AppliedPolicies:
         for index in sorted(changed):
             self._check(index, formats[index])
         if any(owner_of(module) is not self._owner for module, _ in turning):
-            raise BitdialError(
-                "policies must be in force to set their step, but were taken off the model; apply them again"
-            )
+            raise BitdialError("policies must be in force to set their step, got ones taken off; apply them again")
         for module, format in turning:
             turn(module, format)
         self._formats = formats

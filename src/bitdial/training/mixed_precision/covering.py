@@ -47,17 +47,20 @@ def govern(modules: dict[str, nn.Module], rules: Sequence[PolicyRule]) -> dict[n
 
 
 def _has_matrix(module: nn.Module) -> bool:
+    if isinstance(module, nn.Embedding | LazyModuleMixin):  # a lazy weight has no dimensions to ask for yet
+        return type(module).__name__.startswith(("LazyConv", "LazyLinear"))
     weight = getattr(module, "weight", None)
-    return isinstance(weight, torch.Tensor) and weight.dim() > 1 and not isinstance(module, nn.Embedding)
+    return isinstance(weight, torch.Tensor) and weight.dim() > 1
 
 
 def _nearest(pattern: str, modules: dict[str, nn.Module]) -> str:
     names = [name for name in modules if name]
     near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.6)
-    if not near:  # a pattern's own words against the last parts of the names
+    if not near or pattern.strip("*?") != pattern:  # a pattern's own words against the last parts of the names
         ends = {name.rpartition(".")[2]: name for name in reversed(names)}
         words = [word for word in re.split(r"[^\w-]+", pattern) if word]
-        near = [ends[end] for word in words for end in difflib.get_close_matches(word, ends, n=2, cutoff=0.6)][:3]
+        by_word = [ends[end] for word in words for end in difflib.get_close_matches(word, ends, n=2, cutoff=0.6)]
+        near = by_word[:3] or near
     if near:
         return f"; the nearest names are {', '.join(map(repr, near))}"
     some = [name for name in names if "." not in name][:10]
@@ -72,9 +75,7 @@ def check_kind(name: str, module: nn.Module) -> None:
     """
     kind = type(module).__name__
     if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
-        raise BitdialError(
-            f'layer "{name}" must be a plain module, got {kind}, whose code is fixed; apply policies before'
-        )
+        raise BitdialError(f'layer "{name}" must be a plain module, got traced or scripted code; apply policies before')
     if isinstance(module, LazyModuleMixin):
         raise BitdialError(f'layer "{name}" must have its shape, got {kind}; run a batch through the model first')
     if "forward" in vars(module):

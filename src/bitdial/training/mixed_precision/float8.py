@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers import QuantizedLayer
@@ -58,7 +59,8 @@ def convert_to_float8(
     """Swap the linear layers of a model for float8 ones, in place; parameters, hooks and names stay the same.
 
     Only layers of exactly the class `torch.nn.Linear` are swapped, and only where both dimensions divide by 16. First
-    and last layers are usually kept out: ``skip=("<first>", "<last>")``. Move the model to its device before.
+    and last layers are usually kept out: ``skip=("<first>", "<last>")``. Move the model to its device before. On a GPU
+    the rows of a batch (samples, or samples x tokens) must divide by 16 too: the weight's gradient sums over them.
 
     Args:
         model: any module that contains the layers; bare, or wrapped.
@@ -87,19 +89,20 @@ def convert_to_float8(
     from bitdial.training.mixed_precision.policy_layers import is_covered  # which itself imports this file
 
     modules = plain_names(model)
+    if any(is_covered(module) for module in modules.values()):
+        raise BitdialError("model must have no policies yet; remove them, convert, and apply them again")
     linears = [name for name, module in modules.items() if _is_linear(module)]
     skipped = {name: reason for name in linears if (reason := _reason_against(modules[name]))}
     for pattern in patterns:
-        for name in match_layers(linears, pattern):
+        for name in match_layers(linears, pattern, "a linear layer"):
             skipped.setdefault(name, f"skipped as {pattern}")
+    skipped = {name: skipped[name] for name in linears if name in skipped}
     converted = tuple(name for name in linears if name not in skipped)
     if not converted:
         found = "; ".join(f"{name or 'the model'}: {reason}" for name, reason in skipped.items()) or "none"
         raise BitdialError(f"model must have a linear layer that can compute in float8, got {found}")
     if isinstance(modules[""], nn.Linear):
         raise BitdialError("model must contain its linear layers, got one that is a Linear; wrap it in nn.Sequential")
-    if any(is_covered(module) for module in modules.values()):
-        raise BitdialError("model must have no policies yet; remove them, convert, and apply them again")
     if not emulate:
         for device in {parameter.device for name in converted for parameter in modules[name].parameters()}:
             check_device(FLOAT8, device)
@@ -107,7 +110,7 @@ def convert_to_float8(
     swaps = {modules[name]: _to_float8(modules[name], config) for name in converted}
     for module in modules.values():
         swap_children(module, swaps)
-    return Float8Conversion(converted, {name: skipped[name] for name in linears if name in skipped})
+    return Float8Conversion(converted, skipped)
 
 
 def forward_only_config(config: Any) -> Any:
@@ -147,6 +150,8 @@ def _reason_against(module: nn.Module) -> str | None:
         return f"{type(module).__name__} is quantized to a grid of its own"
     if is_float8_layer(module):
         return "it is a float8 layer already"
+    if isinstance(module, LazyModuleMixin):
+        return f"{type(module).__name__} has no shape yet: run a batch through the model first"
     if type(module) is not nn.Linear:
         return f"{type(module).__name__} is a class of its own, whose computation may differ"
     if module._parameters.get("weight") is None:
