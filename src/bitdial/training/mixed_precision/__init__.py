@@ -1,5 +1,25 @@
 """Mixed precision that can be stepped by hand, adapts to what it sees, and explains itself."""
 
+from bitdial.training.mixed_precision.advice import (
+    PrecisionDecision,
+    advised_settings,
+    create_mixed_precision_config,
+    optimize_mixed_precision_settings,
+    should_use_mixed_precision,
+)
+from bitdial.training.mixed_precision.benchmark import benchmark_mixed_precision
+from bitdial.training.mixed_precision.benchmark_result import MixedPrecisionBenchmark
 from bitdial.training.mixed_precision.config import MixedPrecisionConfig
+from bitdial.training.mixed_precision.context import mixed_precision_context
 
-__all__ = ["MixedPrecisionConfig"]
+__all__ = [
+    "MixedPrecisionBenchmark",
+    "MixedPrecisionConfig",
+    "PrecisionDecision",
+    "advised_settings",
+    "benchmark_mixed_precision",
+    "create_mixed_precision_config",
+    "mixed_precision_context",
+    "optimize_mixed_precision_settings",
+    "should_use_mixed_precision",
+]
