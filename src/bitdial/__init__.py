@@ -21,8 +21,16 @@ if TYPE_CHECKING:
     from bitdial.layers import reestimate_batch_norm as reestimate_batch_norm
     from bitdial.recipes.cyclic import CyclicPrecisionScheduler as CyclicPrecisionScheduler
     from bitdial.recipes.cyclic import PrecisionRangeTest as PrecisionRangeTest
+    from bitdial.training.mixed_precision import AdaptiveMixedPrecisionTrainer as AdaptiveMixedPrecisionTrainer
+    from bitdial.training.mixed_precision import MixedPrecisionConfig as MixedPrecisionConfig
+    from bitdial.training.mixed_precision import MixedPrecisionTrainer as MixedPrecisionTrainer
+    from bitdial.training.mixed_precision import train_with_mixed_precision as train_with_mixed_precision
 
 _HOMES = {
+    "train_with_mixed_precision": "bitdial.training.mixed_precision",
+    "MixedPrecisionTrainer": "bitdial.training.mixed_precision",
+    "MixedPrecisionConfig": "bitdial.training.mixed_precision",
+    "AdaptiveMixedPrecisionTrainer": "bitdial.training.mixed_precision",
     "BitDial": "bitdial.layers",
     "CyclicPrecisionScheduler": "bitdial.recipes.cyclic",
     "PrecisionRangeTest": "bitdial.recipes.cyclic",
@@ -36,8 +44,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdaptiveMixedPrecisionTrainer",
     "BitDial",
     "CyclicPrecisionScheduler",
+    "MixedPrecisionConfig",
+    "MixedPrecisionTrainer",
     "PrecisionRangeTest",
     "QuantConv1d",
     "QuantConv2d",
@@ -47,6 +58,7 @@ __all__ = [
     "reestimate_batch_norm",
     "schedules",
     "sweep",
+    "train_with_mixed_precision",
 ]
 
 

@@ -151,7 +151,7 @@ def test_the_unquantized_network(float_run: Path) -> None:
         "--trivialaugment --scheduler onecycle --quantizer absmean",
         "--scheduler none --nesterov --quantizer ternary_lsq --activation_bits 2 --ema_decay .9",
         "--optimizer muon --gradient_accumulation_steps 2 --max_grad_norm 1 --monitor loss --early_stopping",
-        "--steps 3 --no_standard_augmentation --precision bf16-mixed",
+        "--steps 3 --no_standard_augmentation --precision bfloat16",
     ],
 )
 def test_choices_that_go_together(flags: str, tmp_path: Path) -> None:

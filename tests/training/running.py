@@ -18,6 +18,7 @@ from bitdial.training import (
     LearningRateConfig,
     LoopConfig,
     MetricsLog,
+    MixedPrecisionConfig,
     OptimizerConfig,
     TaskOutput,
     TrainingState,
@@ -186,6 +187,7 @@ def train(
     resume: Mapping[str, Any] | None = None,
     optimizer: str = "sgd",
     fabric: Any = None,
+    precision: MixedPrecisionConfig | None = None,
     settings: LoopConfig | None = None,
     seed: int = 0,
 ) -> tuple[TrainingState | None, FileSaver]:
@@ -220,6 +222,7 @@ def train(
                 early_stopping=EarlyStopping(patience=30),
                 log=log,
                 checkpoints=saver,
+                precision=precision,
                 resume=resume,
             )
         except RunInterrupted:

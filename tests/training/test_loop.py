@@ -18,6 +18,7 @@ from bitdial.training import (
     Hook,
     LearningRateConfig,
     LoopConfig,
+    MixedPrecisionConfig,
     TaskOutput,
     TrainingDiverged,
     TrainingState,
@@ -292,30 +293,24 @@ def test_steps_and_epochs_whichever_is_first() -> None:
 
 def test_schedules_count_applied_steps_only() -> None:
     """A float16 scaler that starts too high skips its first steps; warm-up must wait for it."""
-    from lightning.fabric import Fabric
-    from lightning.fabric.plugins import MixedPrecision
-
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
-    fabric = Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", device="cpu", scaler=scaler)])
     inputs, labels = task_data()
-    state = run(linear(), [(inputs, labels)] * 40, epochs=1, fabric=fabric, learning_rate=lambda step: 1.0 / (1 + step))
+    state = run(
+        linear(), [(inputs, labels)] * 40, epochs=1, learning_rate=lambda step: 1.0 / (1 + step),
+        precision=MixedPrecisionConfig(init_scale=2.0**40),
+    )  # fmt: skip
     assert state.step == 40
     assert 0 < state.applied_steps < 40
     skipped = state.step - state.applied_steps
     assert state.history["learning_rate"][: skipped + 2] == [0.5] * (skipped + 1) + [0.25]
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
-def test_mixed_precision_learns_and_resumes(precision: str, tmp_path: Path) -> None:
-    fabric = make_fabric(accelerator="cpu", precision=precision)
-    straight, _ = train(tmp_path, fabric=fabric)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_mixed_precision_learns_and_resumes(dtype: str, tmp_path: Path) -> None:
+    precision = MixedPrecisionConfig(dtype=dtype)
+    straight, _ = train(tmp_path, precision=precision)
     (tmp_path / "b").mkdir()
-    _, saver = train(tmp_path / "b", stop=5, fabric=make_fabric(accelerator="cpu", precision=precision))
-    again, _ = train(
-        tmp_path / "b",
-        resume=torch.load(saver.paths[-1], weights_only=True),
-        fabric=make_fabric(accelerator="cpu", precision=precision),
-    )
+    _, saver = train(tmp_path / "b", stop=5, precision=precision)
+    again, _ = train(tmp_path / "b", resume=torch.load(saver.paths[-1], weights_only=True), precision=precision)
     assert straight is not None
     assert again is not None
     assert torch.equal(again.model[0].weight, straight.model[0].weight)

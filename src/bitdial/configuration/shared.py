@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bitdial.errors import BitdialError
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true"]
+_OTHER_NAMES = {
+    "32-true": "float32", "32": "float32", "fp32": "float32",
+    "bf16-mixed": "bfloat16", "bf16": "bfloat16",
+    "16-mixed": "float16", "16": "float16", "fp16": "float16",
+    "fp8": "float8",
+}  # fmt: skip
+"""What Lightning, and habit, call the formats."""
+
+Precision = Annotated[
+    Literal["float32", "bfloat16", "float16", "float8", "auto"],
+    BeforeValidator(lambda value: _OTHER_NAMES.get(str(value), value)),
+]
 
 
 class Config(BaseModel):
@@ -45,6 +56,29 @@ class Config(BaseModel):
             if len(given) > 1:
                 raise BitdialError(f"{' and '.join(given)} exclude each other, got both; give only one of them")
         return self
+
+
+class MixedPrecisionOptions(Config):
+    """How a narrow floating-point format is kept from losing gradients."""
+
+    init_scale: float = Field(2.0**16, gt=0, le=2.0**100)
+    """float16: what the loss is multiplied with at first."""
+    growth_factor: float = Field(2.0, gt=1, le=2.0**16)
+    """float16: factor on the scale after growth_interval steps without an overflow."""
+    backoff_factor: float = Field(0.5, gt=0, lt=1)
+    """float16: factor on the scale after an overflow."""
+    growth_interval: int = Field(2000, ge=1)
+    """float16: applied steps in a row between two growths of the scale."""
+    min_scale: float = Field(1.0, gt=0)
+    """float16: the scale never falls below this."""
+    use_dynamic_loss_scaling: bool = True
+    """float16: let the scale move."""
+    memory_efficient: bool = True
+    """Free gradients after each step instead of overwriting them with zeros."""
+    overflow_patience: int = Field(10, ge=1)
+    """Steps in a row that may be lost before a wider format is taken, or the run stops."""
+    recovery_interval: int = Field(2000, ge=1)
+    """Applied steps in a row after which the format asked for is tried again."""
 
 
 class SharedConfig(Config):
@@ -86,8 +120,12 @@ class SharedConfig(Config):
     seed: int = Field(0, ge=0)
     """The first seed; further ones count up from it."""
 
-    precision: Precision = "32-true"
-    """Floating-point format of the arithmetic, under the quantization."""
+    precision: Precision = "float32"
+    """Floating-point format of the arithmetic, under the quantization; auto: the narrowest that the device is good at.
+    Takes a wider one by itself where numbers overflow again and again."""
+
+    mixed_precision: MixedPrecisionOptions = MixedPrecisionOptions()
+    """How a narrow format is kept from losing gradients."""
 
     devices: int | list[int] | Literal["auto"] = "auto"
     """How many devices, or which ones by number."""

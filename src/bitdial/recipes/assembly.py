@@ -34,17 +34,16 @@ def build_network(config: SharedConfig, data: ImageDataset) -> nn.Module:
     )
 
 
-def fabric_for(config: SharedConfig, precision: str | None = None) -> Fabric:
+def fabric_for(config: SharedConfig) -> Fabric:
     """The devices of a configuration; nothing is launched yet.
 
     Args:
         config: devices, machines, strategy, batch size.
-        precision: floating-point format; that of the configuration if None.
 
     Raises:
         BitdialError: devices that are not there, or that cannot share a batch evenly.
     """
-    fabric = make_fabric(config.devices, config.num_nodes, config.strategy, precision or config.precision)
+    fabric = make_fabric(config.devices, config.num_nodes, config.strategy)
     world = fabric.world_size
     if config.batch_size % world:
         raise BitdialError(

@@ -13,6 +13,12 @@ from bitdial.training.learning_rate import LearningRateConfig, LearningRateFacto
 from bitdial.training.loop import fit
 from bitdial.training.loop_config import LoopConfig
 from bitdial.training.metrics_log import MetricsLog
+from bitdial.training.mixed_precision import (
+    AdaptiveMixedPrecisionTrainer,
+    MixedPrecisionConfig,
+    MixedPrecisionTrainer,
+    train_with_mixed_precision,
+)
 from bitdial.training.optimizers import OptimizerConfig, build_optimizer, scaled_learning_rate
 from bitdial.training.progress import Progress
 from bitdial.training.recorder import TrainingDiverged
@@ -25,6 +31,7 @@ from bitdial.training.tasks import Classification, Task, TaskOutput
 from bitdial.training.weight_statistics import WeightStatistics
 
 __all__ = [
+    "AdaptiveMixedPrecisionTrainer",
     "BatchStream",
     "CheckpointManager",
     "CheckpointSaver",
@@ -41,6 +48,8 @@ __all__ = [
     "LoadedCheckpoint",
     "LoopConfig",
     "MetricsLog",
+    "MixedPrecisionConfig",
+    "MixedPrecisionTrainer",
     "OptimizerConfig",
     "Progress",
     "RunFolder",
@@ -60,4 +69,5 @@ __all__ = [
     "restore_random_state",
     "scaled_learning_rate",
     "seed_everything",
+    "train_with_mixed_precision",
 ]

@@ -1,4 +1,4 @@
-"""Which devices a run uses, and at which precision: Lightning Fabric, with the errors a user can act on."""
+"""Which devices a run uses: Lightning Fabric, with the errors a user can act on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import atexit
 import logging
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,7 +15,6 @@ from bitdial.errors import BitdialError, suggest
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 STRATEGIES = ("auto", "ddp", "ddp_spawn", "ddp_fork", "ddp_notebook", "ddp_find_unused_parameters_true")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 _CHATTY = ("lightning", "lightning.fabric", "lightning.pytorch", "lightning_utilities")
@@ -25,7 +24,6 @@ def make_fabric(
     devices: int | str | Sequence[int] = 1,
     num_nodes: int = 1,
     strategy: str = "auto",
-    precision: str = "32-true",
     accelerator: str = "auto",
     *,
     verbose: bool = False,
@@ -38,14 +36,12 @@ def make_fabric(
         num_nodes: machines.
         strategy: "auto" takes one process for one device and DDP otherwise. "ddp" starts the same command line once per
             device; "ddp_spawn" and "ddp_fork" run a function that is given to `launch`.
-        precision: "32-true", or mixed: "bf16-mixed", "16-mixed" (float16 with a loss scaler, on CPUs too).
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
         verbose: let Fabric talk.
 
     Raises:
         BitdialError: an unknown name, or more devices than there are.
     """
-    _check_choice("precision", precision, PRECISIONS)
     _check_choice("accelerator", accelerator, ACCELERATORS)
     if strategy.startswith("fsdp"):
         raise BitdialError("strategy fsdp is not supported yet (its checkpoints would not be whole); use strategy ddp")
@@ -55,17 +51,12 @@ def make_fabric(
     kind = _resolve(accelerator)
     devices = _check_devices(devices, kind)
     from lightning.fabric import Fabric  # seconds of imports, only for those who train
-    from lightning.fabric.plugins import MixedPrecision
 
     if not verbose:
         for name in _CHATTY:  # after the import, which sets the levels
             logging.getLogger(name).setLevel(logging.ERROR)
-    options: dict[str, Any] = {"precision": precision}
-    if precision == "16-mixed" and kind == "cpu":
-        # asked by name, Fabric would quietly take bfloat16 instead
-        options = {"plugins": [MixedPrecision("16-mixed", device="cpu")]}
     try:
-        fabric = Fabric(accelerator=kind, devices=devices, num_nodes=num_nodes, strategy=strategy, **options)
+        fabric = Fabric(accelerator=kind, devices=devices, num_nodes=num_nodes, strategy=strategy)
     except (ValueError, RuntimeError) as error:
         raise BitdialError(f"cannot train on devices={devices} with strategy={strategy}: {error}") from error
     atexit.unregister(_leave_process_group)  # once is enough

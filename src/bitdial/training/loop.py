@@ -22,6 +22,9 @@ from bitdial.training.interrupts import Interrupts
 from bitdial.training.learning_rate import LearningRateFactor, make_scheduler
 from bitdial.training.loop_config import LoopConfig
 from bitdial.training.metrics_log import MetricsLog
+from bitdial.training.mixed_precision.config import MixedPrecisionConfig
+from bitdial.training.mixed_precision.control import PrecisionControl
+from bitdial.training.mixed_precision.formats import check_device
 from bitdial.training.progress import Progress
 from bitdial.training.recorder import StepRecorder, TrainingDiverged
 from bitdial.training.saving import CheckpointSaver, last_checkpoint, save_state, settle
@@ -43,6 +46,7 @@ def fit(
     config: LoopConfig,
     *,
     learning_rate: LearningRateFactor | None = None,
+    precision: MixedPrecisionConfig | None = None,
     evaluate: Evaluate | None = None,
     hooks: Sequence[Hook] = (),
     early_stopping: EarlyStopping | None = None,
@@ -62,6 +66,8 @@ def fit(
         loader: batches; see `BatchStream` for what makes it resumable. Each process gives its own share.
         config: length, intervals, accumulation, clipping, weight average, compilation.
         learning_rate: factor on the optimizer's rates as a function of applied steps; None: constant.
+        precision: the floating-point format, which changes by itself where numbers overflow again and again; None:
+            float32. Its `max_grad_norm` and `accumulation_steps` are those of `config`.
         evaluate: ``model -> scores``; gets the averaged weights where an average is kept, in eval mode. May draw random
             numbers without changing the training. With several processes all call it and rank 0's scores count.
         hooks: act around each step, in this order.
@@ -88,11 +94,17 @@ def fit(
     if config.compile:
         model.compile()
     wrapped_model, wrapped_optimizer = fabric.setup(model, optimizer)
+    control = PrecisionControl(_of_loop(precision, config), fabric.device, adaptive=True)
+    check_device(control.format, fabric.device)
+    if not fabric.is_global_zero:
+        control.tell = lambda _: None
+    elif progress is not None:
+        control.tell = progress.note
     stream = BatchStream(loader, config.gradient_accumulation_steps, fabric.world_size)
     recorder = StepRecorder(config.history_interval)
-    state = TrainingState(fabric, model, optimizer, scheduler, stream, recorder, hooks, ema, early_stopping)
+    state = TrainingState(fabric, model, optimizer, scheduler, stream, recorder, control, hooks, ema, early_stopping)
     notes = state.load_state_dict(resume) if resume is not None else []
-    step = OptimizerStep(fabric, wrapped_model, wrapped_optimizer, task, config.max_grad_norm)
+    step = OptimizerStep(fabric, wrapped_model, model, wrapped_optimizer, task, control)
     is_first = fabric.is_global_zero
     loop = _Loop(
         state, config, step, evaluate, log if is_first else None, checkpoints, progress if is_first else None,
@@ -100,6 +112,12 @@ def fit(
     )  # fmt: skip
     loop.run(notes)
     return state
+
+
+def _of_loop(precision: MixedPrecisionConfig | None, config: LoopConfig) -> MixedPrecisionConfig:
+    """The format, with the loop's own clipping and accumulation."""
+    own = {"max_grad_norm": config.max_grad_norm, "accumulation_steps": config.gradient_accumulation_steps}
+    return (precision or MixedPrecisionConfig(enabled=False)).model_copy(update=own)
 
 
 class _Loop:
@@ -125,8 +143,6 @@ class _Loop:
         self.progress = progress
         self.how_to_resume = how_to_resume
         self.interrupts = Interrupts()
-        # a scaler lets the gradient overflow on purpose
-        self.must_be_finite = ("loss",) if optimizer_step.has_scaler else ("loss", "gradient_norm")
 
     def run(self, notes: Sequence[str]) -> None:
         """Train to the end."""
@@ -156,7 +172,10 @@ class _Loop:
         for hook in state.hooks:
             hook.before_step(state)
         state.last_learning_rate = state.learning_rate
-        result = self.optimizer_step(batches, state.lr_scale)
+        try:
+            result = self.optimizer_step(batches, state.lr_scale)
+        except TrainingDiverged as error:
+            raise TrainingDiverged(f"{error}; {last_checkpoint(state)}") from None
         state.step += 1
         state.batch_in_epoch += len(batches)
         if result.applied:
@@ -231,17 +250,19 @@ class _Loop:
 
     def _flush(self) -> None:
         try:
-            self.state.recorder.flush(self.state.fabric, finite=self.must_be_finite)
+            self.state.recorder.flush(self.state.fabric, finite=("loss", "gradient_norm"))
         except TrainingDiverged as error:
             raise TrainingDiverged(f"{error}; {last_checkpoint(self.state)}") from None
 
-    def _training_row(self, epoch_over: bool) -> dict[str, float]:
+    def _training_row(self, epoch_over: bool) -> dict[str, Any]:
         state = self.state
         means = state.recorder.take_window()
         state.loss = means.get("loss", state.loss)
-        row = {f"train_{name}": mean for name, mean in means.items()}
+        row: dict[str, Any] = {f"train_{name}": mean for name, mean in means.items()}
         if epoch_over:
             row.update({f"train_{name}_epoch": mean for name, mean in state.recorder.take_epoch().items()})
+        if self.optimizer_step.checks:
+            row.update(state.control.metrics())
         for hook in state.hooks:
             row.update(hook.metrics(state))
         return row
@@ -262,7 +283,7 @@ class _Loop:
             state.early_stopping.update(score)
         return {f"val_{name}": value for name, value in state.scores.items()}, is_best
 
-    def _write(self, row: dict[str, float]) -> None:
+    def _write(self, row: dict[str, Any]) -> None:
         state = self.state
         rate = state.last_learning_rate
         head = {"step": state.step, "applied_steps": state.applied_steps, "epoch": state.epoch, "learning_rate": rate}

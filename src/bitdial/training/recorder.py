@@ -41,7 +41,10 @@ class StepRecorder:
         self._pending: list[_Pending] = []
 
     def add(self, step: int, learning_rate: float, values: Mapping[str, float], tensors: dict[str, Tensor]) -> None:
-        """Take the detached 0-dim `tensors` (``"loss"`` among them) of step number `step`, the first being 1."""
+        """Take the detached 0-dim `tensors` of step number `step`, the first being 1.
+
+        ``"loss"`` is among them, unless the step was lost: then there are none, and its loss is NaN in the history.
+        """
         self._pending.append(_Pending(step, learning_rate, dict(values), tensors))
 
     def flush(self, fabric: Any, *, finite: tuple[str, ...] = ("loss",)) -> None:
@@ -57,11 +60,7 @@ class StepRecorder:
         if not self._pending:
             return
         flat = [tensor for entry in self._pending for tensor in entry.tensors.values()]
-        device = flat[0].device
-        stacked = torch.stack([tensor.to(device, torch.float32) for tensor in flat])
-        if fabric.world_size > 1:
-            stacked = fabric.all_reduce(stacked, reduce_op="mean")
-        numbers = iter(stacked.tolist())
+        numbers = iter(_to_host(fabric, flat) if flat else [])
         pending, self._pending = self._pending, []
         for entry in pending:
             got = {name: next(numbers) for name in entry.tensors}
@@ -72,8 +71,9 @@ class StepRecorder:
                         f"(learning rate {entry.learning_rate:.3g}), expected a finite number; lower the learning "
                         "rate, clip gradients with max_grad_norm, or look for bad values in the data"
                     )
-            self.window.append(got)
-            self._remember(entry, got["loss"])
+            if got:
+                self.window.append(got)
+            self._remember(entry, got.get("loss", math.nan))
 
     def _remember(self, entry: _Pending, loss: float) -> None:
         if entry.step % self.history_interval:
@@ -115,3 +115,13 @@ class StepRecorder:
         self.window = [dict(row) for row in state["window"]]
         self.epoch = {name: (total, count) for name, (total, count) in state["epoch"].items()}
         self._pending = []
+
+
+def _to_host(fabric: Any, tensors: list[Tensor]) -> list[float]:
+    """Return the numbers, averaged over the processes."""
+    device = tensors[0].device
+    stacked = torch.stack([tensor.to(device, torch.float32) for tensor in tensors])
+    if fabric.world_size > 1:
+        stacked = fabric.all_reduce(stacked, reduce_op="mean")
+    numbers: list[float] = stacked.tolist()
+    return numbers

@@ -17,6 +17,7 @@ from bitdial.training.batches import BatchStream
 from bitdial.training.early_stopping import EarlyStopping
 from bitdial.training.ema import WeightAverage
 from bitdial.training.hooks import Hook, hooks_state
+from bitdial.training.mixed_precision.control import PrecisionControl
 from bitdial.training.recorder import StepRecorder
 from bitdial.training.seeding import random_state, restore_random_state
 
@@ -42,6 +43,7 @@ class TrainingState:
     scheduler: LambdaLR
     stream: BatchStream
     recorder: StepRecorder
+    control: PrecisionControl
     hooks: Sequence[Hook] = ()
     ema: WeightAverage | None = None
     early_stopping: EarlyStopping | None = None
@@ -97,7 +99,7 @@ class TrainingState:
             "model_state_dict": self.model.state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
             "scheduler_state_dict": {"last_epoch": self.scheduler.last_epoch},
-            "scaler_state_dict": self.fabric.strategy.precision.state_dict(),
+            "scaler_state_dict": self.control.state_dict(),
             "ema_state_dict": None if self.ema is None else self.ema.state_dict(),
             "early_stopping": None if self.early_stopping is None else self.early_stopping.state_dict(),
             "hooks": hooks_state(self.hooks),
@@ -164,8 +166,8 @@ class TrainingState:
             self._move_scheduler(int(scheduler["last_epoch"]))
         elif "step" in state:
             self._move_scheduler(int(state.get("applied_steps", state["step"])))
-        if state.get("scaler_state_dict"):
-            self.fabric.strategy.precision.load_state_dict(state["scaler_state_dict"])
+        if state.get("scaler_state_dict") is not None:
+            notes += self.control.load_state_dict(state["scaler_state_dict"])
         if self.ema is not None:
             if state.get("ema_state_dict"):
                 self.ema.load_state_dict(state["ema_state_dict"])

@@ -1,8 +1,4 @@
-"""One optimizer step: forward and backward over its micro-batches, clip, step.
-
-All that mixed precision must take over (scaling, skipping, retrying) is in `OptimizerStep`; the loop only asks what
-came of it.
-"""
+"""One optimizer step of the loop: its micro-batches through forward and backward, and what came of it."""
 
 from __future__ import annotations
 
@@ -13,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bitdial.training.mixed_precision.control import PrecisionControl
+from bitdial.training.mixed_precision.micro_batches import MicroBatches
 from bitdial.training.optimizers import scaled_learning_rate
 from bitdial.training.tasks import Task, TaskOutput
 
@@ -27,8 +25,8 @@ class StepResult:
     Attributes:
         output: of the last micro-batch.
         tensors: 0-dim detached tensors: ``loss``, ``gradient_norm`` where it was clipped, and the task's metrics, all
-            averaged over the micro-batches by their numbers of examples.
-        applied: False where a loss scaler skipped the step.
+            averaged over the micro-batches by their numbers of examples. Empty for a step that was lost.
+        applied: False where loss or gradients were not finite, so that the weights did not move.
     """
 
     output: TaskOutput
@@ -41,68 +39,70 @@ class OptimizerStep:
 
     With several micro-batches, each loss is weighted by its share of the step's examples, so that the gradient is that
     of one batch of all of them, whatever their sizes. (Processes count alike, as DistributedDataParallel has it.)
+
+    A run that is to compute in float32 takes every step as it comes: nothing waits for the device, and a loss that is
+    not finite is found when a row of the log is due. In any other format every step is looked at.
     """
 
     def __init__(
-        self, fabric: Fabric, model: nn.Module, optimizer: Any, task: Task, max_grad_norm: float | None = None
+        self,
+        fabric: Fabric,
+        model: nn.Module,
+        plain: nn.Module,
+        optimizer: Any,
+        task: Task,
+        control: PrecisionControl,
     ) -> None:
         self.fabric = fabric
-        self.model = model
-        self.optimizer = optimizer
         self.task = task
-        self.max_grad_norm = max_grad_norm
+        self.control = control
+        self.optimizer = optimizer
         self._plain_optimizer: Optimizer = optimizer.optimizer
-        self._scaler: Any = getattr(fabric.strategy.precision, "scaler", None)
         self._moves = fabric.device.type != "cpu"
+        self._micro = MicroBatches(
+            control,
+            model,
+            plain,
+            self._plain_optimizer,
+            task.loss,
+            backward=fabric.backward,
+            hold=lambda: fabric.no_backward_sync(model),  # type: ignore[arg-type]
+            checks=self.checks,
+        )
 
     @property
-    def has_scaler(self) -> bool:
-        """Whether steps may be skipped for gradients that overflowed."""
-        return self._scaler is not None
+    def checks(self) -> bool:
+        """Whether every step is looked at before it is applied."""
+        return self.control.config.format != torch.float32
 
     def __call__(self, batches: list[Any], lr_scale: float = 1.0) -> StepResult:
-        """Step on `batches`, the micro-batches of one step, at `lr_scale` times the scheduled learning rate."""
+        """Step on `batches`, the micro-batches of one step, at `lr_scale` times the scheduled learning rate.
+
+        Raises:
+            TrainingDiverged: one step too many was lost.
+            BitdialError: memory ran out, even with the batches in parts.
+        """
         counts = [self.task.examples(batch) for batch in batches] if len(batches) > 1 else [1]
         total, last = sum(counts), len(batches) - 1
         tensors: dict[str, Tensor] = {}
-        for index, (batch, count) in enumerate(zip(batches, counts, strict=True)):
-            output = self._backward(batch, count / total, sync=index == last)
-            self._collect(tensors, output, count / total)
-        if self.max_grad_norm is not None:
-            norm = self.fabric.clip_gradients(
-                self.model, self.optimizer, max_norm=self.max_grad_norm, error_if_nonfinite=False
-            )
-            assert norm is not None
+        try:
+            for index, (batch, count) in enumerate(zip(batches, counts, strict=True)):
+                if self._moves:
+                    batch = self.fabric.to_device(batch)
+                output = self._micro.add(batch, count / total, last=index == last)
+                self._collect(tensors, output, count / total)
+            with scaled_learning_rate(self._plain_optimizer, lr_scale):
+                applied, norm = self._micro.apply(self.optimizer.step, self.control.config.max_grad_norm)
+        finally:
+            self._micro.clear()
+        self.optimizer.zero_grad(set_to_none=self.control.config.memory_efficient)
+        if norm is not None:
             tensors["gradient_norm"] = norm.detach()
-        applied = self._step(lr_scale)
-        self.optimizer.zero_grad()
-        return StepResult(output, tensors, applied)
-
-    def _backward(self, batch: Any, share: float, *, sync: bool) -> TaskOutput:
-        if self._moves:
-            batch = self.fabric.to_device(batch)
-        if sync:
-            output = self.task.loss(self.model, batch)
-            self.fabric.backward(output.loss if share == 1.0 else output.loss * share)
-            return output
-        with self.fabric.no_backward_sync(self.model):  # type: ignore[arg-type]
-            output = self.task.loss(self.model, batch)
-            self.fabric.backward(output.loss * share)
-        return output
-
-    def _step(self, lr_scale: float) -> bool:
-        """Step the optimizer; return whether it was applied."""
-        with scaled_learning_rate(self._plain_optimizer, lr_scale):
-            if self._scaler is None:
-                self.optimizer.step()
-                return True
-            before = self._scaler.get_scale()
-            self.optimizer.step()  # a scaler does not say whether it skipped, but it backs off when it did
-            return bool(0.0 < before <= self._scaler.get_scale())
+        return StepResult(output, tensors if applied else {}, applied)
 
     @staticmethod
     @torch.no_grad()
     def _collect(tensors: dict[str, Tensor], output: TaskOutput, share: float) -> None:
-        for name, value in (("loss", output.loss.detach()), *output.metrics.items()):
+        for name, value in (("loss", output.loss), *output.metrics.items()):
             weighted = value if share == 1.0 else value * share
             tensors[name] = weighted if name not in tensors else tensors[name] + weighted

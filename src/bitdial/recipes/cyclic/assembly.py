@@ -7,18 +7,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from bitdial.data import BatchLoader, ImageDataset, make_loader
 from bitdial.recipes.assembly import EVALUATION_BATCH, build_network
 from bitdial.recipes.cyclic.config import CyclicConfig
 from bitdial.recipes.cyclic.experiment import Experiment
-from bitdial.recipes.cyclic.phase import Loaders, PhaseSetup
+from bitdial.recipes.cyclic.phase import Loaders, PhaseSetup, autocast_of
+from bitdial.recipes.precision import mixed_precision_of
+from bitdial.training import MixedPrecisionConfig
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 
 def build_experiment(
-    config: CyclicConfig, data: ImageDataset, *, fabric: Fabric | None = None, folder: Path | None = None
+    config: CyclicConfig,
+    data: ImageDataset,
+    *,
+    fabric: Fabric | None = None,
+    precision: MixedPrecisionConfig | None = None,
+    folder: Path | None = None,
 ) -> Experiment:
     """The experiment of a configuration.
 
@@ -26,6 +35,7 @@ def build_experiment(
         config: all options.
         data: on the device that trains.
         fabric: launched; without one the experiment serves to check things and to load what was trained.
+        precision: the floating-point format of training.
         folder: the run's folder; without one nothing is written.
     """
     batches = max(1, len(data.train) // config.batch_size)
@@ -40,12 +50,20 @@ def build_experiment(
         seeds=range(config.seed, config.seed + config.seeds),
         setup=PhaseSetup(
             fabric=fabric,
+            precision=precision,
             how_to_resume=f"`bitdial train cyclic --resume {shlex.quote(str(folder))}`",
             compile=config.compile,
         ),
         folder=folder,
         show_progress=fabric is not None and fabric.is_global_zero,
     )
+
+
+def precision_for(config: CyclicConfig, device: torch.device) -> MixedPrecisionConfig:
+    """The floating-point format that a configuration asks for, by ``precision`` or by ``use_amp``."""
+    if config.use_amp and config.precision == "float32":
+        return autocast_of(config.use_amp, device)
+    return mixed_precision_of(config, device)
 
 
 def _loaders(config: CyclicConfig, data: ImageDataset, fabric: Fabric | None) -> Callable[[int], Loaders]:

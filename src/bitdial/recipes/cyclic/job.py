@@ -17,13 +17,12 @@ from bitdial.evaluation.report import write_report
 from bitdial.evaluation.table import comparison_table
 from bitdial.layers import skipped_layers
 from bitdial.recipes.assembly import check_model_name, fabric_for, told_once
-from bitdial.recipes.cyclic.assembly import build_experiment
+from bitdial.recipes.cyclic.assembly import build_experiment, precision_for
 from bitdial.recipes.cyclic.best_model import save_best_model
 from bitdial.recipes.cyclic.config import CyclicConfig
 from bitdial.recipes.cyclic.experiment import Experiment
-from bitdial.recipes.cyclic.phase import float_format
 from bitdial.recipes.resuming import plain
-from bitdial.training import RunFolder, TrainingDiverged, preserved_random_state
+from bitdial.training import MixedPrecisionConfig, RunFolder, TrainingDiverged, preserved_random_state
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -61,12 +60,14 @@ class Job:
     Attributes:
         config: all options.
         fabric: launched.
+        precision: the floating-point format.
         data: the data set, on the device that trains.
         run: the run's folder.
     """
 
     config: CyclicConfig
     fabric: Fabric
+    precision: MixedPrecisionConfig
     data: ImageDataset
     run: RunFolder
 
@@ -82,7 +83,8 @@ class Job:
             BitdialError: an option, the data, or the place of the run folder is at fault.
         """
         check_model_name(config.model)
-        fabric = fabric_for(config, float_format(config.use_amp, config.precision))
+        fabric = fabric_for(config)
+        precision = precision_for(config, fabric.device)
         data = load_dataset(config.dataset, config.data_path)
         with preserved_random_state():
             build_experiment(config, data).rehearse()
@@ -93,12 +95,14 @@ class Job:
         if resumed is not None and fabric.is_global_zero:  # it may have more seeds now
             write_atomically(run.config, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
         fabric.barrier()
-        return cls(config, fabric, data.to(fabric.device), run)
+        return cls(config, fabric, precision, data.to(fabric.device), run)
 
     def train(self, command: str) -> CyclicResults:
         """Go through the three phases; the first process leaves results, best model, plots and report."""
         config = self.config
-        experiment = build_experiment(config, self.data, fabric=self.fabric, folder=self.run.path)
+        experiment = build_experiment(
+            config, self.data, fabric=self.fabric, precision=self.precision, folder=self.run.path
+        )
         results = assemble(
             experiment.run(),
             config=plain(config),

@@ -26,6 +26,7 @@ from bitdial.training import (
     LearningRateConfig,
     LoopConfig,
     MetricsLog,
+    MixedPrecisionConfig,
     OptimizerConfig,
     Progress,
     Task,
@@ -61,8 +62,8 @@ class PhaseSetup:
     """Where a phase runs and what it writes; everything has a default that writes nothing.
 
     Attributes:
-        fabric: devices and floating-point format; if None a single process on the CPU or GPU at hand, under autocast
-            where the training says so.
+        fabric: devices; if None a single process on the CPU or GPU at hand.
+        precision: the floating-point format; if None float32, or what the training's ``use_amp`` means.
         task: loss and scores of a batch.
         log: rows of metrics.
         progress: the live line.
@@ -75,6 +76,7 @@ class PhaseSetup:
     """
 
     fabric: Fabric | None = None
+    precision: MixedPrecisionConfig | None = None
     task: Task | None = None
     log: MetricsLog | None = None
     progress: Progress | None = None
@@ -198,7 +200,7 @@ def train_phase(
         BitdialError: no data, or a loss that is not finite.
         RunInterrupted: stopped on request, after saving.
     """
-    fabric = setup.fabric or make_fabric(precision=float_format(training.use_amp))
+    fabric = setup.fabric or make_fabric()
     task: Task = setup.task or Classification()
     scored = task
     if training.distillation_alpha > 0:
@@ -255,6 +257,7 @@ def train_phase(
             compile=setup.compile,
         ),
         learning_rate=factor,
+        precision=setup.precision or autocast_of(training.use_amp, fabric.device),
         evaluate=evaluate if training.eval_interval is not None else None,
         hooks=hooks,
         log=setup.log,
@@ -282,11 +285,10 @@ def train_phase(
     )
 
 
-def float_format(use_amp: bool, precision: str = "32-true") -> str:
-    """The floating-point format to make a Fabric with: `precision`, unless that is the plain one and autocast is on."""
-    if not use_amp or precision != "32-true":
-        return precision
-    return "16-mixed" if torch.cuda.is_available() else "bf16-mixed"
+def autocast_of(use_amp: bool, device: torch.device) -> MixedPrecisionConfig:
+    """What ``use_amp`` means on a device: bfloat16 on a CPU, float16 with a loss scaler on a GPU."""
+    dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
+    return MixedPrecisionConfig(dtype=dtype if use_amp else torch.float32)
 
 
 def release_memory() -> None:

@@ -25,7 +25,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SAME_FOR_ALL = frozenset(
     {
         "resume", "run_dir", "experiments", "seeds", "seed", "dataset", "data_path", "devices", "num_nodes",
-        "strategy", "precision", "compile", "workers", "csv_log", "log_interval", "validation_fraction", "start_from",
+        "strategy", "precision", "mixed_precision", "compile", "workers", "csv_log", "log_interval",
+        "validation_fraction", "start_from",
     }
 )  # fmt: skip
 """Options that belong to the run, not to one of its experiments."""

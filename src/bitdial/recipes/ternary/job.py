@@ -19,6 +19,7 @@ from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.evaluation import describe_machine
 from bitdial.evaluation.files import write_atomically
 from bitdial.recipes.assembly import check_model_name, fabric_for, named, rehearse, told_once
+from bitdial.recipes.precision import mixed_precision_of
 from bitdial.recipes.resuming import plain
 from bitdial.recipes.ternary.checkpoints import Foreign, Source, manager_of, set_aside_newer
 from bitdial.recipes.ternary.config import TernaryConfig
@@ -34,6 +35,7 @@ from bitdial.recipes.ternary.train import Setup, optimizer_for, schedule_for, st
 from bitdial.training import (
     CheckpointManager,
     Classification,
+    MixedPrecisionConfig,
     Progress,
     RunFolder,
     TrainingDiverged,
@@ -78,6 +80,7 @@ class Job:
     Attributes:
         config: all options.
         fabric: launched.
+        precision: the floating-point format.
         splits: the images, on the device that trains.
         run: the run's folder.
         source: what the run goes on from.
@@ -87,6 +90,7 @@ class Job:
 
     config: TernaryConfig
     fabric: Fabric
+    precision: MixedPrecisionConfig
     splits: Splits
     run: RunFolder
     source: Source
@@ -106,6 +110,7 @@ class Job:
         if source.run is None:
             check_copy(config.csv_log)
         fabric = fabric_for(config)
+        precision = mixed_precision_of(config, fabric.device)
         splits = Splits.of(config, load_dataset(config.dataset, config.data_path))
         foreign_file = source.checkpoint if source.run is None else None
         if foreign_file is not None and config.several:
@@ -127,7 +132,7 @@ class Job:
         if source.run is not None and fabric.is_global_zero:  # it may be longer now
             write_atomically(run.config, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
         fabric.barrier()
-        return cls(config, fabric, splits.to(fabric.device), run, source, foreign, teachers)
+        return cls(config, fabric, precision, splits.to(fabric.device), run, source, foreign, teachers)
 
     def train(self, command: str) -> TernaryResults | None:
         """Train what is not trained yet; the first process returns the results after writing plots and report."""
@@ -192,7 +197,7 @@ class Job:
                 config,
                 self.splits.training(config, seed, fabric),
                 None if validation is None else plain_batches(validation, config),
-                Setup(fabric, log, Progress(label), checkpoints, self._how_to_resume()),
+                Setup(fabric, self.precision, log, Progress(label), checkpoints, self._how_to_resume()),
                 teacher=self.teachers.get(experiment),
                 resume=self._state(checkpoints, key),
             )

@@ -25,6 +25,7 @@ from bitdial.training import (
     LearningRateFactor,
     LoopConfig,
     MetricsLog,
+    MixedPrecisionConfig,
     OptimizerConfig,
     Progress,
     Task,
@@ -50,6 +51,7 @@ class Setup:
 
     Attributes:
         fabric: launched.
+        precision: the floating-point format.
         log: rows of metrics.
         progress: the live line.
         checkpoints: where states are saved.
@@ -57,6 +59,7 @@ class Setup:
     """
 
     fabric: Fabric
+    precision: MixedPrecisionConfig
     log: MetricsLog
     progress: Progress
     checkpoints: CheckpointManager
@@ -222,6 +225,7 @@ def train_network(
         training,
         loop_config(config),
         learning_rate=schedule_for(config, training),
+        precision=setup.precision,
         evaluate=best,
         hooks=hooks,
         early_stopping=stopping,

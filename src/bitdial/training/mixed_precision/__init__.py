@@ -1,6 +1,8 @@
 """Mixed precision that can be stepped by hand, adapts to what it sees, and explains itself."""
 
+from bitdial.training.mixed_precision.adaptive import AdaptiveMixedPrecisionTrainer
 from bitdial.training.mixed_precision.advice import (
+    AdvisedSetting,
     PrecisionDecision,
     advised_settings,
     create_mixed_precision_config,
@@ -11,15 +13,24 @@ from bitdial.training.mixed_precision.benchmark import benchmark_mixed_precision
 from bitdial.training.mixed_precision.benchmark_result import MixedPrecisionBenchmark
 from bitdial.training.mixed_precision.config import MixedPrecisionConfig
 from bitdial.training.mixed_precision.context import mixed_precision_context
+from bitdial.training.mixed_precision.control import PrecisionControl
+from bitdial.training.mixed_precision.epochs import train_with_mixed_precision
+from bitdial.training.mixed_precision.trainer import MixedPrecisionTrainer, StepOutcome
 
 __all__ = [
+    "AdaptiveMixedPrecisionTrainer",
+    "AdvisedSetting",
     "MixedPrecisionBenchmark",
     "MixedPrecisionConfig",
+    "MixedPrecisionTrainer",
+    "PrecisionControl",
     "PrecisionDecision",
+    "StepOutcome",
     "advised_settings",
     "benchmark_mixed_precision",
     "create_mixed_precision_config",
     "mixed_precision_context",
     "optimize_mixed_precision_settings",
     "should_use_mixed_precision",
+    "train_with_mixed_precision",
 ]

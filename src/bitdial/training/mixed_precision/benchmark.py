@@ -176,7 +176,7 @@ class _Arm:
             self._optimizer.zero_grad()
             with mixed_precision_context(dtype=self._dtype, device=self._device):
                 loss = self._criterion(self._model(inputs), targets)
-            self._scaler.scale(loss).backward()
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             self._scaler.step(self._optimizer)
             self._scaler.update()
             _synchronise(self._device)
@@ -211,7 +211,7 @@ def _checked_format(dtype: Any, device: torch.device) -> torch.dtype:
 def _batches(data: Any) -> list[Batch]:
     expected = "data must be a pair (inputs, targets) of tensors or an iterable of such pairs"
     if _is_pair(data):
-        return [tuple(data)]  # type: ignore[list-item]
+        return [tuple(data)]
     if isinstance(data, Tensor | str | dict) or not isinstance(data, Iterable):
         raise BitdialError(f"{expected}, got {type(data).__name__}; pass for instance (x, y)")
     batches = list(islice(data, BATCHES))

@@ -81,9 +81,7 @@ def _check_float8(kind: str) -> None:
         name = torch.cuda.get_device_name()
         raise BitdialError(f"{needs}, got {name} with {capability[0]}.{capability[1]}; use bfloat16")
     if importlib.util.find_spec("torchao") is None:
-        raise BitdialError(
-            "float8 needs torchao, got none; pip install 'bitdial[float8]', or use bfloat16"
-        )
+        raise BitdialError("float8 needs torchao, got none; pip install 'bitdial[float8]', or use bfloat16")
 
 
 def good_at_bfloat16(device: torch.device | str) -> bool:

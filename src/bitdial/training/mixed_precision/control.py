@@ -1,0 +1,270 @@
+"""What a run knows about its floating-point format: the format in force, the scale, what was lost, what was changed."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitdial.errors import BitdialError
+from bitdial.training.mixed_precision.config import MixedPrecisionConfig
+from bitdial.training.mixed_precision.diagnosis import Culprit
+from bitdial.training.mixed_precision.formats import WIDER, autocast_dtype, format_name, to_dtype
+from bitdial.training.mixed_precision.scaler import LossScaler
+from bitdial.training.recorder import TrainingDiverged
+
+logger = logging.getLogger("bitdial.training.mixed_precision")
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptation:
+    """One change of format, and why.
+
+    Attributes:
+        step: optimizer steps done before it, lost ones included.
+        before, after: names of the formats.
+        reason: a sentence.
+    """
+
+    step: int
+    before: str
+    after: str
+    reason: str
+
+
+class PrecisionControl:
+    """Decides, step by step, in which format a run computes and whether a step counts.
+
+    Args:
+        config: the settings.
+        device: where the run computes.
+        adaptive: whether the format may change by itself: to a wider one where numbers overflow again and again, and
+            back after a stable stretch.
+        tell: takes the few sentences that a user should read; by default the log ``bitdial.training.mixed_precision``.
+
+    Attributes:
+        format: the dtype in force.
+        steps: optimizer steps, lost ones included.
+        applied_steps: those that moved the weights.
+        overflows: steps lost because a scaled gradient overflowed.
+        not_finite: steps lost because loss or gradient were not finite, whatever the scale.
+        memory_retries: how often a step was tried again at half the micro-batch.
+        parts: into how many parts every batch is cut since memory ran out; 1: whole.
+        history: every change of format.
+    """
+
+    def __init__(
+        self,
+        config: MixedPrecisionConfig,
+        device: torch.device | str,
+        *,
+        adaptive: bool = False,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.adaptive = adaptive
+        self.tell = tell or (logger.warning if config.log_scaling else logger.debug)
+        self.format = config.format
+        self.on_format: list[Callable[[torch.dtype], None]] = []
+        self.steps = self.applied_steps = self.overflows = self.not_finite = self.memory_retries = 0
+        self.parts = 1
+        self.history: list[Adaptation] = []
+        self.scaler = self._make_scaler()
+        self._lost_in_a_row = 0
+        self._stable_steps = 0
+        self._recovery_wait = config.recovery_interval
+        self._culprit: Culprit | None = None
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that did not move the weights."""
+        return self.overflows + self.not_finite
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context that forward pass and loss belong into."""
+        if self.format == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=autocast_dtype(self.format))
+
+    def needs_diagnosis(self, *, loss_is_finite: bool) -> bool:
+        """Whether a lost step is one that a lower scale cannot mend, and the first of its row."""
+        beyond_scaling = not loss_is_finite or self.scaler.at_floor
+        return beyond_scaling and self._lost_in_a_row == 0
+
+    def applied(self) -> None:
+        """Take notice of a step whose loss and gradients were finite."""
+        self.steps += 1
+        self.applied_steps += 1
+        self.scaler.applied()
+        self._lost_in_a_row, self._culprit = 0, None
+        self._stable_steps += 1
+        if self.adaptive and self.format != self.config.format and self._stable_steps >= self._recovery_wait:
+            reason = f"{self._stable_steps} steps in a row were stable"
+            self.change_format(narrower(self.format, self.config.format), reason)
+
+    def lost(self, *, loss_is_finite: bool, culprit: Culprit | None = None) -> None:
+        """Take notice of a step that was not applied, because loss or gradients were not finite.
+
+        Raises:
+            TrainingDiverged: too many in a row, and no wider format would help.
+        """
+        self.steps += 1
+        self._stable_steps = 0
+        self._culprit = culprit or self._culprit
+        if loss_is_finite and not self.scaler.at_floor:
+            self._back_off()
+            return
+        if loss_is_finite and self.scaler.dynamic:
+            self.overflows += 1
+        else:
+            self.not_finite += 1
+        self.scaler.forget()
+        self._lost_in_a_row += 1
+        if self._lost_in_a_row == 1:
+            self._say_lost(loss_is_finite)
+        if self._lost_in_a_row >= self.config.overflow_patience:
+            self._widen_or_stop(loss_is_finite)
+
+    def _back_off(self) -> None:
+        before = self.scaler.scale
+        self.overflows += 1
+        self.scaler.overflowed()
+        if self.overflows == 1:
+            self.tell(
+                f"step {self.steps}: a gradient was too large for float16 at the loss scale {before:g}; the step is "
+                f"skipped and the scale is now {self.scaler.scale:g}. A few of these are normal while the scale "
+                "settles; further ones are only counted"
+            )
+
+    def _say_lost(self, loss_is_finite: bool) -> None:
+        what = "a gradient" if loss_is_finite else "the loss"
+        patience = self.config.overflow_patience
+        self.tell(
+            f"step {self.steps}: {what} is not a finite number in {format_name(self.format)}"
+            f"{self._where()}; the step is skipped, {patience} in a row "
+            f"{'change the format' if self._may_widen() else 'stop the run'}"
+        )
+
+    def _where(self) -> str:
+        return f", first seen in {self._culprit.what}" if self._culprit is not None else ""
+
+    def _may_widen(self) -> bool:
+        return self.adaptive and self.format in WIDER and (self._culprit is None or self._culprit.curable)
+
+    def _widen_or_stop(self, loss_is_finite: bool) -> None:
+        count, name = self._lost_in_a_row, format_name(self.format)
+        if self._may_widen():
+            at = f" at the lowest loss scale, {self.scaler.scale:g}" if self.scaler.dynamic and loss_is_finite else ""
+            self._recovery_wait = self.config.recovery_interval * 2 ** min(len(self.history), 20)
+            self.change_format(WIDER[self.format], f"{count} steps in a row were lost in {name}{at}{self._where()}")
+            return
+        what = "a gradient" if loss_is_finite else "the loss"
+        raise TrainingDiverged(
+            f"{what} was not a finite number in {count} steps in a row, the last of them step {self.steps}, in {name}"
+            f"{self._where()}; expected a finite number: lower the learning rate, clip gradients with max_grad_norm, "
+            "or look for bad values in the data"
+        )
+
+    def change_format(self, dtype: torch.dtype, reason: str) -> None:
+        """Compute in another format from now on."""
+        before, after = format_name(self.format), format_name(dtype)
+        self.history.append(Adaptation(self.steps, before, after, reason))
+        self._take_format(dtype)
+        self._lost_in_a_row = self._stable_steps = 0
+        self._culprit = None
+        self.tell(f"step {self.steps}: the format changes from {before} to {after}: {reason}")
+
+    def _take_format(self, dtype: torch.dtype) -> None:
+        self.format = dtype
+        self.scaler = self._make_scaler()
+        for act in self.on_format:
+            act(dtype)
+
+    def _make_scaler(self) -> LossScaler:
+        return LossScaler(self.config, self.device, scaling=self.format == torch.float16)
+
+    def are_finite(self, losses: list[Tensor], gradients_overflow: Tensor) -> tuple[bool, bool]:
+        """Return whether all losses, and whether all gradients, are finite: in every process, so that all act alike.
+
+        Looks at the device once.
+        """
+        bad = torch.stack([~torch.isfinite(loss) for loss in losses]).any().to(gradients_overflow)
+        flags = torch.stack([bad, gradients_overflow])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(flags)
+        loss_bad, gradient_bad = flags.tolist()
+        return loss_bad == 0, gradient_bad == 0
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what belongs into a row of a run's log."""
+        scale = {"loss_scale": self.scaler.scale} if self.config.format == torch.float16 else {}
+        return {"format": format_name(self.format), **scale, "skipped_steps": self.skipped_steps}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return format, scale, growth tracker, counters and adaptations, as plain numbers and strings."""
+        if not self.config.save_scaler_state:
+            return {}
+        return {
+            "format": format_name(self.format),
+            "asked_format": format_name(self.config.format),
+            "scaler": self.scaler.state_dict(),
+            **{name: getattr(self, name) for name in _COUNTERS},
+            "lost_in_a_row": self._lost_in_a_row,
+            "stable_steps": self._stable_steps,
+            "recovery_wait": self._recovery_wait,
+            "history": [asdict(each) for each in self.history],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Restore what `state_dict` gave, or the state of a `torch.amp.GradScaler`; return what a user should know.
+
+        Raises:
+            BitdialError: a state that no run can have had.
+        """
+        if "format" not in state:
+            return self.scaler.load_state_dict(state)
+        try:
+            dtype, asked = to_dtype(state["format"]), to_dtype(state["asked_format"])
+            counters = {name: _count(name, state[name]) for name in (*_COUNTERS, *_PRIVATE)}
+            history = [Adaptation(**each) for each in state["history"]]
+            scaler = dict(state["scaler"])
+        except (KeyError, TypeError) as error:
+            raise BitdialError(f"the state of mixed precision is damaged: {error}; start without it") from error
+        notes = []
+        if asked != self.config.format:
+            notes.append(
+                f"the run was to compute in {format_name(asked)} before, now in {format_name(self.config.format)}: it "
+                "does not go on bit for bit"
+            )
+        else:
+            if dtype != self.format:
+                self._take_format(dtype)
+            notes += self.scaler.load_state_dict(scaler)
+        for name in _COUNTERS:
+            setattr(self, name, counters[name])
+        self._lost_in_a_row, self._stable_steps = counters["lost_in_a_row"], counters["stable_steps"]
+        self._recovery_wait = counters["recovery_wait"]
+        self.history = history
+        return notes
+
+
+_COUNTERS = ("steps", "applied_steps", "overflows", "not_finite", "memory_retries", "parts")
+_PRIVATE = ("lost_in_a_row", "stable_steps", "recovery_wait")
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise BitdialError(f"the state of mixed precision must have {name} of 0 or more, got {value!r}; it is damaged")
+    return int(value)
+
+
+def narrower(dtype: torch.dtype, wanted: torch.dtype) -> torch.dtype:
+    """Return the next format on the way back from `dtype` to `wanted`."""
+    return next((narrow for narrow in (wanted, torch.bfloat16) if WIDER.get(narrow) == dtype), wanted)

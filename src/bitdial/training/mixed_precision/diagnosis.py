@@ -1,0 +1,140 @@
+"""Which layer went wrong first, when a loss or a gradient is not a finite number.
+
+Watching every layer at every step would cost more than mixed precision gives. So nothing is watched; when a step went
+wrong, it is done once more, from the same buffers and random state, with every layer watched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """Where a value that is not finite was born.
+
+    Attributes:
+        layer: its name in the model; empty for the model's input, or its loss.
+        what: in words: "the output of layer 'head' (Linear)".
+        curable: whether the same step is finite in float32, so that a wider format would help.
+    """
+
+    layer: str
+    what: str
+    curable: bool = False
+
+
+def first_not_finite(model: nn.Module, step: Callable[[], Tensor]) -> Culprit | None:
+    """Do a step again and return the first layer whose output, or else whose gradient, is not finite.
+
+    Args:
+        model: plain, not wrapped for several processes: nothing is sent.
+        step: forward pass; returns the loss, scaled as it was, to go backward from.
+
+    Returns:
+        None where everything is finite this time.
+    """
+    for name, parameter in model.named_parameters():
+        if not _finite(parameter):
+            layer = name.rpartition(".")[0]
+            return Culprit(layer, f"the parameter '{name}', which is not finite itself")
+    watch = _Watch()
+    with watch.over(model), torch.compiler.set_stance("force_eager"):
+        loss = step()
+        if watch.found is None and not bool(torch.isfinite(loss)):
+            watch.found = Culprit("", "the loss, though every layer's output was finite")
+        if watch.found is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+    return watch.found or _parameter_gradient(model)
+
+
+class _Watch:
+    """Hooks on every layer that stop looking once something was found."""
+
+    def __init__(self) -> None:
+        self.found: Culprit | None = None
+
+    @contextmanager
+    def over(self, model: nn.Module) -> Iterator[None]:
+        handles: list[Any] = [model.register_forward_pre_hook(self._input, with_kwargs=True)]
+        for name, module in model.named_modules():
+            handles.append(module.register_forward_hook(self._forward(name)))
+            if not any(True for _ in module.children()):
+                handles.append(module.register_forward_hook(self._on_gradient(name)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _input(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self.found is None and not _finite((args, kwargs)):
+            self.found = Culprit("", "the model's input: look for bad values in the data")
+
+    def _forward(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if self.found is not None or _finite(output):
+                return
+            kind = type(module).__name__
+            if not name:
+                self.found = Culprit("", f"the output of the model ({kind})")
+            elif _finite(inputs):
+                self.found = Culprit(name, f"the output of layer '{name}' ({kind})")
+            else:
+                self.found = Culprit(name, f"what reaches layer '{name}' ({kind}) from an operation before it")
+
+        return hook
+
+    def _on_gradient(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        """Watch the gradient that flows out of a layer at its input, given that what came in at its output is sound."""
+
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            kind = type(module).__name__
+            sound = [True]
+
+            def arrives(gradient: Tensor) -> None:
+                sound[0] = sound[0] and _finite(gradient)
+
+            def leaves(gradient: Tensor) -> None:
+                if self.found is None and sound[0] and not _finite(gradient):
+                    self.found = Culprit(name, f"the gradient that layer '{name}' ({kind}) passes back")
+
+            for tensor in _floats(output):
+                if tensor.requires_grad:
+                    tensor.register_hook(arrives)  # type: ignore[no-untyped-call]
+            for tensor in _floats(inputs):
+                if tensor.requires_grad and not any(tensor is each for each in _floats(output)):
+                    tensor.register_hook(leaves)  # type: ignore[no-untyped-call]
+
+        return hook
+
+
+def _parameter_gradient(model: nn.Module) -> Culprit | None:
+    """The last layer whose parameters got a gradient that is not finite: backward, it was the first."""
+    names = [name for name, p in model.named_parameters() if p.grad is not None and not _finite(p.grad)]
+    if not names:
+        return None
+    return Culprit(names[-1].rpartition(".")[0], f"the gradient of the parameter '{names[-1]}'")
+
+
+def _floats(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from _floats(each)
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _floats(each)
+
+
+@torch.no_grad()
+def _finite(value: Any) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in _floats(value))

@@ -1,0 +1,126 @@
+"""When memory runs out: how that is recognised, what must be put back before a step is tried again, and halves."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+RETRIES = 3
+"""How often one step is tried again, each time at half the micro-batch."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the host; anything else is somebody else's."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "DefaultCPUAllocator: can't allocate memory" in text
+        or "DefaultCPUAllocator: not enough memory" in text
+        or "out of memory" in text.lower()
+    )
+
+
+def release(device: torch.device) -> None:
+    """Give back what caches hold."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+class Snapshot:
+    """What a forward pass changes besides gradients: the model's buffers and the random state.
+
+    Args:
+        model: whose buffers are kept (batch norm's statistics, activation ranges).
+        device: whose random generator is kept beside the CPU's.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._model = model
+        self._device = device
+        self._live: list[Tensor] = []
+        self._kept: list[Tensor] = []
+        self._random: tuple[Tensor, Tensor | None] | None = None
+
+    def take(self) -> None:
+        """Remember now."""
+        live = list(self._model.buffers())
+        if [id(each) for each in live] != [id(each) for each in self._live]:
+            self._live, self._kept = live, [torch.empty_like(each) for each in live]
+        _copy(self._kept, self._live)
+        self._random = self.random_state()
+
+    def restore(self) -> None:
+        """Put everything back to where it was."""
+        assert self._random is not None, "take first"
+        self.restore_buffers()
+        self.restore_random(self._random)
+
+    def restore_buffers(self) -> None:
+        """Put the buffers alone back."""
+        _copy(self._live, self._kept)
+
+    def random_state(self) -> tuple[Tensor, Tensor | None]:
+        """Return the state of the generators."""
+        return torch.get_rng_state(), torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
+
+    def restore_random(self, state: tuple[Tensor, Tensor | None]) -> None:
+        """Put the generators back to a state."""
+        torch.set_rng_state(state[0])
+        if state[1] is not None:
+            torch.cuda.set_rng_state(state[1], self._device)
+
+
+@torch.no_grad()
+def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+    if targets:
+        torch._foreach_copy_(targets, sources)
+
+
+def split(batch: Any, parts: int) -> list[Any]:
+    """Cut a batch into `parts` along its first dimension, as evenly as that goes; fewer where it has fewer examples.
+
+    Tensors are cut, and the tensors in tuples, lists and mappings; all else goes into every part as it is. A tensor
+    whose first dimension differs from that of the batch's first tensor is no row of examples, and is not cut.
+    """
+    size = batch_size(batch)
+    count = min(parts, size)
+    if count <= 1:
+        return [batch]
+    bounds = [size * part // count for part in range(count + 1)]
+    return [_cut(batch, size, low, high) for low, high in pairwise(bounds)]
+
+
+def batch_size(batch: Any) -> int:
+    """Return the first dimension of the first tensor of a batch; 1 where there is none."""
+    first = next(_tensors(batch), None)
+    return 1 if first is None else int(first.shape[0])
+
+
+def _tensors(batch: Any) -> Any:
+    if isinstance(batch, Tensor):
+        if batch.dim() > 0:
+            yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _tensors(value)
+    elif isinstance(batch, tuple | list):
+        for value in batch:
+            yield from _tensors(value)
+
+
+def _cut(batch: Any, size: int, low: int, high: int) -> Any:
+    if isinstance(batch, Tensor):
+        return batch[low:high] if batch.dim() > 0 and batch.shape[0] == size else batch
+    if isinstance(batch, Mapping):
+        return {key: _cut(value, size, low, high) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        cut = [_cut(value, size, low, high) for value in batch]
+        return type(batch)(*cut) if hasattr(batch, "_fields") else type(batch)(cut)
+    return batch

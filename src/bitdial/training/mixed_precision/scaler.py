@@ -1,0 +1,157 @@
+"""The loss scale: what keeps float16 gradients from vanishing, and finds out when they overflow."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bitdial.errors import BitdialError
+from bitdial.training.mixed_precision.config import MixedPrecisionConfig
+
+
+class LossScaler:
+    """Multiplies the loss, divides the gradients, tells whether they are finite, and moves the scale.
+
+    The arithmetic is that of `torch.amp.GradScaler`, whose kernels it uses, so that a run is bit for bit that of a loop
+    written with it (with optimizers that unscale in their own kernel: where the factors are powers of two). Beyond it:
+    the scale is known on the host at all times and never falls below ``config.min_scale`` (PyTorch's own can reach 0);
+    a step that was lost is told, not hidden; a state that cannot be right is refused.
+
+    Args:
+        config: scale, factors, interval and floor.
+        device: where the loss lives.
+        scaling: False only looks for values that are not finite, at a scale of 1 that never moves (bfloat16).
+
+    Attributes:
+        scale: what the loss is multiplied with.
+        growth_tracker: applied steps in a row since the scale last moved.
+    """
+
+    def __init__(self, config: MixedPrecisionConfig, device: torch.device | str, *, scaling: bool) -> None:
+        self.scaling = scaling and config.use_grad_scaling
+        self.dynamic = self.scaling and config.use_dynamic_loss_scaling
+        self.growth_factor, self.backoff_factor = config.growth_factor, config.backoff_factor
+        self.growth_interval, self.min_scale = config.growth_interval, config.min_scale
+        self.scale = _float32(config.init_scale) if self.scaling else 1.0
+        self.growth_tracker = 0
+        self._kernels = torch.amp.GradScaler(torch.device(device).type, init_scale=self.scale)
+
+    @property
+    def at_floor(self) -> bool:
+        """Whether an overflow cannot be answered by a lower scale."""
+        return not self.dynamic or self.scale <= self.min_scale
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return the loss times the scale."""
+        return self._kernels.scale(loss) if self.scaling else loss
+
+    def unscale(self, optimizer: Optimizer) -> Tensor:
+        """Divide the gradients by the scale, in place; return a 0-dim float, above 0 where one is not finite.
+
+        Raises:
+            BitdialError: weights in float16, whose gradients cannot be unscaled; or no gradient at all.
+        """
+        if not self.scaling:
+            return _not_finite(optimizer)
+        try:
+            self._kernels.unscale_(optimizer)
+        except ValueError as error:
+            raise BitdialError(
+                "the weights must be in float32 for mixed precision, got float16; do not call model.half(), autocast "
+                "chooses the format of every operation"
+            ) from error
+        found = list(self._kernels._found_inf_per_device(optimizer).values())
+        if not found:
+            raise BitdialError(_NO_GRADIENT)
+        return torch.stack([each.to(found[0].device) for each in found]).sum()
+
+    def applied(self) -> None:
+        """Take notice of a step without overflow."""
+        if self.dynamic:
+            self.growth_tracker += 1
+            if self.growth_tracker == self.growth_interval:
+                grown = _float32(self.scale * self.growth_factor)
+                self.scale = grown if math.isfinite(grown) else self.scale
+                self.growth_tracker = 0
+        self.forget()
+
+    def overflowed(self) -> None:
+        """Take notice of a step that was lost to an overflow: back off, down to the floor."""
+        if self.dynamic:
+            self.scale = max(_float32(self.scale * self.backoff_factor), _float32(self.min_scale))
+            self.growth_tracker = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Make ready for the next backward pass, with nothing noticed."""
+        if self.scaling:
+            self._kernels = _renewed(self._kernels, self.scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return scale and growth tracker."""
+        return {"scale": self.scale, "growth_tracker": self.growth_tracker}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Restore what `state_dict` gave, or what `torch.amp.GradScaler` did; return what a user should know.
+
+        Raises:
+            BitdialError: a scale or tracker that no scaler can have had.
+        """
+        if not self.scaling:
+            return []
+        if not state:
+            return [f"the saved scaler was switched off: the loss scale starts at {self.scale:g}"]
+        scale = _number(state, "scale")
+        tracker = _number(state, "growth_tracker" if "growth_tracker" in state else "_growth_tracker")
+        notes = []
+        if scale < self.min_scale:
+            notes.append(f"the saved loss scale of {scale:g} is below min_scale: it starts at {self.min_scale:g}")
+        if self.dynamic:
+            self.scale, self.growth_tracker = _float32(max(scale, self.min_scale)), int(tracker)
+        elif scale != self.scale:
+            notes.append(f"the loss scale is held at {self.scale:g}; the saved one was {scale:g}")
+        self.forget()
+        return notes
+
+
+_NO_GRADIENT = "no parameter of the optimizer got a gradient; does the loss depend on the model?"
+
+
+def _not_finite(optimizer: Optimizer) -> Tensor:
+    """Return a 0-dim float, 1 where a gradient is not finite."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not gradients:
+        raise BitdialError(_NO_GRADIENT)
+    largest = torch.nn.utils.get_total_norm(gradients, norm_type=math.inf)
+    whole = getattr(largest, "full_tensor", None)  # of a gradient in shards
+    return (~torch.isfinite(largest if whole is None else whole())).float()
+
+
+def _renewed(kernels: torch.amp.GradScaler, scale: float) -> torch.amp.GradScaler:
+    """Return the scaler at a scale, ready for the next backward pass, its tensors on their device kept."""
+    if kernels._scale is None:  # nothing was scaled yet
+        return torch.amp.GradScaler(kernels._device, init_scale=scale)
+    kernels.update(scale)
+    return kernels
+
+
+def _number(state: Mapping[str, Any], name: str) -> float:
+    value = state.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
+        raise BitdialError(f"the state of the loss scaler must have {name} of 0 or more, got {value!r}; it is damaged")
+    return float(value)
+
+
+def _float32(value: float) -> float:
+    """Round to the nearest float32: the scale is one on the device. Infinite where float32 ends."""
+    try:
+        rounded: float = struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        return math.inf
+    return rounded

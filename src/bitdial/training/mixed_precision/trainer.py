@@ -1,0 +1,295 @@
+"""The trainer that is stepped by hand."""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from bitdial.errors import BitdialError
+from bitdial.training.checkpoint.writing import save_text
+from bitdial.training.mixed_precision.config import MixedPrecisionConfig
+from bitdial.training.mixed_precision.control import PrecisionControl
+from bitdial.training.mixed_precision.formats import check_device, format_name
+from bitdial.training.mixed_precision.micro_batches import MicroBatches
+from bitdial.training.mixed_precision.performance import Performance
+from bitdial.training.tasks import TaskOutput
+
+Criterion = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What came of one call of `train_step`.
+
+    Attributes:
+        loss_tensor: mean loss of the batch, 0-dim, detached, on its device.
+        scale: the loss scale after the call.
+        stepped: whether the optimizer moved the weights.
+        skipped: whether it should have, but loss or gradients were not finite. Both are False in mid-accumulation.
+        gradient_norm: 2-norm of the gradient before clipping, where it was clipped.
+        seconds: wall-clock time of the call; on a GPU what is still queued is not in it. 0 without `track_performance`.
+    """
+
+    loss_tensor: Tensor
+    scale: float
+    stepped: bool
+    skipped: bool
+    gradient_norm: Tensor | None
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        """The loss as a number; waits for the device."""
+        return float(self.loss_tensor)
+
+
+class MixedPrecisionTrainer:
+    """Trains a network in a narrower floating-point format, a call a batch.
+
+    Works with any optimizer, with DataParallel and DistributedDataParallel, on CUDA and on CPUs. Losses and weights are
+    those of a loop written by hand around `torch.autocast` and `torch.amp.GradScaler`, bit for bit. Beyond such a loop:
+    a skipped step is told; the scale has a floor; the first layer that went wrong is named; running out of memory
+    repeats the step in halves.
+
+    Args:
+        config: the settings; defaults if None.
+
+    Raises:
+        BitdialError: by `train_step`, a device that lacks the format.
+        TrainingDiverged: by `train_step`, after ``config.overflow_patience`` lost steps in a row.
+    """
+
+    _adaptive = False
+
+    def __init__(self, config: MixedPrecisionConfig | None = None) -> None:
+        self.config = config or MixedPrecisionConfig()
+        self.performance = Performance()
+        self._control: PrecisionControl | None = None
+        self._micro: MicroBatches | None = None
+
+    @property
+    def control(self) -> PrecisionControl:
+        """Format, scale and counters; on the CPU until a model says otherwise."""
+        if self._control is None:
+            self._begin(torch.device("cpu"))
+        assert self._control is not None
+        return self._control
+
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        """Make a model ready, in place, before it is wrapped for several devices; return it.
+
+        Raises:
+            BitdialError: weights in half precision, which updates would be lost in; a format that its device lacks.
+        """
+        halves = [name for name, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
+        if halves and self.config.enabled:
+            raise BitdialError(
+                f"the weights must be in float32 for mixed precision, got '{halves[0]}' in half precision; do not call "
+                "model.half(), autocast chooses the format of every operation"
+            )
+        self._begin(_device_of(model))
+        return model
+
+    def train_step(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        criterion: Criterion,
+        data: Any,
+        target: Any,
+        *,
+        scheduler: LRScheduler | None = None,
+    ) -> StepOutcome:
+        """Train on one batch: forward, backward and, with the last of ``accumulation_steps`` calls, the optimizer.
+
+        Gradients are cleared after the optimizer's step; there is no `zero_grad` to call.
+
+        Args:
+            model: gets `data`; a tuple or list as several arguments, a mapping as keywords.
+            optimizer: over its parameters.
+            criterion: ``(output, target) -> loss``, a mean over the batch (or a sum, with ``criterion.reduction``
+                "sum").
+            data, target: a batch, on the model's device.
+            scheduler: a learning-rate schedule, moved after every step that was applied, and only then.
+
+        Raises:
+            BitdialError: memory runs out even in parts; a criterion that gives no scalar.
+            TrainingDiverged: too many lost steps in a row.
+        """
+        began = time.perf_counter() if self.config.track_performance else 0.0
+        micro = self._micro_batches(model, optimizer)
+        micro.sums = getattr(criterion, "reduction", "mean") == "sum"
+        last = len(micro) + 1 >= self.config.accumulation_steps
+        output = micro.add((data, target, criterion), last=last)
+        stepped, norm = self._finish(scheduler) if last else (False, None)
+        seconds = 0.0
+        if self.config.track_performance:
+            seconds = time.perf_counter() - began
+            self.performance.add(seconds)
+        return StepOutcome(
+            output.metrics["loss"], self.control.scaler.scale, stepped, last and not stepped, norm, seconds
+        )
+
+    def finish_step(self, scheduler: LRScheduler | None = None) -> bool:
+        """Step on what was accumulated so far (at the end of an epoch, say); return whether that was applied.
+
+        The gradient is the mean over the batches that there were.
+        """
+        if self._micro is None or not len(self._micro):
+            return False
+        return self._finish(scheduler, factor=self.config.accumulation_steps / len(self._micro))[0]
+
+    def get_performance_summary(self) -> dict[str, Any]:
+        """Return what was measured, the state of the scale, and what was lost and changed, as plain values.
+
+        Keys: ``performance`` (``training_steps``, ``applied_steps``, ``skipped_steps``; in seconds ``total_time``,
+        ``average_step_time``, ``median_step_time``; ``peak_memory_bytes``, None where the device cannot tell),
+        ``scaler_info`` (``enabled``, ``current_scale``, ``growth_tracker``, ``overflows``), ``precision`` (the format
+        in force), ``estimated_memory_savings`` (percent of the activations' memory), ``memory_retries``,
+        ``not_finite_steps``, ``format_changes``.
+        """
+        control = self.control
+        narrow = control.format != torch.float32
+        return {
+            "performance": {
+                "training_steps": control.steps,
+                "applied_steps": control.applied_steps,
+                "skipped_steps": control.skipped_steps,
+                **self.performance.summary(control.device),
+            },
+            "scaler_info": {
+                "enabled": control.scaler.scaling,
+                "current_scale": control.scaler.scale,
+                "growth_tracker": control.scaler.growth_tracker,
+                "overflows": control.overflows,
+            },
+            "precision": format_name(control.format),
+            "estimated_memory_savings": 50.0 if narrow else 0.0,
+            "memory_retries": control.memory_retries,
+            "not_finite_steps": control.not_finite,
+            "format_changes": [
+                {"step": each.step, "from": each.before, "to": each.after, "reason": each.reason}
+                for each in control.history
+            ],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return format, scale, growth tracker, counters and adaptations; empty without ``save_scaler_state``."""
+        return self.control.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Go on from what `state_dict` gave, or a `torch.amp.GradScaler`; return what a user should know.
+
+        Raises:
+            BitdialError: a state that no run can have had.
+        """
+        return self.control.load_state_dict(state)
+
+    def save_scaler_state(self, path: str | Path) -> Path:
+        """Write the state to a file of its own, whole or not at all; return its path."""
+        text = json.dumps(self.control.state_dict())
+        file = Path(path)
+        save_text(file, json.dumps({"bitdial": _FILE, "crc32": zlib.crc32(text.encode()), "state": text}))
+        return file
+
+    def load_scaler_state(self, path: str | Path) -> list[str]:
+        """Go on from a file that `save_scaler_state` wrote; return what a user should know.
+
+        Raises:
+            BitdialError: there is no such file, it is damaged, or holds something else.
+        """
+        file = Path(path)
+        if not file.is_file():
+            raise BitdialError(f"expected a file that save_scaler_state wrote, got {file}, which is not there")
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content["bitdial"] != _FILE or zlib.crc32(content["state"].encode()) != content["crc32"]:
+                raise ValueError
+            state = json.loads(content["state"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise BitdialError(
+                f"expected a file that save_scaler_state wrote, got {file}, which is damaged or something else; start "
+                "without it: the scale settles within a few steps"
+            ) from None
+        return self.load_state_dict(state)
+
+    def _begin(self, device: torch.device) -> None:
+        if self._control is not None and self._control.device == device:
+            return
+        check_device(self.config.format, device)
+        before = None if self._control is None else self._control.state_dict()
+        self._control = PrecisionControl(self.config, device, adaptive=self._adaptive)
+        if before:
+            self._control.load_state_dict(before)
+
+    def _micro_batches(self, model: nn.Module, optimizer: Optimizer) -> MicroBatches:
+        """The step under way, or a new one; kept as long as model and optimizer are the same."""
+        micro = self._micro
+        if micro is not None and micro.model is model and micro.optimizer is optimizer:
+            return micro
+        if micro is not None and len(micro):
+            raise BitdialError(
+                "model and optimizer must stay the same while gradients are accumulated, got others after "
+                f"{len(micro)} of {self.config.accumulation_steps} batches; call finish_step first"
+            )
+        self._begin(_device_of(model))
+        self._micro = MicroBatches(self.control, model, unwrapped(model), optimizer, self._forward)
+        return self._micro
+
+    def _forward(self, model: nn.Module, batch: tuple[Any, Any, Criterion]) -> TaskOutput:
+        data, target, criterion = batch
+        loss = criterion(_call(model, data), target)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise BitdialError(f"the criterion must return one number, the loss, got {got}; take its mean")
+        steps = self.config.accumulation_steps
+        return TaskOutput(loss if steps == 1 else loss / steps, 1, {"loss": loss.detach()})
+
+    def _finish(self, scheduler: LRScheduler | None, *, factor: float = 1.0) -> tuple[bool, Tensor | None]:
+        micro = self._micro
+        assert micro is not None
+        try:
+            stepped, norm = micro.apply(micro.optimizer.step, self.config.max_grad_norm, factor=factor)
+        finally:
+            micro.clear()
+            micro.optimizer.zero_grad(set_to_none=self.config.memory_efficient)
+        if stepped and scheduler is not None:
+            scheduler.step()
+        return stepped, norm
+
+
+_FILE = "scaler state 1"
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the plain model inside DataParallel, DistributedDataParallel, Fabric's module or torch.compile's."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        raise BitdialError(f"the model must have parameters to train, got {type(model).__name__} with none")
+    return parameter.device
+
+
+def _call(model: nn.Module, data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return model(**data)
+    return model(*data) if isinstance(data, tuple | list) else model(data)
