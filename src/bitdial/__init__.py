@@ -22,11 +22,25 @@ if TYPE_CHECKING:
     from bitdial.recipes.cyclic import CyclicPrecisionScheduler as CyclicPrecisionScheduler
     from bitdial.recipes.cyclic import PrecisionRangeTest as PrecisionRangeTest
     from bitdial.training.mixed_precision import AdaptiveMixedPrecisionTrainer as AdaptiveMixedPrecisionTrainer
+    from bitdial.training.mixed_precision import MixedPrecisionBenchmark as MixedPrecisionBenchmark
     from bitdial.training.mixed_precision import MixedPrecisionConfig as MixedPrecisionConfig
     from bitdial.training.mixed_precision import MixedPrecisionTrainer as MixedPrecisionTrainer
+    from bitdial.training.mixed_precision import PrecisionDecision as PrecisionDecision
+    from bitdial.training.mixed_precision import benchmark_mixed_precision as benchmark_mixed_precision
+    from bitdial.training.mixed_precision import create_mixed_precision_config as create_mixed_precision_config
+    from bitdial.training.mixed_precision import mixed_precision_context as mixed_precision_context
+    from bitdial.training.mixed_precision import optimize_mixed_precision_settings as optimize_mixed_precision_settings
+    from bitdial.training.mixed_precision import should_use_mixed_precision as should_use_mixed_precision
     from bitdial.training.mixed_precision import train_with_mixed_precision as train_with_mixed_precision
 
 _HOMES = {
+    "MixedPrecisionBenchmark": "bitdial.training.mixed_precision",
+    "PrecisionDecision": "bitdial.training.mixed_precision",
+    "benchmark_mixed_precision": "bitdial.training.mixed_precision",
+    "create_mixed_precision_config": "bitdial.training.mixed_precision",
+    "mixed_precision_context": "bitdial.training.mixed_precision",
+    "optimize_mixed_precision_settings": "bitdial.training.mixed_precision",
+    "should_use_mixed_precision": "bitdial.training.mixed_precision",
     "train_with_mixed_precision": "bitdial.training.mixed_precision",
     "MixedPrecisionTrainer": "bitdial.training.mixed_precision",
     "MixedPrecisionConfig": "bitdial.training.mixed_precision",
@@ -47,16 +61,23 @@ __all__ = [
     "AdaptiveMixedPrecisionTrainer",
     "BitDial",
     "CyclicPrecisionScheduler",
+    "MixedPrecisionBenchmark",
     "MixedPrecisionConfig",
     "MixedPrecisionTrainer",
+    "PrecisionDecision",
     "PrecisionRangeTest",
     "QuantConv1d",
     "QuantConv2d",
     "QuantLinear",
+    "benchmark_mixed_precision",
     "cost",
+    "create_mixed_precision_config",
+    "mixed_precision_context",
+    "optimize_mixed_precision_settings",
     "quantize",
     "reestimate_batch_norm",
     "schedules",
+    "should_use_mixed_precision",
     "sweep",
     "train_with_mixed_precision",
 ]

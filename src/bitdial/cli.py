@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from bitdial.errors import BitdialError, RunInterrupted, suggest
-from bitdial.recipes import EVALUATE, EXPORT, RECIPES, SUMMARIES
+from bitdial.recipes import BENCH, EVALUATE, EXPORT, RECIPES, RECOMMEND, SUMMARIES
 
 _USER_FAULTS = {
     errno.EACCES,
@@ -94,6 +94,14 @@ def _export(words: list[str]) -> int:
     return _load(EXPORT)(words)
 
 
+def _recommend(words: list[str]) -> int:
+    return _load(RECOMMEND)(words)
+
+
+def _bench(words: list[str]) -> int:
+    return _load(BENCH)(words)
+
+
 def _doctor(words: list[str]) -> int:
     return _load("bitdial.doctor.command:run")(words)
 
@@ -102,6 +110,8 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train with a recipe, e.g. `bitdial train cyclic`"),
     "evaluate": (_evaluate, "measure a trained run again, at any widths"),
     "export": (_export, "write a trained network as a small packed file"),
+    "recommend": (_recommend, "say whether mixed precision would pay here, and why"),
+    "bench": (_bench, "measure on this machine, e.g. `bitdial bench amp`"),
     "doctor": (_doctor, "show what this machine can do"),
 }
 

@@ -20,3 +20,9 @@ EVALUATE = "bitdial.recipes.cyclic.evaluate_command:run"
 
 EXPORT = "bitdial.recipes.export_command:run"
 """``module:function`` behind ``bitdial export``, called like a recipe."""
+
+RECOMMEND = "bitdial.recipes.recommend_command:run"
+"""``module:function`` behind ``bitdial recommend``, called like a recipe."""
+
+BENCH = "bitdial.recipes.bench_command:run"
+"""``module:function`` behind ``bitdial bench``, called like a recipe."""
