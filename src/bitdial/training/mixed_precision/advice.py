@@ -159,13 +159,11 @@ def _on_memory(memory: float) -> Verdict:
 
 
 def _on_share(share: float, *, counted: bool) -> Verdict:
-    what, verb = ("work", "is") if counted else ("weights", "are")
+    what = "work is" if counted else "weights are"
+    part = f"{share:.0%} of its {what} convolutions and matrix products"
     if share >= 0.5:
-        return 1, f"{share:.0%} of its {what} {verb} convolutions and matrix products, which become faster."
-    return (
-        -1,
-        f"Only {share:.0%} of its {what} {verb} convolutions and matrix products; the rest does not become faster.",
-    )
+        return 1, f"{part}, which become faster."
+    return -1, f"Only {part}; the rest does not become faster."
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from bitdial.training.mixed_precision.context import mixed_precision_context
 from bitdial.training.mixed_precision.facts import count_parameters, device_of, narrow_format
 from bitdial.training.mixed_precision.formats import FLOAT8, format_name, to_dtype
 from bitdial.training.mixed_precision.kept_memory import ALLOCATED, KEPT, kept_bytes, peak_on_gpu
+from bitdial.training.mixed_precision.memory import is_out_of_memory
 from bitdial.training.seeding import preserved_random_state
 
 WARM_UP = 3
@@ -247,12 +248,12 @@ def _one_sentence(inputs: Tensor) -> Iterator[None]:
         yield
     except BitdialError:
         raise
-    except torch.OutOfMemoryError as error:
-        raise BitdialError(
-            f"memory ran out with a batch of {len(inputs)}, expected room for a copy of the model in each format; "
-            "lower the batch size"
-        ) from error
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except (RuntimeError, MemoryError, ValueError, TypeError, IndexError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise BitdialError(
+                f"memory ran out with a batch of {len(inputs)}, expected room for a copy of the model in each format; "
+                "lower the batch size"
+            ) from error
         shape = list(inputs.shape)
         raise BitdialError(f"the network cannot train on inputs of shape {shape}: {error}") from error
 
