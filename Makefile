@@ -53,7 +53,7 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV_STAMP): $(STAMP)
 	@echo "Installing the tools for development"
-	@$(INSTALL) --editable '.[dev,text,timm]'
+	@$(INSTALL) --editable '.[dev,text,timm,float8]'
 	@touch $@
 
 constraints: $(DEV_STAMP)  ## pin the newest versions that all extras agree on

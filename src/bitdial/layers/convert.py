@@ -25,25 +25,35 @@ _PRODUCTS = re.compile(r"^(Lazy)?(Conv|Linear|Bilinear|Embedding|MultiheadAttent
 _REPORT = "_bitdial_skipped"
 
 
-def match_layers(names: Sequence[str], pattern: str) -> list[str]:
+def match_layers(names: Sequence[str], pattern: str, kind: str = "a layer that can be quantized") -> list[str]:
     """Those names that a pattern means: shell wildcards (``*.conv1``), or ``<first>`` and ``<last>``.
 
     A pattern also means everything inside the module that it names: ``layer1`` is ``layer1.0.conv1`` and so on.
+
+    Args:
+        names: the names to choose from.
+        pattern: what the user wrote.
+        kind: what the names are names of, for the message.
 
     Raises:
         BitdialError: nothing matches; the message gives the nearest name.
     """
     if not isinstance(pattern, str):
         raise BitdialError(f'a layer pattern must be a text such as "layer1.*", got {pattern!r}; give the name')
+    found = find_layers(names, pattern)
+    if not found and pattern not in (FIRST, LAST):
+        near = suggest(pattern, (*names, FIRST, LAST)) or f"; the layers are {', '.join(names) or '(none)'}"
+        raise BitdialError(f"layer pattern must match {kind}, got {pattern!r}{near}")
+    return found
+
+
+def find_layers(names: Sequence[str], pattern: str) -> list[str]:
+    """`match_layers` for those who have a message of their own: nothing matches, nothing is returned."""
     if pattern == FIRST:
         return list(names[:1])
     if pattern == LAST:
         return list(names[-1:])
-    found = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
-    if not found:
-        near = suggest(pattern, (*names, FIRST, LAST)) or f"; the layers are {', '.join(names) or '(none)'}"
-        raise BitdialError(f"layer pattern must match a layer that can be quantized, got {pattern!r}{near}")
-    return found
+    return [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
 
 
 def quantize(
@@ -123,7 +133,7 @@ def quantize(
         if name not in skipped
     }
     for module in modules.values():
-        _swap_children(module, swaps)
+        swap_children(module, swaps)
     setattr(model, _REPORT, {name: skipped[name] for name in modules if name in skipped})
     return model
 
@@ -161,7 +171,7 @@ def reasons_against(modules: dict[str, nn.Module]) -> dict[str, str]:
     return reasons
 
 
-def _swap_children(parent: nn.Module, swaps: dict[nn.Module, nn.Module]) -> None:
+def swap_children(parent: nn.Module, swaps: dict[nn.Module, nn.Module]) -> None:
     """Put the new layers in place of the old; a layer that is used in two places stays one layer."""
     for key, child in parent._modules.items():  # named_children() would leave out a child's second place
         if child in swaps:

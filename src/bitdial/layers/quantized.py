@@ -35,6 +35,12 @@ _HOOKS = (
 )
 
 
+def take_hooks(new: nn.Module, old: nn.Module) -> None:
+    """Give a layer the hooks of the one whose place it takes."""
+    for hooks in _HOOKS:  # the same dictionaries, so that handles made before still remove their hooks
+        setattr(new, hooks, getattr(old, hooks))
+
+
 class QuantizedLayer(nn.Module):
     """What the quantized layers share: widths, ranges, and the way from an input to an output.
 
@@ -121,8 +127,7 @@ class QuantizedLayer(nn.Module):
             "granularity": None,
         }
         new._init_quantization(**(defaults | quantization))
-        for hooks in _HOOKS:  # the same dictionaries, so that handles made before still remove their hooks
-            setattr(new, hooks, getattr(layer, hooks))
+        take_hooks(new, layer)
         return new.train(layer.training)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -95,7 +95,6 @@ class OptimizerStep:
                 applied, norm = self._micro.apply(self.optimizer.step, self.control.config.max_grad_norm)
         finally:
             self._micro.clear()
-        self.optimizer.zero_grad(set_to_none=self.control.config.memory_efficient)
         if norm is not None:
             tensors["gradient_norm"] = norm.detach()
         return StepResult(output, tensors if applied else {}, applied)

@@ -232,7 +232,9 @@ class PrecisionControl:
             return self.scaler.load_state_dict(state)
         try:
             dtype, asked = to_dtype(state["format"]), to_dtype(state["asked_format"])
-            counters = {name: _count(name, state[name]) for name in (*_COUNTERS, *_PRIVATE)}
+            counters = {
+                name: _count(name, state[name], 1 if name == "parts" else 0) for name in (*_COUNTERS, *_PRIVATE)
+            }
             history = [Adaptation(**each) for each in state["history"]]
             scaler = dict(state["scaler"])
         except (KeyError, TypeError) as error:
@@ -259,9 +261,11 @@ _COUNTERS = ("steps", "applied_steps", "overflows", "not_finite", "memory_retrie
 _PRIVATE = ("lost_in_a_row", "stable_steps", "recovery_wait")
 
 
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise BitdialError(f"the state of mixed precision must have {name} of 0 or more, got {value!r}; it is damaged")
+def _count(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
+        raise BitdialError(
+            f"the state of mixed precision must have {name} of {least} or more, got {value!r}; it is damaged"
+        )
     return int(value)
 
 

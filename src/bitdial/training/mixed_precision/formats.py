@@ -80,6 +80,15 @@ def _check_float8(kind: str) -> None:
     if capability < (8, 9):
         name = torch.cuda.get_device_name()
         raise BitdialError(f"{needs}, got {name} with {capability[0]}.{capability[1]}; use bfloat16")
+    check_torchao()
+
+
+def check_torchao() -> None:
+    """Refuse float8 where the package that computes in it is missing.
+
+    Raises:
+        BitdialError: torchao is not installed.
+    """
     if importlib.util.find_spec("torchao") is None:
         raise BitdialError("float8 needs torchao, got none; pip install 'bitdial[float8]', or use bfloat16")
 

@@ -71,7 +71,7 @@ class MicroBatches:
         return len(self._taken)
 
     def add(self, batch: Any, share: float = 1.0, *, last: bool = True) -> TaskOutput:
-        """Add the gradient of one micro-batch.
+        """Add the gradient of one micro-batch. An error forgets the whole step: half a gradient helps nobody.
 
         Args:
             batch: on the device.
@@ -90,8 +90,9 @@ class MicroBatches:
         self._taken.append((batch, share))
         try:
             return self._pass(batch, share, last=last)
-        except Exception as error:
+        except BaseException as error:
             if not is_out_of_memory(error):
+                self.clear()
                 raise
             problem = str(error)
         return self._again(problem, last=last)  # outside of the handler, whose traceback holds on to memory
@@ -99,7 +100,7 @@ class MicroBatches:
     def apply(
         self, step: Callable[[], Any], max_grad_norm: float | None, *, factor: float = 1.0
     ) -> tuple[bool, Tensor | None]:
-        """Clip and step where everything is finite.
+        """Clip and step where everything is finite. The caller clears afterwards.
 
         Args:
             step: moves the weights.
@@ -124,12 +125,13 @@ class MicroBatches:
                 problem = str(error)
             self._forget_new_state(before, problem)
             self._again(problem, last=True)
-        self.clear()
         return result
 
     def clear(self) -> None:
-        """Begin a new step."""
+        """Forget the step under way, its gradients too."""
         self._taken, self._losses = [], []
+        self.control.scaler.forget()
+        self.optimizer.zero_grad(set_to_none=self.control.config.memory_efficient)
 
     def _pass(self, batch: Any, share: float, *, last: bool) -> TaskOutput:
         parts = split(batch, self.control.parts)

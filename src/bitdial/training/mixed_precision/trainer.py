@@ -262,7 +262,6 @@ class MixedPrecisionTrainer:
             stepped, norm = micro.apply(micro.optimizer.step, self.config.max_grad_norm, factor=factor)
         finally:
             micro.clear()
-            micro.optimizer.zero_grad(set_to_none=self.config.memory_efficient)
         if stepped and scheduler is not None:
             scheduler.step()
         return stepped, norm

@@ -1,0 +1,163 @@
+"""float8 linear layers: torchao's, put where they can be, with the reason for each layer that stays as it is.
+
+Weights stay float32; a float8 layer scales and rounds both operands of its three products (output, gradient of the
+input, gradient of the weight) to eight bits on the way into the matrix unit, and gives its output in bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, get_args
+
+import torch
+from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from bitdial.errors import BitdialError, suggest
+from bitdial.layers import QuantizedLayer
+from bitdial.layers.convert import match_layers, swap_children
+from bitdial.layers.names import plain_names
+from bitdial.layers.quantized import take_hooks
+from bitdial.training.mixed_precision.formats import FLOAT8, check_device, check_torchao
+
+Recipe = Literal["tensorwise", "rowwise"]
+"""How values are scaled into float8's range: one scale per tensor (faster), or one per row (more exact)."""
+
+FORWARD_BFLOAT16: Final = "bfloat16_forward"
+"""A float8 layer whose forward product is taken in bfloat16, while those of the backward pass stay in float8."""
+
+_DIVISOR = 16  # what the hardware's float8 products need of both dimensions of a weight
+
+
+@dataclass(frozen=True)
+class Float8Conversion:
+    """What `convert_to_float8` did.
+
+    Attributes:
+        converted: names of the layers that now compute in float8, in the model's order.
+        skipped: the linear layers that were left alone: name -> reason.
+    """
+
+    converted: tuple[str, ...]
+    skipped: dict[str, str]
+
+
+def is_float8_class(kind: type) -> bool:
+    """Whether a class is torchao's float8 linear layer or made from it (told by name: torchao need not be there)."""
+    return any(one.__name__ == "Float8Linear" and one.__module__.startswith("torchao.") for one in kind.__mro__)
+
+
+def is_float8_layer(module: nn.Module) -> bool:
+    """Whether a module is a float8 linear layer."""
+    return is_float8_class(type(module))
+
+
+def convert_to_float8(
+    model: nn.Module, *, recipe: Recipe = "tensorwise", skip: str | Sequence[str] = (), emulate: bool = False
+) -> Float8Conversion:
+    """Swap the linear layers of a model for float8 ones, in place; parameters, hooks and names stay the same.
+
+    Only layers of exactly the class `torch.nn.Linear` are swapped, and only where both dimensions divide by 16. First
+    and last layers are usually kept out: ``skip=("<first>", "<last>")``. Move the model to its device before. On a GPU
+    the rows of a batch (samples, or samples x tokens) must divide by 16 too: the weight's gradient sums over them.
+
+    Args:
+        model: any module that contains the layers; bare, or wrapped.
+        recipe: ``"tensorwise"`` or ``"rowwise"``, torchao's names.
+        skip: names or patterns of linear layers to leave alone, as in `bitdial.quantize`.
+        emulate: compute the products in wider numbers after rounding to float8: the same values on any device, slowly.
+
+    Returns:
+        The names of the swapped layers, and each other linear layer with the reason.
+
+    Raises:
+        BitdialError: no torchao; a device that cannot compute in float8 (without `emulate`); a recipe or pattern that
+            does not exist; a model without a layer to convert, that is one itself, or that has precision policies.
+    """
+    if not isinstance(model, nn.Module):
+        raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
+    if recipe not in get_args(Recipe):
+        known = ", ".join(get_args(Recipe))
+        raise BitdialError(f"recipe must be one of {known}, got {recipe!r}{suggest(str(recipe), get_args(Recipe))}")
+    if not isinstance(emulate, bool):
+        raise BitdialError(f"emulate must be True or False, got {emulate!r}")
+    patterns = (skip,) if isinstance(skip, str) else skip
+    if not isinstance(patterns, Sequence):
+        raise BitdialError(f'skip must be names or patterns such as ("<first>", "head"), got {skip!r}')
+    check_torchao()
+    from bitdial.training.mixed_precision.policy_layers import is_covered  # which itself imports this file
+
+    modules = plain_names(model)
+    if any(is_covered(module) for module in modules.values()):
+        raise BitdialError("model must have no policies yet; remove them, convert, and apply them again")
+    linears = [name for name, module in modules.items() if _is_linear(module)]
+    skipped = {name: reason for name in linears if (reason := _reason_against(modules[name]))}
+    for pattern in patterns:
+        for name in match_layers(linears, pattern, "a linear layer"):
+            skipped.setdefault(name, f"skipped as {pattern}")
+    skipped = {name: skipped[name] for name in linears if name in skipped}
+    converted = tuple(name for name in linears if name not in skipped)
+    if not converted:
+        found = "; ".join(f"{name or 'the model'}: {reason}" for name, reason in skipped.items()) or "none"
+        raise BitdialError(f"model must have a linear layer that can compute in float8, got {found}")
+    if isinstance(modules[""], nn.Linear):
+        raise BitdialError("model must contain its linear layers, got one that is a Linear; wrap it in nn.Sequential")
+    if not emulate:
+        for device in {parameter.device for name in converted for parameter in modules[name].parameters()}:
+            check_device(FLOAT8, device)
+    config = _config(recipe, emulate)
+    swaps = {modules[name]: _to_float8(modules[name], config) for name in converted}
+    for module in modules.values():
+        swap_children(module, swaps)
+    return Float8Conversion(converted, skipped)
+
+
+def forward_only_config(config: Any) -> Any:
+    """Return a float8 layer's torchao configuration with its forward product left in the surrounding precision."""
+    from torchao.float8 import CastConfig, ScalingType
+
+    def off(cast: Any) -> Any:
+        return CastConfig(scaling_type=ScalingType.DISABLED, target_dtype=cast.target_dtype)
+
+    # The casts for the backward products stand in fields of their own, which keep their values.
+    return replace(
+        config, cast_config_input=off(config.cast_config_input), cast_config_weight=off(config.cast_config_weight)
+    )
+
+
+def _config(recipe: Recipe, emulate: bool) -> Any:
+    from torchao.float8 import Float8LinearConfig
+
+    return replace(Float8LinearConfig.from_recipe_name(recipe), emulate=emulate)
+
+
+def _to_float8(layer: nn.Module, config: Any) -> nn.Module:
+    from torchao.float8 import convert_to_float8_training
+
+    new: nn.Module = convert_to_float8_training(layer, config=config)  # a lone layer comes back, swapped
+    assert new is not layer
+    take_hooks(new, layer)
+    return new.train(layer.training)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # GPT-2's linear layer, transposed
+
+
+def _reason_against(module: nn.Module) -> str | None:
+    if isinstance(module, QuantizedLayer):
+        return f"{type(module).__name__} is quantized to a grid of its own"
+    if is_float8_layer(module):
+        return "it is a float8 layer already"
+    if isinstance(module, LazyModuleMixin):
+        return f"{type(module).__name__} has no shape yet: run a batch through the model first"
+    if type(module) is not nn.Linear:
+        return f"{type(module).__name__} is a class of its own, whose computation may differ"
+    if module._parameters.get("weight") is None:
+        return "its weight is computed by a hook (weight_norm, spectral_norm, pruning)"
+    if any(size % _DIVISOR or size == 0 for size in module.weight.shape):
+        return f"its weight is {module.out_features} x {module.in_features}; both must divide by {_DIVISOR}"
+    if not module.weight.is_floating_point() or module.weight.dtype == torch.float64:
+        return f"its weight is {str(module.weight.dtype).removeprefix('torch.')}; float8 starts from float32 or less"
+    return None

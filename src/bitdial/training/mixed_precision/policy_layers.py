@@ -1,0 +1,211 @@
+"""A layer that computes in a format of its own, whatever surrounds it, without becoming another object.
+
+The layer's class is swapped for a subclass made on the fly, as torch itself does in ``parametrize`` and
+``fully_shard``. Why not hooks: a forward hook that leaves autocast is a second function which an exception, a thread of
+DataParallel or a graph break can part from the first. Why not an own ``forward`` on the instance: copies and replicas
+would keep calling the original's. A class has neither trouble, adds no name to the state dict, and keeps `isinstance`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any, SupportsIndex
+
+import torch
+from torch import Tensor, nn
+
+from bitdial.training.mixed_precision.float8 import (
+    FORWARD_BFLOAT16,
+    forward_only_config,
+    is_float8_class,
+    is_float8_layer,
+)
+from bitdial.training.mixed_precision.policies import LayerFormat, needs_float8, plain_dtype
+
+_made: weakref.WeakValueDictionary[type, type] = weakref.WeakValueDictionary()
+
+
+class PolicyLayer:
+    """What the made classes share. Its state stands on the instance, so that a copy of a layer has its own."""
+
+    _bitdial_base: type[nn.Module]
+    _bitdial_format: LayerFormat | None = None  # None: as the surroundings have it
+    _bitdial_owner: Any = None  # whose policies these are; a copy of the layer has a copy, which is nobody
+    _bitdial_float8: Any = None  # a float8 layer's configuration while its forward product is in bfloat16
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Pickle and copy by the class that was there before: the made one cannot be imported."""
+        reduced = super().__reduce_ex__(max(int(protocol), 2))
+        made = type(self)
+        if "_bitdial_base" in vars(made) and isinstance(reduced, tuple) and reduced[1] == (made,):
+            return (_rebuild, (self._bitdial_base,), *reduced[2:])
+        return reduced
+
+
+def cover(module: nn.Module, owner: object) -> None:
+    """Make a layer able to follow formats; until `turn` is called it computes as before.
+
+    Raises:
+        TypeError: the object cannot change its class.
+    """
+    module.__class__ = policy_class(type(module))
+    vars(module)["_bitdial_owner"] = owner
+
+
+def uncover(module: nn.Module) -> None:
+    """Take it off again. Where something else has swapped the class since, ours stays below it and does nothing."""
+    turn(module, None)
+    vars(module).pop("_bitdial_format", None)
+    vars(module).pop("_bitdial_owner", None)
+    base = vars(type(module)).get("_bitdial_base")
+    if base is not None:
+        module.__class__ = base
+
+
+def turn(module: nn.Module, format: LayerFormat | None) -> None:
+    """Set the format that a covered layer computes in from now on."""
+    if is_float8_layer(module):
+        config: Any = vars(module).pop("_bitdial_float8", None) or module.config
+        if format == FORWARD_BFLOAT16:
+            vars(module)["_bitdial_float8"] = config
+            config = forward_only_config(config)
+        module.config = config
+    vars(module)["_bitdial_format"] = format
+
+
+def is_covered(module: nn.Module) -> bool:
+    """Whether a layer follows policies (its own ones, or as a copy those of the time when it was copied)."""
+    return owner_of(module) is not None
+
+
+def owner_of(module: nn.Module) -> object | None:
+    """What `cover` was given, or nothing."""
+    return vars(module).get("_bitdial_owner")
+
+
+def policy_class(base: type[nn.Module]) -> type[nn.Module]:
+    """Return the subclass of a layer's class that follows formats; the same one for every layer of the class."""
+    if issubclass(base, PolicyLayer):
+        return base
+    made = _made.get(base)
+    if made is None:
+        names = {
+            "__module__": base.__module__,
+            "__qualname__": base.__qualname__,
+            "__doc__": base.__doc__,
+            "_bitdial_base": base,
+            "forward": _forward_of(base),
+        }
+        make: Any = type(base)
+        made = _made[base] = make(base.__name__, (PolicyLayer, base), names)
+    return made
+
+
+def _rebuild(base: type[nn.Module]) -> nn.Module:
+    made = policy_class(base)
+    return made.__new__(made)
+
+
+def _forward_of(base: type[nn.Module]) -> Callable[..., Any]:
+    """Return the `forward` of a made class; its signature is that of the class below."""
+    attention = issubclass(base, nn.MultiheadAttention)
+    float8 = is_float8_class(base)
+
+    @functools.wraps(base.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        format = self._bitdial_format
+        if format is None:
+            return base.forward(self, *args, **kwargs)
+        # A float8 layer out of float8 is the linear layer that it was made from, on the same weight.
+        inner = nn.Linear.forward if float8 and not needs_float8(format) else base.forward
+        dtype = plain_dtype(format)
+        kind = _device_kind(self, args, kwargs)
+        if dtype == torch.float32:
+            args, kwargs = to_float32(args), to_float32(kwargs)
+        elif attention:
+            args, kwargs = _cast_query(args, kwargs, dtype)
+        if not torch.amp.is_autocast_available(kind):
+            return inner(self, *args, **kwargs)
+        enabled = torch.is_autocast_enabled(kind)
+        if dtype == torch.float32:
+            if not enabled:
+                return inner(self, *args, **kwargs)
+            with torch.autocast(kind, enabled=False):
+                return inner(self, *args, **kwargs)
+        if enabled and torch.get_autocast_dtype(kind) == dtype:
+            return inner(self, *args, **kwargs)
+        # Autocast's cache of cast weights does not ask for the dtype: a weight that is used in two formats would come
+        # back in the wrong one.
+        with torch.autocast(kind, dtype=dtype, cache_enabled=False):
+            return inner(self, *args, **kwargs)
+
+    return forward
+
+
+def to_float32(value: Any) -> Any:
+    """Return tensors of other floating-point dtypes as float32, inside tuples, lists and dictionaries too.
+
+    What holds none is returned itself, so that a layer may still write into a list that it was given.
+    """
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() and value.dtype != torch.float32 else value
+    if isinstance(value, dict):
+        cast = {key: to_float32(one) for key, one in value.items()}
+        if all(cast[key] is one for key, one in value.items()):
+            return value
+        if type(value) is dict:
+            return cast
+        shallow = copy.copy(value)  # of its own kind, such as a dictionary with attributes
+        shallow.update(cast)
+        return shallow
+    if isinstance(value, tuple | list):
+        items = [to_float32(one) for one in value]
+        if all(new is old for new, old in zip(items, value, strict=True)):
+            return value
+        if isinstance(value, list):
+            return items
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value
+
+
+def _cast_query(args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    """Cast an attention layer's query, key and value.
+
+    Handed float32 in evaluation it would take a fused kernel, which autocast on a CPU does not reach.
+    """
+    given = dict(zip(("query", "key", "value"), args, strict=False))
+    named = {name: kwargs[name] for name in ("query", "key", "value") if name in kwargs}
+    old: list[Any] = []
+    new: list[Any] = []
+    for tensor in (given | named).values():
+        same = next((index for index, one in enumerate(old) if one is tensor), None)
+        old.append(tensor)
+        # One tensor in three places stays one, so that its projections are still taken at once.
+        new.append(tensor.to(dtype) if same is None else new[same])
+    cast = dict(zip(given | named, new, strict=True))
+    return (*(cast[name] for name in given), *args[3:]), {**kwargs, **{name: cast[name] for name in named}}
+
+
+def _device_kind(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> str:
+    tensor = _first_tensor(args)
+    if tensor is None:
+        tensor = _first_tensor(tuple(kwargs.values()))
+    if tensor is None:
+        tensor = next(module.parameters(), None)
+    return "cpu" if tensor is None else tensor.device.type
+
+
+def _first_tensor(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list):
+        for one in value:
+            found = _first_tensor(one)
+            if found is not None:
+                return found
+    return None
