@@ -79,6 +79,8 @@ class MixedPrecisionOptions(Config):
     """Steps in a row that may be lost before a wider format is taken, or the run stops."""
     recovery_interval: int = Field(2000, ge=1)
     """Applied steps in a row after which the format asked for is tried again."""
+    policies: dict[str, str | dict[int, str]] = {}
+    """Layers with a format of their own: name or pattern -> format, or -> {step: format, ...}."""
 
 
 class SharedConfig(Config):

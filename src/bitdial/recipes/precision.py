@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from bitdial.configuration import SharedConfig
+from bitdial.errors import BitdialError
 from bitdial.training import MixedPrecisionConfig
+from bitdial.training.mixed_precision import PrecisionControl, parse_policies
 from bitdial.training.mixed_precision.formats import best_format, check_device, to_dtype
+from bitdial.training.mixed_precision.layers import prepare_layers
 
 
 def mixed_precision_of(config: SharedConfig, device: torch.device) -> MixedPrecisionConfig:
@@ -19,11 +23,24 @@ def mixed_precision_of(config: SharedConfig, device: torch.device) -> MixedPreci
     Raises:
         BitdialError: a format that the device lacks, or settings that contradict each other.
     """
-    dtype = format_on(config.precision, device)
+    options = config.mixed_precision
+    dtype = best_format(device) if config.precision == "auto" else to_dtype(config.precision)
     check_device(dtype, device)
-    return MixedPrecisionConfig(dtype=dtype, **config.mixed_precision.model_dump())
+    if options.min_scale > options.init_scale:
+        raise BitdialError(
+            f"mixed_precision.min_scale must be at most mixed_precision.init_scale, got {options.min_scale:g} above "
+            f"{options.init_scale:g}; lower it"
+        )
+    policies = parse_policies(options.policies) if options.policies else None
+    return MixedPrecisionConfig(dtype=dtype, **options.model_dump(exclude={"policies"}), policies=policies)
 
 
-def format_on(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype that a name means on a device."""
-    return best_format(device) if precision == "auto" else to_dtype(precision)
+def check_layers(model: nn.Module, precision: MixedPrecisionConfig, device: torch.device) -> None:
+    """Let the layers of a new model take their formats, so that what is wrong is found before a run begins.
+
+    Raises:
+        BitdialError: a policy that matches nothing, or that its layers cannot follow.
+    """
+    layers = prepare_layers(model.to(device), PrecisionControl(precision, device))
+    if layers is not None:
+        layers.remove()

@@ -25,6 +25,7 @@ from bitdial.training.metrics_log import MetricsLog
 from bitdial.training.mixed_precision.config import MixedPrecisionConfig
 from bitdial.training.mixed_precision.control import PrecisionControl
 from bitdial.training.mixed_precision.formats import check_device
+from bitdial.training.mixed_precision.layers import prepare_layers
 from bitdial.training.progress import Progress
 from bitdial.training.recorder import StepRecorder, TrainingDiverged
 from bitdial.training.saving import CheckpointSaver, last_checkpoint, save_state, settle
@@ -91,15 +92,16 @@ def fit(
     model = fabric.to_device(model)
     ema = WeightAverage(model, config.ema_decay) if config.ema_decay is not None else None
     scheduler = make_scheduler(optimizer, learning_rate)
-    if config.compile:
-        model.compile()
-    wrapped_model, wrapped_optimizer = fabric.setup(model, optimizer)
     control = PrecisionControl(_of_loop(precision, config), fabric.device, adaptive=True)
     check_device(control.format, fabric.device)
     if not fabric.is_global_zero:
         control.tell = lambda _: None
     elif progress is not None:
         control.tell = progress.note
+    layers = prepare_layers(model, control)
+    if config.compile:
+        model.compile()
+    wrapped_model, wrapped_optimizer = fabric.setup(model, optimizer)
     stream = BatchStream(loader, config.gradient_accumulation_steps, fabric.world_size)
     recorder = StepRecorder(config.history_interval)
     state = TrainingState(fabric, model, optimizer, scheduler, stream, recorder, control, hooks, ema, early_stopping)
@@ -110,7 +112,11 @@ def fit(
         state, config, step, evaluate, log if is_first else None, checkpoints, progress if is_first else None,
         how_to_resume,
     )  # fmt: skip
-    loop.run(notes)
+    try:
+        loop.run(notes)
+    finally:
+        if layers is not None:
+            layers.remove()
     return state
 
 

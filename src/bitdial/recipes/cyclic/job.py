@@ -21,6 +21,7 @@ from bitdial.recipes.cyclic.assembly import build_experiment, precision_for
 from bitdial.recipes.cyclic.best_model import save_best_model
 from bitdial.recipes.cyclic.config import CyclicConfig
 from bitdial.recipes.cyclic.experiment import Experiment
+from bitdial.recipes.precision import check_layers
 from bitdial.recipes.resuming import plain
 from bitdial.training import MixedPrecisionConfig, RunFolder, TrainingDiverged, preserved_random_state
 
@@ -87,7 +88,9 @@ class Job:
         precision = precision_for(config, fabric.device)
         data = load_dataset(config.dataset, config.data_path)
         with preserved_random_state():
-            build_experiment(config, data).rehearse()
+            experiment = build_experiment(config, data)
+            experiment.rehearse()
+            check_layers(experiment.new_model(config.seed), precision, fabric.device)
         fabric.launch()
         root = config.experiment.results_dir or "runs"
         with told_once(fabric, BitdialError):

@@ -19,7 +19,7 @@ from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.evaluation import describe_machine
 from bitdial.evaluation.files import write_atomically
 from bitdial.recipes.assembly import check_model_name, fabric_for, named, rehearse, told_once
-from bitdial.recipes.precision import mixed_precision_of
+from bitdial.recipes.precision import check_layers, mixed_precision_of
 from bitdial.recipes.resuming import plain
 from bitdial.recipes.ternary.checkpoints import Foreign, Source, manager_of, set_aside_newer
 from bitdial.recipes.ternary.config import TernaryConfig
@@ -121,6 +121,7 @@ class Job:
         with preserved_random_state():
             for each in experiments.values():
                 foreign = _rehearse(each, splits, foreign_file)
+                check_layers(Network.of(each, splits.dataset).build(), precision, fabric.device)
             teachers = {
                 name: load_teacher(each.teacher, splits.dataset)
                 for name, each in experiments.items()

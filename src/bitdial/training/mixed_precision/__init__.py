@@ -1,10 +1,6 @@
 """Mixed precision that can be stepped by hand, adapts to what it sees, and explains itself."""
 
 from bitdial.training.mixed_precision.adaptive import AdaptiveMixedPrecisionTrainer
-from bitdial.training.mixed_precision.adaptive import AdaptiveMixedPrecisionTrainer
-<<<<<<< HEAD
-from bitdial.training.mixed_precision.applied_policies import AppliedPolicies, apply_policies, remove_policies
-=======
 from bitdial.training.mixed_precision.advice import (
     AdvisedSetting,
     PrecisionDecision,

@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PlainSerializer, model_validator
 
 from bitdial.errors import BitdialError
 from bitdial.training.mixed_precision.formats import format_name, to_dtype
+from bitdial.training.mixed_precision.policies import PrecisionPolicies, parse_policies
 
 Format = Annotated[torch.dtype, BeforeValidator(to_dtype), PlainSerializer(format_name, return_type=str)]
 """A dtype; in YAML and flags "float32", "bfloat16", "float16" or "float8"."""
+
+LayerPolicies = Annotated[
+    InstanceOf[PrecisionPolicies] | None,
+    BeforeValidator(lambda value: None if value is None or value == {} else parse_policies(value)),
+    PlainSerializer(lambda value: None if value is None else value.to_plain()),
+]
+"""Policies in any of their forms."""
 
 
 class MixedPrecisionConfig(BaseModel):
@@ -56,6 +64,10 @@ class MixedPrecisionConfig(BaseModel):
     recovery_interval: int = Field(default=2000, ge=1)
     """Adaptive: applied steps in a row after which a wider format is given up for the one asked for; doubled each time
     that one fails again."""
+
+    policies: LayerPolicies = None
+    """Layers with a format of their own: a map pattern -> dtype such as ``{"head": "float32"}``, or any other form that
+    `parse_policies` reads; None: all alike."""
 
     @model_validator(mode="after")
     def _scale_above_its_floor(self) -> MixedPrecisionConfig:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bitdial.errors import BitdialError
+from bitdial.training.mixed_precision.applied_policies import AppliedPolicies
 from bitdial.training.mixed_precision.config import MixedPrecisionConfig
 from bitdial.training.mixed_precision.diagnosis import Culprit
 from bitdial.training.mixed_precision.formats import WIDER, autocast_dtype, format_name, to_dtype
@@ -57,6 +58,7 @@ class PrecisionControl:
         memory_retries: how often a step was tried again at half the micro-batch.
         parts: into how many parts every batch is cut since memory ran out; 1: whole.
         history: every change of format.
+        layers: layers with formats of their own, turned at the beginning of every step.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class PrecisionControl:
         self.adaptive = adaptive
         self.tell = tell or (logger.warning if config.log_scaling else logger.debug)
         self.format = config.format
-        self.on_format: list[Callable[[torch.dtype], None]] = []
+        self.layers: AppliedPolicies | None = None
         self.steps = self.applied_steps = self.overflows = self.not_finite = self.memory_retries = 0
         self.parts = 1
         self.history: list[Adaptation] = []
@@ -92,6 +94,11 @@ class PrecisionControl:
         if self.format == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=autocast_dtype(self.format))
+
+    def begin_step(self) -> None:
+        """Turn the layers that have formats of their own."""
+        if self.layers is not None:
+            self.layers.set_step(self.steps)
 
     def needs_diagnosis(self, *, loss_is_finite: bool) -> bool:
         """Whether a lost step is one that a lower scale cannot mend, and the first of its row."""
@@ -184,8 +191,6 @@ class PrecisionControl:
     def _take_format(self, dtype: torch.dtype) -> None:
         self.format = dtype
         self.scaler = self._make_scaler()
-        for act in self.on_format:
-            act(dtype)
 
     def _make_scaler(self) -> LossScaler:
         return LossScaler(self.config, self.device, scaling=self.format == torch.float16)

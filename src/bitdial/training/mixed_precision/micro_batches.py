@@ -85,6 +85,7 @@ class MicroBatches:
             BitdialError: it does not fit into memory, not even in parts.
         """
         if not self._taken:
+            self.control.begin_step()
             self._snapshot.take()
             self._retries = 0
         self._taken.append((batch, share))

@@ -20,6 +20,7 @@ from bitdial.training.checkpoint.writing import save_text
 from bitdial.training.mixed_precision.config import MixedPrecisionConfig
 from bitdial.training.mixed_precision.control import PrecisionControl
 from bitdial.training.mixed_precision.formats import check_device, format_name
+from bitdial.training.mixed_precision.layers import prepare_layers
 from bitdial.training.mixed_precision.micro_batches import MicroBatches
 from bitdial.training.mixed_precision.performance import Performance
 from bitdial.training.tasks import TaskOutput
@@ -88,8 +89,11 @@ class MixedPrecisionTrainer:
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Make a model ready, in place, before it is wrapped for several devices; return it.
 
+        Layers take the formats that ``config.policies`` give them; in float8 linear layers become float8 layers.
+
         Raises:
-            BitdialError: weights in half precision, which updates would be lost in; a format that its device lacks.
+            BitdialError: weights in half precision, which updates would be lost in; a format that its device lacks; a
+                policy that matches nothing.
         """
         halves = [name for name, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
         if halves and self.config.enabled:
@@ -98,6 +102,9 @@ class MixedPrecisionTrainer:
                 "model.half(), autocast chooses the format of every operation"
             )
         self._begin(_device_of(model))
+        if self.control.layers is not None:
+            self.control.layers.remove()
+        prepare_layers(model, self.control)
         return model
 
     def train_step(
@@ -227,10 +234,11 @@ class MixedPrecisionTrainer:
         if self._control is not None and self._control.device == device:
             return
         check_device(self.config.format, device)
-        before = None if self._control is None else self._control.state_dict()
+        before = self._control
         self._control = PrecisionControl(self.config, device, adaptive=self._adaptive)
-        if before:
-            self._control.load_state_dict(before)
+        if before is not None:
+            self._control.load_state_dict(before.state_dict() or {})
+            self._control.layers = before.layers
 
     def _micro_batches(self, model: nn.Module, optimizer: Optimizer) -> MicroBatches:
         """The step under way, or a new one; kept as long as model and optimizer are the same."""
