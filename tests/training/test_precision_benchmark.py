@@ -134,6 +134,25 @@ def test_steps_are_training_steps_in_the_format(monkeypatch: pytest.MonkeyPatch)
         assert not torch.equal(trained, model.weight)
 
 
+def test_float8_converts_the_copy_and_computes_the_rest_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the conversion is replaced: what is real of it is tested with torchao, and runs on a GPU."""
+    converted: list[nn.Module] = []
+    formats: list[torch.dtype] = []
+
+    def criterion(output: Tensor, target: Tensor) -> Tensor:
+        formats.append(output.dtype)
+        return nn.functional.cross_entropy(output, target)
+
+    monkeypatch.setattr(module, "check_device", lambda dtype, device: None)
+    monkeypatch.setattr(module, "convert_to_float8", converted.append)
+    model = nn.Linear(8, CLASSES)
+    result = benchmark_mixed_precision(model, data(), 2, dtype="float8", criterion=criterion)
+    assert result.dtype == "float8"
+    assert len(converted) == 1
+    assert converted[0] is not model
+    assert set(formats) == {torch.float32, torch.bfloat16}
+
+
 def test_floating_point_targets_are_regressed() -> None:
     result = benchmark_mixed_precision(nn.Linear(8, 2), (torch.randn(4, 8), torch.randn(4, 2)), 1, dtype="bfloat16")
     assert result.iterations == 1
@@ -304,8 +323,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"num_iterations": 0}, "num_iterations must be a whole number from 1 up, got 0"),
     ({"num_iterations": 2.5}, "got 2.5"),
     ({"num_iterations": True}, "got True"),
-    ({"dtype": "float32"}, "dtype must be bfloat16 or float16 to compare with float32, got float32"),
-    ({"dtype": "float8"}, "got float8"),
+    ({"dtype": "float32"}, "dtype must be a format to compare with float32, got float32 itself"),
+    ({"dtype": "float8"}, "float8 needs an NVIDIA GPU"),
     ({"dtype": "bfloat61"}, "did you mean 'bfloat16'"),
     ({"device": "cdua"}, "device must be a device's name"),
     ({"criterion": lambda output, target: output}, "the network cannot train"),  # no scalar

@@ -18,7 +18,8 @@ from bitdial.errors import BitdialError
 from bitdial.training.mixed_precision.benchmark_result import MixedPrecisionBenchmark, Row, quartiles
 from bitdial.training.mixed_precision.context import mixed_precision_context
 from bitdial.training.mixed_precision.facts import count_parameters, device_of, narrow_format
-from bitdial.training.mixed_precision.formats import FLOAT8, format_name, to_dtype
+from bitdial.training.mixed_precision.float8 import convert_to_float8
+from bitdial.training.mixed_precision.formats import FLOAT8, autocast_dtype, check_device, format_name, to_dtype
 from bitdial.training.mixed_precision.kept_memory import ALLOCATED, KEPT, kept_bytes, peak_on_gpu
 from bitdial.training.mixed_precision.memory import is_out_of_memory
 from bitdial.training.seeding import preserved_random_state
@@ -56,7 +57,8 @@ def benchmark_mixed_precision(
         model: what trains; ``model(inputs)`` gives its output.
         data: a pair (inputs, targets) of tensors, or an iterable of such, of which the first 8 are used in turn.
         num_iterations: timed rounds.
-        dtype: the narrow format or its name; by default the one that the device is better at.
+        dtype: the narrow format or its name; by default the one that the device is better at. float8 is for the linear
+            layers that `convert_to_float8` takes, bfloat16 for the rest.
         criterion: ``(output, targets) -> loss``. By default cross-entropy where targets are whole numbers, else the
             mean squared error.
         optimizer: makes an optimizer of parameters; by default SGD with a learning rate of .001 and momentum.
@@ -65,7 +67,7 @@ def benchmark_mixed_precision(
 
     Raises:
         BitdialError: data that is no pair or empty, a network that cannot train on it, memory that runs out, a format
-            that is float32, float8 or that the device lacks.
+            that the device lacks; float8 for a network without a layer that can compute in it.
     """
     count_parameters(model)
     if isinstance(num_iterations, bool) or not isinstance(num_iterations, int) or num_iterations < 1:
@@ -136,6 +138,8 @@ class _Arm:
         except (RuntimeError, TypeError) as error:
             raise BitdialError(f"model must be one that copy.deepcopy can copy, got: {error}") from error
         self._model = copied.to(self._device).train()
+        if self._dtype == FLOAT8:
+            convert_to_float8(self._model)
         self._optimizer = self._factory(self._model.parameters())
         if not isinstance(self._optimizer, Optimizer):
             got = type(self._optimizer).__name__
@@ -175,7 +179,7 @@ class _Arm:
             _synchronise(self._device)
             began = time.perf_counter()
             self._optimizer.zero_grad()
-            with mixed_precision_context(dtype=self._dtype, device=self._device):
+            with mixed_precision_context(dtype=autocast_dtype(self._dtype), device=self._device):
                 loss = self._criterion(self._model(inputs), targets)
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             self._scaler.step(self._optimizer)
@@ -203,9 +207,9 @@ def _take_turns(arms: list[_Arm], rounds: int, on_round: Callable[[int], None] |
 
 def _checked_format(dtype: Any, device: torch.device) -> torch.dtype:
     narrow = to_dtype(dtype)
-    if narrow in (torch.float32, FLOAT8):
-        raise BitdialError(f"dtype must be bfloat16 or float16 to compare with float32, got {format_name(narrow)}")
-    mixed_precision_context(dtype=narrow, device=device)
+    if narrow == torch.float32:
+        raise BitdialError("dtype must be a format to compare with float32, got float32 itself; use bfloat16")
+    check_device(narrow, device)
     return narrow
 
 
