@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
+from bitdial.layers.names import plain_names
 from bitdial.training.mixed_precision.applied_policies import AppliedPolicies, apply_policies
 from bitdial.training.mixed_precision.control import PrecisionControl
+from bitdial.training.mixed_precision.covering import govern
 from bitdial.training.mixed_precision.float8 import convert_to_float8, is_float8_layer
 from bitdial.training.mixed_precision.formats import FLOAT8
 from bitdial.training.mixed_precision.policies import PolicyRule, PrecisionPolicies
@@ -30,14 +32,15 @@ def prepare_layers(model: nn.Module, control: PrecisionControl, *, emulate: bool
     Raises:
         BitdialError: a policy that matches nothing, or that its layers or their device cannot follow.
     """
-    rules: tuple[PolicyRule, ...] = ()
-    if control.config.format == FLOAT8:
-        names = [name for name, module in model.named_modules() if is_float8_layer(module)]
-        names = names or list(convert_to_float8(model, skip=FIRST_AND_LAST, emulate=emulate).converted)
-        rules = tuple(PolicyRule(name, lambda _: control.format) for name in names)
     own = control.config.policies
-    if own is not None:
-        rules += own.rules
+    rules = () if own is None else own.rules
+    if control.config.format == FLOAT8:
+        if not any(is_float8_layer(module) for module in model.modules()):
+            convert_to_float8(model, skip=FIRST_AND_LAST, emulate=emulate)
+        modules = plain_names(model)
+        governed = govern(plain_names(model, every_name=True), rules)
+        free = [name for name, each in modules.items() if is_float8_layer(each) and each not in governed]
+        rules = (*(PolicyRule(name, lambda _: control.format) for name in free), *rules)
     if not rules:
         return None
     control.layers = apply_policies(model, PrecisionPolicies(rules))
