@@ -212,8 +212,8 @@ def test_ctrl_c_is_quiet(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "bitdial", "bench", "amp", *QUICK[:-1], "100000000", "--device", "cpu"]
     started = (
         "import sys, runpy, bitdial.training.mixed_precision.benchmark as b\n"
-        "former = b._take_turns\n"
-        "b._take_turns = lambda *given: (print('started', flush=True), former(*given))[1]\n"
+        "former = b.take_turns\n"
+        "b.take_turns = lambda *given: (print('started', flush=True), former(*given))[1]\n"
         "sys.argv = ['bitdial', *sys.argv[1:]]\n"
         "runpy.run_module('bitdial', run_name='__main__')\n"
     )

@@ -223,7 +223,7 @@ class TestSettings:
         device_with(monkeypatch, bfloat16=bfloat16, float16=float16)
         for kind, dtype in (("cpu", on_cpu), ("cuda", on_gpu)):
             monkeypatch.setattr(
-                "bitdial.training.mixed_precision.advice.device_of", lambda *_, kind=kind: torch.device(kind)
+                "bitdial.training.mixed_precision.settings_advice.device_of", lambda *_, kind=kind: torch.device(kind)
             )
             config = optimize_mixed_precision_settings(linear_of(parameters), 32, LITTLE)
             assert config == MixedPrecisionConfig(
