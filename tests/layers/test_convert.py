@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, prune
 
 from bitdial.errors import BitdialError
 from bitdial.layers import QuantConv1d, QuantConv2d, QuantizedLayer, QuantLinear, quantize, skipped_layers
-from bitdial.layers.convert import match_layers
+from bitdial.layers.convert import find_layers, match_layers
 from tests.layers.nets import Mlp, ResidualNet, images, rows
 
 
@@ -264,3 +264,10 @@ def test_quantizing_twice_is_refused_with_what_to_do() -> None:
 def test_skipped_layers_of_a_float_model_is_an_error_not_an_empty_answer() -> None:
     with pytest.raises(BitdialError, match=r"^model must have gone through bitdial.quantize, got Mlp that has not"):
         skipped_layers(Mlp())
+
+
+def test_a_caller_may_say_what_the_names_are_or_what_is_wrong_when_none_matches() -> None:
+    with pytest.raises(BitdialError, match="layer pattern must match a linear layer, got 'x'; the layers are fc"):
+        match_layers(["fc"], "x", "a linear layer")
+    assert find_layers(["fc"], "x") == []
+    assert find_layers([], "<last>") == []

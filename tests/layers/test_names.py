@@ -42,3 +42,12 @@ def test_every_module_has_one_name() -> None:
     model = nn.DataParallel(Holder())
     # All but the wrapper, which has the name of what it wraps.
     assert len(plain_names(model)) == len(list(model.modules())) - 1
+
+
+def test_a_module_in_two_places_comes_under_each_name_only_when_asked() -> None:
+    model = nn.Module()
+    model.a = model.b = nn.Linear(2, 2)
+    assert list(plain_names(model)) == ["", "a"]
+    every = plain_names(nn.DataParallel(model), every_name=True)
+    assert list(every) == ["", "a", "b"]
+    assert every["a"] is every["b"]

@@ -79,4 +79,6 @@ def _divergence_notes(arms: Sequence[ArmResult]) -> list[str]:
         bad = sum(1 for loss in arm.history.loss if loss != loss or loss in (float("inf"), float("-inf")))
         if bad:
             notes.append(f"{arm.name}, seed {arm.seed}: {bad} of {len(arm.history.loss)} logged losses are not finite.")
+        if arm.precision_note is not None:
+            notes.append(f"{arm.name}, seed {arm.seed}, {arm.precision_note}.")
     return notes

@@ -120,6 +120,8 @@ class ArmResult(Record):
     """How many optimizer steps of its own the arm took."""
     history: History = History()
     """What was logged while it was trained."""
+    precision_note: str | None = None
+    """Which steps a narrow floating-point format lost, and where it changed; null where all went well."""
 
     @model_validator(mode="after")
     def _one_score_a_width(self) -> Self:

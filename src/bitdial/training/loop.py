@@ -170,6 +170,9 @@ class _Loop:
                     self._between_steps(stepped=bool(batches), epoch_over=epoch_over)
                     if self._finished():
                         break
+            trouble = state.control.trouble()
+            if trouble is not None:
+                state.control.tell(trouble)
         if self.log is not None:
             self.log.flush()
 

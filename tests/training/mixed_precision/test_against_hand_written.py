@@ -136,3 +136,17 @@ def test_what_is_left_of_an_epoch_is_a_mean_too() -> None:
         assert trainer.finish_step() is (steps == 4)
         assert trainer.finish_step() is False
     assert same_state(a, b) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_sparse_gradients(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Embedding(20, 4, sparse=True), nn.Flatten(), nn.Linear(12, 3))
+    before = model[0].weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = MixedPrecisionTrainer(MixedPrecisionConfig(dtype=dtype))
+    outcome = trainer.train_step(
+        model, optimizer, nn.CrossEntropyLoss(), torch.tensor([[1, 2, 3], [3, 4, 5]]), torch.tensor([0, 2])
+    )
+    assert outcome.stepped
+    changed = (model[0].weight != before).any(dim=1).nonzero().flatten().tolist()
+    assert changed == [1, 2, 3, 4, 5]

@@ -82,6 +82,21 @@ def changed_in_between() -> None:
         trainer.train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), *batches(1)[0])
 
 
+def plateau() -> None:
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    MixedPrecisionTrainer().train_step(
+        model, optimizer, nn.CrossEntropyLoss(), *batches(1)[0],
+        scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def lbfgs() -> None:
+    model = small_net()
+    optimizer = torch.optim.LBFGS(model.parameters())
+    MixedPrecisionTrainer().train_step(model, optimizer, nn.CrossEntropyLoss(), *batches(1)[0])
+
+
 def epochs(loader: Any, **options: Any) -> Any:
     model = small_net()
     return train_with_mixed_precision(
@@ -105,6 +120,8 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "no loss": (lambda: step(small_net(), lambda a, b: None), "got NoneType"),
     "another model's optimizer": (foreign_optimizer, "no parameter of the optimizer got a gradient"),
     "another optimizer in mid-step": (changed_in_between, "after 1 of 2 batches; call finish_step first"),
+    "a schedule that waits for a score": (plateau, "call its step(score) after each evaluation instead"),
+    "an optimizer that asks for the loss itself": (lbfgs, "must step on one gradient, got LBFGS"),
     "no epochs": (lambda: epochs(batches(2), num_epochs=0), "num_epochs must be a whole number of at least 1, got 0"),
     "half an epoch": (lambda: epochs(batches(2), num_epochs=0.5), "got 0.5"),
     "no batch": (lambda: epochs([]), "gave no batch in epoch 0; is it empty, or gone through already?"),

@@ -58,6 +58,9 @@ def test_falls_back_and_says_so_in_the_log(tmp_path: Path) -> None:
     assert state.applied_steps == state.control.applied_steps == 24 - 6  # 16, 8, 4, 2, then twice at 1
     (change,) = state.control.history
     assert (change.step, change.before, change.after) == (6, "float16", "bfloat16")
+    assert state.control.trouble() == (
+        "float16: 6 of 24 steps were skipped (6 to overflows); from step 6 on bfloat16 instead of float16"
+    )
     logged = rows(tmp_path)
     assert [row["format"] for row in logged][:4] == ["float16", "float16", "bfloat16", "bfloat16"]
     assert [row["skipped_steps"] for row in logged][:4] == ["2", "4", "6", "6"]

@@ -290,6 +290,7 @@ class Experiment:
             seconds_own=phase.seconds,
             iterations=phase.iterations,
             history=phase.history,
+            precision_note=phase.precision_note,
         )
 
 

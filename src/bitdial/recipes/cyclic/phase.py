@@ -99,6 +99,7 @@ class PhaseResult:
         average_bits: mean forward width over its steps, weighted with multiply-accumulates.
         seconds: wall-clock, over all resumptions.
         iterations: optimizer steps.
+        precision_note: which of them a narrow format lost, and where it changed; None where all went well.
     """
 
     model: nn.Module
@@ -107,6 +108,7 @@ class PhaseResult:
     average_bits: float
     seconds: float
     iterations: int
+    precision_note: str | None = None
 
 
 class PrecisionHook(Hook):
@@ -282,6 +284,7 @@ def train_phase(
         average_bits=hook.bits_sum / max(state.step, 1),
         seconds=state.seconds,
         iterations=state.step,
+        precision_note=state.control.trouble(),
     )
 
 

@@ -84,6 +84,7 @@ def finish_network(
         unquantized=unquantized_layers(shipped),
         sizes=sizes,
         file=str(file.relative_to(run.path)),
+        precision_note=state.control.trouble(),
         packed_file=None if packed is None else str(packed.relative_to(run.path)),
         curve=read_curve(run.metrics, {"experiment": experiment, "seed": str(seed)}),
     )

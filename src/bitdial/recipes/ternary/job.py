@@ -159,7 +159,7 @@ class Job:
             networks=networks,
             summaries=summaries,
             reference=reference,
-            notes=self._notes(),
+            notes=[*self._notes(), *_precision_notes(networks)],
         )
         images = render_plots(results)
         save_plots(images, self.run.plots)
@@ -268,6 +268,14 @@ class Job:
             notes.append("Scores and files are of the averaged weights.")
         notes.append("Training and scores use floating-point arithmetic on ternary values; only files are packed.")
         return notes
+
+
+def _precision_notes(networks: list[NetworkResult]) -> list[str]:
+    return [
+        f"{network.experiment}, seed {network.seed}, {network.precision_note}."
+        for network in networks
+        if network.precision_note is not None
+    ]
 
 
 def finished_network(run: RunFolder, experiment: str, seed: int, config: TernaryConfig) -> NetworkResult | None:

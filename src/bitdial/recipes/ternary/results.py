@@ -107,6 +107,8 @@ class NetworkResult(Record):
     """The trained network, relative to the run's folder."""
     packed_file: str | None = None
     """The packed file, relative to the run's folder."""
+    precision_note: str | None = None
+    """Which steps a narrow floating-point format lost, and where it changed; null where all went well."""
     curve: Curve = Curve()
     """Training epoch by epoch."""
 

@@ -207,6 +207,18 @@ class PrecisionControl:
         loss_bad, gradient_bad = flags.tolist()
         return loss_bad == 0, gradient_bad == 0
 
+    def trouble(self) -> str | None:
+        """Return in a sentence which steps were lost, and where the format changed; None where all went well."""
+        parts = []
+        if self.skipped_steps:
+            kinds = ((self.overflows, "to overflows"), (self.not_finite, "to values that are not finite"))
+            told = ", ".join(f"{count} {what}" for count, what in kinds if count)
+            parts.append(f"{self.skipped_steps} of {self.steps} steps were skipped ({told})")
+        parts += [f"from step {each.step} on {each.after} instead of {each.before}" for each in self.history]
+        if self.memory_retries:
+            parts.append(f"out of memory {self.memory_retries} times, batches were cut into {self.parts} parts")
+        return f"{format_name(self.config.format)}: {'; '.join(parts)}" if parts else None
+
     def metrics(self) -> dict[str, Any]:
         """Return what belongs into a row of a run's log."""
         scale = {"loss_scale": self.scaler.scale} if self.config.format == torch.float16 else {}

@@ -128,6 +128,7 @@ def _not_finite(optimizer: Optimizer) -> Tensor:
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not gradients:
         raise BitdialError(_NO_GRADIENT)
+    gradients = [each.coalesce().values() if each.is_sparse else each for each in gradients]
     largest = torch.nn.utils.get_total_norm(gradients, norm_type=math.inf)
     whole = getattr(largest, "full_tensor", None)  # of a gradient in shards
     return (~torch.isfinite(largest if whole is None else whole())).float()

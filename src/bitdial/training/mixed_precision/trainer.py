@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from bitdial.errors import BitdialError
 from bitdial.training.checkpoint.writing import save_text
@@ -133,6 +133,11 @@ class MixedPrecisionTrainer:
             BitdialError: memory runs out even in parts; a criterion that gives no scalar.
             TrainingDiverged: too many lost steps in a row.
         """
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise BitdialError(
+                "scheduler must be one that counts steps, got ReduceLROnPlateau, which waits for a score; call its "
+                "step(score) after each evaluation instead"
+            )
         began = time.perf_counter() if self.config.track_performance else 0.0
         micro = self._micro_batches(model, optimizer)
         micro.sums = getattr(criterion, "reduction", "mean") == "sum"
@@ -250,6 +255,8 @@ class MixedPrecisionTrainer:
                 "model and optimizer must stay the same while gradients are accumulated, got others after "
                 f"{len(micro)} of {self.config.accumulation_steps} batches; call finish_step first"
             )
+        if isinstance(optimizer, LBFGS):
+            raise BitdialError("optimizer must step on one gradient, got LBFGS, which evaluates the loss several times")
         self._begin(_device_of(model))
         self._micro = MicroBatches(self.control, model, unwrapped(model), optimizer, self._forward)
         return self._micro
