@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+from rich.console import Console
 from torch import nn
 
 from bitdial.configuration import SharedConfig
 from bitdial.errors import BitdialError
 from bitdial.training import MixedPrecisionConfig
 from bitdial.training.mixed_precision import PrecisionControl, parse_policies
-from bitdial.training.mixed_precision.formats import best_format, check_device, to_dtype
+from bitdial.training.mixed_precision.formats import best_format, check_device, format_name, is_native, to_dtype
 from bitdial.training.mixed_precision.layers import prepare_layers
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 def mixed_precision_of(config: SharedConfig, device: torch.device) -> MixedPrecisionConfig:
@@ -44,3 +50,16 @@ def check_layers(model: nn.Module, precision: MixedPrecisionConfig, device: torc
     layers = prepare_layers(model.to(device), PrecisionControl(precision, device))
     if layers is not None:
         layers.remove()
+
+
+def tell_if_slow(precision: MixedPrecisionConfig, fabric: Fabric) -> None:
+    """Say, once, that the device does not compute in a format natively, so that it saves no time here."""
+    dtype, device = precision.format, fabric.device
+    if not fabric.is_global_zero or is_native(dtype, device):
+        return
+    name = format_name(dtype)
+    Console(stderr=True).print(
+        f"{name} is not native on this {device.type}: expect slower steps than in float32 (`bitdial bench amp --dtype "
+        f"{name}` measures it)",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip

@@ -13,7 +13,7 @@ from bitdial.data import BatchLoader, ImageDataset, make_loader
 from bitdial.recipes.assembly import EVALUATION_BATCH, build_network
 from bitdial.recipes.cyclic.config import CyclicConfig
 from bitdial.recipes.cyclic.experiment import Experiment
-from bitdial.recipes.cyclic.phase import Loaders, PhaseSetup, autocast_of
+from bitdial.recipes.cyclic.phase import Loaders, PhaseSetup
 from bitdial.recipes.precision import mixed_precision_of
 from bitdial.training import MixedPrecisionConfig
 
@@ -62,7 +62,8 @@ def build_experiment(
 def precision_for(config: CyclicConfig, device: torch.device) -> MixedPrecisionConfig:
     """The floating-point format that a configuration asks for, by ``precision`` or by ``use_amp``."""
     if config.use_amp and config.precision == "float32":
-        return autocast_of(config.use_amp, device)
+        name = "float16" if device.type == "cuda" else "bfloat16"
+        return mixed_precision_of(config.model_copy(update={"precision": name}), device)
     return mixed_precision_of(config, device)
 
 

@@ -21,7 +21,7 @@ from bitdial.recipes.cyclic.assembly import build_experiment, precision_for
 from bitdial.recipes.cyclic.best_model import save_best_model
 from bitdial.recipes.cyclic.config import CyclicConfig
 from bitdial.recipes.cyclic.experiment import Experiment
-from bitdial.recipes.precision import check_layers
+from bitdial.recipes.precision import check_layers, tell_if_slow
 from bitdial.recipes.resuming import plain
 from bitdial.training import MixedPrecisionConfig, RunFolder, TrainingDiverged, preserved_random_state
 
@@ -92,6 +92,7 @@ class Job:
             experiment.rehearse()
             check_layers(experiment.new_model(config.seed), precision, fabric.device)
         fabric.launch()
+        tell_if_slow(precision, fabric)
         root = config.experiment.results_dir or "runs"
         with told_once(fabric, BitdialError):
             run = resumed or RunFolder.create("cyclic", plain(config), run_dir=config.run_dir, root=root, fabric=fabric)

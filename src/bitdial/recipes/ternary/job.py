@@ -19,7 +19,7 @@ from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.evaluation import describe_machine
 from bitdial.evaluation.files import write_atomically
 from bitdial.recipes.assembly import check_model_name, fabric_for, named, rehearse, told_once
-from bitdial.recipes.precision import check_layers, mixed_precision_of
+from bitdial.recipes.precision import check_layers, mixed_precision_of, tell_if_slow
 from bitdial.recipes.resuming import plain
 from bitdial.recipes.ternary.checkpoints import Foreign, Source, manager_of, set_aside_newer
 from bitdial.recipes.ternary.config import TernaryConfig
@@ -128,6 +128,7 @@ class Job:
                 if each.teacher is not None
             }
         fabric.launch()
+        tell_if_slow(precision, fabric)
         with told_once(fabric, BitdialError):
             run = source.run or RunFolder.create("ternary", plain(config), run_dir=config.run_dir, fabric=fabric)
         if source.run is not None and fabric.is_global_zero:  # it may be longer now

@@ -113,6 +113,13 @@ def good_at_float16(device: torch.device | str) -> bool:
     return kind == "mps"
 
 
+def is_native(dtype: torch.dtype, device: torch.device | str) -> bool:
+    """Whether a device computes in a format without emulating it."""
+    if dtype == torch.bfloat16:
+        return good_at_bfloat16(device)
+    return good_at_float16(device) if dtype == torch.float16 else True
+
+
 def best_format(device: torch.device | str) -> torch.dtype:
     """Return what ``precision="auto"`` means on a device: bfloat16 where it is native, else float16, else float32."""
     if good_at_bfloat16(device):
