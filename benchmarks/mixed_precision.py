@@ -2,7 +2,8 @@
 
 Run with ``OMP_NUM_THREADS=2 python -m benchmarks.mixed_precision [--only overhead|formats|gpu] [--rounds N] [--tiny]``;
 on two cores `overhead` and `formats` take some minutes each. Whatever is compared takes turns within each round, in an
-order that rotates; reported are medians, and medians and quartiles of the ratio within the same round.
+order that rotates; reported are medians, and medians and quartiles of the ratio within the same round. On a machine
+that others use too, set ``OMP_NUM_THREADS=1``: two threads that wait for one another suffer most.
 
 Parts:
     overhead: a training step of `MixedPrecisionTrainer` (``track_performance=True``) against the loop of PyTorch's
