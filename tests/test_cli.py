@@ -15,7 +15,7 @@ import bitdial
 from bitdial import cli
 from bitdial.cli import main
 from bitdial.errors import BitdialError, RunInterrupted
-from bitdial.recipes import EVALUATE, RECIPES, SUMMARIES
+from bitdial.recipes import BENCH, EVALUATE, RECIPES, RECOMMEND, SUMMARIES
 
 
 class Model(BaseModel):
@@ -46,7 +46,7 @@ class TestFinding:
     def test_help_lists_commands_and_recipes(self, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert main(words) == 0
         text = capsys.readouterr().out
-        assert all(f"  {name} " in text for name in ("train", "evaluate", "doctor", *RECIPES))
+        assert all(f"  {name} " in text for name in ("train", "evaluate", "recommend", "bench", "doctor", *RECIPES))
         assert max(len(line) for line in text.splitlines()) <= 80
 
     def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +65,7 @@ class TestFinding:
         monkeypatch.setitem(RECIPES, "echo", f"{__name__}:echo")
         assert main(["train", "echo", "research", "--lr", "1"]) == 3
 
-    @pytest.mark.parametrize("home", [*RECIPES.values(), EVALUATE])
+    @pytest.mark.parametrize("home", [*RECIPES.values(), EVALUATE, RECOMMEND, BENCH])
     def test_every_entry_point_exists(self, home: str) -> None:
         module, _, name = home.partition(":")
         assert callable(getattr(importlib.import_module(module), name))

@@ -29,7 +29,7 @@ class BenchAmpConfig(WorkloadConfig):
     A step is forward pass, cross-entropy, backward pass and SGD, with a loss scale in float16.
     """
 
-    dtype: Literal["auto", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float8"] = "auto"
     """The narrow format; auto: the one that the device is better at."""
 
     iterations: int = Field(20, ge=1)

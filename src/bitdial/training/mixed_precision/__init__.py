@@ -1,14 +1,7 @@
 """Mixed precision that can be stepped by hand, adapts to what it sees, and explains itself."""
 
 from bitdial.training.mixed_precision.adaptive import AdaptiveMixedPrecisionTrainer
-from bitdial.training.mixed_precision.advice import (
-    AdvisedSetting,
-    PrecisionDecision,
-    advised_settings,
-    create_mixed_precision_config,
-    optimize_mixed_precision_settings,
-    should_use_mixed_precision,
-)
+from bitdial.training.mixed_precision.advice import PrecisionDecision, should_use_mixed_precision
 from bitdial.training.mixed_precision.applied_policies import AppliedPolicies, apply_policies, remove_policies
 from bitdial.training.mixed_precision.benchmark import benchmark_mixed_precision
 from bitdial.training.mixed_precision.benchmark_result import MixedPrecisionBenchmark
@@ -18,6 +11,12 @@ from bitdial.training.mixed_precision.control import PrecisionControl
 from bitdial.training.mixed_precision.epochs import train_with_mixed_precision
 from bitdial.training.mixed_precision.float8 import Float8Conversion, convert_to_float8
 from bitdial.training.mixed_precision.policies import PolicyRule, PrecisionPolicies, Stages, parse_policies
+from bitdial.training.mixed_precision.settings_advice import (
+    AdvisedSetting,
+    advised_settings,
+    create_mixed_precision_config,
+    optimize_mixed_precision_settings,
+)
 from bitdial.training.mixed_precision.trainer import MixedPrecisionTrainer, StepOutcome
 
 __all__ = [
