@@ -152,7 +152,8 @@ class MicroBatches:
                 output = self.forward(self.model, batch)
             loss = output.loss
             self._losses.append(loss.detach())
-            self.backward(self.control.scaler.scaled(loss if share == 1.0 else loss * share))
+            weighted = loss if share == 1.0 else loss * share
+            self.backward(self.control.scaler.scaled(weighted) if self.checks else weighted)
         return dataclasses.replace(output, loss=loss.detach())
 
     def _again(self, problem: str, *, last: bool) -> TaskOutput:

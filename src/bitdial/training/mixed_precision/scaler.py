@@ -48,8 +48,8 @@ class LossScaler:
         return not self.dynamic or self.scale <= self.min_scale
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """Return the loss times the scale."""
-        return self._kernels.scale(loss) if self.scaling else loss
+        """Return the loss times the scale (times 1 where it is not scaled, which changes no bit)."""
+        return self._kernels.scale(loss)
 
     def unscale(self, optimizer: Optimizer) -> Tensor:
         """Divide the gradients by the scale, in place; return a 0-dim float, above 0 where one is not finite.
@@ -57,8 +57,6 @@ class LossScaler:
         Raises:
             BitdialError: weights in float16, whose gradients cannot be unscaled; or no gradient at all.
         """
-        if not self.scaling:
-            return _not_finite(optimizer)
         try:
             self._kernels.unscale_(optimizer)
         except ValueError as error:
@@ -68,7 +66,7 @@ class LossScaler:
             ) from error
         found = list(self._kernels._found_inf_per_device(optimizer).values())
         if not found:
-            raise BitdialError(_NO_GRADIENT)
+            raise BitdialError("no parameter of the optimizer got a gradient; does the loss depend on the model?")
         return torch.stack([each.to(found[0].device) for each in found]).sum()
 
     def applied(self) -> None:
@@ -90,8 +88,10 @@ class LossScaler:
 
     def forget(self) -> None:
         """Make ready for the next backward pass, with nothing noticed."""
-        if self.scaling:
-            self._kernels = _renewed(self._kernels, self.scale)
+        if self._kernels._scale is not None:
+            self._kernels.update(self.scale)
+        elif self._kernels.get_scale() != self.scale:  # nothing was scaled yet
+            self._kernels = torch.amp.GradScaler(self._kernels._device, init_scale=self.scale)
 
     def state_dict(self) -> dict[str, Any]:
         """Return scale and growth tracker."""
@@ -118,28 +118,6 @@ class LossScaler:
             notes.append(f"the loss scale is held at {self.scale:g}; the saved one was {scale:g}")
         self.forget()
         return notes
-
-
-_NO_GRADIENT = "no parameter of the optimizer got a gradient; does the loss depend on the model?"
-
-
-def _not_finite(optimizer: Optimizer) -> Tensor:
-    """Return a 0-dim float, 1 where a gradient is not finite."""
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if not gradients:
-        raise BitdialError(_NO_GRADIENT)
-    gradients = [each.coalesce().values() if each.is_sparse else each for each in gradients]
-    largest = torch.nn.utils.get_total_norm(gradients, norm_type=math.inf)
-    whole = getattr(largest, "full_tensor", None)  # of a gradient in shards
-    return (~torch.isfinite(largest if whole is None else whole())).float()
-
-
-def _renewed(kernels: torch.amp.GradScaler, scale: float) -> torch.amp.GradScaler:
-    """Return the scaler at a scale, ready for the next backward pass, its tensors on their device kept."""
-    if kernels._scale is None:  # nothing was scaled yet
-        return torch.amp.GradScaler(kernels._device, init_scale=scale)
-    kernels.update(scale)
-    return kernels
 
 
 def _number(state: Mapping[str, Any], name: str) -> float:
