@@ -24,7 +24,7 @@ from bitdial.training.loop_config import LoopConfig
 from bitdial.training.metrics_log import MetricsLog
 from bitdial.training.progress import Progress
 from bitdial.training.recorder import StepRecorder, TrainingDiverged
-from bitdial.training.saving import CheckpointSaver, last_checkpoint, save_state, settle
+from bitdial.training.saving import CheckpointSaver, Saves
 from bitdial.training.scoring import Evaluate, monitored, scores_of
 from bitdial.training.state import TrainingState
 from bitdial.training.stepping import OptimizerStep
@@ -121,7 +121,7 @@ class _Loop:
         self.optimizer_step = optimizer_step
         self.evaluate = evaluate
         self.log = log
-        self.checkpoints = checkpoints
+        self.saves = Saves(state, checkpoints)
         self.progress = progress
         self.how_to_resume = how_to_resume
         self.interrupts = Interrupts()
@@ -148,6 +148,7 @@ class _Loop:
                     self._between_steps(stepped=bool(batches), epoch_over=epoch_over)
                     if self._finished():
                         break
+            self.saves.settle()
         if self.log is not None:
             self.log.flush()
 
@@ -179,6 +180,7 @@ class _Loop:
     def _between_steps(self, *, stepped: bool, epoch_over: bool) -> None:
         """Log, evaluate, save and stop, where one of them is due. Every process decides alike."""
         state, config = self.state, self.config
+        self.saves.look()
 
         def due(interval: int | None) -> bool:
             return stepped and interval is not None and state.step % interval == 0
@@ -203,10 +205,9 @@ class _Loop:
         if row:
             self._write(row)
         if saves or stop or self._finished():
-            self._save(state.scores.get(config.monitor, math.nan) if evaluates else math.nan)
+            self.saves.save(state.scores.get(config.monitor, math.nan) if evaluates else math.nan)
         if stop:
-            if self.checkpoints is not None:
-                settle(self.checkpoints)
+            self.saves.settle()
             raise RunInterrupted(self._stopped_because(stop))
 
     def _finished(self) -> bool:
@@ -233,7 +234,7 @@ class _Loop:
         try:
             self.state.recorder.flush(self.state.fabric, finite=self.must_be_finite)
         except TrainingDiverged as error:
-            raise TrainingDiverged(f"{error}; {last_checkpoint(self.state)}") from None
+            raise TrainingDiverged(f"{error}; {self.saves.last_checkpoint()}") from None
 
     def _training_row(self, epoch_over: bool) -> dict[str, float]:
         state = self.state
@@ -279,15 +280,11 @@ class _Loop:
                 **{f"best_{self.config.monitor}": state.best_score},
             )
 
-    def _save(self, metric_value: float) -> None:
-        if self.checkpoints is not None:
-            save_state(self.state, self.checkpoints, metric_value)
-
     def _stopped_because(self, reason: str) -> str:
         state = self.state
         total = self.config.total_steps(state.stream.size)
         reached = f"stopped by {reason} after step {state.step}{'' if total is None else f' of {total}'}"
-        if self.checkpoints is None:
+        if self.saves.checkpoints is None:
             return f"{reached} (epoch {state.epoch}); nothing was saved, because the run keeps no checkpoints"
         return f"{reached} (epoch {state.epoch}), saved to {state.last_checkpoint}; to go on: {self.how_to_resume}"
 

@@ -70,6 +70,7 @@ class TrainingState:
     log_rows: int = 0
     """Rows of the log written so far."""
     last_checkpoint: Path | None = None
+    """The newest one of this process that is on the disk."""
     stop_requested: str | None = None
     """A reason to stop before the next step, or None."""
 
@@ -217,8 +218,9 @@ class TrainingState:
         if before in (None, now) or self.fabric.device.type != "cpu":
             return []
         return [
-            f"the checkpoint was made with torch on {_counted(before)} and this run has {_counted(now)}: it goes on from "
-            "the same place, but not bit for bit, because sums are rounded otherwise (OMP_NUM_THREADS sets the number)"
+            f"the checkpoint was made with torch on {_counted(before)} and this run has {_counted(now)}: it goes on "
+            "from the same place, but not bit for bit, because sums are rounded otherwise (OMP_NUM_THREADS sets the "
+            "number)"
         ]
 
 
