@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 
@@ -155,20 +154,53 @@ def test_without_learned_scales_the_gradient_passes_unchanged(name: str, dtype: 
 def test_ttq_scales_follow_finite_differences(per_channel: bool) -> None:
     # The output is linear in both scales, so this is exact but for rounding.
     w, g = weight(torch.float64), upstream(weight(torch.float64))
-    module = learned("ttq", w, per_channel)
-    module(w, THREE).backward(g)
+    start = learned("ttq", w, per_channel).initial(w)
+    scales = {name: value.clone().requires_grad_() for name, value in start.items()}
+    ttq_values(w, scales["positive"], scales["negative"], THREE, per_channel).backward(g)
     tiny = 1e-6
-    for name, parameter in module.named_parameters():
-        for at in range(parameter.numel()):
+    for name, scale in scales.items():
+        for at in range(scale.numel()):
             losses = []
             for side in (tiny, -tiny):
-                moved = copy.deepcopy(module)
-                with torch.no_grad():
-                    moved.get_parameter(name)[at] += side
-                losses.append((moved(w, THREE) * g).sum())
+                moved = {each: value.clone() for each, value in start.items()}
+                moved[name][at] += side
+                losses.append((ttq_values(w, moved["positive"], moved["negative"], THREE, per_channel) * g).sum())
             slope = (losses[0] - losses[1]) / (2 * tiny)
-            torch.testing.assert_close(parameter.grad[at], slope, rtol=1e-7, atol=1e-9)  # type: ignore[index]
+            torch.testing.assert_close(scale.grad[at], slope, rtol=1e-7, atol=1e-9)  # type: ignore[index]
             assert slope != 0
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_ttq_layer_divides_the_gradients_of_its_scales_by_the_weights_that_share_them(per_channel: bool) -> None:
+    w, g = weight(), upstream(weight())
+    module = learned("ttq", w, per_channel)
+    plain = {name: value.clone().requires_grad_() for name, value in module.initial(w).items()}
+    ttq_values(w, plain["positive"], plain["negative"], THREE, per_channel).backward(g)
+    module(w, THREE).backward(g)
+    sharing = w[0].numel() if per_channel else w.numel()
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(parameter.grad, plain[name].grad / sharing)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", LEARNED)
+def test_learned_scales_train_under_sgd_without_batch_norm(name: str, seed: int) -> None:
+    """Where nothing normalises, scales that moved faster than the weights would send the network to chance, 25%."""
+    torch.manual_seed(seed)
+    inputs = torch.randn(256, 16)
+    labels = (inputs @ torch.randn(16, 4)).argmax(dim=1)
+    first, last = torch.nn.Linear(16, 128), torch.nn.Linear(128, 4)
+    hidden = torch.nn.Linear(128, 128)
+    scales = learned(name, hidden.weight.detach(), False)
+    parameters = [*first.parameters(), *hidden.parameters(), *scales.parameters(), *last.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+    for _ in range(100):
+        middle = torch.nn.functional.linear(first(inputs).relu(), scales(hidden.weight, THREE), hidden.bias)
+        loss = torch.nn.functional.cross_entropy(last(middle.relu()), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1
 
 
 @pytest.mark.parametrize("per_channel", [True, False])

@@ -138,6 +138,25 @@ def test_an_older_checkpoint_with_model_and_optimizer(tmp_path: Path) -> None:
     assert len(moved) == len(started)
 
 
+def test_another_number_of_threads_is_told(tmp_path: Path) -> None:
+    """Sums over more threads are rounded otherwise, so a CPU then goes on alike but not bit for bit."""
+    _, saver = train(tmp_path, stop=5)
+    whole = load(saver.paths[-1])
+    now = torch.get_num_threads()
+    assert whole["threads"] == now
+    state = {**whole, "threads": now + 1}
+    said = rf"made with torch on {now + 1} threads and this run has {now} thread.*same place, but not bit for bit"
+    with pytest.warns(UserWarning, match=said):
+        train(tmp_path, resume=state)
+
+
+def test_threads_are_not_spoken_of_where_they_are_the_same_or_unknown(tmp_path: Path) -> None:
+    _, saver = train(tmp_path, stop=5)
+    whole = load(saver.paths[-1])
+    del whole["threads"]  # as in a checkpoint of an older version
+    train(tmp_path, resume=whole)  # a warning would be an error here
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BitdialError, match=r"does not fit the model.*0\.weight"):
         train(tmp_path, resume={"model_state_dict": torch.nn.Linear(2, 2).state_dict()})

@@ -39,10 +39,17 @@ def _direction(scale: Tensor) -> Tensor:
 class _Ttq(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, positive: Tensor, negative: Tensor, bits: Tensor, share: float, per_channel: bool
+        ctx: Any,
+        weight: Tensor,
+        positive: Tensor,
+        negative: Tensor,
+        bits: Tensor,
+        share: float,
+        per_channel: bool,
+        factor: float,
     ) -> Tensor:
         ctx.save_for_backward(weight, positive, negative, bits.clone())  # the dial may be turned before backward
-        ctx.share, ctx.per_channel = share, per_channel
+        ctx.share, ctx.per_channel, ctx.factor = share, per_channel, factor
         if weight.numel() == 0:
             return weight.view_as(weight)
         unit, _ = normalized(weight, per_channel)
@@ -51,10 +58,10 @@ class _Ttq(torch.autograd.Function):
         return torch.where(bits >= UNQUANTIZED, weight, ternary)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, Tensor, None, None, None, None]:
         weight, positive, negative, bits = ctx.saved_tensors
         if weight.numel() == 0:
-            return gradients[0], torch.zeros_like(positive), torch.zeros_like(negative), None, None, None
+            return gradients[0], torch.zeros_like(positive), torch.zeros_like(negative), None, None, None, None
         unit, _ = normalized(weight, ctx.per_channel)
         gradient = widened(gradients[0])
         nothing = torch.zeros_like(gradient)
@@ -69,8 +76,9 @@ class _Ttq(torch.autograd.Function):
         by_weight = torch.where(ternary, gradient * slope, gradient)
         return (
             by_weight.to(weight.dtype),
-            (by_positive * _direction(positive)).to(positive.dtype),
-            (by_negative * _direction(negative)).to(negative.dtype),
+            (by_positive * _direction(positive) * ctx.factor).to(positive.dtype),
+            (by_negative * _direction(negative) * ctx.factor).to(negative.dtype),
+            None,
             None,
             None,
             None,
@@ -85,6 +93,7 @@ def ttq_values(
     per_channel: bool = False,
     *,
     threshold: float = TTQ_THRESHOLD,
+    scale_gradient: float = 1.0,
 ) -> Tensor:
     """Trained ternary quantization: Wp where ``w > t max|w|``, -Wn where ``w < -t max|w|``, 0 between.
 
@@ -98,8 +107,11 @@ def ttq_values(
         bits: 0-dim float tensor; at 32 the weight comes back as it is, at any other width it is ternary.
         per_channel: threshold and scales per output channel instead of one pair for the tensor, as in the paper.
         threshold: t.
+        scale_gradient: what the gradients of Wp and Wn are multiplied by; 1 is the paper's rule.
     """
-    return _Ttq.apply(weight, positive, negative, bits, threshold, per_channel)  # type: ignore[no-any-return]
+    return _Ttq.apply(  # type: ignore[no-any-return]
+        weight, positive, negative, bits, threshold, per_channel, scale_gradient
+    )
 
 
 class _LearnedStep(torch.autograd.Function):
@@ -172,6 +184,12 @@ class LearnedWeight(nn.Module):
 class TrainedTernaryWeight(LearnedWeight):
     """TTQ for one layer; see `ttq_values`.
 
+    The gradients of both scales are divided by N, the number of weights that share a pair: means where the paper has
+    sums. LSQ divides by sqrt(N) (Esser et al., arXiv 1902.08153, section 2.2), which is how a sum of N gradients grows
+    when they are unrelated. Those of TTQ are not: Wp - Wn shifts all weights of a filter together, and behind a ReLU
+    their gradients largely agree, so that the sum grows like N. A mean is never above the root mean square of the
+    weights' own gradients; so at one learning rate for both, scales do not run away from weights, whatever the layer.
+
     Args:
         weight: what the scales begin with: the mean magnitude of the weights above and of those below the threshold,
             which for those signs have the smallest squared error.
@@ -206,7 +224,16 @@ class TrainedTernaryWeight(LearnedWeight):
 
     def forward(self, weight: Tensor, bits: Tensor) -> Tensor:
         """The ternary weight; at 32 bits the weight itself."""
-        return ttq_values(weight, self.positive, self.negative, bits, self.per_channel, threshold=self.threshold)
+        sharing = max(weight.numel() // max(self.positive.numel(), 1), 1)
+        return ttq_values(
+            weight,
+            self.positive,
+            self.negative,
+            bits,
+            self.per_channel,
+            threshold=self.threshold,
+            scale_gradient=1 / sharing,
+        )
 
 
 class LearnedStepWeight(LearnedWeight):

@@ -36,7 +36,7 @@ class Hook:
         """After the last step of an epoch; ``state.epoch`` epochs are done."""
 
     def on_checkpoint(self, state: TrainingState, path: Path) -> None:
-        """After a checkpoint is written to `path` (or handed to a writer in the background)."""
+        """After the checkpoint at `path` has reached the disk, which in the background takes as long as some steps."""
 
     def metrics(self, state: TrainingState) -> Mapping[str, float]:
         """Return numbers for a row of the log; asked only when a row is written, so they may cost something."""

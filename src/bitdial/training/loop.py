@@ -28,7 +28,7 @@ from bitdial.training.mixed_precision.formats import check_device
 from bitdial.training.mixed_precision.layers import prepare_layers
 from bitdial.training.progress import Progress
 from bitdial.training.recorder import StepRecorder, TrainingDiverged
-from bitdial.training.saving import CheckpointSaver, last_checkpoint, save_state, settle
+from bitdial.training.saving import CheckpointSaver, Saves
 from bitdial.training.scoring import Evaluate, monitored, scores_of
 from bitdial.training.state import TrainingState
 from bitdial.training.stepping import OptimizerStep
@@ -145,7 +145,7 @@ class _Loop:
         self.optimizer_step = optimizer_step
         self.evaluate = evaluate
         self.log = log
-        self.checkpoints = checkpoints
+        self.saves = Saves(state, checkpoints)
         self.progress = progress
         self.how_to_resume = how_to_resume
         self.interrupts = Interrupts()
@@ -173,6 +173,7 @@ class _Loop:
             trouble = state.control.trouble()
             if trouble is not None:
                 state.control.tell(trouble)
+            self.saves.settle()
         if self.log is not None:
             self.log.flush()
 
@@ -184,7 +185,7 @@ class _Loop:
         try:
             result = self.optimizer_step(batches, state.lr_scale)
         except TrainingDiverged as error:
-            raise TrainingDiverged(f"{error}; {last_checkpoint(state)}") from None
+            raise TrainingDiverged(f"{error}; {self.saves.last_checkpoint()}") from None
         state.step += 1
         state.batch_in_epoch += len(batches)
         if result.applied:
@@ -207,6 +208,7 @@ class _Loop:
     def _between_steps(self, *, stepped: bool, epoch_over: bool) -> None:
         """Log, evaluate, save and stop, where one of them is due. Every process decides alike."""
         state, config = self.state, self.config
+        self.saves.look()
 
         def due(interval: int | None) -> bool:
             return stepped and interval is not None and state.step % interval == 0
@@ -231,10 +233,9 @@ class _Loop:
         if row:
             self._write(row)
         if saves or stop or self._finished():
-            self._save(state.scores.get(config.monitor, math.nan) if evaluates else math.nan)
+            self.saves.save(state.scores.get(config.monitor, math.nan) if evaluates else math.nan)
         if stop:
-            if self.checkpoints is not None:
-                settle(self.checkpoints)
+            self.saves.settle()
             raise RunInterrupted(self._stopped_because(stop))
 
     def _finished(self) -> bool:
@@ -261,7 +262,7 @@ class _Loop:
         try:
             self.state.recorder.flush(self.state.fabric, finite=("loss", "gradient_norm"))
         except TrainingDiverged as error:
-            raise TrainingDiverged(f"{error}; {last_checkpoint(self.state)}") from None
+            raise TrainingDiverged(f"{error}; {self.saves.last_checkpoint()}") from None
 
     def _training_row(self, epoch_over: bool) -> dict[str, Any]:
         state = self.state
@@ -309,15 +310,11 @@ class _Loop:
                 **{f"best_{self.config.monitor}": state.best_score},
             )
 
-    def _save(self, metric_value: float) -> None:
-        if self.checkpoints is not None:
-            save_state(self.state, self.checkpoints, metric_value)
-
     def _stopped_because(self, reason: str) -> str:
         state = self.state
         total = self.config.total_steps(state.stream.size)
         reached = f"stopped by {reason} after step {state.step}{'' if total is None else f' of {total}'}"
-        if self.checkpoints is None:
+        if self.saves.checkpoints is None:
             return f"{reached} (epoch {state.epoch}); nothing was saved, because the run keeps no checkpoints"
         return f"{reached} (epoch {state.epoch}), saved to {state.last_checkpoint}; to go on: {self.how_to_resume}"
 

@@ -1,10 +1,11 @@
-"""Saving the state of a run from one process, with the others in step."""
+"""Saving the state of a run from one process, with the others in step, and telling of it when it is on the disk."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -25,57 +26,138 @@ class CheckpointSaver(Protocol):
         is_best: bool | None = None,
         **extra: Any,
     ) -> Path:
-        """Write a checkpoint durably and return its path. The tensors are live: training changes them afterwards."""
+        """Write a checkpoint durably and return its path, at once or, for a `BackgroundSaver`, before it is written.
+
+        The tensors are live: training changes them afterwards.
+        """
         ...
 
 
-def save_state(state: TrainingState, checkpoints: CheckpointSaver, metric_value: float) -> None:
-    """Save `state` from rank 0. Every process must call this, and every one hears of a failure.
+@runtime_checkable
+class BackgroundSaver(CheckpointSaver, Protocol):
+    """A saver whose files may still be on their way when `save_checkpoint` returns."""
 
-    Raises:
-        TrainingDiverged: the weights are not finite; nothing is saved, so that the newest checkpoint stays a sound one.
-        BitdialError: in the other processes, when rank 0 could not save; rank 0 raises the failure itself.
+    @property
+    def busy(self) -> bool:
+        """Whether a save is under way."""
+        ...
+
+    def wait(self) -> None:
+        """Wait for it, and raise what it raised."""
+        ...
+
+
+class Saves:
+    """The saves of one run: one at a time, each told of only when its file is on the disk.
+
+    ``state.last_checkpoint`` and the hooks' `on_checkpoint` follow the disk, not the request: with a saver that writes
+    in the background they lag behind by as long as the write takes. With one process that is looked for between any two
+    steps; several processes, which must act alike, look at the next save, when they stop and at the end.
+
+    Args:
+        state: of the run.
+        checkpoints: where it is saved; None: nowhere.
     """
-    weights = [parameter.detach() for parameter in state.model.parameters()]
-    if not math.isfinite(float(torch.nn.utils.get_total_norm(weights))):
-        raise TrainingDiverged(
-            f"the weights are not finite after step {state.step}, expected finite numbers; lower the learning rate "
-            f"or clip gradients with max_grad_norm; {last_checkpoint(state)}"
-        )
-    payload = state.state_dict()
-    path, failure = "", None
-    if state.fabric.is_global_zero:
-        try:
-            path = str(
-                checkpoints.save_checkpoint(
-                    payload.pop("epoch"),
-                    payload.pop("model_state_dict"),
-                    payload.pop("optimizer_state_dict"),
-                    metric_value,
-                    **payload,
-                )
+
+    def __init__(self, state: TrainingState, checkpoints: CheckpointSaver | None) -> None:
+        self.state = state
+        self.checkpoints = checkpoints
+        self._behind = checkpoints if isinstance(checkpoints, BackgroundSaver) else None
+        self._pending: Path | None = None
+
+    def save(self, metric_value: float) -> None:
+        """Save the state from rank 0. Every process must call this, and every one hears of a failure.
+
+        Raises:
+            TrainingDiverged: the weights are not finite; nothing is saved, so that the newest checkpoint stays a sound
+                one.
+            BitdialError: in the other processes, when rank 0 could not save; rank 0 raises the failure itself, that of
+                an earlier save in the background too.
+        """
+        if self.checkpoints is None:
+            return
+        self.settle()
+        state, saver = self.state, self.checkpoints
+        weights = [parameter.detach() for parameter in state.model.parameters()]
+        if not math.isfinite(float(torch.nn.utils.get_total_norm(weights))):
+            raise TrainingDiverged(
+                f"the weights are not finite after step {state.step}, expected finite numbers; lower the learning rate "
+                f"or clip gradients with max_grad_norm; {self.last_checkpoint()}"
             )
-        except Exception as error:  # raised again below, once the others know
-            failure = error
-    if state.fabric.world_size > 1:
-        path, problem = state.fabric.broadcast((path, failure and f"{type(failure).__name__}: {failure}"))
-        if problem and failure is None:
-            raise BitdialError(f"the first process could not save a checkpoint: {problem}")
-    if failure is not None:
-        raise failure
-    state.last_checkpoint = Path(path)
-    for hook in state.hooks:
-        hook.on_checkpoint(state, state.last_checkpoint)
+        payload = state.state_dict()
 
+        def write() -> str:
+            path = saver.save_checkpoint(
+                payload.pop("epoch"),
+                payload.pop("model_state_dict"),
+                payload.pop("optimizer_state_dict"),
+                metric_value,
+                **payload,
+            )
+            return str(path)
 
-def settle(checkpoints: CheckpointSaver) -> None:
-    """Wait until a checkpoint that is being written in the background is on the disk."""
-    wait = getattr(checkpoints, "wait", None)
-    if wait is not None:
-        wait()
+        self._pending = Path(self._on_rank_0(write))
+        if self._behind is None:
+            self._confirm()
 
+    def look(self) -> None:
+        """Between two steps: tell of a save that has reached the disk meanwhile, or of its failure."""
+        alone = self.state.fabric.world_size == 1
+        if self._pending is not None and alone and self._behind is not None and not self._behind.busy:
+            self.settle()
 
-def last_checkpoint(state: TrainingState) -> str:
-    """Return half a sentence that names the newest checkpoint."""
-    path = state.last_checkpoint
-    return f"the last checkpoint is {path}" if path is not None else "no checkpoint was written yet"
+    def settle(self) -> None:
+        """Wait until what was saved is on the disk. Every process must call this, and every one hears of a failure.
+
+        Raises:
+            BitdialError: it could not be saved.
+        """
+        if self._pending is None:
+            return
+        if self._behind is not None:
+            try:
+                self._on_rank_0(self._wait)
+            except Exception:
+                self._pending = None  # told once
+                raise
+        self._confirm()
+
+    def last_checkpoint(self) -> str:
+        """Return half a sentence that names the newest checkpoint on the disk, after waiting for one on its way."""
+        failure = ""
+        if self._pending is not None:
+            try:
+                self._wait()  # without the others: they may not come here
+                self.state.last_checkpoint = self._pending
+            except BitdialError as error:
+                failure = f" ({error})"
+        path = self.state.last_checkpoint
+        return (f"the last checkpoint is {path}" if path is not None else "no checkpoint was written yet") + failure
+
+    def _wait(self) -> str:
+        if self._behind is not None:
+            self._behind.wait()
+        return ""
+
+    def _confirm(self) -> None:
+        self.state.last_checkpoint, self._pending = self._pending, None
+        assert self.state.last_checkpoint is not None
+        for hook in self.state.hooks:
+            hook.on_checkpoint(self.state, self.state.last_checkpoint)
+
+    def _on_rank_0(self, action: Callable[[], str]) -> str:
+        """Do something in the first process and return its answer in all; a failure reaches all."""
+        fabric = self.state.fabric
+        answer, failure = "", None
+        if fabric.is_global_zero:
+            try:
+                answer = action()
+            except Exception as error:  # raised again below, once the others know
+                failure = error
+        if fabric.world_size > 1:
+            answer, problem = fabric.broadcast((answer, failure and f"{type(failure).__name__}: {failure}"))
+            if problem and failure is None:
+                raise BitdialError(f"the first process could not save a checkpoint: {problem}")
+        if failure is not None:
+            raise failure
+        return answer

@@ -72,6 +72,7 @@ class TrainingState:
     log_rows: int = 0
     """Rows of the log written so far."""
     last_checkpoint: Path | None = None
+    """The newest one of this process that is on the disk."""
     stop_requested: str | None = None
     """A reason to stop before the next step, or None."""
 
@@ -106,6 +107,7 @@ class TrainingState:
             "recorder": self.recorder.state_dict(),
             "rng_state": _gathered(self.fabric, random_state()),
             "epoch_rng_state": _gathered(self.fabric, self.stream.random_state(mid_epoch=self.batch_in_epoch > 0)),
+            "threads": torch.get_num_threads(),
             "loss": self.loss,
             "accuracy": self.scores.get("accuracy"),
             "scores": dict(self.scores),
@@ -211,7 +213,21 @@ class TrainingState:
         rank = self.fabric.global_rank
         self.stream.load_random_state((state.get("epoch_rng_state") or [None] * world)[rank])
         restore_random_state(states[rank])
-        return []
+        return self._notes_on_threads(state)
+
+    def _notes_on_threads(self, state: Mapping[str, Any]) -> list[str]:
+        before, now = state.get("threads"), torch.get_num_threads()
+        if before in (None, now) or self.fabric.device.type != "cpu":
+            return []
+        return [
+            f"the checkpoint was made with torch on {_counted(before)} and this run has {_counted(now)}: it goes on "
+            "from the same place, but not bit for bit, because sums are rounded otherwise (OMP_NUM_THREADS sets the "
+            "number)"
+        ]
+
+
+def _counted(threads: int) -> str:
+    return f"{threads} thread{'' if threads == 1 else 's'}"
 
 
 def _gathered(fabric: Fabric, mine: Any) -> list[Any]:

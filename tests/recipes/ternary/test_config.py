@@ -47,6 +47,7 @@ def test_flags_as_people_know_them_with_hyphens_or_underscores() -> None:
     with_underscores = load(KNOWN_FLAGS)
     hyphens = " ".join(w.replace("_", "-") if w.startswith("--") else w for w in KNOWN_FLAGS.split())
     assert load(hyphens) == with_underscores
+    assert load("--randaugment --mixup-alpha .01").randaugment  # excludes --autoaugment
     assert (with_underscores.epochs, with_underscores.quantizer, with_underscores.workers) == (500, "ttq", 2)
 
 
@@ -115,6 +116,11 @@ BAD = {
     "--warmup_epochs 5 --epochs 5": "warmup_epochs must be below the 5 epochs",
     "--teacher x --quantizer none": "needs a quantized student",
     "--epochs 3 --steps 3": "exclude each other",
+    "--cutmix_alpha 0": "--cutmix_alpha: alpha must be a number in [0.01, 10000], got 0.0",
+    "--cutmix-alpha .009": "got 0.009; it is the alpha of Beta(alpha, alpha)",
+    "--mixup_alpha 10001": "--mixup_alpha: alpha must be a number in [0.01, 10000], got 10001.0",
+    "--mixup_alpha nan": "got nan",
+    "--experiments '{a: {mixup_alpha: -1}}'": "experiments.a.mixup_alpha: alpha must be a number in [0.01, 10000]",
     "--cutmixx": "did you mean '--cutmix'?",
     "--experiments '{a/b: {}}'": "must hold only letters",
     "--experiments '{a: {lrr: 1}}'": "did you mean 'lr'?",

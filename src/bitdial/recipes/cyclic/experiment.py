@@ -296,4 +296,6 @@ class Experiment:
 
 def _manager(folder: Path) -> CheckpointManager:
     # Final weights are what is reported: picking the best of many looks at the test data would flatter every arm.
-    return CheckpointManager(folder, keep_last_n=2, keep_best=0, metric="accuracy", higher_is_better=True)
+    return CheckpointManager(
+        folder, keep_last_n=2, keep_best=0, metric="accuracy", higher_is_better=True, background=True
+    )

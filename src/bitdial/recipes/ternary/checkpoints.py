@@ -68,6 +68,7 @@ def manager_of(run: RunFolder, config: TernaryConfig, key: str) -> CheckpointMan
         metric=config.monitor,
         higher_is_better=config.monitor_mode == "max",
         prefix=key,
+        background=True,
     )
 
 
@@ -166,3 +167,4 @@ class Foreign:
             None,
             **extra,
         )
+        manager.wait()  # every process loads it next

@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from bitdial.configuration import SharedConfig
 from bitdial.configuration.sentences import sentence
 from bitdial.configuration.settings import Settings
+from bitdial.data.checks import check_alpha
 from bitdial.errors import BitdialError, suggest
 
 Width = Annotated[float, Field(ge=1, le=32)]
@@ -84,14 +85,14 @@ class TernaryConfig(SharedConfig):
     """Random crops, and flips where a mirrored image keeps its meaning."""
     cutmix: bool = False
     """CutMix."""
-    cutmix_alpha: float = Field(1.0, gt=0)
-    """The share of the second image is drawn from Beta(alpha, alpha)."""
+    cutmix_alpha: float = 1.0
+    """The share of the second image is drawn from Beta(alpha, alpha), alpha from .01 to 10000."""
     cutmix_probability: float = Field(0.5, ge=0, le=1)
     """Chance of each batch."""
     mixup: bool = False
     """MixUp; with CutMix too, a batch gets one of them or none."""
-    mixup_alpha: float = Field(1.0, gt=0)
-    """The share of the second image is drawn from Beta(alpha, alpha)."""
+    mixup_alpha: float = 1.0
+    """The share of the second image is drawn from Beta(alpha, alpha), alpha from .01 to 10000."""
     mixup_probability: float = Field(0.5, ge=0, le=1)
     """Chance of each batch."""
     autoaugment: bool = False
@@ -141,6 +142,12 @@ class TernaryConfig(SharedConfig):
 
     experiments: dict[str, dict[str, Any]] = {}
     """Several experiments in one run: name -> the options that set it apart; all are compared in one table."""
+
+    @field_validator("cutmix_alpha", "mixup_alpha")
+    @classmethod
+    def _can_be_drawn_with(cls, value: float) -> float:
+        """Refuse here what the augmentation would refuse once the data is loaded."""
+        return check_alpha("alpha", value)
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:

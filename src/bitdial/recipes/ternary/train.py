@@ -110,6 +110,11 @@ class DialledCheckpoints:
             epoch, model_state, optimizer_state, metric_value, is_best, dial=dial, **extra
         )
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is being written."""
+        return self.manager.busy
+
     def wait(self) -> None:
         """Wait for what is being written."""
         self.manager.wait()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import logging
 import operator
 import os
@@ -109,6 +109,11 @@ class CheckpointManager:
     def best(self) -> Path | None:
         """The checkpoint of best metric, or None when none has a finite one."""
         return next((record.path for record in registry.best(self._look(), 1, self.higher_is_better)), None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a background save is under way; False also when it has ended and its failure waits to be raised."""
+        return self._thread is not None and self._thread.is_alive()
 
     def save_checkpoint(
         self,
@@ -221,6 +226,7 @@ class CheckpointManager:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+            atexit.unregister(self._tell)
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -244,11 +250,12 @@ class CheckpointManager:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
+        try:
             self.close()
-            return
-        with contextlib.suppress(BitdialError):  # logged already; it must not hide what stopped the training
-            self.close()
+        except BitdialError as failure:
+            if error is None:
+                raise
+            logger.error("%s", failure)  # it must not hide what stopped the training
 
     def _look(self) -> list[Record]:
         self.wait()
@@ -266,8 +273,12 @@ class CheckpointManager:
         try:
             self._series.save(record, state, unknown, self._held)
         except Exception as error:
-            logger.error("%s", error)  # in case nobody calls again
             self._failure = error
+            atexit.register(self._tell)  # in case nobody calls again
+
+    def _tell(self) -> None:
+        if self._failure is not None:
+            logger.error("%s", self._failure)
 
     def _load_first(self, candidates: list[Record], map_location: Any, wanted: str) -> LoadedCheckpoint:
         record, loaded = newest_sound(self._series.registry, candidates, map_location, wanted)

@@ -141,9 +141,11 @@ class Series:
             free = f"{shutil.disk_usage(self.folder).free / 1e6:,.1f} MB free there"
         except OSError:
             free = "the folder cannot be reached"
+        earlier = len(self.registry.records)
+        untouched = f"; the {earlier} earlier checkpoints are untouched" if earlier else ""
         return BitdialError(
             f"could not save checkpoint {path}: {error.strerror or error} ({free}); make room, lower keep_last_n or "
-            f"keep_best, or choose another folder; the {len(self.registry.records)} earlier checkpoints are untouched"
+            f"keep_best, or choose another folder{untouched}"
         )
 
 
