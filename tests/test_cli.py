@@ -180,3 +180,17 @@ class TestProcess:
         )
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == "bitdial: unknown recipe 'cyclik'; did you mean 'cyclic'?\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "5"}, None)]
+)
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(
+    given: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert main(["--version"]) == 0
+    assert os.environ.get("OMP_WAIT_POLICY") == expected
