@@ -37,7 +37,7 @@ class LossScaler:
         self.scaling = scaling and config.use_grad_scaling
         self.dynamic = self.scaling and config.use_dynamic_loss_scaling
         self.growth_factor, self.backoff_factor = config.growth_factor, config.backoff_factor
-        self.growth_interval, self.min_scale = config.growth_interval, config.min_scale
+        self.growth_interval, self.min_scale = config.growth_interval, _float32(config.min_scale)
         self.scale = _float32(config.init_scale) if self.scaling else 1.0
         self.growth_tracker = 0
         self._kernels = torch.amp.GradScaler(torch.device(device).type, init_scale=self.scale)
@@ -58,7 +58,7 @@ class LossScaler:
             BitdialError: weights in float16, whose gradients cannot be unscaled; or no gradient at all.
         """
         if not self.scaling:
-            return _not_finite(optimizer)
+            return not_finite(optimizer)
         try:
             self._kernels.unscale_(optimizer)
         except ValueError as error:
@@ -84,9 +84,13 @@ class LossScaler:
     def overflowed(self) -> None:
         """Take notice of a step that was lost to an overflow: back off, down to the floor."""
         if self.dynamic:
-            self.scale = max(_float32(self.scale * self.backoff_factor), _float32(self.min_scale))
+            self.scale = max(_float32(self.scale * self.backoff_factor), self.min_scale)
             self.growth_tracker = 0
         self.forget()
+
+    def move(self, device: torch.device) -> None:
+        """Go on at the same scale on another device."""
+        self._kernels = torch.amp.GradScaler(device.type, init_scale=self.scale)
 
     def forget(self) -> None:
         """Make ready for the next backward pass, with nothing noticed."""
@@ -123,13 +127,31 @@ class LossScaler:
 _NO_GRADIENT = "no parameter of the optimizer got a gradient; does the loss depend on the model?"
 
 
-def _not_finite(optimizer: Optimizer) -> Tensor:
-    """Return a 0-dim float, 1 where a gradient is not finite."""
+def not_finite(optimizer: Optimizer) -> Tensor:
+    """Return a 0-dim float, 1 where a gradient is not finite.
+
+    Raises:
+        BitdialError: no gradient at all.
+    """
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not gradients:
         raise BitdialError(_NO_GRADIENT)
-    gradients = [each.coalesce().values() if each.is_sparse else each for each in gradients]
-    largest = torch.nn.utils.get_total_norm(gradients, norm_type=math.inf)
+    device = gradients[0].device
+    kinds = {(type(each), each.layout, each.dtype, each.device) for each in gradients}
+    if kinds == {(Tensor, torch.strided, torch.float32, device)} and device.type in ("cpu", "cuda"):
+        found = torch.zeros((), device=device)  # one kernel for all of them; a factor of 1 changes no value
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, torch.ones((), device=device))
+        return found
+    return any_not_finite(gradients)
+
+
+def any_not_finite(gradients: list[Tensor]) -> Tensor:
+    """Return a 0-dim float, 1 where one of any tensors is not finite: the plain form of what `not_finite` asks."""
+    dense = [each.coalesce().values() if each.is_sparse else each for each in gradients]
+    dense = [each for each in dense if each.numel()]
+    if not dense:
+        return torch.zeros((), device=gradients[0].device)
+    largest = torch.nn.utils.get_total_norm(dense, norm_type=math.inf)
     whole = getattr(largest, "full_tensor", None)  # of a gradient in shards
     return (~torch.isfinite(largest if whole is None else whole())).float()
 
