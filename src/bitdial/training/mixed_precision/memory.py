@@ -91,16 +91,22 @@ class Snapshot:
 
 
 def _buffers_of_modules(model: nn.Module) -> list[Any]:
-    """Return the live mapping of buffers of every module that has any; walks faster than ``model.modules()``."""
-    seen, owners, waiting = set(), [], [model]
+    """Return the live mapping of buffers of every module that has any; walks faster than ``model.modules()``.
+
+    A layer that is used twice is there twice, which does no harm.
+    """
+    seen: set[int] = set()
+    owners: list[Any] = []
+    waiting: list[nn.Module | None] = [model]
     while waiting:
         module = waiting.pop()
-        if id(module) in seen:
+        if module is None:
             continue
-        seen.add(id(module))
-        if len(module._buffers):
+        if module._buffers:
             owners.append(module._buffers)
-        waiting += [child for child in module._modules.values() if child is not None]
+        if module._modules and id(module) not in seen:
+            seen.add(id(module))
+            waiting += module._modules.values()
     return owners
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -10,15 +9,15 @@ from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
 
-Versions = list[tuple[Tensor, int]]
-"""Tensors, each with its count of changes."""
+Versions = tuple[list[Tensor], list[int]]
+"""Tensors, and the count of changes of each."""
 
 
 def versions(optimizer: Optimizer) -> Versions:
     """Return parameters and their states as they are before an update."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    states = [v for _, _, s in _states(optimizer) for v in s.values() if isinstance(v, Tensor)]
-    return [(each, each._version) for each in (*parameters, *states)]
+    tensors: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+    tensors += [v for _, _, s in _states(optimizer) for v in s.values() if isinstance(v, Tensor)]
+    return tensors, [each._version for each in tensors]
 
 
 def forget_new_state(optimizer: Optimizer, before: Versions, problem: str) -> None:
@@ -27,18 +26,19 @@ def forget_new_state(optimizer: Optimizer, before: Versions, problem: str) -> No
     Raises:
         BitdialError: it had moved something already.
     """
-    if any(tensor._version != version for tensor, version in before):
+    tensors, counts = before
+    if [each._version for each in tensors] != counts:
         raise BitdialError(
             f"out of memory in the middle of the optimizer's update ({' '.join(problem.split())[:200]}); it cannot be "
             "repeated: go on from the last checkpoint with a smaller batch"
         )
-    known = {id(tensor) for tensor, _ in before}
+    known = {id(each) for each in tensors}
     for part, parameter, state in _states(optimizer):
         if any(isinstance(value, Tensor) and id(value) not in known for value in state.values()):
             del part.state[parameter]
 
 
-def _states(optimizer: Optimizer) -> list[tuple[Optimizer, Any, Mapping[str, Any]]]:
+def _states(optimizer: Optimizer) -> list[tuple[Optimizer, Any, dict[str, Any]]]:
     """The states of single parameters, with the optimizer that holds each; some keep other things beside them."""
     parts: tuple[Optimizer, ...] = getattr(optimizer, "parts", (optimizer,))
-    return [(part, key, state) for part in parts for key, state in part.state.items() if isinstance(state, Mapping)]
+    return [(part, key, state) for part in parts for key, state in part.state.items() if isinstance(state, dict)]

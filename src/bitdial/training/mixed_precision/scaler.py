@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -124,6 +125,7 @@ class LossScaler:
         return notes
 
 
+_KIND = attrgetter("layout", "dtype", "device")
 _NO_GRADIENT = "no parameter of the optimizer got a gradient; does the loss depend on the model?"
 
 
@@ -137,8 +139,8 @@ def not_finite(optimizer: Optimizer) -> Tensor:
     if not gradients:
         raise BitdialError(_NO_GRADIENT)
     device = gradients[0].device
-    kinds = {(type(each), each.layout, each.dtype, each.device) for each in gradients}
-    if kinds == {(Tensor, torch.strided, torch.float32, device)} and device.type in ("cpu", "cuda"):
+    plain = {*map(type, gradients)} == {Tensor} and device.type in ("cpu", "cuda")
+    if plain and {*map(_KIND, gradients)} == {(torch.strided, torch.float32, device)}:
         found = torch.zeros((), device=device)  # one kernel for all of them; a factor of 1 changes no value
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, torch.ones((), device=device))
         return found
