@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import namedtuple
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -171,6 +172,30 @@ def test_several_optimizers_in_one_that_run_out_of_memory(monkeypatch: pytest.Mo
     monkeypatch.setattr(optimizer.parts[1], "step", Fault({1}))
     with pytest.raises(BitdialError, match="in the middle of the optimizer's update"):
         MixedPrecisionTrainer(MixedPrecisionConfig()).train_step(model, optimizer, Scaled(1e-3), *batches(1)[0])
+
+
+def test_an_autocast_around_the_call_is_refused() -> None:
+    """It would reach into the backward pass."""
+    model, trainer = small_net(), MixedPrecisionTrainer(MixedPrecisionConfig(dtype="bfloat16"))
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(BitdialError, match="outside of autocast"):
+        trainer.train_step(model, sgd(model), CRITERION, *batches(1)[0])
+    assert trainer.train_step(model, sgd(model), CRITERION, *batches(1)[0]).stepped
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_an_autocast_that_is_off_changes_nothing(dtype: str) -> None:
+    """Inside of it PyTorch keeps the weights that it cast, for ever, unless told otherwise."""
+    losses, models = [], []
+    for context in (nullcontext(), torch.autocast("cpu", enabled=False)):
+        model = small_net()
+        trainer = MixedPrecisionTrainer(MixedPrecisionConfig(dtype=dtype, init_scale=256.0))
+        optimizer = sgd(model)
+        torch.manual_seed(3)
+        with context:
+            losses.append([trainer.train_step(model, optimizer, CRITERION, x, y).loss for x, y in batches(4)])
+        models.append(model)
+    assert losses[0] == losses[1]
+    assert same_state(*models) == []
 
 
 def test_tensors_go_to_the_device_in_whatever_holds_them() -> None:

@@ -126,7 +126,7 @@ def split(batch: Any, parts: int) -> list[Any]:
     """Cut a batch into `parts` along its first dimension, as evenly as that goes; fewer where it has fewer examples.
 
     Tensors are cut, and the tensors in tuples, lists and mappings; all else goes into every part as it is. A tensor
-    whose first dimension differs from that of the batch's first tensor is no row of examples, and is not cut.
+    whose first dimension differs from `batch_size` is no row of examples, and is not cut.
     """
     size = batch_size(batch)
     count = min(parts, size)
@@ -137,7 +137,14 @@ def split(batch: Any, parts: int) -> list[Any]:
 
 
 def batch_size(batch: Any) -> int:
-    """Return the first dimension of the first tensor of a batch; 1 where there is none."""
+    """Return the first dimension of the first tensor of a batch; 1 where there is none.
+
+    Of a pair it is the first one that data and target share (class weights may lie before the examples); 1 where they
+    share none, for then nobody knows how to cut them.
+    """
+    if isinstance(batch, tuple | list) and len(batch) > 1:
+        data, target = ([int(each.shape[0]) for each in _tensors(part)] for part in batch[:2])
+        return next((size for size in data if size in target or not target), 1)
     first = next(_tensors(batch), None)
     return 1 if first is None else int(first.shape[0])
 

@@ -146,6 +146,7 @@ class MicroBatches:
         """Forget the step under way, its gradients too."""
         self._taken, self._losses = [], []
         self.control.scaler.forget()
+        torch.clear_autocast_cache()  # inside of another autocast, even one that is off, PyTorch keeps the old weights
         self.optimizer.zero_grad(set_to_none=self.control.config.memory_efficient)
 
     def _pass(self, batch: Any, share: float, *, last: bool) -> TaskOutput:
@@ -182,7 +183,8 @@ class MicroBatches:
         while True:
             world = torch.distributed.get_world_size() if _is_distributed() else 1
             if self._retries >= RETRIES or control.parts >= largest or world > 1:
-                tried = f"in {control.parts} parts" if control.parts > 1 else f"of {largest} examples"
+                whole = f"of {largest} examples" if largest > 1 else "of 1 example (or of a form that cannot be cut)"
+                tried = f"in {control.parts} parts" if control.parts > 1 else whole
                 why = f" ({world} processes cannot retry a step alone)" if world > 1 else ""
                 raise BitdialError(
                     f"out of memory with micro-batches {tried}{why}: {' '.join(problem.split())[:200]}; lower the "
@@ -201,6 +203,10 @@ class MicroBatches:
                 return self._replay(last=last)
             except Exception as error:
                 if not is_out_of_memory(error):
+                    error.add_note(
+                        f"this came up while a step that had run out of memory was tried again in {control.parts} "
+                        "parts; are the examples along the first dimension of every tensor of the batch?"
+                    )
                     raise
                 problem = str(error)
 

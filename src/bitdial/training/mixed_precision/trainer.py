@@ -127,7 +127,7 @@ class MixedPrecisionTrainer:
             scheduler: a learning-rate schedule, moved after every step that was applied, and only then.
 
         Raises:
-            BitdialError: memory runs out even in parts; a criterion that gives no scalar.
+            BitdialError: memory runs out even in parts; a criterion that gives no scalar; an autocast around the call.
             TrainingDiverged: too many lost steps in a row.
         """
         if isinstance(scheduler, ReduceLROnPlateau):
@@ -137,6 +137,8 @@ class MixedPrecisionTrainer:
             )
         began = time.perf_counter() if self.config.track_performance else 0.0
         micro = self._micro_batches(model, optimizer)
+        if torch.is_autocast_enabled(self.control.device.type):
+            raise BitdialError("train_step must be called outside of autocast, got one around it; it brings its own")
         micro.sums = getattr(criterion, "reduction", "mean") == "sum"
         last = len(micro) + 1 >= self.config.accumulation_steps
         output = micro.add((data, target, criterion), last=last)
