@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +14,13 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from bitdial.errors import BitdialError
-from bitdial.training.checkpoint.writing import save_text
 from bitdial.training.mixed_precision.config import MixedPrecisionConfig
 from bitdial.training.mixed_precision.control import PrecisionControl
 from bitdial.training.mixed_precision.formats import check_device, format_name
 from bitdial.training.mixed_precision.layers import prepare_layers
 from bitdial.training.mixed_precision.micro_batches import MicroBatches
 from bitdial.training.mixed_precision.performance import Performance
+from bitdial.training.mixed_precision.state_file import read_state, write_state
 from bitdial.training.mixed_precision.wrapping import unwrapped
 from bitdial.training.tasks import TaskOutput
 
@@ -216,10 +214,7 @@ class MixedPrecisionTrainer:
 
     def save_scaler_state(self, path: str | Path) -> Path:
         """Write the state to a file of its own, whole or not at all; return its path."""
-        text = json.dumps(self.control.state_dict())
-        file = Path(path)
-        save_text(file, json.dumps({"bitdial": _FILE, "crc32": zlib.crc32(text.encode()), "state": text}))
-        return file
+        return write_state(path, self.control.state_dict())
 
     def load_scaler_state(self, path: str | Path) -> list[str]:
         """Go on from a file that `save_scaler_state` wrote; return what a user should know.
@@ -227,20 +222,7 @@ class MixedPrecisionTrainer:
         Raises:
             BitdialError: there is no such file, it is damaged, or holds something else.
         """
-        file = Path(path)
-        if not file.is_file():
-            raise BitdialError(f"expected a file that save_scaler_state wrote, got {file}, which is not there")
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if content["bitdial"] != _FILE or zlib.crc32(content["state"].encode()) != content["crc32"]:
-                raise ValueError
-            state = json.loads(content["state"])
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise BitdialError(
-                f"expected a file that save_scaler_state wrote, got {file}, which is damaged or something else; start "
-                "without it: the scale settles within a few steps"
-            ) from None
-        return self.load_state_dict(state)
+        return self.load_state_dict(read_state(path))
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or one that is pickled, goes on between two steps: without model, optimizer and gradients."""
@@ -311,9 +293,6 @@ class MixedPrecisionTrainer:
         if stepped and scheduler is not None:
             scheduler.step()
         return stepped, norm
-
-
-_FILE = "scaler state 1"
 
 
 def _device_of(model: nn.Module) -> torch.device:
