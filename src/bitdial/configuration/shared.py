@@ -69,7 +69,7 @@ class MixedPrecisionOptions(Config):
     """float16: factor on the scale after an overflow."""
     growth_interval: int = Field(2000, ge=1)
     """float16: applied steps in a row between two growths of the scale."""
-    min_scale: float = Field(1.0, gt=0)
+    min_scale: float = Field(1.0, ge=1e-30)
     """float16: the scale never falls below this."""
     use_dynamic_loss_scaling: bool = True
     """float16: let the scale move."""

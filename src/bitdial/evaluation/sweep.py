@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bitdial.errors import BitdialError
 from bitdial.evaluation.results import WidthScore
 from bitdial.layers import BitDial, reestimate_batch_norm
+from bitdial.training.batches import to_device
 from bitdial.training.tasks import Classification, Task
 
 RECALIBRATION_LIMIT = 32
@@ -140,17 +141,6 @@ def unchanged(model: nn.Module) -> Iterator[None]:
                     module._buffers[name] = buffer.copy_(value)
             for module, mode in modes:
                 module.training = mode
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Return `batch` with every tensor in it (in tuples, lists and dictionaries) on `device`."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, list | tuple) and not hasattr(batch, "_fields"):
-        return type(batch)(to_device(value, device) for value in batch)
-    return batch
 
 
 def _device(model: nn.Module) -> torch.device:

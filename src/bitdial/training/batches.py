@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from bitdial.errors import BitdialError
@@ -116,6 +117,18 @@ class BatchStream:
     def load_random_state(self, state: Mapping[str, Any] | None) -> None:
         """Begin the next epoch, or go on in it, from what `random_state` gave."""
         self._resumed = state
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Return `batch` with every tensor in it (in tuples, lists and mappings) on `device`."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        moved = [to_device(value, device) for value in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
+    return batch
 
 
 def _generators(loader: Iterable[Any]) -> list[torch.Generator]:

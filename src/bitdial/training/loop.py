@@ -99,20 +99,22 @@ def fit(
     elif progress is not None:
         control.tell = progress.note
     layers = prepare_layers(model, control)
-    if config.compile:
-        model.compile()
-    wrapped_model, wrapped_optimizer = fabric.setup(model, optimizer)
-    stream = BatchStream(loader, config.gradient_accumulation_steps, fabric.world_size)
-    recorder = StepRecorder(config.history_interval)
-    state = TrainingState(fabric, model, optimizer, scheduler, stream, recorder, control, hooks, ema, early_stopping)
-    notes = state.load_state_dict(resume) if resume is not None else []
-    step = OptimizerStep(fabric, wrapped_model, model, wrapped_optimizer, task, control)
-    is_first = fabric.is_global_zero
-    loop = _Loop(
-        state, config, step, evaluate, log if is_first else None, checkpoints, progress if is_first else None,
-        how_to_resume,
-    )  # fmt: skip
     try:
+        if config.compile:
+            model.compile()
+        wrapped_model, wrapped_optimizer = fabric.setup(model, optimizer)
+        stream = BatchStream(loader, config.gradient_accumulation_steps, fabric.world_size)
+        recorder = StepRecorder(config.history_interval)
+        state = TrainingState(
+            fabric, model, optimizer, scheduler, stream, recorder, control, hooks, ema, early_stopping
+        )
+        notes = state.load_state_dict(resume) if resume is not None else []
+        step = OptimizerStep(fabric, wrapped_model, model, wrapped_optimizer, task, control)
+        is_first = fabric.is_global_zero
+        loop = _Loop(
+            state, config, step, evaluate, log if is_first else None, checkpoints, progress if is_first else None,
+            how_to_resume,
+        )  # fmt: skip
         loop.run(notes)
     finally:
         if layers is not None:

@@ -136,6 +136,8 @@ class TrainingState:
         for name in _COUNTERS:
             if state.get(name) is not None:
                 setattr(self, name, state[name])
+        # the loop's own counters, which say which policies are in force, whether or not the scaler's state was kept
+        self.control.steps, self.control.applied_steps = self.step, self.applied_steps
         if "step" not in state:
             notes.append("the checkpoint does not say at which step it was made: counting starts at 0")
         self.scores = dict(state.get("scores") or {})

@@ -115,6 +115,21 @@ def test_disabled_is_the_plain_float32_loop() -> None:
     assert trainer.get_performance_summary()["estimated_memory_savings"] == 0
 
 
+@pytest.mark.parametrize("track", [True, False])
+def test_times_are_measured_where_they_are_wanted(track: bool) -> None:
+    model = small_net()
+    trainer = MixedPrecisionTrainer(MixedPrecisionConfig(dtype="bfloat16", track_performance=track))
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    outcomes = [trainer.train_step(model, optimizer, nn.CrossEntropyLoss(), x, y) for x, y in batches(3)]
+    measured = trainer.get_performance_summary()["performance"]
+    assert all((outcome.seconds > 0) is track for outcome in outcomes)
+    assert measured["total_time"] == sum(outcome.seconds for outcome in outcomes)
+    assert measured["average_step_time"] == measured["total_time"] / 3
+    assert measured["median_step_time"] == sorted(outcome.seconds for outcome in outcomes)[1]
+    assert measured["peak_memory_bytes"] is None, "a CPU cannot tell"
+    assert trainer.get_performance_summary()["estimated_memory_savings"] == 50
+
+
 @pytest.mark.parametrize("memory_efficient", [True, False])
 def test_gradients_are_freed_or_kept(memory_efficient: bool) -> None:
     model = small_net()

@@ -149,6 +149,31 @@ def test_resumes_exactly_while_the_scale_moves(stop: int, tmp_path: Path) -> Non
     assert (parts / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
 
 
+@pytest.mark.parametrize("precision", [None, TROUBLE], ids=["float32", "float16"])
+def test_resumes_exactly_after_memory_ran_out(
+    precision: MixedPrecisionConfig | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, batch norm, accumulation, an average of the weights, and epochs whose last step is smaller."""
+    loss = Classification.loss
+
+    def final(folder: Path, stop: int | None) -> dict[str, Any]:
+        folder.mkdir()
+        fault = Fault({6})
+        monkeypatch.setattr(Classification, "loss", lambda *args: (fault(), loss(*args))[1])
+        _, saver = train(folder, precision=precision, stop=stop)
+        if stop is not None:
+            resumed = load(sorted((folder / "checkpoints").iterdir())[-1])
+            assert resumed["scaler_state_dict"]["parts"] == 2
+            _, saver = train(folder, precision=precision, resume=resumed, seed=99)
+        state = load(saver.paths[-1])
+        del state["seconds"]
+        return state
+
+    whole = final(tmp_path / "whole", None)
+    assert whole["scaler_state_dict"]["memory_retries"] == 1
+    assert differences(final(tmp_path / "parts", 7), whole) == []
+
+
 def test_float32_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plain run looks at its losses when a row is due, not at every step."""
     looked: list[int] = []
@@ -171,4 +196,4 @@ def test_what_a_checkpoint_of_lightnings_scaler_held(tmp_path: Path) -> None:
     again, _ = train(tmp_path, precision=MixedPrecisionConfig(), resume=state)
     assert again is not None
     assert again.control.scaler.scale == 64.0
-    assert again.control.scaler.growth_tracker == 5 + again.control.applied_steps
+    assert again.control.scaler.growth_tracker == 5 + again.control.applied_steps - 3

@@ -120,7 +120,7 @@ def test_three_tries_then_a_sentence() -> None:
 def test_a_batch_of_one_cannot_be_cut() -> None:
     model = net(Fault({1}))
     trainer, (x, y) = MixedPrecisionTrainer(MixedPrecisionConfig()), batches(1, size=1)[0]
-    with pytest.raises(BitdialError, match="out of memory with micro-batches of 1 examples"):
+    with pytest.raises(BitdialError, match="out of memory with micro-batches of 1 example "):
         trainer.train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), x, y)
 
 
@@ -151,6 +151,19 @@ def test_other_errors_are_never_swallowed(error: Callable[[], BaseException]) ->
 )
 def test_what_counts_as_out_of_memory(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
+
+
+def test_an_error_that_only_the_parts_have_says_where_it_came_from() -> None:
+    """A network that wants whole batches: its own error, and that it was called with halves."""
+
+    class Whole(FaultyForward):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).view(8, 1, 64)
+
+    model = nn.Sequential(Whole(Fault({1})), nn.Flatten(), nn.Linear(64, 4))
+    with pytest.raises(RuntimeError, match="shape") as caught:
+        train(model)
+    assert "tried again in 2 parts" in caught.value.__notes__[0]
 
 
 def test_real_memory_that_the_host_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,6 +248,18 @@ class TestSplit:
         assert first["more"][1][1] == "text"
         assert len(first["shared"]) == 3, "no row of examples"
         assert first["scale"] == 2.0
+
+    def test_rows_are_what_data_and_target_share(self) -> None:
+        weights, x, y = torch.ones(3), torch.zeros(8, 2), torch.arange(8)
+        ((first_weights, first_x), first_y), _ = split(((weights, x), y), 2)
+        assert (len(first_weights), len(first_x), len(first_y)) == (3, 4, 4)
+        assert [len(part[0]) for part in split((x, None, "criterion"), 2)] == [4, 4]
+
+    @pytest.mark.parametrize(
+        "batch", [(object(), torch.zeros(8)), (torch.zeros(8, 2), [{"boxes": torch.zeros(5, 4)}]), ("text", "text")]
+    )
+    def test_what_nobody_knows_how_to_cut_stays_whole(self, batch: Any) -> None:
+        assert split(batch, 2) == [batch]
 
     def test_never_empty(self) -> None:
         assert [len(part) for part in split(torch.zeros(3, 2), 8)] == [1, 1, 1]

@@ -15,10 +15,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation.sweep import to_device, unchanged
+from bitdial.evaluation.sweep import unchanged
 from bitdial.layers import BitDial
 from bitdial.numerics import check_bits
 from bitdial.training import Classification, Task, preserved_random_state
+from bitdial.training.batches import to_device
 
 
 @dataclass(frozen=True)

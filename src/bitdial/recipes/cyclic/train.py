@@ -10,7 +10,7 @@ from torch import nn
 
 from bitdial.errors import BitdialError
 from bitdial.evaluation import WidthScore
-from bitdial.evaluation.sweep import sweep, to_device
+from bitdial.evaluation.sweep import sweep
 from bitdial.layers import BitDial, LayerSchedule, Ledger, PrecisionScheduler, QuantizedLayer, cost, quantize
 from bitdial.recipes.cyclic.config import (
     CyclicPrecisionConfig,
@@ -23,6 +23,7 @@ from bitdial.recipes.cyclic.phase import Loaders, PhaseResult, PhaseSetup, relea
 from bitdial.recipes.cyclic.scheduler import CyclicPrecisionScheduler
 from bitdial.recipes.cyclic.static import final_widths, static_schedule
 from bitdial.training import Task
+from bitdial.training.batches import to_device
 
 
 def prepare_model(model: nn.Module, options: ModelConfig, gradient_bits: float = 32) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class AdaptiveMixedPrecisionTrainer(MixedPrecisionTrainer):
             What was done and why, in a sentence.
 
         Raises:
-            BitdialError: nothing to compare, or values that are not finite numbers.
+            BitdialError: nothing to compare, values that are not finite numbers, or a step under way.
         """
         current, baseline = _measured(current_performance), _measured(baseline_performance)
         shared = [name for name in current if name in baseline]
@@ -75,6 +76,7 @@ class AdaptiveMixedPrecisionTrainer(MixedPrecisionTrainer):
         control = self.control
         if control.format not in WIDER:
             return f"stays in {format_name(control.format)}, the widest format: {reason}"
+        self._check_between_steps()
         control.change_format(WIDER[control.format], reason)
         return f"now in {format_name(control.format)}: {reason}"
 
@@ -83,8 +85,17 @@ class AdaptiveMixedPrecisionTrainer(MixedPrecisionTrainer):
         control = self.control
         if control.format == self.config.format:
             return f"stays in {format_name(control.format)}, the format asked for: {reason}"
+        self._check_between_steps()
         control.change_format(narrower(control.format, self.config.format), reason)
         return f"now in {format_name(control.format)}: {reason}"
+
+    def _check_between_steps(self) -> None:
+        """The gradients of a step are scaled alike, so its format stays to its end."""
+        if self._batches_under_way:
+            raise BitdialError(
+                "the format must stay the same while gradients are accumulated, got a change after "
+                f"{self._batches_under_way} of {self.config.accumulation_steps} batches; call finish_step first"
+            )
 
 
 _SIGNS = {"accuracy": 1.0, "loss": -1.0, "step_time": -1.0}
@@ -96,6 +107,7 @@ def _measured(value: Measured) -> dict[str, float]:
     for name, number in named.items():
         if name not in _SIGNS:
             raise BitdialError(f"performance must be given as {', '.join(_SIGNS)}, got {name!r}")
-        if isinstance(number, bool) or not isinstance(number, int | float | torch.Tensor) or not math.isfinite(number):
+        one_number = number.numel() == 1 if isinstance(number, torch.Tensor) else isinstance(number, Real)
+        if isinstance(number, bool) or not one_number or not math.isfinite(number):
             raise BitdialError(f"the performance {name} must be a finite number, got {number!r}")
     return {name: float(number) for name, number in named.items()}

@@ -52,7 +52,7 @@ class MixedPrecisionConfig(BaseModel):
     """Measure the time of every step, and the peak memory where the device can tell."""
     save_scaler_state: bool = True
     """Keep scale, counters and adaptations in `state_dict`, so that a resumed run goes on exactly."""
-    min_scale: float = Field(default=1.0, gt=0.0)
+    min_scale: float = Field(default=1.0, ge=1e-30)
     """float16: the scale never falls below this; overflows there mean that float16 is too narrow for the network."""
     max_grad_norm: float | None = Field(default=None, gt=0.0)
     """Scale the (unscaled) gradient down to this 2-norm where it is longer; None: never."""

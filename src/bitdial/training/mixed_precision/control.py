@@ -78,7 +78,7 @@ class PrecisionControl:
         self.steps = self.applied_steps = self.overflows = self.not_finite = self.memory_retries = 0
         self.parts = 1
         self.history: list[Adaptation] = []
-        self.scaler = self._make_scaler()
+        self.scaler = self._make_scaler(self.format)
         self._lost_in_a_row = 0
         self._stable_steps = 0
         self._recovery_wait = config.recovery_interval
@@ -100,10 +100,18 @@ class PrecisionControl:
         if self.layers is not None:
             self.layers.set_step(self.steps)
 
+    def beyond_scaling(self, *, loss_is_finite: bool) -> bool:
+        """Whether a lost step is one that a lower scale cannot mend."""
+        return not loss_is_finite or self.scaler.at_floor
+
     def needs_diagnosis(self, *, loss_is_finite: bool) -> bool:
         """Whether a lost step is one that a lower scale cannot mend, and the first of its row."""
-        beyond_scaling = not loss_is_finite or self.scaler.at_floor
-        return beyond_scaling and self._lost_in_a_row == 0
+        return self.beyond_scaling(loss_is_finite=loss_is_finite) and self._lost_in_a_row == 0
+
+    def move(self, device: torch.device) -> None:
+        """Go on on another device."""
+        self.device = device
+        self.scaler.move(device)
 
     def applied(self) -> None:
         """Take notice of a step whose loss and gradients were finite."""
@@ -125,7 +133,7 @@ class PrecisionControl:
         self.steps += 1
         self._stable_steps = 0
         self._culprit = culprit or self._culprit
-        if loss_is_finite and not self.scaler.at_floor:
+        if not self.beyond_scaling(loss_is_finite=loss_is_finite):
             self._back_off()
             return
         if loss_is_finite and self.scaler.dynamic:
@@ -169,31 +177,31 @@ class PrecisionControl:
         count, name = self._lost_in_a_row, format_name(self.format)
         if self._may_widen():
             at = f" at the lowest loss scale, {self.scaler.scale:g}" if self.scaler.dynamic and loss_is_finite else ""
-            self._recovery_wait = self.config.recovery_interval * 2 ** min(len(self.history), 20)
+            wider = format_name(WIDER[self.format])
+            failed_before = sum((each.before, each.after) == (name, wider) for each in self.history)
+            self._recovery_wait = self.config.recovery_interval * 2 ** min(failed_before, 20)
             self.change_format(WIDER[self.format], f"{count} steps in a row were lost in {name}{at}{self._where()}")
             return
         what = "a gradient" if loss_is_finite else "the loss"
+        curable = self._culprit is not None and self._culprit.curable
+        wider_one = "take a wider format, in which the same step is finite; or " if curable else ""
         raise TrainingDiverged(
             f"{what} was not a finite number in {count} steps in a row, the last of them step {self.steps}, in {name}"
-            f"{self._where()}; expected a finite number: lower the learning rate, clip gradients with max_grad_norm, "
-            "or look for bad values in the data"
+            f"{self._where()}; expected a finite number: {wider_one}lower the learning rate, clip gradients with "
+            "max_grad_norm, or look for bad values in the data"
         )
 
     def change_format(self, dtype: torch.dtype, reason: str) -> None:
         """Compute in another format from now on."""
         before, after = format_name(self.format), format_name(dtype)
         self.history.append(Adaptation(self.steps, before, after, reason))
-        self._take_format(dtype)
+        self.format, self.scaler = dtype, self._make_scaler(dtype)
         self._lost_in_a_row = self._stable_steps = 0
         self._culprit = None
         self.tell(f"step {self.steps}: the format changes from {before} to {after}: {reason}")
 
-    def _take_format(self, dtype: torch.dtype) -> None:
-        self.format = dtype
-        self.scaler = self._make_scaler()
-
-    def _make_scaler(self) -> LossScaler:
-        return LossScaler(self.config, self.device, scaling=self.format == torch.float16)
+    def _make_scaler(self, dtype: torch.dtype) -> LossScaler:
+        return LossScaler(self.config, self.device, scaling=dtype == torch.float16)
 
     def are_finite(self, losses: list[Tensor], gradients_overflow: Tensor) -> tuple[bool, bool]:
         """Return whether all losses, and whether all gradients, are finite: in every process, so that all act alike.
@@ -236,6 +244,7 @@ class PrecisionControl:
             "lost_in_a_row": self._lost_in_a_row,
             "stable_steps": self._stable_steps,
             "recovery_wait": self._recovery_wait,
+            "culprit": None if self._culprit is None else asdict(self._culprit),
             "history": [asdict(each) for each in self.history],
         }
 
@@ -253,6 +262,7 @@ class PrecisionControl:
                 name: _count(name, state[name], 1 if name == "parts" else 0) for name in (*_COUNTERS, *_PRIVATE)
             }
             history = [Adaptation(**each) for each in state["history"]]
+            culprit = Culprit(**state["culprit"]) if state.get("culprit") is not None else None
             scaler = dict(state["scaler"])
         except (KeyError, TypeError) as error:
             raise BitdialError(f"the state of mixed precision is damaged: {error}; start without it") from error
@@ -262,15 +272,17 @@ class PrecisionControl:
                 f"the run was to compute in {format_name(asked)} before, now in {format_name(self.config.format)}: it "
                 "does not go on bit for bit"
             )
-        else:
-            if dtype != self.format:
-                self._take_format(dtype)
+        elif dtype == self.format:
             notes += self.scaler.load_state_dict(scaler)
+        else:
+            fresh = self._make_scaler(dtype)
+            notes += fresh.load_state_dict(scaler)  # may refuse: then nothing is taken
+            self.format, self.scaler = dtype, fresh
         for name in _COUNTERS:
             setattr(self, name, counters[name])
         self._lost_in_a_row, self._stable_steps = counters["lost_in_a_row"], counters["stable_steps"]
         self._recovery_wait = counters["recovery_wait"]
-        self.history = history
+        self.history, self._culprit = history, culprit
         return notes
 
 

@@ -6,7 +6,7 @@ wrong, it is done once more, from the same buffers and random state, with every 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,20 +22,23 @@ class Culprit:
     Attributes:
         layer: its name in the model; empty for the model's input, or its loss.
         what: in words: "the output of layer 'head' (Linear)".
+        on_the_way_back: whether it is a gradient.
         curable: whether the same step is finite in float32, so that a wider format would help.
     """
 
     layer: str
     what: str
+    on_the_way_back: bool = False
     curable: bool = False
 
 
-def first_not_finite(model: nn.Module, step: Callable[[], Tensor]) -> Culprit | None:
+def first_not_finite(model: nn.Module, losses: Callable[[], Iterable[Tensor]]) -> Culprit | None:
     """Do a step again and return the first layer whose output, or else whose gradient, is not finite.
 
     Args:
         model: plain, not wrapped for several processes: nothing is sent.
-        step: forward pass; returns the loss, scaled as it was, to go backward from.
+        losses: gives the loss of one forward pass after the other, scaled as it was, to go backward from. All are gone
+            through, whatever is found: where weights are in shards, the processes must do the same passes.
 
     Returns:
         None where everything is finite this time.
@@ -46,12 +49,12 @@ def first_not_finite(model: nn.Module, step: Callable[[], Tensor]) -> Culprit | 
             return Culprit(layer, f"the parameter '{name}', which is not finite itself")
     watch = _Watch()
     with watch.over(model), torch.compiler.set_stance("force_eager"):
-        loss = step()
-        if watch.found is None and not bool(torch.isfinite(loss)):
-            watch.found = Culprit("", "the loss, though every layer's output was finite")
-        if watch.found is None:
+        for loss in losses():
+            if watch.found is None and not bool(torch.isfinite(loss)):
+                watch.found = Culprit("", "the loss, though every layer's output was finite")
             loss.backward()  # type: ignore[no-untyped-call]
-    return watch.found or _parameter_gradient(model)
+    from_gradients = _parameter_gradient(model)  # asked in any case: on gradients in shards, it is a conversation
+    return watch.found or from_gradients
 
 
 class _Watch:
@@ -103,7 +106,7 @@ class _Watch:
 
             def leaves(gradient: Tensor) -> None:
                 if self.found is None and sound[0] and not _finite(gradient):
-                    self.found = Culprit(name, f"the gradient that layer '{name}' ({kind}) passes back")
+                    self.found = Culprit(name, f"the gradient that layer '{name}' ({kind}) passes back", True)
 
             for tensor in _floats(output):
                 if tensor.requires_grad:
@@ -120,7 +123,7 @@ def _parameter_gradient(model: nn.Module) -> Culprit | None:
     names = [name for name, p in model.named_parameters() if p.grad is not None and not _finite(p.grad)]
     if not names:
         return None
-    return Culprit(names[-1].rpartition(".")[0], f"the gradient of the parameter '{names[-1]}'")
+    return Culprit(names[-1].rpartition(".")[0], f"the gradient of the parameter '{names[-1]}'", True)
 
 
 def _floats(value: Any) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from bitdial.errors import BitdialError
+from bitdial.training.batches import to_device
 from bitdial.training.mixed_precision.adaptive import AdaptiveMixedPrecisionTrainer
 from bitdial.training.mixed_precision.config import MixedPrecisionConfig
 from bitdial.training.mixed_precision.trainer import Criterion, MixedPrecisionTrainer
@@ -56,6 +57,23 @@ def train_with_mixed_precision(
     trainer = kind(config)
     model = trainer.prepare_model(model)
     device = next(model.parameters()).device
+    try:
+        return _epochs(trainer, model, device, train_loader, optimizer, criterion, num_epochs, scheduler)
+    finally:
+        if trainer.control.layers is not None:
+            trainer.control.layers.remove()  # the handle ends here, and nobody else could take them off or turn them
+
+
+def _epochs(
+    trainer: MixedPrecisionTrainer,
+    model: nn.Module,
+    device: torch.device,
+    train_loader: Iterable[Any],
+    optimizer: Optimizer,
+    criterion: Criterion,
+    num_epochs: int,
+    scheduler: LRScheduler | None,
+) -> dict[str, Any]:
     model.train()
     began = time.perf_counter()
     epochs: list[dict[str, Any]] = []
@@ -106,5 +124,4 @@ def _pair(batch: Any, device: torch.device) -> tuple[Any, Any]:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         got = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
         raise BitdialError(f"train_loader must give pairs (data, target), got {got}")
-    data, target = (part.to(device) if isinstance(part, Tensor) else part for part in batch)
-    return data, target
+    return to_device(batch[0], device), to_device(batch[1], device)

@@ -23,6 +23,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         "DefaultCPUAllocator: can't allocate memory" in text
         or "DefaultCPUAllocator: not enough memory" in text
         or "out of memory" in text.lower()
+        or any(name in text for name in ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"))
     )
 
 
@@ -36,6 +37,8 @@ def release(device: torch.device) -> None:
 class Snapshot:
     """What a forward pass changes besides gradients: the model's buffers and the random state.
 
+    Buffers are put back by name and by value, whether they were written into, replaced, or made only then.
+
     Args:
         model: whose buffers are kept (batch norm's statistics, activation ranges).
         device: whose random generator is kept beside the CPU's.
@@ -44,16 +47,22 @@ class Snapshot:
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self._model = model
         self._device = device
+        self._owners: list[tuple[Any, dict[str, Tensor | None]]] = []
+        self._ids: list[int] = []
         self._live: list[Tensor] = []
         self._kept: list[Tensor] = []
         self._random: tuple[Tensor, Tensor | None] | None = None
 
     def take(self) -> None:
         """Remember now."""
-        live = list(self._model.buffers())
-        if [id(each) for each in live] != [id(each) for each in self._live]:
-            self._live, self._kept = live, [torch.empty_like(each) for each in live]
-        _copy(self._kept, self._live)
+        owners = _buffers_of_modules(self._model)
+        ids = [id(each) for owner in owners for each in owner.values()]
+        if ids == self._ids and len(owners) == len(self._owners):  # the usual step: no buffer came or went
+            _copy(self._kept, self._live)
+        else:
+            self._owners, self._ids = [(owner, dict(owner.items())) for owner in owners], ids
+            self._live = [b for _, own in self._owners for b in own.values() if b is not None and _can_be_written(b)]
+            self._kept = [each.detach().clone() for each in self._live]
         self._random = self.random_state()
 
     def restore(self) -> None:
@@ -64,6 +73,10 @@ class Snapshot:
 
     def restore_buffers(self) -> None:
         """Put the buffers alone back."""
+        for owner, own in self._owners:
+            if [*map(id, owner.values())] != [*map(id, own.values())] and isinstance(owner, dict):
+                owner.clear()
+                owner.update(own)
         _copy(self._live, self._kept)
 
     def random_state(self) -> tuple[Tensor, Tensor | None]:
@@ -77,6 +90,32 @@ class Snapshot:
             torch.cuda.set_rng_state(state[1], self._device)
 
 
+def _buffers_of_modules(model: nn.Module) -> list[Any]:
+    """Return the live mapping of buffers of every module that has any; walks faster than ``model.modules()``.
+
+    A layer that is used twice is there twice, which does no harm.
+    """
+    seen: set[int] = set()
+    owners: list[Any] = []
+    waiting: list[nn.Module | None] = [model]
+    while waiting:
+        module = waiting.pop()
+        if module is None:
+            continue
+        if module._buffers:
+            owners.append(module._buffers)
+        if module._modules and id(module) not in seen:
+            seen.add(id(module))
+            waiting += module._modules.values()
+    return owners
+
+
+def _can_be_written(buffer: Tensor) -> bool:
+    """Whether a buffer can change in place: one that shows the same memory twice, as `expand` makes it, cannot."""
+    shared = buffer.layout == torch.strided and torch._debug_has_internal_overlap(buffer) == 1
+    return not (shared or buffer.is_inference())
+
+
 @torch.no_grad()
 def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
     if targets:
@@ -87,7 +126,7 @@ def split(batch: Any, parts: int) -> list[Any]:
     """Cut a batch into `parts` along its first dimension, as evenly as that goes; fewer where it has fewer examples.
 
     Tensors are cut, and the tensors in tuples, lists and mappings; all else goes into every part as it is. A tensor
-    whose first dimension differs from that of the batch's first tensor is no row of examples, and is not cut.
+    whose first dimension differs from `batch_size` is no row of examples, and is not cut.
     """
     size = batch_size(batch)
     count = min(parts, size)
@@ -98,7 +137,14 @@ def split(batch: Any, parts: int) -> list[Any]:
 
 
 def batch_size(batch: Any) -> int:
-    """Return the first dimension of the first tensor of a batch; 1 where there is none."""
+    """Return the first dimension of the first tensor of a batch; 1 where there is none.
+
+    Of a pair it is the first one that data and target share (class weights may lie before the examples); 1 where they
+    share none, for then nobody knows how to cut them.
+    """
+    if isinstance(batch, tuple | list) and len(batch) > 1:
+        data, target = ([int(each.shape[0]) for each in _tensors(part)] for part in batch[:2])
+        return next((size for size in data if size in target or not target), 1)
     first = next(_tensors(batch), None)
     return 1 if first is None else int(first.shape[0])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,6 +15,8 @@ from bitdial.errors import BitdialError
 from bitdial.training.mixed_precision.control import PrecisionControl
 from bitdial.training.mixed_precision.diagnosis import Culprit, first_not_finite
 from bitdial.training.mixed_precision.memory import RETRIES, Snapshot, batch_size, is_out_of_memory, release, split
+from bitdial.training.mixed_precision.moves import forget_new_state, versions
+from bitdial.training.mixed_precision.wrapping import hold_of
 from bitdial.training.tasks import TaskOutput
 
 Forward = Callable[[nn.Module, Any], TaskOutput]
@@ -39,9 +41,9 @@ class MicroBatches:
         checks: whether to look at every step if its loss and gradients are finite, which makes the host wait for the
             device; False applies every step.
 
-    Nothing of a step that is lost or tried again stays: random numbers, batch norm's statistics and activation ranges
-    are put back. A step whose gradients merely overflowed the loss scale leaves the statistics of its forward pass, as
-    in any loop with a scaler.
+    Nothing of a try that ran out of memory stays: random numbers, batch norm's statistics and activation ranges are put
+    back. So are the latter two where a step is lost to values that are not finite. A step whose gradients merely
+    overflowed the loss scale leaves the statistics of its forward pass, as in any loop with a scaler.
     """
 
     def __init__(
@@ -59,11 +61,12 @@ class MicroBatches:
     ) -> None:
         self.control = control
         self.model, self.plain, self.optimizer = model, plain, optimizer
-        self.forward, self.backward, self.hold = forward, backward or _backward, hold or _hold_of(model)
+        self.forward, self.backward, self.hold = forward, backward or _backward, hold or hold_of(model)
         self.sums, self.checks = sums, checks
         self._snapshot = Snapshot(plain, control.device)
         self._taken: list[tuple[Any, float]] = []
         self._losses: list[Tensor] = []
+        self._exchanged = False
         self._retries = 0
 
     def __len__(self) -> int:
@@ -89,14 +92,25 @@ class MicroBatches:
             self._snapshot.take()
             self._retries = 0
         self._taken.append((batch, share))
+        self._exchanged = last
         try:
-            return self._pass(batch, share, last=last)
-        except BaseException as error:
-            if not is_out_of_memory(error):
-                self.clear()
-                raise
-            problem = str(error)
-        return self._again(problem, last=last)  # outside of the handler, whose traceback holds on to memory
+            try:
+                return self._pass(batch, share, last=last)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = str(error)
+            return self._again(problem, last=last)  # outside of the handler, whose traceback holds on to memory
+        except BaseException:
+            self.clear()
+            raise
+
+    def exchange(self) -> None:
+        """Do the step again, with gradients exchanged between processes, if its last batch was not known to be it."""
+        if self._exchanged or self.hold is nullcontext:
+            return
+        self._exchanged = True
+        self._replay(last=True)
 
     def apply(
         self, step: Callable[[], Any], max_grad_norm: float | None, *, factor: float = 1.0
@@ -116,7 +130,7 @@ class MicroBatches:
             BitdialError: memory ran out, and the step cannot be repeated.
         """
         while True:
-            before = self._versions()
+            before = versions(self.optimizer)
             try:
                 result = self._apply(step, max_grad_norm, factor)
                 break
@@ -124,7 +138,7 @@ class MicroBatches:
                 if not is_out_of_memory(error):
                     raise
                 problem = str(error)
-            self._forget_new_state(before, problem)
+            forget_new_state(self.optimizer, before, problem)
             self._again(problem, last=True)
         return result
 
@@ -132,19 +146,26 @@ class MicroBatches:
         """Forget the step under way, its gradients too."""
         self._taken, self._losses = [], []
         self.control.scaler.forget()
+        torch.clear_autocast_cache()  # inside of another autocast, even one that is off, PyTorch keeps the old weights
         self.optimizer.zero_grad(set_to_none=self.control.config.memory_efficient)
 
     def _pass(self, batch: Any, share: float, *, last: bool) -> TaskOutput:
-        parts = split(batch, self.control.parts)
+        parts = self._cut(batch)
         if len(parts) == 1:
             return self._one(batch, share, sync=last)
-        size = batch_size(batch)
         outputs = []
-        for index, part in enumerate(parts):
-            part_share = 1.0 if self.sums else batch_size(part) / size
+        for index, (part, part_share) in enumerate(parts):
             output = self._one(part, share * part_share, sync=last and index == len(parts) - 1)
             outputs.append((output, part_share))
         return _joined(outputs)
+
+    def _cut(self, batch: Any) -> list[tuple[Any, float]]:
+        """The parts of a batch, each with the weight of its loss in that of the batch."""
+        parts = split(batch, self.control.parts)
+        if len(parts) == 1:
+            return [(batch, 1.0)]
+        size = batch_size(batch)
+        return [(part, 1.0 if self.sums else batch_size(part) / size) for part in parts]
 
     def _one(self, batch: Any, share: float, *, sync: bool) -> TaskOutput:
         with nullcontext() if sync else self.hold():
@@ -153,7 +174,7 @@ class MicroBatches:
             loss = output.loss
             self._losses.append(loss.detach())
             weighted = loss if share == 1.0 else loss * share
-            self.backward(self.control.scaler.scaled(weighted) if self.checks else weighted)
+            self.backward(self.control.scaler.scaled(weighted))
         return dataclasses.replace(output, loss=loss.detach())
 
     def _again(self, problem: str, *, last: bool) -> TaskOutput:
@@ -163,7 +184,8 @@ class MicroBatches:
         while True:
             world = torch.distributed.get_world_size() if _is_distributed() else 1
             if self._retries >= RETRIES or control.parts >= largest or world > 1:
-                tried = f"in {control.parts} parts" if control.parts > 1 else f"of {largest} examples"
+                whole = f"of {largest} examples" if largest > 1 else "of 1 example (or of a form that cannot be cut)"
+                tried = f"in {control.parts} parts" if control.parts > 1 else whole
                 why = f" ({world} processes cannot retry a step alone)" if world > 1 else ""
                 raise BitdialError(
                     f"out of memory with micro-batches {tried}{why}: {' '.join(problem.split())[:200]}; lower the "
@@ -177,24 +199,34 @@ class MicroBatches:
                 f"{control.parts} parts, which stays so (the same gradient, more slowly)"
             )
             self.optimizer.zero_grad(set_to_none=True)
-            control.scaler.forget()
-            self._losses = []
             release(control.device)
-            self._snapshot.restore()
             try:
-                for index, (batch, share) in enumerate(self._taken):
-                    output = self._pass(batch, share, last=last and index == len(self._taken) - 1)
-                return output
+                return self._replay(last=last)
             except Exception as error:
                 if not is_out_of_memory(error):
+                    error.add_note(
+                        f"this came up while a step that had run out of memory was tried again in {control.parts} "
+                        "parts; are the examples along the first dimension of every tensor of the batch?"
+                    )
                     raise
                 problem = str(error)
+
+    def _replay(self, *, last: bool) -> TaskOutput:
+        """Do all micro-batches again from the state that the first began with; return the last one's output."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.control.scaler.forget()
+        self._losses = []
+        self._snapshot.restore()
+        for index, (batch, share) in enumerate(self._taken):
+            output = self._pass(batch, share, last=last and index == len(self._taken) - 1)
+        return output
 
     def _apply(self, step: Callable[[], Any], max_grad_norm: float | None, factor: float) -> tuple[bool, Tensor | None]:
         control = self.control
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if factor != 1.0:
-            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)
+        gradients = [p.grad for p in parameters if p.grad is not None] if factor != 1.0 else []
+        if gradients:
+            torch._foreach_mul_(gradients, factor)
         if self.checks:
             found = control.scaler.unscale(self.optimizer)
             loss_finite, gradient_finite = control.are_finite(self._losses, found)
@@ -211,71 +243,49 @@ class MicroBatches:
     def _lost(self, *, loss_is_finite: bool) -> None:
         culprit = None
         if self.control.needs_diagnosis(loss_is_finite=loss_is_finite):
-            culprit = _agreed(self._diagnose())
-        if not loss_is_finite:
+            culprit = self._diagnose()
+        if self.control.beyond_scaling(loss_is_finite=loss_is_finite):
             self._snapshot.restore_buffers()  # values that are not finite would stay in running averages for good
         self.control.lost(loss_is_finite=loss_is_finite, culprit=culprit)
 
     def _diagnose(self) -> Culprit | None:
-        """Do the lost step again, watched, and once more in float32; all is left as it is found."""
-        now, buffers = self._snapshot.random_state(), [each.clone() for each in self.plain.buffers()]
+        """Do the lost step again, watched, and once more in float32; all is left as it is found.
 
-        def total(*, narrow: bool) -> Tensor:
-            self._snapshot.restore()
-            self.optimizer.zero_grad(set_to_none=True)
-            losses = []
-            for batch, share in self._taken:
-                for part in split(batch, self.control.parts):
-                    with self.control.autocast() if narrow else torch.autocast(self.control.device.type, enabled=False):
-                        losses.append(self.forward(self.plain, part).loss * share)
-            return torch.stack(losses).sum()
-
+        Every process does the same passes, whatever it alone finds: where weights are in shards, each pass is a
+        conversation.
+        """
+        now = Snapshot(self.plain, self.control.device)
+        now.take()
         try:
-            culprit = first_not_finite(self.plain, lambda: self.control.scaler.scaled(total(narrow=True)))
+            culprit = _agreed(self._watched(narrow=True))
             if culprit is not None and self.control.format != torch.float32:
-                curable = first_not_finite(self.plain, lambda: total(narrow=False)) is None
-                culprit = dataclasses.replace(culprit, curable=curable)
+                culprit = dataclasses.replace(culprit, curable=_agreed(self._watched(narrow=False)) is None)
             return culprit
-        except Exception as error:  # the diagnosis is a service; the step is lost with or without it
-            self.control.tell(f"the layer could not be found: {type(error).__name__}: {' '.join(str(error).split())}")
-            return None
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-            self._snapshot.restore_random(now)
-            with torch.no_grad():
-                for live, kept in zip(self.plain.buffers(), buffers, strict=True):
-                    live.copy_(kept)
+            now.restore()
 
-    def _versions(self) -> list[tuple[Any, int | None]]:
-        """What the optimizer has moved so far: parameters and their states, each with its count of changes."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        states = [v for part in self._parts() for s in part.state.values() for v in s.values() if isinstance(v, Tensor)]
-        return [(each, each._version) for each in (*parameters, *states)]
+    def _watched(self, *, narrow: bool) -> Culprit | None:
+        control, wide = self.control, torch.autocast(self.control.device.type, enabled=False)
 
-    def _forget_new_state(self, before: list[tuple[Any, int | None]], problem: str) -> None:
-        """Make sure that a step which ran out of memory has moved nothing, so that it can be repeated."""
-        if any(tensor._version != version for tensor, version in before):
-            raise BitdialError(
-                f"out of memory in the middle of the optimizer's update ({' '.join(problem.split())[:200]}); it cannot "
-                "be repeated: go on from the last checkpoint with a smaller batch"
-            )
-        known = {id(tensor) for tensor, _ in before}
-        for part in self._parts():
-            for parameter, state in list(part.state.items()):
-                if any(isinstance(value, Tensor) and id(value) not in known for value in state.values()):
-                    del part.state[parameter]
+        def losses() -> Iterator[Tensor]:
+            for batch, share in self._taken:
+                for part, part_share in self._cut(batch):
+                    with control.autocast() if narrow else wide:
+                        loss = self.forward(self.plain, part).loss * (share * part_share)
+                    yield control.scaler.scaled(loss) if narrow else loss
 
-    def _parts(self) -> tuple[Optimizer, ...]:
-        """The optimizers that hold the states."""
-        return getattr(self.optimizer, "parts", (self.optimizer,))
+        self.optimizer.zero_grad(set_to_none=True)
+        self._snapshot.restore()
+        try:
+            return first_not_finite(self.plain, losses)
+        except Exception as error:  # the diagnosis is a service; the step is lost with or without it
+            control.tell(f"the layer could not be found: {type(error).__name__}: {' '.join(str(error).split())}")
+            return None
 
 
 def _backward(loss: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
-
-
-def _hold_of(model: nn.Module) -> Hold:
-    return getattr(model, "no_sync", nullcontext)
 
 
 def _joined(outputs: list[tuple[TaskOutput, float]]) -> TaskOutput:
@@ -294,7 +304,8 @@ def _agreed(culprit: Culprit | None) -> Culprit | None:
         return culprit
     found: list[Culprit | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(found, culprit)
-    return next((each for each in found if each is not None), None)
+    # a gradient that is not finite reaches all of them where weights are in shards; its cause is what one saw before
+    return min((each for each in found if each is not None), key=lambda each: each.on_the_way_back, default=None)
 
 
 def _is_distributed() -> bool:

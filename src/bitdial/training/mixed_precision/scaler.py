@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class LossScaler:
         self.scaling = scaling and config.use_grad_scaling
         self.dynamic = self.scaling and config.use_dynamic_loss_scaling
         self.growth_factor, self.backoff_factor = config.growth_factor, config.backoff_factor
-        self.growth_interval, self.min_scale = config.growth_interval, config.min_scale
+        self.growth_interval, self.min_scale = config.growth_interval, _float32(config.min_scale)
         self.scale = _float32(config.init_scale) if self.scaling else 1.0
         self.growth_tracker = 0
         self._kernels = torch.amp.GradScaler(torch.device(device).type, init_scale=self.scale)
@@ -48,8 +49,8 @@ class LossScaler:
         return not self.dynamic or self.scale <= self.min_scale
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """Return the loss times the scale (times 1 where it is not scaled, which changes no bit)."""
-        return self._kernels.scale(loss)
+        """Return the loss times the scale."""
+        return self._kernels.scale(loss) if self.scaling else loss
 
     def unscale(self, optimizer: Optimizer) -> Tensor:
         """Divide the gradients by the scale, in place; return a 0-dim float, above 0 where one is not finite.
@@ -57,6 +58,8 @@ class LossScaler:
         Raises:
             BitdialError: weights in float16, whose gradients cannot be unscaled; or no gradient at all.
         """
+        if not self.scaling:
+            return not_finite(optimizer)
         try:
             self._kernels.unscale_(optimizer)
         except ValueError as error:
@@ -66,7 +69,7 @@ class LossScaler:
             ) from error
         found = list(self._kernels._found_inf_per_device(optimizer).values())
         if not found:
-            raise BitdialError("no parameter of the optimizer got a gradient; does the loss depend on the model?")
+            raise BitdialError(_NO_GRADIENT)
         return torch.stack([each.to(found[0].device) for each in found]).sum()
 
     def applied(self) -> None:
@@ -82,16 +85,18 @@ class LossScaler:
     def overflowed(self) -> None:
         """Take notice of a step that was lost to an overflow: back off, down to the floor."""
         if self.dynamic:
-            self.scale = max(_float32(self.scale * self.backoff_factor), _float32(self.min_scale))
+            self.scale = max(_float32(self.scale * self.backoff_factor), self.min_scale)
             self.growth_tracker = 0
         self.forget()
 
+    def move(self, device: torch.device) -> None:
+        """Go on at the same scale on another device."""
+        self._kernels = torch.amp.GradScaler(device.type, init_scale=self.scale)
+
     def forget(self) -> None:
         """Make ready for the next backward pass, with nothing noticed."""
-        if self._kernels._scale is not None:
-            self._kernels.update(self.scale)
-        elif self._kernels.get_scale() != self.scale:  # nothing was scaled yet
-            self._kernels = torch.amp.GradScaler(self._kernels._device, init_scale=self.scale)
+        if self.scaling:
+            self._kernels = _renewed(self._kernels, self.scale)
 
     def state_dict(self) -> dict[str, Any]:
         """Return scale and growth tracker."""
@@ -118,6 +123,47 @@ class LossScaler:
             notes.append(f"the loss scale is held at {self.scale:g}; the saved one was {scale:g}")
         self.forget()
         return notes
+
+
+_KIND = attrgetter("layout", "dtype", "device")
+_NO_GRADIENT = "no parameter of the optimizer got a gradient; does the loss depend on the model?"
+
+
+def not_finite(optimizer: Optimizer) -> Tensor:
+    """Return a 0-dim float, 1 where a gradient is not finite.
+
+    Raises:
+        BitdialError: no gradient at all.
+    """
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not gradients:
+        raise BitdialError(_NO_GRADIENT)
+    device = gradients[0].device
+    plain = {*map(type, gradients)} == {Tensor} and device.type in ("cpu", "cuda")
+    if plain and {*map(_KIND, gradients)} == {(torch.strided, torch.float32, device)}:
+        found = torch.zeros((), device=device)  # one kernel for all of them; a factor of 1 changes no value
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, torch.ones((), device=device))
+        return found
+    return any_not_finite(gradients)
+
+
+def any_not_finite(gradients: list[Tensor]) -> Tensor:
+    """Return a 0-dim float, 1 where one of any tensors is not finite: the plain form of what `not_finite` asks."""
+    dense = [each.coalesce().values() if each.is_sparse else each for each in gradients]
+    dense = [each for each in dense if each.numel()]
+    if not dense:
+        return torch.zeros((), device=gradients[0].device)
+    largest = torch.nn.utils.get_total_norm(dense, norm_type=math.inf)
+    whole = getattr(largest, "full_tensor", None)  # of a gradient in shards
+    return (~torch.isfinite(largest if whole is None else whole())).float()
+
+
+def _renewed(kernels: torch.amp.GradScaler, scale: float) -> torch.amp.GradScaler:
+    """Return the scaler at a scale, ready for the next backward pass, its tensors on their device kept."""
+    if kernels._scale is None:  # nothing was scaled yet
+        return torch.amp.GradScaler(kernels._device, init_scale=scale)
+    kernels.update(scale)
+    return kernels
 
 
 def _number(state: Mapping[str, Any], name: str) -> float:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +14,14 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from bitdial.errors import BitdialError
-from bitdial.training.checkpoint.writing import save_text
 from bitdial.training.mixed_precision.config import MixedPrecisionConfig
 from bitdial.training.mixed_precision.control import PrecisionControl
 from bitdial.training.mixed_precision.formats import check_device, format_name
 from bitdial.training.mixed_precision.layers import prepare_layers
 from bitdial.training.mixed_precision.micro_batches import MicroBatches
 from bitdial.training.mixed_precision.performance import Performance
+from bitdial.training.mixed_precision.state_file import read_state, write_state
+from bitdial.training.mixed_precision.wrapping import unwrapped
 from bitdial.training.tasks import TaskOutput
 
 Criterion = Callable[[Any, Any], Tensor]
@@ -95,15 +94,11 @@ class MixedPrecisionTrainer:
             BitdialError: weights in half precision, which updates would be lost in; a format that its device lacks; a
                 policy that matches nothing.
         """
-        halves = [name for name, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
-        if halves and self.config.enabled:
-            raise BitdialError(
-                f"the weights must be in float32 for mixed precision, got '{halves[0]}' in half precision; do not call "
-                "model.half(), autocast chooses the format of every operation"
-            )
+        self._check_weights(model)
         self._begin(_device_of(model))
         if self.control.layers is not None:
             self.control.layers.remove()
+            self.control.layers = None
         prepare_layers(model, self.control)
         return model
 
@@ -126,11 +121,11 @@ class MixedPrecisionTrainer:
             optimizer: over its parameters.
             criterion: ``(output, target) -> loss``, a mean over the batch (or a sum, with ``criterion.reduction``
                 "sum").
-            data, target: a batch, on the model's device.
+            data, target: a batch, on the model's device, its examples along the first dimension.
             scheduler: a learning-rate schedule, moved after every step that was applied, and only then.
 
         Raises:
-            BitdialError: memory runs out even in parts; a criterion that gives no scalar.
+            BitdialError: memory runs out even in parts; a criterion that gives no scalar; an autocast around the call.
             TrainingDiverged: too many lost steps in a row.
         """
         if isinstance(scheduler, ReduceLROnPlateau):
@@ -140,6 +135,8 @@ class MixedPrecisionTrainer:
             )
         began = time.perf_counter() if self.config.track_performance else 0.0
         micro = self._micro_batches(model, optimizer)
+        if torch.is_autocast_enabled(self.control.device.type):
+            raise BitdialError("train_step must be called outside of autocast, got one around it; it brings its own")
         micro.sums = getattr(criterion, "reduction", "mean") == "sum"
         last = len(micro) + 1 >= self.config.accumulation_steps
         output = micro.add((data, target, criterion), last=last)
@@ -157,9 +154,9 @@ class MixedPrecisionTrainer:
 
         The gradient is the mean over the batches that there were.
         """
-        if self._micro is None or not len(self._micro):
+        if not self._batches_under_way:
             return False
-        return self._finish(scheduler, factor=self.config.accumulation_steps / len(self._micro))[0]
+        return self._finish(scheduler, factor=self.config.accumulation_steps / self._batches_under_way)[0]
 
     def get_performance_summary(self) -> dict[str, Any]:
         """Return what was measured, the state of the scale, and what was lost and changed, as plain values.
@@ -196,23 +193,28 @@ class MixedPrecisionTrainer:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return format, scale, growth tracker, counters and adaptations; empty without ``save_scaler_state``."""
+        """Return format, scale, growth tracker, counters and adaptations; empty without ``save_scaler_state``.
+
+        Gradients of a step under way are not in it: save between optimizer steps, or call `finish_step` first.
+        """
         return self.control.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
         """Go on from what `state_dict` gave, or a `torch.amp.GradScaler`; return what a user should know.
 
+        A step under way is forgotten: its gradients belong to another state.
+
         Raises:
             BitdialError: a state that no run can have had.
         """
-        return self.control.load_state_dict(state)
+        notes = self.control.load_state_dict(state)
+        if self._micro is not None:
+            self._micro.clear()
+        return notes
 
     def save_scaler_state(self, path: str | Path) -> Path:
         """Write the state to a file of its own, whole or not at all; return its path."""
-        text = json.dumps(self.control.state_dict())
-        file = Path(path)
-        save_text(file, json.dumps({"bitdial": _FILE, "crc32": zlib.crc32(text.encode()), "state": text}))
-        return file
+        return write_state(path, self.control.state_dict())
 
     def load_scaler_state(self, path: str | Path) -> list[str]:
         """Go on from a file that `save_scaler_state` wrote; return what a user should know.
@@ -220,30 +222,33 @@ class MixedPrecisionTrainer:
         Raises:
             BitdialError: there is no such file, it is damaged, or holds something else.
         """
-        file = Path(path)
-        if not file.is_file():
-            raise BitdialError(f"expected a file that save_scaler_state wrote, got {file}, which is not there")
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if content["bitdial"] != _FILE or zlib.crc32(content["state"].encode()) != content["crc32"]:
-                raise ValueError
-            state = json.loads(content["state"])
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise BitdialError(
-                f"expected a file that save_scaler_state wrote, got {file}, which is damaged or something else; start "
-                "without it: the scale settles within a few steps"
-            ) from None
-        return self.load_state_dict(state)
+        return self.load_state_dict(read_state(path))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, or one that is pickled, goes on between two steps: without model, optimizer and gradients."""
+        return {**vars(self), "_micro": None}
+
+    @property
+    def _batches_under_way(self) -> int:
+        return 0 if self._micro is None else len(self._micro)
 
     def _begin(self, device: torch.device) -> None:
         if self._control is not None and self._control.device == device:
             return
         check_device(self.config.format, device)
-        before = self._control
-        self._control = PrecisionControl(self.config, device, adaptive=self._adaptive)
-        if before is not None:
-            self._control.load_state_dict(before.state_dict() or {})
-            self._control.layers = before.layers
+        if self._control is None:
+            self._control = PrecisionControl(self.config, device, adaptive=self._adaptive)
+        else:
+            self._control.move(device)
+
+    def _check_weights(self, model: nn.Module) -> None:
+        halves = (torch.float16, torch.bfloat16)
+        found = next((name for name, p in model.named_parameters() if p.requires_grad and p.dtype in halves), None)
+        if found is not None and self.config.enabled:
+            raise BitdialError(
+                f"the weights must be in float32 for mixed precision, got '{found}' in half precision; do not call "
+                "model.half(), autocast chooses the format of every operation"
+            )
 
     def _micro_batches(self, model: nn.Module, optimizer: Optimizer) -> MicroBatches:
         """The step under way, or a new one; kept as long as model and optimizer are the same."""
@@ -257,6 +262,7 @@ class MixedPrecisionTrainer:
             )
         if isinstance(optimizer, LBFGS):
             raise BitdialError("optimizer must step on one gradient, got LBFGS, which evaluates the loss several times")
+        self._check_weights(model)
         self._begin(_device_of(model))
         self._micro = MicroBatches(self.control, model, unwrapped(model), optimizer, self._forward)
         return self._micro
@@ -267,6 +273,12 @@ class MixedPrecisionTrainer:
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise BitdialError(f"the criterion must return one number, the loss, got {got}; take its mean")
+        if not loss.requires_grad:
+            raise BitdialError(
+                "the loss must depend on weights that are trained, got one without a gradient; look for detach(), "
+                "no_grad() or frozen weights"
+            )
+        loss = loss.reshape(()) if loss.dim() else loss
         steps = self.config.accumulation_steps
         return TaskOutput(loss if steps == 1 else loss / steps, 1, {"loss": loss.detach()})
 
@@ -274,26 +286,13 @@ class MixedPrecisionTrainer:
         micro = self._micro
         assert micro is not None
         try:
+            micro.exchange()
             stepped, norm = micro.apply(micro.optimizer.step, self.config.max_grad_norm, factor=factor)
         finally:
             micro.clear()
         if stepped and scheduler is not None:
             scheduler.step()
         return stepped, norm
-
-
-_FILE = "scaler state 1"
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the plain model inside DataParallel, DistributedDataParallel, Fabric's module or torch.compile's."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
 
 
 def _device_of(model: nn.Module) -> torch.device:
