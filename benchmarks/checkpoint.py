@@ -1,9 +1,11 @@
 """What a safe save costs: `CheckpointManager` against bare ``torch.save`` of the same state, in one run.
 
-Run with ``OMP_NUM_THREADS=2 python -m benchmarks.checkpoint [--folder FOLDER] [--repeats N]``; takes about a minute.
-The ways are interleaved in random order within each repeat, and before each save all earlier writes are flushed
-(``os.sync``), so that no way pays for another's. Reported are medians and quartiles of the time in which the training
-loop stands still, and of the ratio to bare ``torch.save`` within the same repeat.
+Run with ``OMP_NUM_THREADS=2 python -m benchmarks.checkpoint [--folder FOLDER] [--repeats N]``; takes four minutes.
+Two tables: single saves, measured here, and training loops that save, measured in `benchmarks.checkpoint_loops`.
+
+The ways to save once are interleaved in random order within each repeat, and before each save all earlier writes are
+flushed (``os.sync``), so that no way pays for another's. Reported are medians and quartiles of the time in which the
+training loop stands still, and of the ratio to bare ``torch.save`` within the same repeat.
 
 Ways:
     bare: ``torch.save`` to a new file. In the page cache only: a power cut loses it, a kill half-way leaves a stump.
@@ -21,7 +23,6 @@ import json
 import os
 import random
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,7 +31,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.checkpoint_loops import loops_table, measure_loops
 from benchmarks.machine import describe
+from benchmarks.timing import flush, quartiles, timed
 from bitdial.training.checkpoint import CheckpointManager
 from bitdial.training.checkpoint.sealing import verify
 
@@ -46,21 +49,6 @@ def make_state(megabytes: int, tensors: int) -> dict[str, torch.Tensor]:
     sizes = [total // 2 // large] * large + [total // 2 // (tensors - large)] * (tensors - large)
     generator = torch.Generator().manual_seed(0)
     return {f"layer{index}.weight": torch.randn(size, generator=generator) for index, size in enumerate(sizes)}
-
-
-def flush(path: Path) -> None:
-    """Make a file durable, as a careful user of ``torch.save`` does."""
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
-def timed(action: Callable[[], object]) -> float:
-    """Return the seconds that `action` takes when nothing else waits to be written."""
-    os.sync()
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
 
 
 def measure(state: dict[str, torch.Tensor], folder: Path, repeats: int) -> dict[str, list[float]]:
@@ -120,17 +108,12 @@ def summarise(times: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
     """Return median and quartiles of the milliseconds and of the ratios to the bare save of the same repeat."""
     rows: dict[str, dict[str, Any]] = {}
     for name, seconds in times.items():
-        row: dict[str, Any] = {"milliseconds": _quartiles([1000 * value for value in seconds])}
+        row: dict[str, Any] = {"milliseconds": quartiles([1000 * value for value in seconds])}
         for other, key in ((BARE, "to_bare"), ("bare + fsync", "to_bare_fsync")):
             if len(seconds) == len(times[other]):
-                row[key] = _quartiles([ours / theirs for ours, theirs in zip(seconds, times[other], strict=True)])
+                row[key] = quartiles([ours / theirs for ours, theirs in zip(seconds, times[other], strict=True)])
         rows[name] = row
     return rows
-
-
-def _quartiles(values: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": round(middle, 4), "low": round(low, 4), "high": round(high, 4)}
 
 
 def table(results: dict[str, Any]) -> str:
@@ -146,9 +129,13 @@ def table(results: dict[str, Any]) -> str:
             ratios = [f"{ratio['median']:.2f}" if ratio else "" for ratio in (bare, flushed)]
             time_text = f"{row['milliseconds']['median']:.2f}"
             lines.append(f"| {size} | {name} | {time_text} | {ratios[0]} | {spread} | {ratios[1]} |")
+    lines += ["", *loops_table(results["loops"])]
     machine = results["machine"]
     facts = ", ".join(f"{key} {value}" for key, value in machine.items())
-    lines += ["", f"Machine: {facts}. Load average before the run: {results['load_before']}."]
+    lines += [
+        "",
+        f"Machine: {facts}. Load average before the run {results['load_before']}, after it {results['load_after']}.",
+    ]
     return "\n".join(lines)
 
 
@@ -157,6 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where to save (default: the system's temporary folder)")
     parser.add_argument("--repeats", type=int, default=40, help="for the smallest state; larger ones take fewer")
+    parser.add_argument("--loops", type=int, default=11, help="repeats of the training loops")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     folder = Path(tempfile.mkdtemp(dir=options.folder))
@@ -172,6 +160,8 @@ def main() -> None:
             repeats = max(15, options.repeats // (1 + megabytes // 50))
             rows = summarise(measure(make_state(megabytes, tensors), folder, repeats))
             results["states"][size] = {"tensors": tensors, "repeats": repeats, "ways": rows}
+        results["loops"] = measure_loops(folder, options.loops)
+        results["load_after"] = round(os.getloadavg()[0], 2)
     finally:
         shutil.rmtree(folder)
     RESULTS.mkdir(exist_ok=True)

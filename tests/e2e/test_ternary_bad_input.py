@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from bitdial.cli import main
+from bitdial.recipes.resuming import plain
+from bitdial.recipes.ternary import TernaryConfig
+from bitdial.training import RunFolder
 from tests.recipes.ternary.tiny import stopped_before, train
 
 BAD = {
@@ -105,3 +108,13 @@ class TestExport:
         assert "which is unquantized" in capsys.readouterr().err
         assert main(["export", "float", "--seed", "4"]) == 2
         assert "float-seed0" in capsys.readouterr().err
+
+
+def test_evaluate_says_that_it_is_for_cyclic_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    RunFolder.create("ternary", plain(TernaryConfig()), run_dir="run")
+    assert main(["evaluate", "run"]) == 2
+    text = capsys.readouterr().err
+    assert text == (
+        "bitdial: expected a run of `bitdial train cyclic` to evaluate, got run of another recipe; "
+        "its scores are in run/results.json\n"
+    )

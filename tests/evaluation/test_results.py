@@ -8,7 +8,7 @@ import pytest
 
 from bitdial.errors import BitdialError
 from bitdial.evaluation import results as module
-from bitdial.evaluation.files import to_json, write_atomically
+from bitdial.evaluation.files import to_json
 from bitdial.evaluation.results import ArmResult, CyclicResults, History, Interval, Record, WidthScore
 from tests.evaluation.fabricate import fabricate
 
@@ -41,19 +41,6 @@ def test_infinity_in_the_configuration_is_null():
 
 def test_a_history_stays_on_one_line():
     assert to_json({"loss": [1.0, 2.0], "arms": [{"x": 1}]}).splitlines()[1] == '  "loss": [1.0, 2.0],'
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
-    target = write_atomically(tmp_path / "file.json", "old")
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("bitdial.evaluation.files.os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(target, "new")
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,18 @@ import pytest
 import torch
 
 from bitdial.errors import BitdialError, RunInterrupted
-from bitdial.training import Classification, Hook, LoopConfig, RunFolder, TrainingState, fit, make_fabric
+from bitdial.training import (
+    CheckpointManager,
+    Classification,
+    Hook,
+    LoopConfig,
+    RunFolder,
+    TaskOutput,
+    TrainingState,
+    fit,
+    make_fabric,
+)
+from bitdial.training.checkpoint import series
 from tests.training.running import FileSaver, config, differences, load, network, task_data, train
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +60,7 @@ def in_each_process(fabric: Any, root: str) -> None:
     found["weight"] = one_step_on_half_the_batch(fabric)
     found["interrupt"] = interrupted_together(fabric, root_path / "interrupted")
     found["refused"] = refused(fabric, root_path)
+    found["full_disk"] = full_disk_behind(fabric, root_path / "full")
     torch.save(found, root_path / f"rank{rank}.pt")
 
 
@@ -85,6 +97,39 @@ def refused(fabric: Any, folder: Path) -> str:
     return "not refused"
 
 
+def full_disk_behind(fabric: Any, folder: Path) -> tuple[str, int]:
+    """What the first process writes in the background fails: both must hear of it, at the same step."""
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    kept, series.save_sealed = series.save_sealed, full
+    model = torch.nn.Linear(12, 4)
+    batches = [task_data()] * 6
+    seen = Steps()
+    try:
+        with CheckpointManager(folder, background=True) as manager:
+            fit(
+                fabric, model, torch.optim.SGD(model.parameters(), lr=0.1), Classification(), batches,
+                LoopConfig(epochs=1, checkpoint_interval=2), hooks=[seen], checkpoints=manager,
+            )  # fmt: skip
+    except BitdialError as error:
+        return str(error), seen.count
+    finally:
+        series.save_sealed = kept
+    return "no failure", seen.count
+
+
+class Steps(Hook):
+    """Counts steps."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def after_step(self, state: TrainingState, output: TaskOutput) -> None:
+        self.count += 1
+
+
 def test_two_processes(tmp_path: Path) -> None:
     fabric = make_fabric(devices=2, strategy="ddp_spawn", accelerator="cpu")
     fabric.launch(in_each_process, str(tmp_path))
@@ -115,6 +160,9 @@ def test_two_processes(tmp_path: Path) -> None:
     assert "stopped by SIGINT after step 5 of 40" in second["interrupt"]
     assert "already holds files" in first["refused"]
     assert first["refused"] == second["refused"]
+    assert first["full_disk"][0].startswith("could not save checkpoint")
+    assert second["full_disk"][0].startswith("the first process could not save a checkpoint: BitdialError: could not")
+    assert first["full_disk"][1] == second["full_disk"][1] == 4  # asked for after step 2, heard of at the next save
 
 
 SCRIPT = """

@@ -1,39 +1,15 @@
-"""Files that are either the old version or the new one, never half of each."""
+"""The JSON of a run: strict, and readable line by line."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from bitdial.files import write_atomically
 
-def write_atomically(path: str | Path, content: str | bytes) -> Path:
-    """Write `content` to `path` through a temporary file in the same folder; make the folder when it is missing.
-
-    A reader, or a run that is killed half-way, meets the previous file or the whole new one. Text is written as UTF-8.
-
-    Raises:
-        OSError: the folder cannot be written; the previous file stays as it was.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes the file private to its owner; a result is for everyone
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return target
+__all__ = ["to_json", "write_atomically"]
 
 
 def to_json(value: Any) -> str:
@@ -63,9 +39,3 @@ def _encode(value: Any, indent: str) -> str:
     if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
         return "[\n" + ",\n".join(deeper + _encode(item, deeper) for item in value) + f"\n{indent}]"
     return json.dumps(value, allow_nan=False)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

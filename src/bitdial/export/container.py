@@ -11,7 +11,6 @@ import json
 import os
 import re
 import struct
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from bitdial.errors import BitdialError
+from bitdial.files import write_atomically
 
 KEY = "bitdial"
 FORMAT = "packed"
@@ -102,24 +102,10 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> Path:
     Raises:
         BitdialError: it cannot be written; what stood there before still does.
     """
-    target = Path(path)
-    temporary: str | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes the file private to its owner
-        os.replace(temporary, target)
+        return write_atomically(path, data)
     except OSError as error:
-        raise BitdialError(f"packed file {target} cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)  # gone already where all went well
-    _sync_folder(target.parent)
-    return target
+        raise BitdialError(f"packed file {os.fspath(path)} cannot be written: {error.strerror or error}") from error
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
@@ -177,23 +163,3 @@ def _description(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{description['format']!r}, version {description['version']!r}; use the bitdial that wrote it"
         )
     return description
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name durable, where the system can."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)

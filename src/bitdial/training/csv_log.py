@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bitdial.errors import BitdialError
+from bitdial.files import write_atomically
 
 
 class CsvLog:
@@ -93,17 +93,7 @@ class CsvLog:
     def _rewrite(self, rows: Iterable[Mapping[str, str]]) -> None:
         lines = [_line(self.columns), *(_line(row.get(name, "") for name in self.columns) for row in rows)]
         self.close()  # the open file is about to be another one
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(b"".join(lines))
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, self.path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_atomically(self.path, b"".join(lines))
 
 
 def _cell(value: Any) -> str:

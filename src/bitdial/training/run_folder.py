@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from bitdial.errors import BitdialError
+from bitdial.files import write_atomically
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -115,11 +114,7 @@ class RunFolder:
 
     def _write_config(self, config: Mapping[str, Any] | BaseModel) -> None:
         plain = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
-        handle, name = tempfile.mkstemp(dir=self.path, prefix=".config-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            yaml.safe_dump(plain, file, sort_keys=False, allow_unicode=True)
-        os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(name, self.config)
+        write_atomically(self.config, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:

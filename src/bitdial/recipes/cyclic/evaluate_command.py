@@ -19,6 +19,8 @@ from bitdial.recipes.cyclic.train import evaluate_cyclic_training
 from bitdial.training import RunFolder
 
 PROG = "bitdial evaluate"
+CYCLIC = "cyclic"
+"""The group of options that every run of the recipe, and of no other, has in its configuration."""
 
 
 class EvaluateConfig(Config):
@@ -42,6 +44,11 @@ def run(argv: list[str]) -> int:
     """Measure and print a table; return the exit status."""
     options = load_config(EvaluateConfig, {}, argv, prog=PROG, positional="run")
     folder = RunFolder.open(options.run)
+    if CYCLIC not in folder.load_config():
+        raise BitdialError(
+            f"expected a run of `bitdial train cyclic` to evaluate, got {folder.path} of another recipe; "
+            f"its scores are in {folder.results}"
+        )
     config = load_config(CyclicConfig, {}, ["--config", str(folder.config)], prog=PROG)
     seed = config.seed if options.seed is None else options.seed
     _check_arm(folder, options.arm, seed)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shlex
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -18,23 +16,24 @@ from bitdial.data import load_dataset
 from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.evaluation import describe_machine
 from bitdial.evaluation.files import write_atomically
-from bitdial.recipes.assembly import check_model_name, fabric_for, named, rehearse, told_once
+from bitdial.recipes.assembly import check_model_name, fabric_for, named, told_once
 from bitdial.recipes.precision import check_layers, mixed_precision_of, tell_if_slow
 from bitdial.recipes.resuming import plain
 from bitdial.recipes.ternary.checkpoints import Foreign, Source, manager_of, set_aside_newer
 from bitdial.recipes.ternary.config import TernaryConfig
-from bitdial.recipes.ternary.finish import asked, finish_network, network_file
+from bitdial.recipes.ternary.finish import finish_network
+from bitdial.recipes.ternary.finished import finished_network, finished_results, result_file, show
 from bitdial.recipes.ternary.loaders import Splits, plain_batches
 from bitdial.recipes.ternary.log import CopiedLog, check_copy
 from bitdial.recipes.ternary.network import Network
+from bitdial.recipes.ternary.notes import notes_on
+from bitdial.recipes.ternary.rehearsal import rehearse_network
 from bitdial.recipes.ternary.report import render_plots, save_plots, write_report
 from bitdial.recipes.ternary.results import NetworkResult, TernaryResults, summarise
-from bitdial.recipes.ternary.table import results_table, sizes_text
 from bitdial.recipes.ternary.teacher import load_teacher
-from bitdial.recipes.ternary.train import Setup, optimizer_for, schedule_for, steps_of, train_network
+from bitdial.recipes.ternary.train import Setup, train_network
 from bitdial.training import (
     CheckpointManager,
-    Classification,
     MixedPrecisionConfig,
     Progress,
     RunFolder,
@@ -120,7 +119,7 @@ class Job:
         foreign = None
         with preserved_random_state():
             for each in experiments.values():
-                foreign = _rehearse(each, splits, foreign_file)
+                foreign = rehearse_network(each, splits, foreign_file)
                 check_layers(Network.of(each, splits.dataset).build(), precision, fabric.device)
             teachers = {
                 name: load_teacher(each.teacher, splits.dataset)
@@ -160,7 +159,7 @@ class Job:
             networks=networks,
             summaries=summaries,
             reference=reference,
-            notes=[*self._notes(), *_precision_notes(networks)],
+            notes=notes_on(self.config, self.splits, networks),
         )
         images = render_plots(results)
         save_plots(images, self.run.plots)
@@ -206,7 +205,7 @@ class Job:
             result = None
             if fabric.is_global_zero:
                 result = finish_network(experiment, seed, config, state, checkpoints, self.splits, self.run)
-                write_atomically(_result_file(self.run, key), result.model_dump_json())
+                write_atomically(result_file(self.run, key), result.model_dump_json())
         fabric.barrier()
         return result
 
@@ -246,87 +245,3 @@ class Job:
 
     def _how_to_resume(self) -> str:
         return f"`bitdial train ternary --resume {shlex.quote(str(self.run.path))}`"
-
-    def _notes(self) -> list[str]:
-        """What a reader of the results should know about this run."""
-        config, splits = self.config, self.splits
-        data = splits.dataset
-        held_out = 0 if splits.validation is None else len(splits.validation)
-        chosen = (
-            "Early stopping and the choice of the shipped weights look at the held-out images only"
-            if config.keep_best or config.early_stopping
-            else "Nothing was chosen by any score: the last weights are shipped"
-        )
-        notes = [
-            f"Data: {data.name}, {len(splits.train)} images to train on, {held_out} training images held out, "
-            f"{len(data.test)} test images. {chosen}; test images were looked at once, at the end."
-        ]
-        if config.seeds == 1:
-            notes.append("One seed: no interval. Differences between experiments may be chance.")
-        else:
-            notes.append(f"Intervals are 95% Student t intervals over {config.seeds} seeds; differences are paired.")
-        if config.ema_decay is not None:
-            notes.append("Scores and files are of the averaged weights.")
-        notes.append("Training and scores use floating-point arithmetic on ternary values; only files are packed.")
-        return notes
-
-
-def _precision_notes(networks: list[NetworkResult]) -> list[str]:
-    return [
-        f"{network.experiment}, seed {network.seed}, {network.precision_note}."
-        for network in networks
-        if network.precision_note is not None
-    ]
-
-
-def finished_network(run: RunFolder, experiment: str, seed: int, config: TernaryConfig) -> NetworkResult | None:
-    """What a network gave, if it was trained as long as is asked for now."""
-    file = _result_file(run, f"{experiment}-seed{seed}")
-    if not file.exists():
-        return None
-    result = NetworkResult.model_validate_json(file.read_text(encoding="utf-8"))
-    return result if result.asked == asked(config) else None
-
-
-def finished_results(config: TernaryConfig, run: RunFolder) -> TernaryResults | None:
-    """The results of a run that has all it is asked for."""
-    if not run.results.exists():
-        return None
-    results = TernaryResults.load(run.results)
-    seeds = range(config.seed, config.seed + config.seeds)
-    everything = all(
-        finished_network(run, name, seed, each) is not None
-        for name, each in config.each_experiment().items()
-        for seed in seeds
-    )
-    return results if everything else None
-
-
-def show(results: TernaryResults, run: RunFolder, console: Console) -> None:
-    """Print the table, the sizes, and where the report is."""
-    console.print(results_table(results, width=console.width))
-    for line in sizes_text(results, run.path):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print(f"Report: {run.report}", highlight=False, soft_wrap=True)
-
-
-def _result_file(run: RunFolder, key: str) -> Path:
-    return network_file(run, key).with_suffix(".json")
-
-
-def _rehearse(config: TernaryConfig, splits: Splits, foreign_file: Path | None) -> Foreign | None:
-    """Go through what training will need, on two images; return the state of a foreign file."""
-    model = Network.of(config, splits.dataset).build()
-    loader = splits.training(config, config.seed)
-    schedule_for(config, loader)
-    if config.start_from is not None:
-        start = Foreign.read(config.start_from, 1, weights_only=True)
-        start.check(model, optimizer_for(model, config), config.start_from)
-    foreign = None
-    if foreign_file is not None:
-        foreign = Foreign.read(foreign_file, steps_of(config, loader)[0])
-        foreign.check(model, optimizer_for(model, config), foreign_file)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is worth a warning is said when training starts
-        rehearse(model, loader, Classification(config.label_smoothing))
-    return foreign

@@ -23,6 +23,7 @@ except ImportError:  # no file locks on this system; a leftover is then recognis
 
 _BUFFER = 1 << 18
 _EARLY = 4 << 20
+_SLOW_TO_FREE = 8 << 20
 
 _descriptors: set[int] = set()
 
@@ -234,23 +235,26 @@ def sweep(temporary: Path) -> bool:
 def remove(paths: list[Path]) -> tuple[list[OSError], Aside | None]:
     """Remove files; their names are gone on return, their space is given back aside.
 
-    Freeing the cached pages of a large file takes about as long as writing half of it: the training need not wait.
+    Freeing the cached pages of a large file takes about as long as writing half of it: the training need not wait. For
+    small ones a thread would cost more than it saves.
 
     Returns:
         The failures (a file that is gone already is none), and what gives back the space, to be finished, if anything.
     """
-    failures, descriptors = [], []
+    failures, descriptors, size = [], [], 0
     for path in paths:
         try:
             descriptor = os.open(path, os.O_RDONLY)
             descriptors.append(descriptor)
             _descriptors.add(descriptor)
+            size += os.fstat(descriptor).st_size
             path.unlink()
         except FileNotFoundError:
             pass
         except OSError as error:
             failures.append(error)
-    if not descriptors:
+    if size < _SLOW_TO_FREE:
+        _close(descriptors)
         return failures, None
     return failures, Aside(lambda: _close(descriptors))
 
