@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.machine import describe
 from bitdial.evaluation import Interval
-from bitdial.evaluation.wording import percent
+from bitdial.evaluation.wording import percent, points
 from bitdial.recipes.ternary.report import render_plots, save_plots, write_report
 from bitdial.recipes.ternary.results import NetworkResult, Summary, TernaryResults, summarise
 from bitdial.recipes.ternary.table import bytes_text, difference_text
@@ -88,6 +88,11 @@ def table(results: TernaryResults, facts: dict[str, Any]) -> str:
         "",
     ]
     lines += [f"- {note}" for note in results.notes]
+    lines += [
+        f"- {results.config['epochs']} epochs each: both networks would gain from more, and the gap after a long run "
+        "may differ.",
+        "- Seconds are of networks trained beside each other and beside other work: they compare nothing.",
+    ]
     lines += ["", f"Machine: {', '.join(f'{key} {value}' for key, value in facts.items())}."]
     return "\n".join(lines)
 
@@ -114,7 +119,7 @@ def _by_seed(networks: list[NetworkResult]) -> list[str]:
     for network in networks:
         seeds.setdefault(network.seed, []).append(network.test.accuracy)
     return [
-        f"| {seed} | {' | '.join(f'{value:.2%}' for value in values)} | {100 * (values[-1] - values[0]):+.2f} |"
+        f"| {seed} | {' | '.join(f'{value:.2%}' for value in values)} | {points(values[-1] - values[0], digits=2)} |"
         for seed, values in seeds.items()
     ]
 
@@ -146,7 +151,8 @@ def main() -> None:
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "ternary_fashion_mnist.json").write_text(json.dumps(content, indent=2) + "\n")
-    (RESULTS / "ternary_fashion_mnist.md").write_text(f"`{content['command']}`\n\n{table(results, facts)}\n")
+    title = "# Ternary ResNet-20 against the unquantized one, Fashion-MNIST"
+    (RESULTS / "ternary_fashion_mnist.md").write_text(f"{title}\n\n`{content['command']}`\n\n{table(results, facts)}\n")
     print(table(results, facts))
 
 

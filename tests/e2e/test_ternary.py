@@ -203,6 +203,16 @@ class TestExport:
         x = torch.randn(3, 1, 8, 8)
         assert torch.equal(model(x), other(x))
 
+    @pytest.mark.parametrize("quantizer", ["twn", "absmean", "ttq", "ternary_lsq"])
+    def test_networks_of_many_layers(self, quantizer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        run = tmp_path / "run"
+        words = ["--model", "resnet20", "--steps", "1", "--warmup_epochs", "0", "--quantizer", quantizer]
+        assert main(["train", "ternary", *words, "--run_dir", str(run)]) == 0
+        capsys.readouterr()
+        assert main(["export", str(run), "--format", "packed"]) == 0
+        assert "ternary-seed0 of" in (text := capsys.readouterr().out)
+        assert "packed weights alone (1.600 bits)" in text
+
     def test_by_default_it_goes_into_the_run(self, run: Path) -> None:
         assert main(["export", str(run), "--encoding", "2bit"]) == 0
         assert (run / "ternary-seed0-2bit.safetensors").is_file()

@@ -95,11 +95,11 @@ def _is_meant(name: str, options: ExportConfig) -> bool:
 
 
 def _check_equal(saved: nn.Module, loaded: nn.Module, path: Path) -> None:
-    pairs = zip(saved.modules(), loaded.modules(), strict=False)
+    from bitdial.export.contents import quantized_layers  # needs safetensors, as nothing above does
+
+    layers = quantized_layers(loaded)  # by name: a loaded layer holds a module more than the one that was saved
     weights = [
-        (one.quantized_weight(), other.quantized_weight())
-        for one, other in pairs
-        if isinstance(one, QuantizedLayer) and isinstance(other, QuantizedLayer)
+        (layer.quantized_weight(), layers[name].quantized_weight()) for name, layer in quantized_layers(saved).items()
     ]
     assert weights
     if not all(torch.equal(one, other) for one, other in weights):

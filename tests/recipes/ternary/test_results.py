@@ -12,7 +12,7 @@ from rich.console import Console
 from bitdial.errors import BitdialError
 from bitdial.evaluation import describe_machine
 from bitdial.recipes.ternary import NetworkResult, TernaryResults
-from bitdial.recipes.ternary.report import render_plots, render_report
+from bitdial.recipes.ternary.report import captions, render_plots, render_report
 from bitdial.recipes.ternary.results import Curve, Score, Sizes, summarise
 from bitdial.recipes.ternary.table import bytes_text, results_table
 
@@ -112,6 +112,23 @@ def test_the_report_escapes_what_it_shows() -> None:
     page = render_report(found, render_plots(found))
     assert "ternary &lt;&amp;&gt;" in page
     assert page.count("data:image/png;base64,") == 2
+
+
+def test_captions_speak_of_what_is_drawn() -> None:
+    assert "Dotted" in captions([network("twn", 0, 0.8)])["accuracy"]
+    several = captions(TWO)["accuracy"]
+    assert "a line for each seed" in several
+    assert "Dotted" not in several
+    unseen = Curve(epoch=[1, 2], train_accuracy=[0.2, 0.4], validation_accuracy=[None, None])
+    assert "No images were held out" in captions([network("twn", 0, 0.8, curve=unseen)])["accuracy"]
+
+
+def test_the_report_lists_what_was_left_unquantized_wherever_the_float_network_stands() -> None:
+    networks = [network("twn", 0, 0.8, unquantized={"conv1": "skipped as <first>"}), network("float", 0, 0.9, "none")]
+    found = results(networks)
+    page = render_report(found, {})
+    assert "conv1: skipped as &lt;first&gt;" in page
+    assert "nothing was quantized" in render_report(results(networks[1:]), {})
 
 
 def test_read_back(tmp_path: Path) -> None:

@@ -21,13 +21,21 @@ from bitdial.recipes.ternary.table import bytes_text, difference_text
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#7F6000")
 
-CAPTIONS = {
-    "accuracy": (
-        "Accuracy epoch by epoch on the images held out, a line for each seed; a dot marks the shipped weights. "
-        "Dotted: on the augmented training batches, which CutMix, MixUp and the like make harder."
-    ),
-    "zeros": "Share of weights that are exactly zero, layer by layer from the input to the output, as shipped.",
-}
+ZEROS_CAPTION = "Share of weights that are exactly zero, layer by layer from the input to the output, as shipped."
+
+
+def captions(networks: Sequence[NetworkResult]) -> dict[str, str]:
+    """What each figure shows, of these very networks."""
+    harder = "on the augmented training batches, which CutMix, MixUp and the like make harder"
+    if not any(value is not None for network in networks for value in network.curve.validation_accuracy):
+        accuracy = f"Accuracy epoch by epoch {harder}. No images were held out."
+    elif len(networks) == 1:
+        accuracy = f"Accuracy epoch by epoch on the images held out; a dot marks the shipped weights. Dotted: {harder}."
+    else:
+        accuracy = (
+            "Accuracy epoch by epoch on the images held out, a line for each seed; a dot marks the shipped weights."
+        )
+    return {"accuracy": accuracy, "zeros": ZEROS_CAPTION}
 
 
 def accuracy_curves(networks: Sequence[NetworkResult]) -> Figure | None:
@@ -110,9 +118,10 @@ def render_report(results: TernaryResults, images: Mapping[str, bytes]) -> str:
     return environment.from_string(source).render(
         results=results,
         images=encoded,
-        captions=CAPTIONS,
+        captions=captions(results.networks),
         missing=wording.MISSING,
         packed=[network for network in results.networks if network.sizes is not None],
+        unquantized=next((network.unquantized for network in results.networks if network.sizes is not None), {}),
         config=yaml.safe_dump(results.config, sort_keys=False, allow_unicode=True, width=100),
     )
 
