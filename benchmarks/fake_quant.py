@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import ctypes
 import json
 import os
 import statistics
@@ -41,7 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import bitdial
-from benchmarks.machine import describe
+from benchmarks.machine import describe, keep_freed_memory
 from bitdial.models import build_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -143,14 +142,6 @@ def make_step(name: str, network: str, *, compiled: bool) -> Callable[[], None]:
 
         return without_kernels
     return step
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep freed memory instead of giving it back to the system after every step."""
-    trim_threshold, mmap_threshold = -1, -3
-    library = ctypes.CDLL(None)
-    library.mallopt(trim_threshold, 2**31 - 1)
-    library.mallopt(mmap_threshold, 32 * 2**20)
 
 
 def measure_time(network: str, mode: str, subjects: list[str], rounds: int) -> list[dict[str, Any]]:

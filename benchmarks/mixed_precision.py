@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, keep_freed_memory
 from bitdial.errors import BitdialError
 from bitdial.models import build_model
 from bitdial.training.mixed_precision import MixedPrecisionConfig, MixedPrecisionTrainer, benchmark_mixed_precision
@@ -115,7 +115,8 @@ def overhead_cases(dtype: str, *, tiny: bool) -> dict[str, Case]:
     return {
         "MLP": images(perceptron(), 512),
         "CNN": images(convnet(), 16),
-        "transformer": tokens(transformer(256, 4, 4), 4, 32),
+        "transformer": tokens(transformer(256, 4, 4), 8, 64),
+        "transformer, 128 tokens": tokens(transformer(256, 4, 4), 4, 32),  # more weights to look at than work
     }
 
 
@@ -300,6 +301,7 @@ def main() -> None:
     threads = int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads()))
     file = options.results / "mixed_precision.json"
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"benchmark": "mixed_precision"}
+    keep_freed_memory()
     for part in parts:
         load = round(os.getloadavg()[0], 2)
         torch.set_num_threads(threads)
