@@ -20,7 +20,7 @@ from bitdial.training.checkpoint import CheckpointManager
 
 BARE = "bare torch.save"
 NOT_SAVING = "without saving"
-STEPS, EVERY = 100, 25
+STEPS, EVERY = 120, 15
 
 
 def measure_loops(folder: Path, repeats: int) -> dict[str, Any]:

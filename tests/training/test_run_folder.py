@@ -142,6 +142,14 @@ def test_on_a_terminal_there_is_one_live_line() -> None:
     assert "10/10" in text.getvalue()
 
 
+def test_the_best_score_is_shown_at_80_columns_where_there_are_no_bits() -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=80, force_terminal=True, color_system=None)
+    with Progress("ternary", 1407, console=console) as progress:
+        progress.update(1407, loss=1.0212, learning_rate=0.00030784, best_accuracy=1.0)
+    assert "loss 1.02   lr 0.00031 best 100.0%" in text.getvalue()
+
+
 @pytest.mark.parametrize(("width", "shows_best"), [(80, False), (120, True)])
 def test_the_live_line_fits_and_stands_in_columns(width: int, shows_best: bool) -> None:
     lines = []

@@ -16,7 +16,9 @@ REDRAW_SECONDS = 0.1
 SHORT = {"loss": ("loss", 6), "bits": ("bits", 4), "learning_rate": ("lr", 7), "best_accuracy": ("best", 6)}
 """What the live line calls a value, and the columns that its number takes."""
 ROOMY = 110
-"""From this many columns on, the live line shows the best score, too."""
+"""From this many columns on, the live line has room for the best score beside loss, bits and learning rate."""
+ROOM, MORE_ROOM = 34, 44
+"""Columns of the values: three of them, or four on a roomy terminal."""
 
 
 class Progress:
@@ -96,7 +98,7 @@ class Progress:
             # Widths are fixed from the start: columns that share a narrow terminal would cut off the numbers.
             count = 2 * len(str(self.total)) + 1 if self.total is not None else 9
             label = max(len(self.label), self._label_width)
-            numbers = 44 if self._console.width >= ROOMY else 32
+            numbers = self._room()
             room = self._console.width - count - numbers - len("00:00") - 5
             bar = min(24, max(5, room - label))
             label = max(8, min(label, room - bar))
@@ -125,15 +127,18 @@ class Progress:
 
     def _in_short(self) -> str:
         """The values as the live line has room for them, in columns."""
-        parts = []
+        parts: list[str] = []
         for name, value in self._shown.items():
-            if name.startswith("best") and self._console.width < ROOMY:
-                continue
             short, width = SHORT.get(name, (name.replace("_", " "), 6))
             digits = 2 if name == "learning_rate" else 3
             number = f"{100 * value:.1f}%" if name.endswith("accuracy") else f"{value:.{digits}g}"
-            parts.append(f"{short} {number:<{width}}")
+            part = f"{short} {number:<{width}}"
+            if len(" ".join([*parts, part])) <= self._room():
+                parts.append(part)
         return " ".join(parts)
+
+    def _room(self) -> int:
+        return MORE_ROOM if self._console.width >= ROOMY else ROOM
 
     def _time_left(self, step: int, now: float) -> str:
         done = step - (self._began_at or 0)
