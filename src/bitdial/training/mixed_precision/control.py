@@ -206,14 +206,15 @@ class PrecisionControl:
     def are_finite(self, losses: list[Tensor], gradients_overflow: Tensor) -> tuple[bool, bool]:
         """Return whether all losses, and whether all gradients, are finite: in every process, so that all act alike.
 
-        Looks at the device once.
+        Looks at the device once (and once more where there are several processes).
         """
-        bad = torch.stack([~torch.isfinite(loss) for loss in losses]).any().to(gradients_overflow)
-        flags = torch.stack([bad, gradients_overflow])
+        overflow, *numbers = torch.stack([gradients_overflow, *(loss.float() for loss in losses)]).tolist()
+        flags = [float(not all(map(math.isfinite, numbers))), overflow]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(flags)
-        loss_bad, gradient_bad = flags.tolist()
-        return loss_bad == 0, gradient_bad == 0
+            everywhere = torch.tensor(flags, device=gradients_overflow.device)
+            torch.distributed.all_reduce(everywhere)
+            flags = everywhere.tolist()
+        return flags[0] == 0, flags[1] == 0
 
     def trouble(self) -> str | None:
         """Return in a sentence which steps were lost, and where the format changed; None where all went well."""
