@@ -183,14 +183,15 @@ class TestProcess:
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "5"}, None)]
+    ("given", "expected"), [({}, "1000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None), ({"GOMP_SPINCOUNT": "5"}, "5")]
 )
-def test_threads_that_wait_sleep_unless_the_user_says_otherwise(
+def test_threads_that_wait_sleep_soon_unless_the_user_says_otherwise(
     given: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     assert main(["--version"]) == 0
-    assert os.environ.get("OMP_WAIT_POLICY") == expected
+    assert os.environ.get("GOMP_SPINCOUNT") == expected

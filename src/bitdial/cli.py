@@ -36,10 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     A traceback means a fault in bitdial; with ``BITDIAL_DEBUG=1`` in the environment every error shows one.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if "GOMP_SPINCOUNT" not in os.environ:
-        # Threads that wait for one another sleep instead of spinning: on a machine that others use too, a thread that
-        # spins keeps the one that it waits for off the processor. Read when torch is loaded, which is later.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # How long threads spin for one another before they sleep: on a machine that others use too, a thread that spins
+        # keeps the one that it waits for off the processor. Read when torch is loaded, which is later.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         status = _dispatch(words)
         sys.stdout.flush()
