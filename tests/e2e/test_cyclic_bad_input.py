@@ -59,10 +59,13 @@ CASES: list[tuple[str, str]] = [
     # numbers
     ("--batch_size 0", "--batch_size"),
     ("--lr fast", "--lr"),
+    ("--lr 1e300", "--lr: expected a value less than or equal to 1000000"),
+    ("--weight_decay 1e300", "--weight_decay: expected a value less than or equal to 1000000"),
     ("--steps 0", "--steps"),
     ("--steps 3 --epochs 2", "exclude each other"),
     ("--seeds 0", "--seeds"),
     ("--seed -1", "--seed"),
+    ("--seed 4294967296", "--seed: expected a value less than 4294967296"),
     ("--devices 99", "99 devices were asked for"),
     ("--strategy fsdp", "fsdp"),
     ("--precision 12", "--precision"),

@@ -94,6 +94,10 @@ class TestDecision:
         assert "8.0 GB" in reasons[1]
         assert decision.reasons_against == ("A batch of 2 leaves the device waiting (below 4).",)
 
+    def test_a_small_network_is_counted_in_parameters(self, able: None) -> None:
+        scale = advised_settings(nn.Linear(10, 10), 64, PLENTY)[1]
+        assert scale.reason.startswith("110 parameters, below 10 million")
+
     def test_text_says_what_and_why(self, able: None) -> None:
         yes = str(should_use_mixed_precision(linear_of(5_000_000), 64, PLENTY))
         assert yes.startswith("Use mixed precision (bfloat16).\nFor: It has 5.0 million parameters")

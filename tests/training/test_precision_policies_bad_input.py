@@ -81,6 +81,10 @@ NOT_APPLIED: dict[str, tuple[Callable[[], nn.Module], Any, str]] = {
     "a name that is like none": (
         Net, {"xyzzy": "float32"}, "got 'xyzzy'; the model's parts are stem, blocks, head"
     ),
+    "a name that is like none of many": (
+        lambda: nn.Sequential(*(nn.Linear(2, 2) for _ in range(12))), {"xyzzy": "float32"},
+        "the model's parts are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more, the last of them 11"
+    ),
     "the second rule matches nothing": (Net, {"*": "bfloat16", "blocks.2": "float32"}, "got 'blocks.2'; the nearest"),
     "a container that holds nothing": (
         lambda: nn.Sequential(nn.ModuleList()), {"0": "float32"}, "policy pattern must match a layer, got '0'"

@@ -110,16 +110,16 @@ class SharedConfig(Config):
     batch_size: int = Field(64, ge=1)
     """Examples in one step, over all devices."""
 
-    lr: float = Field(0.1, gt=0)
+    lr: float = Field(0.1, gt=0, le=1e6)
     """Learning rate (also --learning_rate)."""
 
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, le=1e6)
     """L2 penalty on the weights."""
 
     seeds: int = Field(1, ge=1)
     """How many random seeds: everything is repeated for each, and results carry an interval from two on."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """The first seed; further ones count up from it."""
 
     precision: Precision = "float32"

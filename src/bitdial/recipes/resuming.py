@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import yaml
+from rich.console import Console
 
 from bitdial.configuration import SharedConfig, load_config, read_yaml, to_yaml
 from bitdial.errors import BitdialError
@@ -46,7 +47,8 @@ class Resuming(Generic[C]):
         """
         stored = load_config(self.config_type, {}, ["--config", str(run.config)], prog=self.prog)
         own = read_yaml(run.config).values
-        below = {name: _over(own, preset) for name, preset in self.presets.items()} | {str(run.path): own}
+        exclusive = self.config_type.exclusive
+        below = {name: _over(own, preset, exclusive) for name, preset in self.presets.items()} | {str(run.path): own}
         words = list(argv) if self._names_preset(argv) else ["--preset", str(run.path), *argv]
         wanted = load_config(self.config_type, below, words, prog=self.prog)
         self._refuse_changes(stored.model_dump(), wanted.model_dump(), run)
@@ -98,16 +100,22 @@ def newest_run(root: Path, recipe: str) -> RunFolder:
     return RunFolder.open(numbered[-1][1])
 
 
+def tell_resumed(run: RunFolder) -> None:
+    """Say which run goes on: ``--resume`` alone takes the newest, whichever that is."""
+    Console(stderr=True).print(f"going on with {run.path}", highlight=False, markup=False, soft_wrap=True)
+
+
 def plain(config: SharedConfig) -> dict[str, Any]:
     """The options as plain values, without those that say where this one run lies: they are not to be repeated."""
     loaded: dict[str, Any] = yaml.safe_load(to_yaml(config.model_copy(update={"resume": False, "run_dir": None})))
     return loaded
 
 
-def _over(own: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's options under those of a preset, group by group."""
+def _over(own: Mapping[str, Any], preset: Mapping[str, Any], exclusive: Sequence[Sequence[str]] = ()) -> dict[str, Any]:
+    """A run's options under those of a preset, group by group; an option of the preset clears those it excludes."""
     groups = {name: {**own.get(name, {}), **value} for name, value in preset.items() if isinstance(value, Mapping)}
-    return {**own, **preset, **groups}
+    cleared = {name: None for names in exclusive if any(name in preset for name in names) for name in names}
+    return {**own, **cleared, **preset, **groups}
 
 
 def _short(value: object) -> str:

@@ -67,7 +67,9 @@ class CsvLog:
             else:
                 self._append_line(_line(text.get(name, "") for name in self.columns))
         except OSError as error:
-            raise BitdialError(f"cannot write {self.path}: {error.strerror}; free some space and resume") from error
+            raise BitdialError(
+                f"cannot write {self.path}: {error.strerror}; check the path and the free space, then resume"
+            ) from error
 
     def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
         """Drop the rows that `wanted` refuses; the file is untouched when it refuses none."""

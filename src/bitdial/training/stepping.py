@@ -73,7 +73,7 @@ class OptimizerStep:
     @property
     def checks(self) -> bool:
         """Whether every step is looked at before it is applied."""
-        return self.control.config.format != torch.float32
+        return self.control.config.format != torch.float32 or self.control.config.needs_scale
 
     def __call__(self, batches: list[Any], lr_scale: float = 1.0) -> StepResult:
         """Step on `batches`, the micro-batches of one step, at `lr_scale` times the scheduled learning rate.

@@ -107,6 +107,13 @@ def test_nothing_in_the_table_is_cut_at_80_columns() -> None:
     assert all(part in text for part in ("twn", "float32", "± 25.4", "± 38.1", "30.0%", "(4.0x)", "sec."))
 
 
+def test_the_size_stands_on_one_line_where_no_intervals_take_its_room() -> None:
+    console = Console(width=80, record=True)
+    one_seed = [network("float", 0, 0.9, "none"), network("twn", 0, 0.8)]
+    console.print(results_table(results(one_seed), width=80))
+    assert "(4.0x)  " in console.export_text()
+
+
 def test_the_report_escapes_what_it_shows() -> None:
     found = results(TWO)
     page = render_report(found, render_plots(found))

@@ -90,17 +90,32 @@ def test_what_shapes_results_must_stay(
     assert (whole / "config.yaml").read_bytes() == before
 
 
-def test_auto_and_the_scenario_take_the_newest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_and_the_scenario_take_the_newest_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         with stopped_before(2):
             assert train("--epochs 1") == 130
+    capsys.readouterr()
     assert resume("--resume auto") == 0
+    assert "going on with runs/ternary-2\n" in capsys.readouterr().err
     assert (tmp_path / "runs/ternary-2/results.json").exists()
     assert not (tmp_path / "runs/ternary-1/results.json").exists()
     shutil.rmtree(tmp_path / "runs/ternary-2")
     assert resume("resume") == 0
     assert (tmp_path / "runs/ternary-1/results.json").exists()
+
+
+def test_a_scenario_that_counts_epochs_over_a_run_that_counts_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    with stopped_before(2):
+        assert train(f"--steps 4 --run_dir {run}") == 130
+    capsys.readouterr()
+    assert resume(f"quick --resume {run}") == 2
+    assert "exclude each other" not in capsys.readouterr().err
 
 
 def test_early_stopping_goes_on_counting(tmp_path: Path) -> None:

@@ -97,6 +97,12 @@ def lbfgs() -> None:
     MixedPrecisionTrainer().train_step(model, optimizer, nn.CrossEntropyLoss(), *batches(1)[0])
 
 
+def swapped() -> None:
+    model = small_net()
+    optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.1)
+    MixedPrecisionTrainer().train_step(optimizer, model, nn.CrossEntropyLoss(), *batches(1)[0])  # type: ignore[arg-type]
+
+
 def epochs(loader: Any, **options: Any) -> Any:
     model = small_net()
     return train_with_mixed_precision(
@@ -122,6 +128,12 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "another optimizer in mid-step": (changed_in_between, "after 1 of 2 batches; call finish_step first"),
     "a schedule that waits for a score": (plateau, "call its step(score) after each evaluation instead"),
     "an optimizer that asks for the loss itself": (lbfgs, "must step on one gradient, got LBFGS"),
+    "a format for a config": (lambda: MixedPrecisionTrainer("bfloat16"), "config must be a MixedPrecisionConfig"),  # type: ignore[arg-type]
+    "model and optimizer swapped": (swapped, "model must be a torch Module, got SGD"),
+    "the state of something else": (
+        lambda: MixedPrecisionTrainer(MixedPrecisionConfig(dtype="bfloat16")).load_state_dict({"a": 1}),
+        "expected the state of mixed precision or of a torch.amp.GradScaler, got the keys a",
+    ),
     "no epochs": (lambda: epochs(batches(2), num_epochs=0), "num_epochs must be a whole number of at least 1, got 0"),
     "half an epoch": (lambda: epochs(batches(2), num_epochs=0.5), "got 0.5"),
     "no batch": (lambda: epochs([]), "gave no batch in epoch 0; is it empty, or gone through already?"),

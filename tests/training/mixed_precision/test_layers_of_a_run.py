@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from bitdial.training import (
     Classification,
     Hook,
     LoopConfig,
+    MetricsLog,
     MixedPrecisionConfig,
     TaskOutput,
     TrainingState,
@@ -107,6 +109,22 @@ def test_what_matches_nothing_is_refused(policies: Any, says: str) -> None:
         )  # fmt: skip
     assert says in str(by_hand.value)
     assert says in str(in_the_loop.value)
+
+
+def test_float16_layers_in_a_float32_run_get_a_loss_scale(tmp_path: Path) -> None:
+    model = Flat()
+    config = MixedPrecisionConfig(
+        dtype="float32", policies={"blocks.0": {0: "float32", 1: "float16"}}, init_scale=512.0
+    )
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        state = fit(
+            make_fabric(accelerator="cpu"), model, optimizer, Classification(), data(),
+            LoopConfig(steps=3, log_interval=1), precision=config, log=log,
+        )  # fmt: skip
+    assert state.control.scaler.scaling
+    header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    place = header.split(",").index("loss_scale")
+    assert [row.split(",")[place] for row in rows] == ["512.0"] * 3
 
 
 def test_written_to_a_file_and_read_again() -> None:

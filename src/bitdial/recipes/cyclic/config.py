@@ -72,7 +72,7 @@ class CyclicTrainingConfig(TrainingOptions):
     """Examples in one batch, over all devices."""
     learning_rate: float = Field(0.1, gt=0)
     """Full learning rate of SGD with momentum .9; it falls along a cosine."""
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, le=1e6)
     """L2 penalty on the weights."""
     seed: int = Field(0, ge=0)
     """Seed of the first run; further seeds count up from it."""
@@ -216,7 +216,7 @@ class CyclicConfig(SharedConfig, TrainingOptions):
 
     batch_size: int = Field(64, ge=1)
     """Examples in one batch, over all devices."""
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, le=1e6)
     """L2 penalty on the weights."""
     model_options: ModelOptions = ModelOptions()
     """How the network is quantized."""

@@ -34,11 +34,14 @@ _SAME_FOR_ALL = frozenset(
 
 
 class TernaryConfig(SharedConfig):
-    """The options of `bitdial train ternary`."""
+    """Train ternary weights through a long run that can be stopped and resumed, and pack them.
+
+    Presets are whole scenarios; --list says what each is for.
+    """
 
     batch_size: int = Field(128, ge=1)
     """Images in one step, over all devices."""
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, le=1e6)
     """L2 penalty on the weights."""
     epochs: int | None = Field(None, ge=1)
     """Passes over the training data, 30 if neither this nor --steps is given; may be raised when a run is resumed."""

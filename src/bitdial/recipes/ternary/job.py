@@ -18,7 +18,7 @@ from bitdial.evaluation import describe_machine
 from bitdial.evaluation.files import write_atomically
 from bitdial.recipes.assembly import check_model_name, fabric_for, named, told_once
 from bitdial.recipes.precision import check_layers, mixed_precision_of, tell_if_slow
-from bitdial.recipes.resuming import plain
+from bitdial.recipes.resuming import plain, tell_resumed
 from bitdial.recipes.ternary.checkpoints import Foreign, Source, manager_of, set_aside_newer
 from bitdial.recipes.ternary.config import TernaryConfig
 from bitdial.recipes.ternary.finish import finish_network
@@ -66,6 +66,8 @@ def run_job(config: TernaryConfig, command: str, source: Source = NEW) -> None:
             show(finished, source.run, Console())
             return
     job = Job.prepare(config, source)
+    if source.run is not None and job.fabric.is_global_zero:
+        tell_resumed(source.run)
     with told_once(job.fabric, RunInterrupted, TrainingDiverged):
         results = job.train(command)
     if results is not None:

@@ -23,11 +23,12 @@ def results_table(results: TernaryResults, *, width: int = WIDE) -> Table:
             the epochs are left out.
     """
     wide = width >= WIDE
+    several = max(row.test.n for row in results.summaries) > 1
+    under = "\n" if several and not wide else " "  # with intervals, 80 columns have no room for both on one line
 
     def shown(text: str) -> str:
         return text if wide else text.replace(" ±", "\n±")
 
-    several = max(row.test.n for row in results.summaries) > 1
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -55,7 +56,7 @@ def results_table(results: TernaryResults, *, width: int = WIDE) -> Table:
             cells.append(wording.MISSING)
         else:
             ratio = f"({row.float32_bytes / row.file_bytes:.1f}x)"
-            cells.append(f"{bytes_text(row.file_bytes)}{' ' if wide else chr(10)}{ratio}")
+            cells.append(f"{bytes_text(row.file_bytes)}{under}{ratio}")
         cells += [*([f"{row.epochs:g}"] if wide else []), wording.seconds(row.seconds)]
         table.add_row(*cells)
     table.caption = (

@@ -182,7 +182,10 @@ def _why_not(path: Path, error: Exception) -> str:
     if isinstance(error, RuntimeError) and "map_location" in str(error):
         return f"{path} holds tensors of a device that is not here; load it with map_location='cpu'"
     lines = str(error).strip().splitlines()
-    return f"{path} is not a checkpoint that torch.load can read ({lines[0][:200] if lines else type(error).__name__})"
+    why = lines[0][:200] if lines else type(error).__name__
+    if why.startswith("Weights only load failed"):  # what torch goes on to advise is to load it unsafely
+        why = "neither a torch file nor a safetensors file, or damaged"
+    return f"{path} is not a checkpoint that torch.load can read ({why})"
 
 
 def _normalise(path: Path, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

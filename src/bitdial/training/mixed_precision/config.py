@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, 
 
 from bitdial.errors import BitdialError
 from bitdial.training.mixed_precision.formats import format_name, to_dtype
-from bitdial.training.mixed_precision.policies import PrecisionPolicies, parse_policies
+from bitdial.training.mixed_precision.policies import PrecisionPolicies, Stages, parse_policies
 
 Format = Annotated[torch.dtype, BeforeValidator(to_dtype), PlainSerializer(format_name, return_type=str)]
 """A dtype; in YAML and flags "float32", "bfloat16", "float16" or "float8"."""
@@ -76,6 +76,20 @@ class MixedPrecisionConfig(BaseModel):
                 f"min_scale must be at most init_scale, got {self.min_scale:g} above {self.init_scale:g}; lower it"
             )
         return self
+
+    @property
+    def has_float16_layers(self) -> bool:
+        """Whether a policy lets a layer compute in float16 at some step (a policy that is a function is asked for 0)."""
+        rules = () if self.policies is None else self.policies.rules
+        return any(
+            torch.float16 in (r.schedule.formats if isinstance(r.schedule, Stages) else (r.format_at(0),))
+            for r in rules
+        )
+
+    @property
+    def needs_scale(self) -> bool:
+        """Whether a gradient may be a float16 one, which needs a loss scale."""
+        return self.format == torch.float16 or self.has_float16_layers
 
     @property
     def format(self) -> torch.dtype:

@@ -201,7 +201,7 @@ class PrecisionControl:
         self.tell(f"step {self.steps}: the format changes from {before} to {after}: {reason}")
 
     def _make_scaler(self, dtype: torch.dtype) -> LossScaler:
-        return LossScaler(self.config, self.device, scaling=dtype == torch.float16)
+        return LossScaler(self.config, self.device, scaling=dtype == torch.float16 or self.config.has_float16_layers)
 
     def are_finite(self, losses: list[Tensor], gradients_overflow: Tensor) -> tuple[bool, bool]:
         """Return whether all losses, and whether all gradients, are finite: in every process, so that all act alike.
@@ -230,7 +230,7 @@ class PrecisionControl:
 
     def metrics(self) -> dict[str, Any]:
         """Return what belongs into a row of a run's log."""
-        scale = {"loss_scale": self.scaler.scale} if self.config.format == torch.float16 else {}
+        scale = {"loss_scale": self.scaler.scale} if self.config.needs_scale else {}
         return {"format": format_name(self.format), **scale, "skipped_steps": self.skipped_steps}
 
     def state_dict(self) -> dict[str, Any]:
@@ -256,6 +256,11 @@ class PrecisionControl:
             BitdialError: a state that no run can have had.
         """
         if "format" not in state:
+            if state and not state.keys() & {"scale", "_growth_tracker", "growth_tracker"}:
+                raise BitdialError(
+                    "expected the state of mixed precision or of a torch.amp.GradScaler, got the keys "
+                    f"{', '.join(map(str, list(state)[:8]))}"
+                )
             return self.scaler.load_state_dict(state)
         try:
             dtype, asked = to_dtype(state["format"]), to_dtype(state["asked_format"])

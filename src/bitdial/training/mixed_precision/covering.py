@@ -63,8 +63,9 @@ def _nearest(pattern: str, modules: dict[str, nn.Module]) -> str:
         near = by_word[:3] or near
     if near:
         return f"; the nearest names are {', '.join(map(repr, near))}"
-    some = [name for name in names if "." not in name][:10]
-    return f"; the model's parts are {', '.join(some) or '(none)'}"
+    parts = [name for name in names if "." not in name]
+    more = f" and {len(parts) - 10} more, the last of them {parts[-1]}" if len(parts) > 10 else ""
+    return f"; the model's parts are {', '.join(parts[:10]) or '(none)'}{more}"
 
 
 def check_kind(name: str, module: nn.Module) -> None:

@@ -46,7 +46,7 @@ def advised_settings(
     name = format_name(dtype)
     native = best_format(where) == dtype
     scaled = "" if dtype == torch.float16 else " (of use in float16 only)"
-    size = f"{parameters / 1e6:.1f} million parameters"
+    size = f"{parameters / 1e6:.1f} million parameters" if parameters >= 1_000_000 else f"{parameters:,} parameters"
     if parameters > 100_000_000:
         scale, growth, why = 2.0**20, 1.5, "over 100 million: small gradients, so a high scale that grows gently"
     elif parameters >= 10_000_000:

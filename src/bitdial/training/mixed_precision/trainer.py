@@ -72,6 +72,11 @@ class MixedPrecisionTrainer:
     _adaptive = False
 
     def __init__(self, config: MixedPrecisionConfig | None = None) -> None:
+        if config is not None and not isinstance(config, MixedPrecisionConfig):
+            raise BitdialError(
+                f"config must be a MixedPrecisionConfig, got {config!r}; for a format alone write "
+                "MixedPrecisionConfig(dtype='bfloat16')"
+            )
         self.config = config or MixedPrecisionConfig()
         self.performance = Performance()
         self._control: PrecisionControl | None = None
@@ -260,6 +265,9 @@ class MixedPrecisionTrainer:
                 "model and optimizer must stay the same while gradients are accumulated, got others after "
                 f"{len(micro)} of {self.config.accumulation_steps} batches; call finish_step first"
             )
+        for name, value, kind in (("model", model, nn.Module), ("optimizer", optimizer, Optimizer)):
+            if not isinstance(value, kind):
+                raise BitdialError(f"{name} must be a torch {kind.__name__}, got {type(value).__name__}")
         if isinstance(optimizer, LBFGS):
             raise BitdialError("optimizer must step on one gradient, got LBFGS, which evaluates the loss several times")
         self._check_weights(model)
