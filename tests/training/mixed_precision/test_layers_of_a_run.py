@@ -118,8 +118,8 @@ def test_float16_layers_in_a_float32_run_get_a_loss_scale(tmp_path: Path) -> Non
     )
     with MetricsLog(tmp_path, tensorboard=False) as log:
         state = fit(
-            make_fabric(accelerator="cpu"), model, optimizer, Classification(), data(),
-            LoopConfig(steps=3, log_interval=1), precision=config, log=log,
+            make_fabric(accelerator="cpu"), model, torch.optim.SGD(model.parameters(), lr=0.01), Classification(),
+            data(), LoopConfig(steps=3, log_interval=1), precision=config, log=log,
         )  # fmt: skip
     assert state.control.scaler.scaling
     header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()

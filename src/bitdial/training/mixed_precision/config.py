@@ -79,12 +79,11 @@ class MixedPrecisionConfig(BaseModel):
 
     @property
     def has_float16_layers(self) -> bool:
-        """Whether a policy lets a layer compute in float16 at some step (a policy that is a function is asked for 0)."""
+        """Whether a policy lets a layer compute in float16 at some step (one that is a function is asked for step 0)."""
         rules = () if self.policies is None else self.policies.rules
-        return any(
-            torch.float16 in (r.schedule.formats if isinstance(r.schedule, Stages) else (r.format_at(0),))
-            for r in rules
-        )
+        schedules = [(rule, rule.schedule) for rule in rules]
+        formats = [each.formats if isinstance(each, Stages) else (rule.format_at(0),) for rule, each in schedules]
+        return any(torch.float16 in each for each in formats)
 
     @property
     def needs_scale(self) -> bool:
