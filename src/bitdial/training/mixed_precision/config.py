@@ -79,7 +79,7 @@ class MixedPrecisionConfig(BaseModel):
 
     @property
     def has_float16_layers(self) -> bool:
-        """Whether a policy lets a layer compute in float16 at some step (one that is a function is asked for step 0)."""
+        """Whether a policy lets a layer compute in float16 at some step (a function is asked for step 0)."""
         rules = () if self.policies is None else self.policies.rules
         schedules = [(rule, rule.schedule) for rule in rules]
         formats = [each.formats if isinstance(each, Stages) else (rule.format_at(0),) for rule, each in schedules]
