@@ -136,7 +136,7 @@ class SharedConfig(Config):
     """Machines that train together."""
 
     strategy: str = "auto"
-    """How devices share the work: auto, ddp or fsdp."""
+    """How devices share the work: auto or ddp."""
 
     compile: bool = False
     """Compile the model with torch.compile: a slow first step, faster ones after."""
