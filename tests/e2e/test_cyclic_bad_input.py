@@ -67,7 +67,7 @@ CASES: list[tuple[str, str]] = [
     ("--seed -1", "--seed"),
     ("--seed 4294967296", "--seed: expected a value less than 4294967296"),
     ("--devices 99", "99 devices were asked for"),
-    ("--strategy fsdp", "fsdp"),
+    ("--strategy zero3", "strategy must be one of auto, ddp"),
     ("--precision 12", "--precision"),
     ("--cyclic.cycle_length 3", "cycle_length must be at least the number of widths"),
     ("--cyclic.smooth_transitions --cyclic.transition_steps 9", "transition_steps must not exceed"),

@@ -26,10 +26,11 @@ def start(cwd: Path, *words: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_one_table_one_folder_and_the_same_numbers_afterwards(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = start(tmp_path, *WORDS)
+    process = start(tmp_path, *WORDS, "--strategy", strategy)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert out.count("Accuracy (%) at each width") == 1
@@ -44,8 +45,10 @@ def test_one_table_one_folder_and_the_same_numbers_afterwards(
     assert printed == reported
 
 
-def test_ctrl_c_reaches_both_and_one_of_them_tells(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_ctrl_c_reaches_both_and_one_of_them_tells(strategy: str, tmp_path: Path) -> None:
     words = [*WORDS[:2], "--model", "tiny_cnn", "--steps", "4000", "--log_interval", "1", *WORDS[-4:]]
+    words += ["--strategy", strategy]
     process = start(tmp_path, *words)
     log = tmp_path / "run" / "metrics.csv"
     try:

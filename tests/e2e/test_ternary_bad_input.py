@@ -35,7 +35,7 @@ BAD = {
     "--steps 2 --warmup_epochs 3": "warmup_steps must be below",
     "--config nowhere.yaml": "does not exist",
     "--experiments '{a: {model: resnet21}}'": "did you mean 'resnet",
-    "--strategy fsdp": "fsdp is not supported yet",
+    "--strategy fdsp": "did you mean 'fsdp'?",
     "fresch": "did you mean 'fresh'?",
 }
 

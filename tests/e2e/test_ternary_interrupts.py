@@ -74,8 +74,9 @@ def test_stopped_by_a_signal(number: signal.Signals, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_two_processes_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [*WORDS, "--devices", "2"]
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_stopped_and_resumed(strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [*WORDS, "--devices", "2", "--strategy", strategy]
     train_here([*words, "--run_dir", "whole"], tmp_path)
     process = start(tmp_path, [*words, "--run_dir", "parts"])
     try:

@@ -109,7 +109,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "cores by index": (lambda: make_fabric(devices=[0, 1], accelerator="cpu"), "CPU devices have no indices"),
     "no nodes": (lambda: make_fabric(num_nodes=0), "num_nodes must be a whole number of at least 1, got 0"),
     "a strategy misspelt": (lambda: make_fabric(strategy="dpp"), "did you mean 'ddp'?"),
-    "a strategy that is to come": (lambda: make_fabric(strategy="fsdp"), "fsdp is not supported yet"),
+    "another strategy misspelt": (lambda: make_fabric(strategy="fsdp2"), "did you mean 'fsdp'?"),
 }
 
 

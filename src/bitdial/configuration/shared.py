@@ -136,7 +136,8 @@ class SharedConfig(Config):
     """Machines that train together."""
 
     strategy: str = "auto"
-    """How devices share the work: auto or ddp."""
+    """How devices share the work. ddp (or auto): each holds the whole model; fsdp: each holds a part of the weights,
+    gradients and optimizer state."""
 
     compile: bool = False
     """Compile the model with torch.compile: a slow first step, faster ones after."""

@@ -14,6 +14,7 @@ from bitdial.training import MixedPrecisionConfig
 from bitdial.training.mixed_precision import PrecisionControl, parse_policies
 from bitdial.training.mixed_precision.formats import best_format, check_device, format_name, is_native, to_dtype
 from bitdial.training.mixed_precision.layers import prepare_layers
+from bitdial.training.sharding import check_shardable, is_sharded
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -41,13 +42,16 @@ def mixed_precision_of(config: SharedConfig, device: torch.device) -> MixedPreci
     return MixedPrecisionConfig(dtype=dtype, **options.model_dump(exclude={"policies"}), policies=policies)
 
 
-def check_layers(model: nn.Module, precision: MixedPrecisionConfig, device: torch.device) -> None:
+def check_layers(model: nn.Module, precision: MixedPrecisionConfig, fabric: Fabric) -> None:
     """Let the layers of a new model take their formats, so that what is wrong is found before a run begins.
 
     Raises:
-        BitdialError: a policy that matches nothing, or that its layers cannot follow.
+        BitdialError: a policy that matches nothing, or that its layers cannot follow; weights that cannot be cut for
+            the devices.
     """
-    layers = prepare_layers(model.to(device), PrecisionControl(precision, device))
+    if is_sharded(fabric):
+        check_shardable(model)
+    layers = prepare_layers(model.to(fabric.device), PrecisionControl(precision, fabric.device))
     if layers is not None:
         layers.remove()
 

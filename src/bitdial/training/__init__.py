@@ -26,6 +26,7 @@ from bitdial.training.run_folder import RunFolder
 from bitdial.training.saving import CheckpointSaver
 from bitdial.training.scoring import Evaluate
 from bitdial.training.seeding import preserved_random_state, random_state, restore_random_state, seed_everything
+from bitdial.training.sharding import whole_weights
 from bitdial.training.state import TrainingState
 from bitdial.training.tasks import Classification, Task, TaskOutput
 from bitdial.training.weight_statistics import WeightStatistics
@@ -70,4 +71,5 @@ __all__ = [
     "scaled_learning_rate",
     "seed_everything",
     "train_with_mixed_precision",
+    "whole_weights",
 ]

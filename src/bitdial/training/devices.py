@@ -15,7 +15,10 @@ from bitdial.errors import BitdialError, suggest
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-STRATEGIES = ("auto", "ddp", "ddp_spawn", "ddp_fork", "ddp_notebook", "ddp_find_unused_parameters_true")
+STRATEGIES = (
+    "auto", "ddp", "ddp_spawn", "ddp_fork", "ddp_notebook", "ddp_find_unused_parameters_true", "fsdp", "fsdp_spawn",
+)  # fmt: skip
+_SHARDED = {"fsdp": "ddp", "fsdp_spawn": "ddp_spawn"}  # the same processes; Lightning's own FSDP wants GPUs
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 _CHATTY = ("lightning", "lightning.fabric", "lightning.pytorch", "lightning_utilities")
 
@@ -35,7 +38,9 @@ def make_fabric(
             many processes, over gloo.
         num_nodes: machines.
         strategy: "auto" takes one process for one device and DDP otherwise. "ddp" starts the same command line once per
-            device; "ddp_spawn" and "ddp_fork" run a function that is given to `launch`.
+            device; "ddp_spawn" and "ddp_fork" run a function that is given to `launch`. "fsdp" and "fsdp_spawn" do
+            the same, and `fit` then keeps weights, gradients and the optimizer's state in shards, a part on each
+            device. With one device there is nothing to cut.
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
         verbose: let Fabric talk.
 
@@ -43,22 +48,24 @@ def make_fabric(
         BitdialError: an unknown name, or more devices than there are.
     """
     _check_choice("accelerator", accelerator, ACCELERATORS)
-    if strategy.startswith("fsdp"):
-        raise BitdialError("strategy fsdp is not supported yet (its checkpoints would not be whole); use strategy ddp")
     _check_choice("strategy", strategy, STRATEGIES)
     if isinstance(num_nodes, bool) or not isinstance(num_nodes, int) or num_nodes < 1:
         raise BitdialError(f"num_nodes must be a whole number of at least 1, got {num_nodes!r}")
     kind = _resolve(accelerator)
     devices = _check_devices(devices, kind)
+    alone = num_nodes == 1 and (devices == 1 or (isinstance(devices, list) and len(devices) == 1))
+    processes = "auto" if strategy in _SHARDED and alone else _SHARDED.get(strategy, strategy)
     from lightning.fabric import Fabric  # seconds of imports, only for those who train
 
     if not verbose:
         for name in _CHATTY:  # after the import, which sets the levels
             logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        fabric = Fabric(accelerator=kind, devices=devices, num_nodes=num_nodes, strategy=strategy)
+        fabric = Fabric(accelerator=kind, devices=devices, num_nodes=num_nodes, strategy=processes)
     except (ValueError, RuntimeError) as error:
         raise BitdialError(f"cannot train on devices={devices} with strategy={strategy}: {error}") from error
+    if strategy in _SHARDED:
+        fabric.strategy.shards_weights = True  # type: ignore[attr-defined]
     atexit.unregister(_leave_process_group)  # once is enough
     atexit.register(_leave_process_group)
     return fabric

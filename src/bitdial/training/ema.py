@@ -40,9 +40,14 @@ class WeightAverage:
     def update(self, model: nn.Module) -> None:
         """Move the average towards the weights of `model`: one call per applied optimizer step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
-        averaged, copied = _pairs(self.module, model)
-        if averaged:
-            torch._foreach_lerp_([mine for mine, _ in averaged], [theirs for _, theirs in averaged], 1.0 - decay)
+        weights = list(zip(self.module.parameters(), model.parameters(), strict=True))
+        statistics: list[tuple[Tensor, Tensor]] = []
+        copied: list[tuple[Tensor, Tensor]] = []
+        for (name, mine), theirs in zip(self.module.named_buffers(), model.buffers(), strict=True):
+            (statistics if name.endswith(("running_mean", "running_var")) else copied).append((mine, theirs))
+        for averaged in (weights, statistics):  # apart: weights may be in shards
+            if averaged:
+                torch._foreach_lerp_([mine for mine, _ in averaged], [theirs for _, theirs in averaged], 1.0 - decay)
         if copied:
             torch._foreach_copy_([mine for mine, _ in copied], [theirs for _, theirs in copied])
         self.updates += 1
@@ -55,12 +60,3 @@ class WeightAverage:
         """Restore what `state_dict` gave."""
         self.module.load_state_dict(state["model_state_dict"])
         self.updates = int(state["updates"])
-
-
-def _pairs(average: nn.Module, model: nn.Module) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
-    """Return (tensors to average, tensors to copy) as pairs (of the average, of the model)."""
-    averaged: list[tuple[Tensor, Tensor]] = list(zip(average.parameters(), model.parameters(), strict=True))
-    copied: list[tuple[Tensor, Tensor]] = []
-    for (name, mine), theirs in zip(average.named_buffers(), model.buffers(), strict=True):
-        (averaged if name.endswith(("running_mean", "running_var")) else copied).append((mine, theirs))
-    return averaged, copied

@@ -30,6 +30,7 @@ from bitdial.training.progress import Progress
 from bitdial.training.recorder import StepRecorder, TrainingDiverged
 from bitdial.training.saving import CheckpointSaver, Saves
 from bitdial.training.scoring import Evaluate, monitored, scores_of
+from bitdial.training.sharding import in_shards, is_sharded, twin_of
 from bitdial.training.state import TrainingState
 from bitdial.training.stepping import OptimizerStep
 from bitdial.training.tasks import Task
@@ -61,7 +62,8 @@ def fit(
 
     Args:
         fabric: from `make_fabric`, launched where it has several processes. Moves and wraps the model.
-        model: the plain model; trained in place.
+        model: the plain model; trained in place. With weights in shards (strategy "fsdp") a twin is trained, which is
+            ``state.model`` meanwhile; the model shares its buffers all along and gets its weights at the end.
         optimizer: over the model's parameters.
         task: the loss of a batch.
         loader: batches; see `BatchStream` for what makes it resumable. Each process gives its own share.
@@ -89,8 +91,9 @@ def fit(
         BitdialError: a loader without batches, a checkpoint that does not fit, a log that cannot be written.
     """
     hooks_state(hooks)  # names that clash are better refused now than at the first checkpoint
-    model = fabric.to_device(model)
-    ema = WeightAverage(model, config.ema_decay) if config.ema_decay is not None else None
+    sharded = is_sharded(fabric)
+    trained = twin_of(model, fabric.device) if sharded else fabric.to_device(model)
+    ema = WeightAverage(trained, config.ema_decay) if config.ema_decay is not None else None
     scheduler = make_scheduler(optimizer, learning_rate)
     control = PrecisionControl(_of_loop(precision, config), fabric.device, adaptive=True)
     check_device(control.format, fabric.device)
@@ -98,24 +101,23 @@ def fit(
         control.tell = lambda _: None
     elif progress is not None:
         control.tell = progress.note
-    layers = prepare_layers(model, control)
+    layers = prepare_layers(trained, control)
     try:
         if config.compile:
-            model.compile()
-        wrapped_model, wrapped_optimizer = fabric.setup(model, optimizer)
+            trained.compile()
         stream = BatchStream(loader, config.gradient_accumulation_steps, fabric.world_size)
         recorder = StepRecorder(config.history_interval)
         state = TrainingState(
-            fabric, model, optimizer, scheduler, stream, recorder, control, hooks, ema, early_stopping
+            fabric, trained, optimizer, scheduler, stream, recorder, control, hooks, ema, early_stopping
         )
         notes = state.load_state_dict(resume) if resume is not None else []
-        step = OptimizerStep(fabric, wrapped_model, model, wrapped_optimizer, task, control)
         is_first = fabric.is_global_zero
-        loop = _Loop(
-            state, config, step, evaluate, log if is_first else None, checkpoints, progress if is_first else None,
-            how_to_resume,
-        )  # fmt: skip
-        loop.run(notes)
+        with in_shards(state, model) if sharded else nullcontext():
+            loop = _Loop(
+                state, config, OptimizerStep(state, task), evaluate, log if is_first else None, checkpoints,
+                progress if is_first else None, how_to_resume,
+            )  # fmt: skip
+            loop.run(notes)
     finally:
         if layers is not None:
             layers.remove()

@@ -11,6 +11,7 @@ import torch
 
 from bitdial.errors import BitdialError
 from bitdial.training.recorder import TrainingDiverged
+from bitdial.training.sharding import whole
 from bitdial.training.state import TrainingState
 
 
@@ -79,7 +80,7 @@ class Saves:
         self.settle()
         state, saver = self.state, self.checkpoints
         weights = [parameter.detach() for parameter in state.model.parameters()]
-        if not math.isfinite(float(torch.nn.utils.get_total_norm(weights))):
+        if not math.isfinite(float(whole(torch.nn.utils.get_total_norm(weights)))):
             raise TrainingDiverged(
                 f"the weights are not finite after step {state.step}, expected finite numbers; lower the learning rate "
                 f"or clip gradients with max_grad_norm; {self.last_checkpoint()}"

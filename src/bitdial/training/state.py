@@ -20,6 +20,7 @@ from bitdial.training.hooks import Hook, hooks_state
 from bitdial.training.mixed_precision.control import PrecisionControl
 from bitdial.training.recorder import StepRecorder
 from bitdial.training.seeding import random_state, restore_random_state
+from bitdial.training.sharding import gathered
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -38,7 +39,7 @@ class TrainingState:
 
     fabric: Fabric
     model: nn.Module
-    """The plain model, as it was given."""
+    """The plain model, as it was given; while weights are in shards (strategy "fsdp"), its twin that holds them."""
     optimizer: Optimizer
     scheduler: LambdaLR
     stream: BatchStream
@@ -92,16 +93,17 @@ class TrainingState:
         return float(self.optimizer.param_groups[0]["lr"]) * self.lr_scale
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything, as plain values and tensors (the live ones, not copies).
+        """Return everything, as plain values and tensors (the live ones, not copies, where they are not in shards).
 
-        With several processes, all must call this; each gets the random states of all, in `rng_state` by rank.
+        With several processes, all must call this; each gets the random states of all, in `rng_state` by rank. Weights
+        and states in shards are gathered: the first process gets them whole, in the host's memory, the others nothing.
         """
         return {
-            "model_state_dict": self.model.state_dict(),
-            "optimizer_state_dict": self.optimizer.state_dict(),
+            "model_state_dict": gathered(self.fabric, self.model.state_dict()),
+            "optimizer_state_dict": gathered(self.fabric, self.optimizer.state_dict()),
             "scheduler_state_dict": {"last_epoch": self.scheduler.last_epoch},
             "scaler_state_dict": self.control.state_dict(),
-            "ema_state_dict": None if self.ema is None else self.ema.state_dict(),
+            "ema_state_dict": None if self.ema is None else gathered(self.fabric, self.ema.state_dict()),
             "early_stopping": None if self.early_stopping is None else self.early_stopping.state_dict(),
             "hooks": hooks_state(self.hooks),
             "recorder": self.recorder.state_dict(),

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from bitdial.training.mixed_precision.control import PrecisionControl
-from bitdial.training.mixed_precision.micro_batches import MicroBatches
+from bitdial.training.mixed_precision.micro_batches import Hold, MicroBatches
 from bitdial.training.optimizers import scaled_learning_rate
+from bitdial.training.sharding import is_sharded, whole
 from bitdial.training.tasks import Task, TaskOutput
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from bitdial.training.state import TrainingState
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class StepResult:
 
 
 class OptimizerStep:
-    """Do optimizer steps on a model that Fabric has set up.
+    """Do optimizer steps on the model of a run, which Fabric wraps here for several processes.
 
     With several micro-batches, each loss is weighted by its share of the step's examples, so that the gradient is that
     of one batch of all of them, whatever their sizes. (Processes count alike, as DistributedDataParallel has it.)
@@ -44,29 +45,28 @@ class OptimizerStep:
     not finite is found when a row of the log is due. In any other format every step is looked at.
     """
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        model: nn.Module,
-        plain: nn.Module,
-        optimizer: Any,
-        task: Task,
-        control: PrecisionControl,
-    ) -> None:
+    def __init__(self, state: TrainingState, task: Task) -> None:
+        fabric, plain, optimizer = state.fabric, state.model, state.optimizer
         self.fabric = fabric
         self.task = task
-        self.control = control
-        self.optimizer = optimizer
-        self._plain_optimizer: Optimizer = optimizer.optimizer
+        self.control = state.control
+        self._plain_optimizer = optimizer
         self._moves = fabric.device.type != "cpu"
+        model: nn.Module = plain
+        hold: Hold = nullcontext
+        if is_sharded(fabric):  # gradients of every micro-batch go to their shards: whole ones would be held else
+            self.optimizer: Any = fabric.setup_optimizers(optimizer)
+        else:
+            wrapped, self.optimizer = fabric.setup(plain, optimizer)
+            model, hold = wrapped, partial(fabric.no_backward_sync, wrapped)
         self._micro = MicroBatches(
-            control,
+            self.control,
             model,
             plain,
-            self._plain_optimizer,
+            optimizer,
             task.loss,
             backward=fabric.backward,
-            hold=lambda: fabric.no_backward_sync(model),  # type: ignore[arg-type]
+            hold=hold,
             checks=self.checks,
         )
 
@@ -96,7 +96,7 @@ class OptimizerStep:
         finally:
             self._micro.clear()
         if norm is not None:
-            tensors["gradient_norm"] = norm.detach()
+            tensors["gradient_norm"] = whole(norm.detach())
         return StepResult(output, tensors if applied else {}, applied)
 
     @staticmethod

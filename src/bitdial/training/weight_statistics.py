@@ -13,6 +13,7 @@ from bitdial.layers import QuantizedLayer
 from bitdial.layers.names import plain_names
 from bitdial.numerics import pack_trits, packed_length, unpack_trits
 from bitdial.training.hooks import Hook
+from bitdial.training.sharding import whole_weights
 
 if TYPE_CHECKING:
     from bitdial.training.state import TrainingState
@@ -28,7 +29,7 @@ class WeightStatistics(Hook):
     Costs nothing between rows. A row costs one quantization of every weight, and memory one byte a weight; a checkpoint
     holds 1.6 bits a weight, so that a resumed run counts the same flips as one that was never stopped.
 
-    The weights must be whole on each process (DDP, not FSDP).
+    Where weights are in shards (strategy "fsdp"), a row gathers them for the moment.
     """
 
     def __init__(self) -> None:
@@ -38,12 +39,11 @@ class WeightStatistics(Hook):
     def before_step(self, state: TrainingState) -> None:
         """At the first step, remember where the weights are."""
         if not self._signs:
-            layers = _layers(state.model)
-            self._signs = self._restored(layers) if self._loaded is not None else _signs(layers)
+            self._signs = _signs(state.model) if self._loaded is None else self._restored(_layers(state.model))
 
     def metrics(self, state: TrainingState) -> dict[str, float]:
         """Zeros and flips of each layer, in the model's order: first all zeros, then all flips."""
-        now = _signs(_layers(state.model))
+        now = _signs(state.model)
         before = self._signs or now
         self._signs = now
         counts = [torch.stack([(s == 0).sum(), (s != before[name]).sum()]) for name, s in now.items()]
@@ -97,5 +97,6 @@ def _layers(model: nn.Module) -> dict[str, QuantizedLayer]:
 
 
 @torch.no_grad()
-def _signs(layers: dict[str, QuantizedLayer]) -> dict[str, Tensor]:
-    return {name: layer.quantized_weight().sign().to(torch.int8) for name, layer in layers.items()}
+def _signs(model: nn.Module) -> dict[str, Tensor]:
+    with whole_weights(model):
+        return {name: layer.quantized_weight().sign().to(torch.int8) for name, layer in _layers(model).items()}

@@ -92,7 +92,7 @@ class Job:
         with preserved_random_state():
             experiment = build_experiment(config, data)
             experiment.rehearse()
-            check_layers(experiment.new_model(config.seed), precision, fabric.device)
+            check_layers(experiment.new_model(config.seed), precision, fabric)
         fabric.launch()
         tell_if_slow(precision, fabric)
         root = config.experiment.results_dir or "runs"

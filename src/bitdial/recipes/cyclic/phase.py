@@ -36,6 +36,7 @@ from bitdial.training import (
     learning_rate_factor,
     make_fabric,
 )
+from bitdial.training.sharding import gathered
 from bitdial.training.tasks import TaskOutput
 
 if TYPE_CHECKING:
@@ -163,10 +164,12 @@ class CycleCheckpoints(Hook):
     def after_step(self, state: TrainingState, output: TaskOutput) -> None:
         """Save at a boundary, from the first process."""
         cycle, position = divmod(state.step, self.cycle_length)
-        if position == 0 and state.fabric.is_global_zero:
-            content = io.BytesIO()
-            torch.save(state.model.state_dict(), content)
-            write_atomically(self.folder / f"cycle-{cycle:04d}.pt", content.getvalue())
+        if position == 0:
+            weights = gathered(state.fabric, state.model.state_dict())
+            if state.fabric.is_global_zero:
+                content = io.BytesIO()
+                torch.save(weights, content)
+                write_atomically(self.folder / f"cycle-{cycle:04d}.pt", content.getvalue())
 
 
 def train_phase(

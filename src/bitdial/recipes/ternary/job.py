@@ -122,7 +122,7 @@ class Job:
         with preserved_random_state():
             for each in experiments.values():
                 foreign = rehearse_network(each, splits, foreign_file)
-                check_layers(Network.of(each, splits.dataset).build(), precision, fabric.device)
+                check_layers(Network.of(each, splits.dataset).build(), precision, fabric)
             teachers = {
                 name: load_teacher(each.teacher, splits.dataset)
                 for name, each in experiments.items()

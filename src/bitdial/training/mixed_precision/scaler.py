@@ -130,7 +130,7 @@ _NO_GRADIENT = "no parameter of the optimizer got a gradient; does the loss depe
 
 
 def not_finite(optimizer: Optimizer) -> Tensor:
-    """Return a 0-dim float, 1 where a gradient is not finite.
+    """Return a 0-dim float, 1 where a gradient is not finite; of gradients in shards, where this process's part is.
 
     Raises:
         BitdialError: no gradient at all.
@@ -138,6 +138,7 @@ def not_finite(optimizer: Optimizer) -> Tensor:
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not gradients:
         raise BitdialError(_NO_GRADIENT)
+    gradients = [each.to_local() if hasattr(each, "to_local") else each for each in gradients]
     device = gradients[0].device
     plain = {*map(type, gradients)} == {Tensor} and device.type in ("cpu", "cuda")
     if plain and {*map(_KIND, gradients)} == {(torch.strided, torch.float32, device)}:
@@ -153,9 +154,7 @@ def any_not_finite(gradients: list[Tensor]) -> Tensor:
     dense = [each for each in dense if each.numel()]
     if not dense:
         return torch.zeros((), device=gradients[0].device)
-    largest = torch.nn.utils.get_total_norm(dense, norm_type=math.inf)
-    whole = getattr(largest, "full_tensor", None)  # of a gradient in shards
-    return (~torch.isfinite(largest if whole is None else whole())).float()
+    return (~torch.isfinite(torch.nn.utils.get_total_norm(dense, norm_type=math.inf))).float()
 
 
 def _renewed(kernels: torch.amp.GradScaler, scale: float) -> torch.amp.GradScaler:

@@ -1,0 +1,431 @@
+"""Weights in shards, two processes over gloo: the training of DDP within rounding, and everything whole afterwards."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bitdial
+from bitdial.errors import BitdialError, RunInterrupted
+from bitdial.training import (
+    Classification,
+    Distillation,
+    Hook,
+    MixedPrecisionConfig,
+    OptimizerConfig,
+    TaskOutput,
+    TrainingDiverged,
+    TrainingState,
+    WeightStatistics,
+    build_optimizer,
+    fit,
+    make_fabric,
+    seed_everything,
+    sharding,
+)
+from bitdial.training.mixed_precision.layers import prepare_layers
+from tests.training.running import FileSaver, Jumping, StopAfter, config, differences, load, task_data, train
+
+loop: Any = sys.modules["bitdial.training.loop"]
+QUANTIZERS = ("uniform", "twn", "absmean", "ttq", "ternary_lsq")
+
+
+def network(quantizer: str | None = None, seed: int = 0) -> nn.Sequential:
+    """Blocks that are gathered one by one, an uneven one, and a head that is left to the model itself."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Linear(12, 33),
+        nn.Sequential(nn.Linear(33, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU()),
+        nn.Sequential(nn.Linear(32, 32), nn.Dropout(0.1), nn.ReLU()),
+        nn.Linear(32, 4),
+    )
+    if quantizer is not None:
+        bitdial.quantize(model, weights=4, activations=8, quantizer=quantizer)
+    return model
+
+
+class Look(Hook):
+    """What a process holds between two steps."""
+
+    def __init__(self) -> None:
+        self.share = self.state_share = math.nan
+        self.groups: list[str] = []
+
+    def after_step(self, state: TrainingState, output: TaskOutput) -> None:
+        weights = list(state.model.parameters())
+        self.share = _held(weights) / sum(p.numel() for p in weights)
+        parts: Any = getattr(state.optimizer, "parts", [state.optimizer])
+        states = [value for part in parts for each in part.state.values() for value in each.values()]
+        states = [value for value in states if isinstance(value, Tensor) and value.dim()]
+        self.state_share = _held(states) / max(sum(s.numel() for s in states), 1)
+        self.groups = [n for n, m in state.model.named_modules() if type(m).__name__.startswith("FSDP")]
+
+
+def _held(tensors: list[Any]) -> int:
+    return sum((each.to_local() if hasattr(each, "to_local") else each).numel() for each in tensors)
+
+
+class Raise(Hook):
+    """Fails in every process, or in one."""
+
+    def before_step(self, state: TrainingState) -> None:
+        if state.step == 2:
+            raise RuntimeError("a bug in a hook")
+
+
+class BadLoss(Classification):
+    """A loss that is not a number, or too large for float16, at one step, in the second process only."""
+
+    def __init__(self, fabric: Any, factor: float) -> None:
+        super().__init__()
+        self.rank, self.factor, self.calls = fabric.global_rank, factor, 0
+
+    def loss_of(self, logits: Tensor, batch: Any) -> TaskOutput:
+        output = super().loss_of(logits, batch)
+        self.calls += 1
+        if self.calls == 4 and self.rank == 1:
+            return TaskOutput(output.loss * self.factor, output.examples, output.metrics)
+        return output
+
+
+def run(
+    fabric: Any,
+    model: nn.Module | None = None,
+    *,
+    quantizer: str | None = None,
+    optimizer: str = "sgd",
+    precision: MixedPrecisionConfig | None = None,
+    task: Any = None,
+    hooks: tuple[Hook, ...] = (),
+    chosen: Any = None,
+    resume: Any = None,
+    checkpoints: Any = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """Train; return weights, losses, scores, and what was seen."""
+    model = model if model is not None else network(quantizer)
+    parameters = list(model.parameters())
+    if chosen is None:
+        rate = 0.05 if optimizer == "sgd" else 0.01
+        chosen = build_optimizer(model, OptimizerConfig(optimizer=optimizer, learning_rate=rate))
+    seed_everything(0, rank=fabric.global_rank)
+    inputs, labels = task_data()
+
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        return {"accuracy": float((network(inputs).argmax(dim=1) == labels).float().mean())}
+
+    look = Look()
+    statistics = (WeightStatistics(),) if quantizer is not None else ()
+    settings = config(**{"gradient_accumulation_steps": 1, "stop_check_interval": 1, **changes})
+    state = fit(
+        fabric, model, chosen, task or Classification(), Jumping(fabric.global_rank, fabric.world_size), settings,
+        evaluate=evaluate, hooks=[look, *statistics, *hooks], precision=precision, resume=resume,
+        checkpoints=checkpoints,
+    )  # fmt: skip
+    assert state.model is model
+    assert all(now is before for now, before in zip(model.parameters(), parameters, strict=True))
+    assert [p for group in chosen.param_groups for p in group["params"]] != []
+    whole = state.state_dict()
+    return {
+        "model": whole["model_state_dict"],
+        "optimizer": whole["optimizer_state_dict"],
+        "average": whole["ema_state_dict"],
+        "loss": state.history["loss"],
+        "scores": state.scores,
+        "share": look.share,
+        "state_share": look.state_share,
+        "groups": look.groups,
+        "class": type(model).__name__,
+        "trouble": state.control.trouble(),
+    }
+
+
+def two_trainings(fabric: Any) -> dict[str, Any]:
+    """The same model and optimizer through two calls of `fit`: momentum stays."""
+    model = network()
+    optimizer = build_optimizer(model, OptimizerConfig(learning_rate=0.05))
+    run(fabric, model, chosen=optimizer)
+    return run(fabric, model, chosen=optimizer)
+
+
+def after_an_error(fabric: Any) -> dict[str, Any]:
+    """A run that ends with an error leaves what it began with, ready to go on."""
+    model = network()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    optimizer = build_optimizer(model, OptimizerConfig(learning_rate=0.05))
+    try:
+        run(fabric, model, chosen=optimizer, hooks=(Raise(),))
+    except RuntimeError as error:
+        said = str(error)
+    same = all(torch.equal(before[name], value) for name, value in model.named_parameters())
+    again = run(fabric, model, chosen=optimizer)
+    return {**again, "said": said, "same": same}
+
+
+def after_a_stop(fabric: Any, folder: Path) -> dict[str, Any]:
+    """A run that is stopped on request leaves the weights that it had come to."""
+    model, saver = network(), FileSaver(folder)
+    optimizer = build_optimizer(model, OptimizerConfig(learning_rate=0.05))
+    with pytest.raises(RunInterrupted):
+        run(fabric, model, chosen=optimizer, hooks=(StopAfter(4),), checkpoints=saver)
+    fabric.barrier()
+    saved = load(next(folder.iterdir()))
+    momentum = [each["momentum_buffer"] for each in optimizer.state_dict()["state"].values()]
+    theirs = [each["momentum_buffer"] for each in saved["optimizer_state_dict"]["state"].values()]
+    weights = dict(model.named_parameters())
+    return {"differ": differences({n: saved["model_state_dict"][n] for n in weights}, weights), "momentum":
+            differences(theirs, momentum)}  # fmt: skip
+
+
+class Centred(nn.Module):
+    """Subtracts a running mean of what it saw, which differs between the processes unless they share it."""
+
+    mean: Tensor
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(12))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(x.mean(dim=0), 0.3)
+                self.seen += 1
+        return x - 3 * self.mean
+
+
+def shared(fabric: Any) -> dict[str, Any]:
+    """Two layers in different blocks with one weight, which belongs to the model then."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(40, 40) for _ in range(3)]
+    layers[2].weight = layers[0].weight
+    blocks = [nn.Sequential(layer, nn.ReLU()) for layer in layers]
+    return run(fabric, nn.Sequential(nn.Linear(12, 40), *blocks, nn.Linear(40, 4)))
+
+
+def diverged(fabric: Any) -> str:
+    try:
+        run(fabric, task=BadLoss(fabric, math.nan))
+    except TrainingDiverged as error:
+        return str(error)
+    return "nothing"
+
+
+def refused(model: nn.Module, fabric: Any) -> str:
+    try:
+        run(fabric, model)
+    except BitdialError as error:
+        return str(error)
+    return "nothing"
+
+
+def scalar() -> nn.Module:
+    model = network()
+    model.register_parameter("temperature", nn.Parameter(torch.tensor(1.0)))
+    return model
+
+
+def half() -> nn.Module:
+    model = network()
+    model[3].bfloat16()
+    return model
+
+
+def float8(fabric: Any) -> dict[str, Any]:
+    """Emulated: no CPU has float8."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "prepare_layers", partial(prepare_layers, emulate=True))
+        patch.setattr(loop, "check_device", lambda *_: None)
+        return run(fabric, model, precision=MixedPrecisionConfig(dtype="float8"))
+
+
+def cases(fabric: Any) -> dict[str, Callable[[], Any]]:
+    """What is done with whole weights and with shards alike."""
+
+    narrow = MixedPrecisionConfig
+    policies: Any = {"1": "float32", "3": {0: "bfloat16", 5: "float32"}}
+    return {
+        "float": lambda: run(fabric),
+        **{quantizer: partial(run, fabric, quantizer=quantizer) for quantizer in QUANTIZERS},
+        "adamw": lambda: run(fabric, optimizer="adamw"),
+        "muon": lambda: run(fabric, optimizer="muon"),
+        "accumulation": lambda: run(fabric, gradient_accumulation_steps=2),
+        "bfloat16": lambda: run(fabric, precision=narrow(dtype="bfloat16")),
+        "float16": lambda: run(fabric, precision=narrow(dtype="float16", init_scale=1024.0)),
+        "ttq in bfloat16": lambda: run(fabric, quantizer="ttq", precision=narrow(dtype="bfloat16")),
+        "overflow": lambda: run(
+            fabric, precision=narrow(dtype="float16", init_scale=1024.0), task=BadLoss(fabric, 1e30)
+        ),
+        "not a number": lambda: run(fabric, precision=narrow(dtype="bfloat16"), task=BadLoss(fabric, math.nan)),
+        "policies": lambda: run(fabric, precision=narrow(dtype="bfloat16", policies=policies)),
+        "float8": lambda: float8(fabric),
+        "distillation": lambda: run(fabric, task=Distillation(Classification(), network())),
+        "twice": lambda: two_trainings(fabric),
+        "shared": lambda: shared(fabric),
+        "buffers": lambda: run(fabric, nn.Sequential(Centred(), nn.Linear(12, 4))),
+        "own weights in each process": lambda: run(fabric, network(seed=getattr(fabric, "global_rank", 0))),
+    }
+
+
+def in_each_process(fabric: Any, root: str) -> None:
+    """Runs in both processes; what it finds goes to files."""
+    torch.set_num_threads(1)
+    sharding.SMALLEST_GROUP = 1000
+    kind = "shards" if sharding.is_sharded(fabric) else "whole"
+    folder = Path(root) / kind
+    found: dict[str, Any] = {name: case() for name, case in cases(fabric).items()}
+    for name, stop, resumed_from in (
+        ("run", None, None), ("parts", 5, None), ("parts", None, folder / "parts"),
+        ("changed", None, Path(root) / ("whole" if kind == "shards" else kind) / "parts"),
+    ):  # fmt: skip
+        place = folder / name
+        place.mkdir(exist_ok=True, parents=True)
+        fabric.barrier()
+        resume = load(sorted((resumed_from / "checkpoints").iterdir())[0]) if resumed_from else None
+        fabric.barrier()
+        state, _ = train(place, stop=stop, resume=resume, fabric=fabric, settings=config(stop_check_interval=1))
+        if state is not None:
+            found[name] = state.state_dict()
+            found[name].pop("seconds")
+    if kind == "shards":
+        found["error"] = after_an_error(fabric)
+        found["stopped"] = after_a_stop(fabric, folder / "stopped")
+        found["scalar"] = refused(scalar(), fabric)
+        found["half"] = refused(half(), fabric)
+        found["diverged"] = diverged(fabric)
+    torch.save(found, Path(root) / f"{kind}{fabric.global_rank}.pt")
+    fabric.barrier()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """What both processes found, with whole weights and with shards."""
+    root = tmp_path_factory.mktemp("sharding")
+    for strategy in ("ddp_spawn", "fsdp_spawn"):
+        make_fabric(devices=2, strategy=strategy, accelerator="cpu").launch(in_each_process, str(root))
+    return {
+        kind: [torch.load(root / f"{kind}{rank}.pt", weights_only=True) for rank in (0, 1)]
+        for kind in ("whole", "shards")
+    }
+
+
+@pytest.mark.parametrize("case", list(cases(None)))
+def test_trains_as_with_whole_weights(found: Any, case: str) -> None:
+    """The same numbers, but for the order of sums; every process ends with the same weights."""
+    whole, shards = found["whole"][0][case], found["shards"][0][case]
+    assert whole["model"].keys() == shards["model"].keys()
+    assert whole["optimizer"].keys() == shards["optimizer"].keys()
+    loose = {"muon": 2e-2, "adamw": 2e-2}.get(case, 2e-4)  # both divide by what is as good as zero, or round to 8 bits
+    torch.testing.assert_close(shards["loss"], whole["loss"], rtol=loose, atol=loose, equal_nan=True)
+    for name, value in whole["model"].items():
+        if not (case in ("adamw", "muon") and name.endswith("bias")):
+            torch.testing.assert_close(shards["model"][name], value, rtol=loose, atol=loose)
+    if case not in ("adamw", "muon"):
+        torch.testing.assert_close(shards["optimizer"]["state"], whole["optimizer"]["state"], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(shards["average"], whole["average"], rtol=1e-3, atol=1e-4)
+    assert shards["scores"]["accuracy"] == pytest.approx(whole["scores"]["accuracy"], abs=0.03)
+    assert shards["trouble"] == whole["trouble"]
+    others = found["shards"][1][case]
+    statistics = ("running_", "range_", "0.mean")  # each process's own of its last batch, as in DDP
+    different = differences(shards["model"], others["model"])
+    assert [place for place in different if not any(each in place for each in statistics)] == []
+    assert differences(shards["optimizer"], others["optimizer"]) == []
+    assert shards["class"] == "Sequential"
+
+
+@pytest.mark.parametrize("case", ["float", "ttq", "adamw", "muon", "bfloat16"])
+def test_holds_half_of_everything(found: Any, case: str) -> None:
+    """Of two processes; the uneven layer gives the first a little more."""
+    shares = [found["shards"][rank][case]["share"] for rank in (0, 1)]
+    assert sum(shares) == pytest.approx(1.0)
+    assert shares[0] == pytest.approx(0.5, abs=0.02)
+    states = [found["shards"][rank][case]["state_share"] for rank in (0, 1)]
+    assert states == pytest.approx(shares, abs=0.02)
+    assert found["whole"][0][case]["share"] == 1.0
+
+
+def test_blocks_are_gathered_one_by_one(found: Any) -> None:
+    assert found["shards"][0]["float"]["groups"] == ["", "1.0", "2.0"]
+    assert found["shards"][0]["shared"]["groups"] == ["", "2.0"]
+    assert found["whole"][0]["float"]["groups"] == []
+
+
+def test_resumes_bit_for_bit(found: Any) -> None:
+    """In mid-epoch, with dropout, augmentation, averages and accumulation: as if never stopped."""
+    shards = found["shards"][0]
+    assert differences(shards["parts"], shards["run"]) == []
+
+
+def test_a_checkpoint_is_that_of_whole_weights(found: Any) -> None:
+    """Both kinds read one another's: the keys are the same, and a run may change between them."""
+    shards, whole = found["shards"][0], found["whole"][0]
+    changed = differences(shards["changed"], whole["run"])
+    assert [place for place in changed if "keys" in place or "rng" in place] == []
+    for name, value in whole["run"]["model_state_dict"].items():
+        torch.testing.assert_close(shards["changed"]["model_state_dict"][name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_an_error_leaves_what_was_there(found: Any) -> None:
+    for rank in (0, 1):
+        after = found["shards"][rank]["error"]
+        assert (after["said"], after["same"]) == ("a bug in a hook", True)
+        torch.testing.assert_close(after["loss"], found["shards"][rank]["float"]["loss"])
+
+
+def test_a_stop_leaves_what_was_reached(found: Any) -> None:
+    for rank in (0, 1):
+        assert found["shards"][rank]["stopped"] == {"differ": [], "momentum": []}
+
+
+def test_what_cannot_be_cut_is_refused(found: Any) -> None:
+    for rank in (0, 1):
+        shards = found["shards"][rank]
+        assert "got 'temperature' without dimensions" in shards["scalar"]
+        assert "in one dtype, got float32" in shards["half"]
+        assert "bfloat16 ('3.bias')" in shards["half"]
+        assert "became nan at step 4" in shards["diverged"]
+
+
+def test_one_device_has_nothing_to_cut() -> None:
+    fabric = make_fabric(devices=1, strategy="fsdp", accelerator="cpu")
+    assert not sharding.is_sharded(fabric)
+    found = run(fabric, scalar())
+    assert found["share"] == 1.0
+
+
+def groups(model: nn.Module, smallest: int) -> list[str]:
+    """The names of the modules whose weights are gathered together."""
+    names = {module: name for name, module in model.named_modules()}
+    before, sharding.SMALLEST_GROUP = sharding.SMALLEST_GROUP, smallest
+    try:
+        return [names[module] for module in sharding._groups(model)]
+    finally:
+        sharding.SMALLEST_GROUP = before
+
+
+def test_groups() -> None:
+    model = network()
+    assert groups(model, 10**6) == []
+    assert groups(model, 1000) == ["1.0", "2.0"]
+    lists = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)]), "head": nn.Linear(8, 2)})
+    assert groups(lists, 60) == ["blocks.0", "blocks.1"]
+    assert groups(lists, 100) == []  # a list is never called
+    tied = nn.Sequential(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), nn.Linear(8, 8))
+    pair: Any = tied[0]
+    pair[1].weight = pair[0].weight
+    assert groups(tied, 60) == ["0", "1"]
+    tied[1].weight = pair[0].weight
+    assert groups(tied, 10) == []
