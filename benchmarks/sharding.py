@@ -165,7 +165,13 @@ def main() -> None:
         found = json.loads(output.read_text())
     load = [round(before, 2), round(os.getloadavg()[0], 2)]
     machine = describe(packages=("numpy", "lightning"))
-    result = {"processes": options.processes, "rounds": options.rounds, "cases": found, "load": load, "machine": machine}
+    result = {
+        "processes": options.processes,
+        "rounds": options.rounds,
+        "cases": found,
+        "load": load,
+        "machine": machine,
+    }
     (RESULTS / "sharding.json").write_text(json.dumps(result, indent=1) + "\n")
     facts = ", ".join(f"{name} {value}" for name, value in machine.items())
     text = (

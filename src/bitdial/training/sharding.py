@@ -178,8 +178,26 @@ def _shard(model: nn.Module, mesh: DeviceMesh) -> None:
     from torch.distributed.fsdp import fully_shard
 
     for group in [*_groups(model), model]:
+        group.register_forward_hook(lambda module, inputs, output: _without_views(output))
         # Also the outermost one gives the whole weights back after each pass: what is between two steps is in shards.
         fully_shard(group, mesh=mesh, reshard_after_forward=True)
+
+
+def _without_views(output: Any) -> Any:
+    """Return a block's output with copies for views.
+
+    What gathers a block's weights again on the way back hangs on its output, and falls off when a view is written into,
+    as in ``out += shortcut``.
+    """
+    if isinstance(output, Tensor):
+        return output.clone() if output._is_view() else output
+    if isinstance(output, dict):
+        filled = copy.copy(output)
+        filled.update({key: _without_views(each) for key, each in output.items()})
+        return filled
+    if type(output) in (tuple, list):
+        return type(output)(_without_views(each) for each in output)
+    return output
 
 
 def _groups(model: nn.Module) -> list[nn.Module]:
