@@ -4,9 +4,9 @@ Run with ``OMP_NUM_THREADS=1 python -m benchmarks.sharding [--processes N] [--ro
 five minutes. On CPUs the processes talk over gloo through shared memory: the ratio of times tells what gathering costs
 where computing is slow and talking is not free; it is no forecast for GPUs.
 
-Both ways train the same ternary network on the same batches in the same processes, in turns within each round. Bytes are
-those of weights, gradients and the optimizer's state (momentum; two moments for AdamW) between the backward pass and the
-step's end, when all of them are there.
+Both ways train the same ternary network on the same batches in the same processes, in turns within each round. Bytes
+are those of weights, gradients and the optimizer's state (momentum; two moments for AdamW) at the end of a step, when
+all of them are there.
 """
 
 from __future__ import annotations
@@ -175,9 +175,9 @@ def main() -> None:
     (RESULTS / "sharding.json").write_text(json.dumps(result, indent=1) + "\n")
     facts = ", ".join(f"{name} {value}" for name, value in machine.items())
     text = (
-        f"{table(found, options.processes)}\n\nBytes: weights, gradients and optimizer state of the first process. Times: "
-        f"medians of {options.rounds} interleaved rounds, one thread a process.\n\nMachine: {facts}. Load average before "
-        f"the run {load[0]}, after it {load[1]}.\n"
+        f"{table(found, options.processes)}\n\nBytes: weights, gradients and optimizer state of the first process. "
+        f"Times: medians of {options.rounds} interleaved rounds, one thread a process.\n\n"
+        f"Machine: {facts}. Load average before the run {load[0]}, after it {load[1]}.\n"
     )
     (RESULTS / "sharding.md").write_text(text)
     print(text)
