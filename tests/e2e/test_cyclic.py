@@ -194,7 +194,9 @@ class TestOutput:
         reason = results_of(run)["comparison"]["reason"]
         assert " ".join(reason.split()) in " ".join(out.split())
         assert out.splitlines()[-1] == f"Report: {run / 'report.html'}"
-        assert [line.split()[0] for line in err.splitlines()] == [
+        folder, *lines = err.splitlines()
+        assert folder == f"run folder: {run}"
+        assert [line.split()[0] for line in lines] == [
             "baseline_fp32", "cpt", "static_4bit", "static_mixed", "matched_cost",
         ]  # fmt: skip
 

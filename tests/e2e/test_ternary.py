@@ -154,10 +154,14 @@ def test_the_unquantized_network(float_run: Path) -> None:
         "--steps 3 --no_standard_augmentation --precision bfloat16",
     ],
 )
-def test_choices_that_go_together(flags: str, tmp_path: Path) -> None:
+def test_choices_that_go_together(flags: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     length = "" if "--steps" in flags else "--epochs 1"
-    assert train(f"{length} {flags} --run_dir {tmp_path / 'run'}") == 0
-    assert (tmp_path / "run" / "results.json").exists()
+    run = tmp_path / "run"
+    assert train(f"{length} {flags} --run_dir {run}") == 0
+    assert f"run folder: {run}\n" in capsys.readouterr().err
+    precision = "bfloat16" if "bfloat16" in flags else "float32"
+    notes = " ".join(TernaryResults.load(run / "results.json").notes)
+    assert f"Training computes in {precision}, scores in float32" in notes
 
 
 def test_learning_from_a_float_run(float_run: Path, tmp_path: Path) -> None:

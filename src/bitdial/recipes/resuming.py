@@ -100,9 +100,10 @@ def newest_run(root: Path, recipe: str) -> RunFolder:
     return RunFolder.open(numbered[-1][1])
 
 
-def tell_resumed(run: RunFolder) -> None:
-    """Say which run goes on: ``--resume`` alone takes the newest, whichever that is."""
-    Console(stderr=True).print(f"going on with {run.path}", highlight=False, markup=False, soft_wrap=True)
+def tell_folder(run: RunFolder, *, resumed: bool) -> None:
+    """Say where a run is: a new one gets the next free number, and ``--resume`` alone takes the newest, whichever."""
+    text = f"going on with {run.path}" if resumed else f"run folder: {run.path}"
+    Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def plain(config: SharedConfig) -> dict[str, Any]:

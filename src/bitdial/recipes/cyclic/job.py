@@ -22,7 +22,7 @@ from bitdial.recipes.cyclic.best_model import save_best_model
 from bitdial.recipes.cyclic.config import CyclicConfig
 from bitdial.recipes.cyclic.experiment import Experiment
 from bitdial.recipes.precision import check_layers, tell_if_slow
-from bitdial.recipes.resuming import plain, tell_resumed
+from bitdial.recipes.resuming import plain, tell_folder
 from bitdial.training import MixedPrecisionConfig, RunFolder, TrainingDiverged, preserved_random_state
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def run_job(config: CyclicConfig, command: str, *, resumed: RunFolder | None = N
         show(finished, resumed, Console())
         return
     job = Job.prepare(config, resumed=resumed)
-    if resumed is not None and job.fabric.is_global_zero:
-        tell_resumed(resumed)
+    if job.fabric.is_global_zero:
+        tell_folder(job.run, resumed=resumed is not None)
     with told_once(job.fabric, RunInterrupted, TrainingDiverged):
         results = job.train(command)
     if job.fabric.is_global_zero:

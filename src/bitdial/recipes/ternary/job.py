@@ -18,7 +18,7 @@ from bitdial.evaluation import describe_machine
 from bitdial.evaluation.files import write_atomically
 from bitdial.recipes.assembly import check_model_name, fabric_for, named, told_once
 from bitdial.recipes.precision import check_layers, mixed_precision_of, tell_if_slow
-from bitdial.recipes.resuming import plain, tell_resumed
+from bitdial.recipes.resuming import plain, tell_folder
 from bitdial.recipes.ternary.checkpoints import Foreign, Source, manager_of, set_aside_newer
 from bitdial.recipes.ternary.config import TernaryConfig
 from bitdial.recipes.ternary.finish import finish_network
@@ -66,8 +66,8 @@ def run_job(config: TernaryConfig, command: str, source: Source = NEW) -> None:
             show(finished, source.run, Console())
             return
     job = Job.prepare(config, source)
-    if source.run is not None and job.fabric.is_global_zero:
-        tell_resumed(source.run)
+    if job.fabric.is_global_zero:
+        tell_folder(job.run, resumed=source.run is not None)
     with told_once(job.fabric, RunInterrupted, TrainingDiverged):
         results = job.train(command)
     if results is not None:
@@ -161,7 +161,7 @@ class Job:
             networks=networks,
             summaries=summaries,
             reference=reference,
-            notes=notes_on(self.config, self.splits, networks),
+            notes=notes_on(self.config, self.splits, networks, self.precision.format),
         )
         images = render_plots(results)
         save_plots(images, self.run.plots)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from bitdial.recipes.ternary.config import TernaryConfig
 from bitdial.recipes.ternary.loaders import Splits
 from bitdial.recipes.ternary.results import NetworkResult
+from bitdial.training.mixed_precision.formats import format_name
 
 
-def notes_on(config: TernaryConfig, splits: Splits, networks: Sequence[NetworkResult]) -> list[str]:
-    """What a reader should know about the networks that a run of this configuration trained on these images."""
+def notes_on(
+    config: TernaryConfig, splits: Splits, networks: Sequence[NetworkResult], format: torch.dtype
+) -> list[str]:
+    """What a reader should know about the networks that a run trained on these images, in this format."""
     data = splits.dataset
     held_out = 0 if splits.validation is None else len(splits.validation)
     chosen = (
@@ -28,7 +33,9 @@ def notes_on(config: TernaryConfig, splits: Splits, networks: Sequence[NetworkRe
         notes.append(f"Intervals are 95% Student t intervals over {config.seeds} seeds; differences are paired.")
     if config.ema_decay is not None:
         notes.append("Scores and files are of the averaged weights.")
-    notes.append("Training and scores use floating-point arithmetic on ternary values; only files are packed.")
+    notes.append(
+        f"Training computes in {format_name(format)}, scores in float32, both on ternary values; only files are packed."
+    )
     return notes + [
         f"{network.experiment}, seed {network.seed}, {network.precision_note}."
         for network in networks
