@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import bitdial as bd
 from bitdial.errors import BitdialError
-from bitdial.training.mixed_precision import apply_policies, convert_to_float8, remove_policies
+from bitdial.training.mixed_precision import apply_policies, convert_to_float8, float8, remove_policies
 from bitdial.training.mixed_precision.float8 import is_float8_layer
 from bitdial.training.mixed_precision.formats import FLOAT8
 
@@ -338,6 +338,15 @@ def test_a_device_without_float8_is_refused_unless_emulated() -> None:
     with pytest.raises(BitdialError, match=r"float8 needs an NVIDIA GPU of compute capability 8\.9 or newer"):
         convert_to_float8(model)
     assert type(model[0]) is nn.Linear
+
+
+@needs_torchao
+def test_the_device_that_counts_is_the_one_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(float8, "check_device", lambda _, device: asked.append(str(device)))
+    convert_to_float8(Mlp())
+    convert_to_float8(Mlp(), device=torch.device("cuda", 1))  # weights still on the host
+    assert asked == ["cpu", "cuda:1"]
 
 
 @needs_torchao

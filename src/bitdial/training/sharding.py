@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError, RunInterrupted
+from bitdial.training.batches import to_device
+from bitdial.training.seeding import preserved_random_state
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -57,13 +59,15 @@ def check_shardable(model: nn.Module) -> None:
 def twin_of(model: nn.Module, device: torch.device) -> nn.Module:
     """Return a copy of a model with weights of its own, and the model's very buffers, which go to the device.
 
-    The weights stay where they are: they reach the device in shards.
+    The weights of both go to the host: those of the twin reach the device in shards.
     """
     check_shardable(model)
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = buffer.to(device)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.cpu()
     return copy.deepcopy(model, {id(buffer): buffer for buffer in model.buffers()})
 
 
@@ -84,15 +88,16 @@ def in_shards(state: TrainingState, model: nn.Module) -> Iterator[None]:
     fabric, twin, average = state.fabric, state.model, state.ema
     mesh = init_device_mesh(fabric.device.type, (fabric.world_size,))
     given = list(model.parameters())
-    for network in (twin,) if average is None else (twin, average.module):
-        _take_first(network, fabric.device)
-    _fill(model, twin)  # a resumed run has loaded its weights into the twin
-    _shard(twin, mesh)
-    twin.register_forward_pre_hook(_share_buffers)
-    if average is not None:
-        _shard(average.module, mesh)
-    shards = list(twin.parameters())
-    _move_optimizer(state.optimizer, given, shards, _cut)
+    with preserved_random_state():
+        for network in (twin,) if average is None else (twin, average.module):
+            _take_first(network, fabric.device)
+        _fill(model, twin)  # a resumed run has loaded its weights into the twin
+        _shard(twin, mesh)
+        twin.register_forward_pre_hook(_share_buffers)
+        if average is not None:
+            _shard(average.module, mesh)
+        shards = list(twin.parameters())
+        _move_optimizer(state.optimizer, given, shards, _cut)
     agreed = False
     try:
         yield
@@ -237,14 +242,15 @@ def _move_optimizer(
     """Let an optimizer go on with other parameters, its state converted; without a state where `convert` is None."""
     new = dict(zip(before, after, strict=True))
     for part in getattr(optimizer, "parts", (optimizer,)):
-        for group in part.param_groups:
-            group["params"] = [new.get(parameter, parameter) for parameter in group["params"]]
-        states = list(part.state.items())
+        states = dict(part.state)
         part.state.clear()
-        if convert is not None:
-            for parameter, values in states:
-                now = new.get(parameter, parameter)
-                part.state[now] = {name: convert(value, now) for name, value in values.items()}
+        for group in part.param_groups:
+            on_device = bool(group.get("capturable") or group.get("fused"))  # where such ones count their steps
+            for index, parameter in enumerate(group["params"]):
+                now = group["params"][index] = new.get(parameter, parameter)
+                if convert is not None and parameter in states:
+                    values = {name: convert(value, now) for name, value in states[parameter].items()}
+                    part.state[now] = to_device(values, now.device) if on_device else values
 
 
 def _cut(value: Any, parameter: nn.Parameter) -> Any:

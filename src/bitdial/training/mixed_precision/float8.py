@@ -54,7 +54,12 @@ def is_float8_layer(module: nn.Module) -> bool:
 
 
 def convert_to_float8(
-    model: nn.Module, *, recipe: Recipe = "tensorwise", skip: str | Sequence[str] = (), emulate: bool = False
+    model: nn.Module,
+    *,
+    recipe: Recipe = "tensorwise",
+    skip: str | Sequence[str] = (),
+    emulate: bool = False,
+    device: torch.device | None = None,
 ) -> Float8Conversion:
     """Swap the linear layers of a model for float8 ones, in place; parameters, hooks and names stay the same.
 
@@ -67,6 +72,7 @@ def convert_to_float8(
         recipe: ``"tensorwise"`` or ``"rowwise"``, torchao's names.
         skip: names or patterns of linear layers to leave alone, as in `bitdial.quantize`.
         emulate: compute the products in wider numbers after rounding to float8: the same values on any device, slowly.
+        device: where the model will compute; where it is if None.
 
     Returns:
         The names of the swapped layers, and each other linear layer with the reason.
@@ -104,8 +110,9 @@ def convert_to_float8(
     if isinstance(modules[""], nn.Linear):
         raise BitdialError("model must contain its linear layers, got one that is a Linear; wrap it in nn.Sequential")
     if not emulate:
-        for device in {parameter.device for name in converted for parameter in modules[name].parameters()}:
-            check_device(FLOAT8, device)
+        there = {parameter.device for name in converted for parameter in modules[name].parameters()}
+        for place in there if device is None else {device}:
+            check_device(FLOAT8, place)
     config = _config(recipe, emulate)
     swaps = {modules[name]: _to_float8(modules[name], config) for name in converted}
     for module in modules.values():

@@ -22,7 +22,7 @@ def prepare_layers(model: nn.Module, control: PrecisionControl, *, emulate: bool
     where that changes. The configuration's own policies come after, and win.
 
     Args:
-        model: on the device that trains, bare.
+        model: bare; on the device that trains, or on its way there.
         control: of the run.
         emulate: compute float8 products in wider numbers, on any device (for tests).
 
@@ -36,7 +36,7 @@ def prepare_layers(model: nn.Module, control: PrecisionControl, *, emulate: bool
     rules = () if own is None else own.rules
     if control.config.format == FLOAT8:
         if not any(is_float8_layer(module) for module in model.modules()):
-            convert_to_float8(model, skip=FIRST_AND_LAST, emulate=emulate)
+            convert_to_float8(model, skip=FIRST_AND_LAST, emulate=emulate, device=control.device)
         modules = plain_names(model)
         governed = govern(plain_names(model, every_name=True), rules)
         free = [name for name, each in modules.items() if is_float8_layer(each) and each not in governed]
