@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from tests.recipes.ternary.tiny import state_of
 
 pytestmark = pytest.mark.slow
 
-WORDS = "train ternary --model mlp --batch_size 32 --steps 24 --log_interval 6 --cutmix --ema_decay .9".split()
+WORDS = shlex.split("train ternary --model mlp --batch_size 32 --steps 24 --log_interval 6 --cutmix --ema_decay .9")
 
 
 def start(cwd: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
