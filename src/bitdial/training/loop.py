@@ -30,7 +30,8 @@ from bitdial.training.progress import Progress
 from bitdial.training.recorder import StepRecorder, TrainingDiverged
 from bitdial.training.saving import CheckpointSaver, Saves
 from bitdial.training.scoring import Evaluate, monitored, scores_of
-from bitdial.training.sharding import in_shards, is_sharded, twin_of
+from bitdial.training.shard_checks import check_shardable
+from bitdial.training.sharding import in_shards, is_sharded
 from bitdial.training.state import TrainingState
 from bitdial.training.stepping import OptimizerStep
 from bitdial.training.tasks import Task
@@ -62,8 +63,8 @@ def fit(
 
     Args:
         fabric: from `make_fabric`, launched where it has several processes. Moves and wraps the model.
-        model: the plain model; trained in place. With weights in shards (strategy "fsdp") a twin is trained, which is
-            ``state.model`` meanwhile; the model shares its buffers all along and gets its weights at the end.
+        model: the plain model; trained in place. With weights in shards (strategy "fsdp") its parameters are `DTensor`s
+            meanwhile, and its own again, with what was trained, at the end.
         optimizer: over the model's parameters.
         task: the loss of a batch.
         loader: batches; see `BatchStream` for what makes it resumable. Each process gives its own share.
@@ -92,8 +93,11 @@ def fit(
     """
     hooks_state(hooks)  # names that clash are better refused now than at the first checkpoint
     sharded = is_sharded(fabric)
-    trained = twin_of(model, fabric.device) if sharded else fabric.to_device(model)
-    ema = WeightAverage(trained, config.ema_decay) if config.ema_decay is not None else None
+    if sharded:  # the weights reach the device in shards
+        check_shardable(model, optimizer, fabric.world_size)
+    else:
+        model = fabric.to_device(model)
+    ema = WeightAverage(model, config.ema_decay) if config.ema_decay is not None else None
     scheduler = make_scheduler(optimizer, learning_rate)
     control = PrecisionControl(_of_loop(precision, config), fabric.device, adaptive=True)
     check_device(control.format, fabric.device)
@@ -101,18 +105,18 @@ def fit(
         control.tell = lambda _: None
     elif progress is not None:
         control.tell = progress.note
-    layers = prepare_layers(trained, control)
+    layers = prepare_layers(model, control)
     try:
         if config.compile:
-            trained.compile()
+            model.compile()
         stream = BatchStream(loader, config.gradient_accumulation_steps, fabric.world_size)
         recorder = StepRecorder(config.history_interval)
         state = TrainingState(
-            fabric, trained, optimizer, scheduler, stream, recorder, control, hooks, ema, early_stopping
+            fabric, model, optimizer, scheduler, stream, recorder, control, hooks, ema, early_stopping
         )
         notes = state.load_state_dict(resume) if resume is not None else []
         is_first = fabric.is_global_zero
-        with in_shards(state, model) if sharded else nullcontext():
+        with in_shards(state) if sharded else nullcontext():
             loop = _Loop(
                 state, config, OptimizerStep(state, task), evaluate, log if is_first else None, checkpoints,
                 progress if is_first else None, how_to_resume,

@@ -1,8 +1,7 @@
 """Weights in shards: every process holds a part of each weight, of its gradient and of the optimizer's state.
 
-`fully_shard`, PyTorch's own, changes a module for good: its class, its hooks, its parameters. So `fit` trains a twin
-of the model that it was given. The twin has the model's buffers, so that a dial, which writes into buffers, turns both;
-its weights are its own, in shards, and are put back into the model when training ends.
+The cutting, gathering and scattering are those of PyTorch's `fully_shard`. It changes a module for good: its class, its
+hooks, its parameters. Here it is taken back when training ends, so that `fit` leaves the model that it was given.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ from torch.optim import Optimizer
 from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.training.batches import to_device
 from bitdial.training.seeding import preserved_random_state
+from bitdial.training.shard_checks import explained
+from bitdial.training.shard_groups import groups_of
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -26,94 +27,160 @@ if TYPE_CHECKING:
 
     from bitdial.training.state import TrainingState
 
-SMALLEST_GROUP = 1_000_000
-"""Weights that are gathered together, at least: fewer, and the processes talk more than they compute."""
-
 
 def is_sharded(fabric: Fabric) -> bool:
     """Whether a run on these devices keeps its weights in shards."""
     return bool(getattr(fabric.strategy, "shards_weights", False)) and fabric.world_size > 1
 
 
-def check_shardable(model: nn.Module) -> None:
-    """Refuse a model that cannot be cut.
-
-    Raises:
-        BitdialError: a parameter without dimensions, or trainable ones of several dtypes.
-    """
-    dtypes = {parameter.dtype: name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if len(dtypes) > 1:
-        found = ", ".join(f"{str(dtype).removeprefix('torch.')} ('{name}')" for dtype, name in dtypes.items())
-        raise BitdialError(
-            f"strategy fsdp needs all trained parameters in one dtype, got {found}; keep them in float32, or use "
-            "strategy ddp"
-        )
-    for name, parameter in model.named_parameters():
-        if parameter.dim() == 0:
-            raise BitdialError(
-                f"strategy fsdp cuts parameters along their first dimension, got '{name}' without dimensions; give it "
-                "the shape [1], or use strategy ddp"
-            )
-
-
-def twin_of(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return a copy of a model with weights of its own, and the model's very buffers, which go to the device.
-
-    The weights of both go to the host: those of the twin reach the device in shards.
-    """
-    check_shardable(model)
-    for module in model.modules():
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = buffer.to(device)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.cpu()
-    return copy.deepcopy(model, {id(buffer): buffer for buffer in model.buffers()})
-
-
 @contextmanager
-def in_shards(state: TrainingState, model: nn.Module) -> Iterator[None]:
-    """Hold the weights of a run in shards inside of the body; after it they are whole again, and in `model`.
+def in_shards(state: TrainingState) -> Iterator[None]:
+    """Hold the weights of a run in shards inside of the body; after it they are whole again, on the run's device.
 
-    An error in the body leaves `model` with the weights that training began with, and the optimizer without a state:
+    An error in the body leaves the model with the weights that training began with, and the optimizer without a state:
     nobody may wait for processes that have perhaps stopped. A stop on request is no error: all agreed on it.
 
     Args:
-        state: of the run, ready to train; its model is a `twin_of` the model, its optimizer over the parameters of
-            `model`.
-        model: as it was given to `fit`.
+        state: of the run, ready to train; the weights may still be on the host.
+
+    Raises:
+        BitdialError: what the body did does not go together with weights in shards.
     """
     from torch.distributed.device_mesh import init_device_mesh
 
-    fabric, twin, average = state.fabric, state.model, state.ema
-    mesh = init_device_mesh(fabric.device.type, (fabric.world_size,))
-    given = list(model.parameters())
+    device = state.fabric.device
+    mesh = init_device_mesh(device.type, (state.fabric.world_size,))
+    networks = [state.model] if state.ema is None else [state.model, state.ema.module]
     with preserved_random_state():
-        for network in (twin,) if average is None else (twin, average.module):
-            _take_first(network, fabric.device)
-        _fill(model, twin)  # a resumed run has loaded its weights into the twin
-        _shard(twin, mesh)
-        twin.register_forward_pre_hook(_share_buffers)
-        if average is not None:
-            _shard(average.module, mesh)
-        shards = list(twin.parameters())
-        _move_optimizer(state.optimizer, given, shards, _cut)
-    agreed = False
+        sharded = [ShardedModel(network, mesh, device) for network in networks]
+        trained = sharded[0]
+        _move_optimizer(state.optimizer, trained.given, trained.parts, _cut)
+    sharing = state.model.register_forward_pre_hook(_share_buffers)
+    gather = False
     try:
         yield
-        agreed = True
+        gather = True
     except RunInterrupted:
-        agreed = True
+        gather = True
+        raise
+    except Exception as error:
+        sentence = explained(error)
+        if sentence is not None:
+            raise BitdialError(sentence) from error
         raise
     finally:
-        if agreed:
-            _fill(model, twin)
-        state.model = fabric.to_device(model)
-        if average is not None:
-            sharded_average, average.module = average.module, copy.deepcopy(model).requires_grad_(False)
-            if agreed:
-                _fill(average.module, sharded_average)
-        _move_optimizer(state.optimizer, shards, given, (lambda value, _: whole(value)) if agreed else None)
+        sharing.remove()
+        try:
+            for each in sharded:
+                each.restore(gather=gather)
+            convert = (lambda value, _: whole(value)) if gather else None
+            _move_optimizer(state.optimizer, trained.parts, trained.given, convert)
+        finally:
+            # torch's caches keep the mesh, and it the connections, whose threads would abort the process at its end
+            getattr(mesh, "_pg_registry", {}).clear()
+
+
+class ShardedModel:
+    """A model whose weights are in shards, until it is restored.
+
+    Args:
+        model: plain. Every process takes the first one's weights, as DistributedDataParallel has it.
+        mesh: the processes.
+        device: of this one.
+
+    Attributes:
+        model: the same.
+        given: its parameters; they wait on the host meanwhile, with the values that they had.
+        parts: what takes their place: this process's part of each.
+    """
+
+    def __init__(self, model: nn.Module, mesh: DeviceMesh, device: torch.device) -> None:
+        from torch.distributed.fsdp import fully_shard
+
+        self.model = model
+        self.given = list(model.parameters())
+        self._device = device
+        self._before = [_Shape(module) for module in model.modules()]
+        for parameter in self.given:
+            message = parameter.detach().to(device, memory_format=torch.contiguous_format)
+            torch.distributed.broadcast(message, src=0)
+            with torch.no_grad():
+                parameter.copy_(message)
+        kept = [parameter.detach().cpu() for parameter in self.given]
+        for parameter in self.given:
+            parameter.grad, parameter.data = None, parameter.data.contiguous()
+        for group in [*groups_of(model), model]:
+            group.register_forward_hook(lambda module, inputs, output: _without_views(output))
+            # Also the outermost one lets go of its whole weights after each pass: between steps all are in shards.
+            fully_shard(group, mesh=mesh, reshard_after_forward=True)
+        with whole_weights(model):  # what is registered with the first gathering is there from now on
+            pass
+        for shape in self._before:
+            shape.grown()
+        self.parts = list(model.parameters())
+        for parameter, value in zip(self.given, kept, strict=True):
+            parameter.data = value
+        trained: list[Any] = [parameter for parameter in self.given if parameter.requires_grad]
+        self._guards = [parameter.register_post_accumulate_grad_hook(_refuse) for parameter in trained]
+
+    def restore(self, *, gather: bool) -> None:
+        """Give the model its own parameters back, on the device, and take everything off that sharding put on.
+
+        Args:
+            gather: fill them with what was trained; every process must then come here. Else they keep what they had.
+        """
+        for guard in self._guards:
+            guard.remove()
+        with torch.no_grad():
+            for parameter, part in zip(self.given, self.parts, strict=True) if gather else ():
+                parameter.copy_(whole(part))
+        for parameter, part in zip(self.given, self.parts, strict=True):
+            parameter.requires_grad_(part.requires_grad)
+            parameter.data = parameter.data.to(self._device)
+        for shape in self._before:
+            shape.restore()
+
+
+class _Shape:
+    """What a module is before it is sharded, to be that again."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._class = type(module)
+        self._parameters = dict(module._parameters)
+        self._names = set(vars(module))
+        self._hooks = self._keys()
+        self._added: dict[str, set[Any]] = {}
+
+    def grown(self) -> None:
+        """Notice what came with sharding: what comes later is somebody else's."""
+        self._added = {name: keys - self._hooks.get(name, set()) for name, keys in self._keys().items()}
+        self._added[""] = set(vars(self.module)) - self._names
+
+    def restore(self) -> None:
+        """Take that away again."""
+        from torch.distributed import _composable_state
+
+        own = vars(self.module)
+        for name in self._added.pop("", set()):
+            own.pop(name, None)
+        for name, keys in self._added.items():
+            for key in keys:
+                own[name].pop(key, None)
+        self.module.__class__ = self._class
+        self.module._parameters.update(self._parameters)
+        # else the module could not be sharded again
+        getattr(_composable_state, "_module_state_mapping", {}).pop(self.module, None)
+
+    def _keys(self) -> dict[str, set[Any]]:
+        return {name: set(value) for name, value in vars(self.module).items() if "_hooks" in name and value is not None}
+
+
+def _refuse(parameter: Tensor) -> None:
+    raise BitdialError(
+        "the loss must reach weights through the layers' outputs with strategy fsdp, got a gradient for a parameter "
+        "that was kept from before training; use strategy ddp"
+    )
 
 
 def whole(value: Any) -> Any:
@@ -147,45 +214,18 @@ def gathered(fabric: Fabric, state: dict[str, Any]) -> dict[str, Any]:
 def whole_weights(model: nn.Module) -> Iterator[None]:
     """Let every layer of a model have its whole weights inside of the body, to read them; nothing without shards.
 
-    Every process must come here.
+    Every process must come here. What is written into them is lost.
     """
     from torch.distributed.fsdp import FSDPModule
 
     groups = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    for group in groups:
-        group.unshard()
     try:
+        for group in groups:
+            group.unshard()
         yield
     finally:
         for group in groups:
             group.reshard()
-
-
-@torch.no_grad()
-def _take_first(model: nn.Module, device: torch.device) -> None:
-    """Give every process the first one's weights, as DistributedDataParallel does: each may have drawn its own."""
-    for parameter in model.parameters():
-        message = parameter.detach().to(device)
-        torch.distributed.broadcast(message, src=0)
-        parameter.copy_(message)
-
-
-@torch.no_grad()
-def _fill(target: nn.Module, source: nn.Module) -> None:
-    """Give a plain model the weights of another, which may be in shards, and its buffers."""
-    for mine, theirs in zip(target.parameters(), source.parameters(), strict=True):
-        mine.copy_(whole(theirs))
-    for own, other in zip(target.modules(), source.modules(), strict=True):
-        own._buffers.update(other._buffers)
-
-
-def _shard(model: nn.Module, mesh: DeviceMesh) -> None:
-    from torch.distributed.fsdp import fully_shard
-
-    for group in [*_groups(model), model]:
-        group.register_forward_hook(lambda module, inputs, output: _without_views(output))
-        # Also the outermost one gives the whole weights back after each pass: what is between two steps is in shards.
-        fully_shard(group, mesh=mesh, reshard_after_forward=True)
 
 
 def _without_views(output: Any) -> Any:
@@ -198,39 +238,13 @@ def _without_views(output: Any) -> Any:
         return output.clone() if output._is_view() else output
     if isinstance(output, dict):
         filled = copy.copy(output)
-        filled.update({key: _without_views(each) for key, each in output.items()})
+        for key, each in output.items():  # one by one: some kinds forbid update()
+            filled[key] = _without_views(each)
         return filled
-    if type(output) in (tuple, list):
-        return type(output)(_without_views(each) for each in output)
+    if isinstance(output, tuple | list):
+        parts = [_without_views(each) for each in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
     return output
-
-
-def _groups(model: nn.Module) -> list[nn.Module]:
-    """Return the modules whose weights are gathered together, inner ones first, without the model itself.
-
-    Blocks of at least `SMALLEST_GROUP` weights that are called as modules are. Where layers share a weight, it belongs
-    to the smallest module with all of them.
-    """
-    owners: dict[nn.Parameter, set[nn.Module]] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(parameter, set()).add(module)
-    found: list[nn.Module] = []
-    taken: set[nn.Parameter] = set()
-
-    def visit(module: nn.Module) -> None:
-        for child in module.children():
-            visit(child)
-        inside = {*module.modules()}
-        left = {parameter for parameter in module.parameters() if parameter not in taken}
-        own = {parameter for parameter in left if owners[parameter] <= inside}
-        called = not isinstance(module, nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict)
-        if module is not model and called and own == left and sum(p.numel() for p in own) >= SMALLEST_GROUP:
-            found.append(module)
-            taken.update(own)
-
-    visit(model)
-    return found
 
 
 def _move_optimizer(

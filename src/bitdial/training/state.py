@@ -39,7 +39,7 @@ class TrainingState:
 
     fabric: Fabric
     model: nn.Module
-    """The plain model, as it was given; while weights are in shards (strategy "fsdp"), its twin that holds them."""
+    """The plain model, as it was given; its parameters are `DTensor`s while weights are in shards (strategy "fsdp")."""
     optimizer: Optimizer
     scheduler: LambdaLR
     stream: BatchStream
