@@ -36,6 +36,7 @@ BAD = {
     "--config nowhere.yaml": "does not exist",
     "--experiments '{a: {model: resnet21}}'": "did you mean 'resnet",
     "--strategy fdsp": "did you mean 'fsdp'?",
+    "--strategy fsdp_spawn --devices 2": "starts a function of a script",
     "fresch": "did you mean 'fresh'?",
 }
 

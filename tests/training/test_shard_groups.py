@@ -9,7 +9,7 @@ from torch import nn
 
 from bitdial.models import build_model
 from bitdial.training import shard_groups
-from tests.training.test_sharding import network
+from tests.training.shard_cases import network
 
 
 @pytest.fixture

@@ -43,6 +43,11 @@ def fabric_for(config: SharedConfig) -> Fabric:
     Raises:
         BitdialError: devices that are not there, or that cannot share a batch evenly.
     """
+    if config.strategy in ("ddp_spawn", "ddp_fork", "ddp_notebook", "fsdp_spawn"):
+        raise BitdialError(
+            f"strategy must be one that starts this command once per device (auto, ddp, fsdp), got {config.strategy}, "
+            "which starts a function of a script"
+        )
     fabric = make_fabric(config.devices, config.num_nodes, config.strategy)
     world = fabric.world_size
     if config.batch_size % world:

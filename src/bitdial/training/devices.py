@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 from collections.abc import Sequence
@@ -71,10 +72,19 @@ def make_fabric(
     return fabric
 
 
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether an error says that another process of the run no longer answers."""
+    text = str(error)
+    return isinstance(error, getattr(torch.distributed, "DistError", ())) or any(
+        sign in text for sign in ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
+    )
+
+
 def _leave_process_group() -> None:
     """Close the connections to the other processes: left open, gloo's threads abort the interpreter at its end."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        gc.collect()  # what was sharded holds on to the connections in circles
 
 
 def _check_choice(what: str, value: str, known: Sequence[str]) -> None:

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from bitdial.errors import RunInterrupted
+from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.training.batches import BatchStream
+from bitdial.training.devices import is_lost_process
 from bitdial.training.early_stopping import EarlyStopping
 from bitdial.training.ema import WeightAverage
 from bitdial.training.hooks import Hook, hooks_state
@@ -122,6 +123,8 @@ def fit(
                 progress if is_first else None, how_to_resume,
             )  # fmt: skip
             loop.run(notes)
+        if log is not None and is_first:  # a failure of the first process alone: none may wait for it any more
+            log.flush()
     finally:
         if layers is not None:
             layers.remove()
@@ -160,6 +163,17 @@ class _Loop:
 
     def run(self, notes: Sequence[str]) -> None:
         """Train to the end."""
+        try:
+            self._train(notes)
+        except RuntimeError as error:
+            if not is_lost_process(error):
+                raise
+            raise BitdialError(
+                f"another process of this run has ended or cannot be reached, after step {self.state.step}; "
+                f"{self.saves.last_checkpoint()}; to go on: {self.how_to_resume}"
+            ) from error
+
+    def _train(self, notes: Sequence[str]) -> None:
         state, began = self.state, time.perf_counter() - self.state.seconds
         if self.log is not None:
             self.log.rewind(state.log_rows, state.step)
@@ -182,8 +196,6 @@ class _Loop:
             if trouble is not None:
                 state.control.tell(trouble)
             self.saves.settle()
-        if self.log is not None:
-            self.log.flush()
 
     def _step(self, batches: list[Any]) -> None:
         state = self.state
