@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from rich.console import Console
 from torch import nn
+from torch.optim import Optimizer
 
 from bitdial.configuration import SharedConfig
 from bitdial.errors import BitdialError
@@ -43,15 +44,17 @@ def mixed_precision_of(config: SharedConfig, device: torch.device) -> MixedPreci
     return MixedPrecisionConfig(dtype=dtype, **options.model_dump(exclude={"policies"}), policies=policies)
 
 
-def check_layers(model: nn.Module, precision: MixedPrecisionConfig, fabric: Fabric) -> None:
+def check_layers(
+    model: nn.Module, precision: MixedPrecisionConfig, fabric: Fabric, optimizer: Optimizer | None = None
+) -> None:
     """Let the layers of a new model take their formats, so that what is wrong is found before a run begins.
 
     Raises:
         BitdialError: a policy that matches nothing, or that its layers cannot follow; weights that cannot be cut for
-            the devices.
+            the devices, or that the optimizer cannot step on then.
     """
     if is_sharded(fabric):
-        check_shardable(model)
+        check_shardable(model, optimizer, fabric.world_size)
     layers = prepare_layers(model.to(fabric.device), PrecisionControl(precision, fabric.device))
     if layers is not None:
         layers.remove()

@@ -31,7 +31,7 @@ from bitdial.recipes.ternary.rehearsal import rehearse_network
 from bitdial.recipes.ternary.report import render_plots, save_plots, write_report
 from bitdial.recipes.ternary.results import NetworkResult, TernaryResults, summarise
 from bitdial.recipes.ternary.teacher import load_teacher
-from bitdial.recipes.ternary.train import Setup, train_network
+from bitdial.recipes.ternary.train import Setup, optimizer_for, train_network
 from bitdial.training import (
     CheckpointManager,
     MixedPrecisionConfig,
@@ -122,7 +122,8 @@ class Job:
         with preserved_random_state():
             for each in experiments.values():
                 foreign = rehearse_network(each, splits, foreign_file)
-                check_layers(Network.of(each, splits.dataset).build(), precision, fabric)
+                network = Network.of(each, splits.dataset).build()
+                check_layers(network, precision, fabric, optimizer_for(network, each))
             teachers = {
                 name: load_teacher(each.teacher, splits.dataset)
                 for name, each in experiments.items()
