@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed import fsdp
 
 from bitdial.errors import BitdialError
 from bitdial.training import Classification, LoopConfig, TaskOutput, fit, make_fabric, shard_groups
@@ -159,6 +160,27 @@ def gloo_threads() -> int:
     return sum("gloo" in (task / "comm").read_text() for task in Path("/proc/self/task").iterdir())
 
 
+def half_way(fabric: Any) -> list[str]:
+    """What is left of a sharding that fails in the middle; the model trains afterwards."""
+    model, done = network(), []
+    before, weights = shape(model), [weight.clone() for weight in model.parameters()]
+    shard = fsdp.fully_shard
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        if done:
+            raise RuntimeError("a shard too many")
+        done.append(shard(*arguments, **options))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fsdp, "fully_shard", failing)
+        with pytest.raises(RuntimeError, match="a shard too many"):
+            train(fabric, model)
+    left = [name for name, found in shape(model).items() if found != before[name]]
+    assert all(map(torch.equal, weights, model.parameters()))
+    train(fabric, model)
+    return left
+
+
 def in_each_process(fabric: Any, root: str) -> None:
     torch.set_num_threads(1)
     shard_groups.SMALLEST_GROUP = 1000
@@ -174,6 +196,7 @@ def in_each_process(fabric: Any, root: str) -> None:
     before = shape(model)
     train(fabric, model)
     left = [name for name, found in shape(model).items() if found != before[name]]
+    left += half_way(fabric)
     fabric.barrier()
     _leave_process_group()
     threads = gloo_threads() if Path("/proc/self/task").exists() else 0

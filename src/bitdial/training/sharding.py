@@ -95,8 +95,6 @@ class ShardedModel:
     """
 
     def __init__(self, model: nn.Module, mesh: DeviceMesh, device: torch.device) -> None:
-        from torch.distributed.fsdp import fully_shard
-
         self.model = model
         self.given = list(model.parameters())
         self._device = device
@@ -107,21 +105,33 @@ class ShardedModel:
             with torch.no_grad():
                 parameter.copy_(message)
         kept = [parameter.detach().cpu() for parameter in self.given]
+        try:
+            self._shard(mesh)
+            self.parts = list(model.parameters())
+        except BaseException:
+            for shape in self._before:
+                shape.grown()
+                shape.restore()
+            raise
+        finally:
+            for parameter, value in zip(self.given, kept, strict=True):
+                parameter.data = value
+        trained: list[Any] = [parameter for parameter in self.given if parameter.requires_grad]
+        self._guards = [parameter.register_post_accumulate_grad_hook(_refuse) for parameter in trained]
+
+    def _shard(self, mesh: DeviceMesh) -> None:
+        from torch.distributed.fsdp import fully_shard
+
         for parameter in self.given:
             parameter.grad, parameter.data = None, parameter.data.contiguous()
-        for group in [*groups_of(model), model]:
+        for group in [*groups_of(self.model), self.model]:
             group.register_forward_hook(lambda module, inputs, output: _without_views(output))
             # Also the outermost one lets go of its whole weights after each pass: between steps all are in shards.
             fully_shard(group, mesh=mesh, reshard_after_forward=True)
-        with whole_weights(model):  # what is registered with the first gathering is there from now on
+        with whole_weights(self.model):  # what is registered with the first gathering is there from now on
             pass
         for shape in self._before:
             shape.grown()
-        self.parts = list(model.parameters())
-        for parameter, value in zip(self.given, kept, strict=True):
-            parameter.data = value
-        trained: list[Any] = [parameter for parameter in self.given if parameter.requires_grad]
-        self._guards = [parameter.register_post_accumulate_grad_hook(_refuse) for parameter in trained]
 
     def restore(self, *, gather: bool) -> None:
         """Give the model its own parameters back, on the device, and take everything off that sharding put on.
@@ -131,14 +141,16 @@ class ShardedModel:
         """
         for guard in self._guards:
             guard.remove()
-        with torch.no_grad():
-            for parameter, part in zip(self.given, self.parts, strict=True) if gather else ():
-                parameter.copy_(whole(part))
-        for parameter, part in zip(self.given, self.parts, strict=True):
-            parameter.requires_grad_(part.requires_grad)
-            parameter.data = parameter.data.to(self._device)
-        for shape in self._before:
-            shape.restore()
+        try:
+            with torch.no_grad():
+                for parameter, part in zip(self.given, self.parts, strict=True) if gather else ():
+                    parameter.copy_(whole(part))
+        finally:
+            for parameter, part in zip(self.given, self.parts, strict=True):
+                parameter.requires_grad_(part.requires_grad)
+                parameter.data = parameter.data.to(self._device)
+            for shape in self._before:
+                shape.restore()
 
 
 class _Shape:
@@ -151,22 +163,23 @@ class _Shape:
         self._names = set(vars(module))
         self._hooks = self._keys()
         self._added: dict[str, set[Any]] = {}
+        self._attributes: set[str] = set()
 
     def grown(self) -> None:
         """Notice what came with sharding: what comes later is somebody else's."""
         self._added = {name: keys - self._hooks.get(name, set()) for name, keys in self._keys().items()}
-        self._added[""] = set(vars(self.module)) - self._names
+        self._attributes = set(vars(self.module)) - self._names
 
     def restore(self) -> None:
         """Take that away again."""
         from torch.distributed import _composable_state
 
         own = vars(self.module)
-        for name in self._added.pop("", set()):
-            own.pop(name, None)
         for name, keys in self._added.items():
             for key in keys:
                 own[name].pop(key, None)
+        for name in self._attributes:
+            own.pop(name, None)
         self.module.__class__ = self._class
         self.module._parameters.update(self._parameters)
         # else the module could not be sharded again
