@@ -15,8 +15,7 @@ from bitdial.training import MixedPrecisionConfig
 from bitdial.training.mixed_precision import PrecisionControl, parse_policies
 from bitdial.training.mixed_precision.formats import best_format, check_device, format_name, is_native, to_dtype
 from bitdial.training.mixed_precision.layers import prepare_layers
-from bitdial.training.shard_checks import check_shardable
-from bitdial.training.sharding import is_sharded
+from bitdial.training.sharding import check_shardable, is_sharded
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

@@ -31,8 +31,7 @@ from bitdial.training.progress import Progress
 from bitdial.training.recorder import StepRecorder, TrainingDiverged
 from bitdial.training.saving import CheckpointSaver, Saves
 from bitdial.training.scoring import Evaluate, monitored, scores_of
-from bitdial.training.shard_checks import check_shardable
-from bitdial.training.sharding import in_shards, is_sharded
+from bitdial.training.sharding import check_shardable, in_shards, is_sharded
 from bitdial.training.state import TrainingState
 from bitdial.training.stepping import OptimizerStep
 from bitdial.training.tasks import Task

@@ -10,7 +10,7 @@ from torch import nn
 
 from bitdial.training import make_fabric, sharding
 from tests.training.running import differences
-from tests.training.shard_cases import cases, in_each_process, network, run
+from tests.training.sharding.cases import cases, in_each_process, network, run
 
 
 @pytest.fixture(scope="module")

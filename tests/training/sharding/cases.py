@@ -28,10 +28,10 @@ from bitdial.training import (
     build_optimizer,
     fit,
     seed_everything,
-    shard_groups,
     sharding,
 )
 from bitdial.training.mixed_precision.layers import prepare_layers
+from bitdial.training.sharding import groups
 from tests.training.running import FileSaver, Jumping, StopAfter, config, differences, load, task_data, train
 
 loop: Any = sys.modules["bitdial.training.loop"]
@@ -347,7 +347,7 @@ def in_each_process(fabric: Any, root: str) -> None:
     """Runs in both processes; what it finds goes to files."""
     torch.set_num_threads(1)
     warnings.filterwarnings("error", message="FSDP2")
-    shard_groups.SMALLEST_GROUP = 1000
+    groups.SMALLEST_GROUP = 1000
     kind = "shards" if sharding.is_sharded(fabric) else "whole"
     folder = Path(root) / kind
     found: dict[str, Any] = {name: case() for name, case in cases(fabric).items()}

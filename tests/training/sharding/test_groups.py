@@ -8,18 +8,18 @@ import pytest
 from torch import nn
 
 from bitdial.models import build_model
-from bitdial.training import shard_groups
-from tests.training.shard_cases import network
+from bitdial.training.sharding import groups
+from tests.training.sharding.cases import network
 
 
 @pytest.fixture
 def smallest(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def groups(model: nn.Module, size: int) -> list[str]:
-        monkeypatch.setattr(shard_groups, "SMALLEST_GROUP", size)
+    def names_of(model: nn.Module, size: int) -> list[str]:
+        monkeypatch.setattr(groups, "SMALLEST_GROUP", size)
         names = {module: name for name, module in model.named_modules()}
-        return [names[module] for module in shard_groups.groups_of(model)]
+        return [names[module] for module in groups.groups_of(model)]
 
-    return groups
+    return names_of
 
 
 def test_elements_of_sequences_and_lists(smallest: Any) -> None:

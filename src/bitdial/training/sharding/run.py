@@ -1,0 +1,114 @@
+"""A run with weights in shards: model, weight average, optimizer, and what of them the processes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from bitdial.errors import BitdialError, RunInterrupted
+from bitdial.training.batches import to_device
+from bitdial.training.seeding import preserved_random_state
+from bitdial.training.sharding.checks import explained
+from bitdial.training.sharding.gathering import whole
+from bitdial.training.sharding.sharded_model import ShardedModel
+
+if TYPE_CHECKING:
+    from bitdial.training.state import TrainingState
+
+
+@contextmanager
+def in_shards(state: TrainingState) -> Iterator[None]:
+    """Hold the weights of a run in shards inside of the body; after it they are whole again, on the run's device.
+
+    An error in the body leaves the model with the weights that training began with, and the optimizer without a state:
+    nobody may wait for processes that have perhaps stopped. A stop on request is no error: all agreed on it.
+
+    Args:
+        state: of the run, ready to train; the weights may still be on the host.
+
+    Raises:
+        BitdialError: what the body did does not go together with weights in shards.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+
+    device = state.fabric.device
+    mesh = init_device_mesh(device.type, (state.fabric.world_size,))
+    networks = [state.model] if state.ema is None else [state.model, state.ema.module]
+    with preserved_random_state():
+        sharded = [ShardedModel(network, mesh, device) for network in networks]
+        trained = sharded[0]
+        _move_optimizer(state.optimizer, trained.given, trained.parts, _cut)
+    sharing = state.model.register_forward_pre_hook(_share_buffers)
+    gather = False
+    try:
+        yield
+        gather = True
+    except RunInterrupted:
+        gather = True
+        raise
+    except Exception as error:
+        sentence = explained(error)
+        if sentence is not None:
+            raise BitdialError(sentence) from error
+        raise
+    finally:
+        sharing.remove()
+        try:
+            for each in sharded:
+                each.restore(gather=gather)
+            convert = (lambda value, _: whole(value)) if gather else None
+            _move_optimizer(state.optimizer, trained.parts, trained.given, convert)
+        finally:
+            # torch's caches keep the mesh, and it the connections, whose threads would abort the process at its end
+            getattr(mesh, "_pg_registry", {}).clear()
+
+
+def _move_optimizer(
+    optimizer: Optimizer,
+    before: list[nn.Parameter],
+    after: list[nn.Parameter],
+    convert: Callable[[Any, nn.Parameter], Any] | None,
+) -> None:
+    """Let an optimizer go on with other parameters, its state converted; without a state where `convert` is None."""
+    new = dict(zip(before, after, strict=True))
+    for part in getattr(optimizer, "parts", (optimizer,)):
+        states = dict(part.state)
+        part.state.clear()
+        for group in part.param_groups:
+            on_device = bool(group.get("capturable") or group.get("fused"))  # where such ones count their steps
+            for index, parameter in enumerate(group["params"]):
+                now = group["params"][index] = new.get(parameter, parameter)
+                if convert is not None and parameter in states:
+                    values = {name: convert(value, now) for name, value in states[parameter].items()}
+                    part.state[now] = to_device(values, now.device) if on_device else values
+
+
+def _cut(value: Any, parameter: nn.Parameter) -> Any:
+    """Return what an optimizer keeps for a parameter, cut as the parameter is: what has its shape."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not (isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape):
+        return value
+    value = value.to(parameter.device)
+    # every process has the same value: nothing needs to be sent
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _share_buffers(model: nn.Module, inputs: Any) -> None:
+    """Before a pass of training, give every process the first one's buffers, as DistributedDataParallel does."""
+    if not (model.training and torch.is_grad_enabled()):
+        return
+    kinds: dict[torch.dtype, list[Tensor]] = {}
+    for buffer in model.buffers():
+        kinds.setdefault(buffer.dtype, []).append(buffer.detach())
+    for buffers in kinds.values():
+        message = torch.cat([buffer.reshape(-1) for buffer in buffers])
+        torch.distributed.broadcast(message, src=0)
+        parts = torch.split(message, [buffer.numel() for buffer in buffers])
+        torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])

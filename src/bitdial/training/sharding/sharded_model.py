@@ -1,0 +1,155 @@
+"""A model whose weights are in shards for a while.
+
+The cutting, gathering and scattering are those of PyTorch's `fully_shard`. It changes a module for good: its class, its
+hooks, its parameters. Here that is taken back in the end.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from bitdial.errors import BitdialError
+from bitdial.training.sharding.gathering import whole, whole_weights
+from bitdial.training.sharding.groups import groups_of
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+
+class ShardedModel:
+    """A model whose weights are in shards, until it is restored.
+
+    Args:
+        model: plain. Every process takes the first one's weights, as DistributedDataParallel has it.
+        mesh: the processes.
+        device: of this one.
+
+    Attributes:
+        model: the same.
+        given: its parameters; they wait on the host meanwhile, with the values that they had.
+        parts: what takes their place: this process's part of each.
+    """
+
+    def __init__(self, model: nn.Module, mesh: DeviceMesh, device: torch.device) -> None:
+        self.model = model
+        self.given = list(model.parameters())
+        self._device = device
+        self._before = [_Shape(module) for module in model.modules()]
+        for parameter in self.given:
+            message = parameter.detach().to(device, memory_format=torch.contiguous_format)
+            torch.distributed.broadcast(message, src=0)
+            with torch.no_grad():
+                parameter.copy_(message)
+        kept = [parameter.detach().cpu() for parameter in self.given]
+        try:
+            self._shard(mesh)
+            self.parts = list(model.parameters())
+        except BaseException:
+            for shape in self._before:
+                shape.grown()
+                shape.restore()
+            raise
+        finally:
+            for parameter, value in zip(self.given, kept, strict=True):
+                parameter.data = value
+        trained: list[Any] = [parameter for parameter in self.given if parameter.requires_grad]
+        self._guards = [parameter.register_post_accumulate_grad_hook(_refuse) for parameter in trained]
+
+    def _shard(self, mesh: DeviceMesh) -> None:
+        from torch.distributed.fsdp import fully_shard
+
+        for parameter in self.given:
+            parameter.grad, parameter.data = None, parameter.data.contiguous()
+        for group in [*groups_of(self.model), self.model]:
+            group.register_forward_hook(lambda module, inputs, output: _without_views(output))
+            # Also the outermost one lets go of its whole weights after each pass: between steps all are in shards.
+            fully_shard(group, mesh=mesh, reshard_after_forward=True)
+        with whole_weights(self.model):  # what is registered with the first gathering is there from now on
+            pass
+        for shape in self._before:
+            shape.grown()
+
+    def restore(self, *, gather: bool) -> None:
+        """Give the model its own parameters back, on the device, and take everything off that sharding put on.
+
+        Args:
+            gather: fill them with what was trained; every process must then come here. Else they keep what they had.
+        """
+        for guard in self._guards:
+            guard.remove()
+        try:
+            with torch.no_grad():
+                for parameter, part in zip(self.given, self.parts, strict=True) if gather else ():
+                    parameter.copy_(whole(part))
+        finally:
+            for parameter, part in zip(self.given, self.parts, strict=True):
+                parameter.requires_grad_(part.requires_grad)
+                parameter.data = parameter.data.to(self._device)
+            for shape in self._before:
+                shape.restore()
+
+
+class _Shape:
+    """What a module is before it is sharded, to be that again."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._class = type(module)
+        self._parameters = dict(module._parameters)
+        self._names = set(vars(module))
+        self._hooks = self._keys()
+        self._added: dict[str, set[Any]] = {}
+        self._attributes: set[str] = set()
+
+    def grown(self) -> None:
+        """Notice what came with sharding: what comes later is somebody else's."""
+        self._added = {name: keys - self._hooks.get(name, set()) for name, keys in self._keys().items()}
+        self._attributes = set(vars(self.module)) - self._names
+
+    def restore(self) -> None:
+        """Take that away again."""
+        from torch.distributed import _composable_state
+
+        own = vars(self.module)
+        for name, keys in self._added.items():
+            for key in keys:
+                own[name].pop(key, None)
+        for name in self._attributes:
+            own.pop(name, None)
+        self.module.__class__ = self._class
+        self.module._parameters.update(self._parameters)
+        # else the module could not be sharded again
+        getattr(_composable_state, "_module_state_mapping", {}).pop(self.module, None)
+
+    def _keys(self) -> dict[str, set[Any]]:
+        return {name: set(value) for name, value in vars(self.module).items() if "_hooks" in name and value is not None}
+
+
+def _refuse(parameter: Tensor) -> None:
+    raise BitdialError(
+        "the loss must reach weights through the layers' outputs with strategy fsdp, got a gradient for a parameter "
+        "that was kept from before training; use strategy ddp"
+    )
+
+
+def _without_views(output: Any) -> Any:
+    """Return a block's output with copies for views.
+
+    What gathers a block's weights again on the way back hangs on its output, and falls off when a view is written into,
+    as in ``out += shortcut``.
+    """
+    if isinstance(output, Tensor):
+        return output.clone() if output._is_view() else output
+    if isinstance(output, dict):
+        filled = copy.copy(output)
+        for key, each in output.items():  # one by one: some kinds forbid update()
+            filled[key] = _without_views(each)
+        return filled
+    if isinstance(output, tuple | list):
+        parts = [_without_views(each) for each in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    return output
