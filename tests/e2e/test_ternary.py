@@ -159,9 +159,10 @@ def test_choices_that_go_together(flags: str, tmp_path: Path, capsys: pytest.Cap
     run = tmp_path / "run"
     assert train(f"{length} {flags} --run_dir {run}") == 0
     assert f"run folder: {run}\n" in capsys.readouterr().err
-    precision = "bfloat16" if "bfloat16" in flags else "float32"
-    notes = " ".join(TernaryResults.load(run / "results.json").notes)
-    assert f"Training computes in {precision}, scores in float32" in notes
+    narrow = "bfloat16" in flags
+    computes = "Training computes in bfloat16, scores in" if narrow else "Training and scores compute in"
+    notes = TernaryResults.load(run / "results.json").notes
+    assert f"{computes} float32, on ternary values; only files are packed." in notes
 
 
 def test_learning_from_a_float_run(float_run: Path, tmp_path: Path) -> None:

@@ -33,9 +33,10 @@ def notes_on(
         notes.append(f"Intervals are 95% Student t intervals over {config.seeds} seeds; differences are paired.")
     if config.ema_decay is not None:
         notes.append("Scores and files are of the averaged weights.")
-    notes.append(
-        f"Training computes in {format_name(format)}, scores in float32, both on ternary values; only files are packed."
-    )
+    computes = "Training and scores compute in float32"
+    if format != torch.float32:
+        computes = f"Training computes in {format_name(format)}, scores in float32"
+    notes.append(f"{computes}, on ternary values; only files are packed.")
     return notes + [
         f"{network.experiment}, seed {network.seed}, {network.precision_note}."
         for network in networks
