@@ -73,7 +73,8 @@ def fit(
         precision: the floating-point format, which changes by itself where numbers overflow again and again; None:
             float32. Its `max_grad_norm` and `accumulation_steps` are those of `config`.
         evaluate: ``model -> scores``; gets the averaged weights where an average is kept, in eval mode. May draw random
-            numbers without changing the training. With several processes all call it and rank 0's scores count.
+            numbers without changing the training. With several processes all call it, with equally many passes
+            through the model, and rank 0's scores count.
         hooks: act around each step, in this order.
         early_stopping: fed with the score named by ``config.monitor``.
         log: gets a row every ``log_interval`` steps, at every evaluation and at every epoch's end.
