@@ -87,8 +87,9 @@ def sizes_text(results: TernaryResults, folder: Path) -> list[str]:
     sizes = network.sizes
     return [
         f"\nPacked: {folder / (network.packed_file or '')}",
-        f"  weights alone {bytes_text(sizes.weights)} of {bytes_text(sizes.float32_weights)} float32 "
-        f"({sizes.float32_weights / max(sizes.weights, 1):.1f}x), whole file {bytes_text(sizes.file)} of "
-        f"{bytes_text(sizes.float32)} ({sizes.float32 / sizes.file:.1f}x), memory at run time "
-        f"{bytes_text(sizes.memory)} (packing does not lower it)",
+        f"  weights alone       {bytes_text(sizes.weights)} of {bytes_text(sizes.float32_weights)} in float32 "
+        f"({sizes.float32_weights / max(sizes.weights, 1):.1f}x)",
+        f"  whole file          {bytes_text(sizes.file)} of {bytes_text(sizes.float32)} "
+        f"({sizes.float32 / sizes.file:.1f}x)",
+        f"  memory at run time  {bytes_text(sizes.memory)} (packing does not lower it)",
     ]
