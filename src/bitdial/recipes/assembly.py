@@ -13,6 +13,7 @@ from bitdial.data import ImageDataset
 from bitdial.errors import BitdialError, RunInterrupted, suggest
 from bitdial.models import MODELS, build_model
 from bitdial.training import Classification, Task, TrainingDiverged, make_fabric
+from bitdial.training.devices import STARTS_FUNCTIONS
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -43,7 +44,7 @@ def fabric_for(config: SharedConfig) -> Fabric:
     Raises:
         BitdialError: devices that are not there, or that cannot share a batch evenly.
     """
-    if config.strategy in ("ddp_spawn", "ddp_fork", "ddp_notebook", "fsdp_spawn"):
+    if config.strategy in STARTS_FUNCTIONS:
         raise BitdialError(
             f"strategy must be one that starts this command once per device (auto, ddp, fsdp), got {config.strategy}, "
             "which starts a function of a script"

@@ -16,9 +16,9 @@ from bitdial.errors import BitdialError, suggest
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-STRATEGIES = (
-    "auto", "ddp", "ddp_spawn", "ddp_fork", "ddp_notebook", "ddp_find_unused_parameters_true", "fsdp", "fsdp_spawn",
-)  # fmt: skip
+STARTS_FUNCTIONS = ("ddp_spawn", "ddp_fork", "ddp_notebook", "fsdp_spawn")
+"""The strategies that start a function in each process; the others start the command line again."""
+STRATEGIES = ("auto", "ddp", "fsdp", *STARTS_FUNCTIONS, "ddp_find_unused_parameters_true")
 _SHARDED = {"fsdp": "ddp", "fsdp_spawn": "ddp_spawn"}  # the same processes; Lightning's own FSDP wants GPUs
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 _CHATTY = ("lightning", "lightning.fabric", "lightning.pytorch", "lightning_utilities")

@@ -142,6 +142,11 @@ class CombinedOptimizer(Optimizer):
         self._share_groups()  # loading replaced the parts' groups
 
 
+def parts_of(optimizer: Optimizer) -> tuple[Optimizer, ...]:
+    """Return the optimizers that hold the states of parameters: the parts of a combined one, else it alone."""
+    return optimizer.parts if isinstance(optimizer, CombinedOptimizer) else (optimizer,)
+
+
 @contextmanager
 def scaled_learning_rate(optimizer: Optimizer, scale: float) -> Iterator[None]:
     """Hold every group's rate at `scale` times its scheduled value for the body, then put the scheduled value back.

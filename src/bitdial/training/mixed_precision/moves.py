@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
+from bitdial.training.optimizers import parts_of
 
 Versions = tuple[list[Tensor], list[int]]
 """Tensors, and the count of changes of each."""
@@ -40,5 +41,5 @@ def forget_new_state(optimizer: Optimizer, before: Versions, problem: str) -> No
 
 def _states(optimizer: Optimizer) -> list[tuple[Optimizer, Any, dict[str, Any]]]:
     """The states of single parameters, with the optimizer that holds each; some keep other things beside them."""
-    parts: tuple[Optimizer, ...] = getattr(optimizer, "parts", (optimizer,))
-    return [(part, key, state) for part in parts for key, state in part.state.items() if isinstance(state, dict)]
+    items = [(part, key, state) for part in parts_of(optimizer) for key, state in part.state.items()]
+    return [(part, key, state) for part, key, state in items if isinstance(state, dict)]

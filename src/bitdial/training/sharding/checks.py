@@ -7,6 +7,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
+from bitdial.training.optimizers import parts_of
 
 
 def check_shardable(model: nn.Module, optimizer: Optimizer | None = None, processes: int = 1) -> None:
@@ -46,7 +47,7 @@ def check_shardable(model: nn.Module, optimizer: Optimizer | None = None, proces
             "strategy ddp"
         )
     names = {parameter: name for name, parameter in model.named_parameters()}
-    for part in [] if optimizer is None else getattr(optimizer, "parts", [optimizer]):
+    for part in () if optimizer is None else parts_of(optimizer):
         if type(part).__name__ != "Muon":
             continue
         for parameter in (each for group in part.param_groups for each in group["params"]):

@@ -51,9 +51,7 @@ def whole_weights(model: nn.Module) -> Iterator[None]:
 
     Every process must come here. What is written into them is lost.
     """
-    from torch.distributed.fsdp import FSDPModule
-
-    groups = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    groups: list[Any] = [module for module in model.modules() if hasattr(module, "unshard")]
     try:
         for group in groups:
             group.unshard()

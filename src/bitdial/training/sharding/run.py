@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.training.batches import to_device
+from bitdial.training.optimizers import parts_of
 from bitdial.training.seeding import preserved_random_state
 from bitdial.training.sharding.checks import explained
 from bitdial.training.sharding.gathering import whole
@@ -76,7 +77,7 @@ def _move_optimizer(
 ) -> None:
     """Let an optimizer go on with other parameters, its state converted; without a state where `convert` is None."""
     new = dict(zip(before, after, strict=True))
-    for part in getattr(optimizer, "parts", (optimizer,)):
+    for part in parts_of(optimizer):
         states = dict(part.state)
         part.state.clear()
         for group in part.param_groups:
