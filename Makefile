@@ -10,7 +10,7 @@ PYTEST_ARGS ?= -n 2
 DEV_STAMP := $(VENV)/.installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help run test test-slow fix lint constraints clean
+.PHONY: help run test test-slow fix lint gpu-bundle constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ $(DEV_STAMP): $(STAMP)
 	@echo "Installing the tools for development"
 	@$(INSTALL) --editable '.[dev,text,timm,float8]'
 	@touch $@
+
+gpu-bundle: $(DEV_STAMP)  ## collect what a bare machine with a GPU lacks, and print the command to start there
+	@$(BIN)/python -m benchmarks.gpu.bundle $(ARGS)
 
 constraints: $(DEV_STAMP)  ## pin the newest versions that all extras agree on
 	@$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[all,dev,bench]'

@@ -125,9 +125,10 @@ def torch_batches(split: Split, flags: dict[str, bool], workers: int, device: st
 
 
 def ways_of(
-    split: Split, flags: dict[str, bool], device: str, kinds: tuple[str, ...] = ("PIL", "tensors")
-) -> dict[str, Way]:
-    """Return what is compared; `kinds`: what the DataLoader's transforms work on."""
+    split: Split, flags: dict[str, bool], device: str, kinds: tuple[str, ...] = ("PIL", "tensors"),
+    workers: tuple[int, ...] = (0, 2),
+) -> dict[str, Way]:  # fmt: skip
+    """Return what is compared; `kinds`: what the DataLoader's transforms work on; `workers`: how many it may have."""
     augment = build_augmentation(split, **flags)
     ways: dict[str, Way] = {OURS: lambda: bitdial_batches(split, augment, device)}
     if flags.get("randaugment") and len(kinds) > 1:
@@ -136,10 +137,10 @@ def ways_of(
             for each in augment.pixels
         )
         ways[f"{OURS}, policy image by image"] = lambda: bitdial_batches(split, Augmentation(single), device)
-    for workers in (0, 2):
+    for count in workers:
         for kind in kinds:
-            ways[f"DataLoader, {workers} workers, {kind}"] = partial(
-                torch_batches, split, flags, workers, device, pil=kind == "PIL"
+            ways[f"DataLoader, {count} workers, {kind}"] = partial(
+                torch_batches, split, flags, count, device, pil=kind == "PIL"
             )
     return ways
 
@@ -232,10 +233,7 @@ def table(results: dict[str, Any]) -> str:
         found = results[part]
         lines += [f"## {titles[part]}", "", "| size | pipeline | way | ms (median) | times bitdial's | quartiles |"]
         lines += ["|---|---|---|---|---|---|"]
-        order = {pair: number for number, pair in enumerate((s, p) for s in SIZES for p in PIPELINES)}
-        for row in sorted(
-            found["rows"], key=lambda row: (order[row["size"], row["pipeline"]], row["way"] != OURS, row["way"])
-        ):
+        for row in sorted(found["rows"], key=place):
             ratio = row["to_bitdial"]
             lines.append(
                 f"| {row['size']} | {row['pipeline']} | {row['way']} | {row['milliseconds']['median']:.2f} "
@@ -247,7 +245,7 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _place(row: dict[str, Any]) -> tuple[int, int, bool, str]:
+def place(row: dict[str, Any]) -> tuple[int, int, bool, str]:
     """Return where a row stands: sizes and pipelines in their order, bitdial first."""
     size, pipeline = list(SIZES).index(row["size"]), list(PIPELINES).index(row["pipeline"])
     return size, pipeline, not row["way"].startswith(OURS), row["way"]

@@ -8,7 +8,9 @@ with bare ``torch.save``; the cost of a save is what a loop takes more than that
 
 from __future__ import annotations
 
+import math
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,13 +31,33 @@ def measure_loops(folder: Path, repeats: int) -> dict[str, Any]:
     model = torch.nn.Sequential(*(layer for _ in range(5) for layer in (torch.nn.Linear(1024, 1024), torch.nn.ReLU())))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     inputs = torch.randn(64, 1024)
-    plain = CheckpointManager(folder / "loop-plain", keep_last_n=2, keep_best=0)
-    behind = CheckpointManager(folder / "loop-behind", keep_last_n=2, keep_best=0, background=True)
 
     def step() -> None:
         optimizer.zero_grad()
         model(inputs).square().mean().backward()
         optimizer.step()
+
+    times = time_loops(folder, model, optimizer, step, repeats)
+    return {"steps": STEPS, "every": EVERY, "repeats": repeats, "ways": summarise_loops(times)}
+
+
+def time_loops(
+    folder: Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: Callable[[], object],
+    repeats: int,
+    *,
+    steps: int = STEPS,
+    every: int = EVERY,
+    seconds: float = math.inf,
+) -> dict[str, list[float]]:
+    """Return the seconds of each way's loops of `steps` steps with a save after `every` of them.
+
+    A loop is over when what it saved is where it is to be. `repeats` end, after two, when `seconds` are over.
+    """
+    plain = CheckpointManager(folder / "loop-plain", keep_last_n=2, keep_best=0)
+    behind = CheckpointManager(folder / "loop-behind", keep_last_n=2, keep_best=0, background=True)
 
     def bare(number: int, *, flushed: bool = False) -> None:
         path = folder / f"loop-{number % 2}.pt"
@@ -55,25 +77,29 @@ def measure_loops(folder: Path, repeats: int) -> dict[str, Any]:
     }
 
     def loop(save: Callable[[int], object]) -> None:
-        for number in range(1, STEPS + 1):
+        for number in range(1, steps + 1):
             step()
-            if number % EVERY == 0:
-                save(number // EVERY)
+            if number % every == 0:
+                save(number // every)
         behind.wait()
 
     times: dict[str, list[float]] = {name: [] for name in ways}
-    generator = random.Random(0)
+    generator, began = random.Random(0), time.perf_counter()
     for repeat in range(-1, repeats):
+        if repeat >= 2 and time.perf_counter() - began > seconds:
+            break
         for name in generator.sample(list(ways), len(ways)):
-            seconds = timed(lambda name=name: loop(ways[name]))  # type: ignore[misc]
+            taken = timed(lambda name=name: loop(ways[name]))  # type: ignore[misc]
             if repeat >= 0:
-                times[name].append(seconds)
+                times[name].append(taken)
     plain.close()
     behind.close()
-    return {"steps": STEPS, "every": EVERY, "repeats": repeats, "ways": summarise_loops(times)}
+    return times
 
 
-def summarise_loops(times: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+def summarise_loops(
+    times: dict[str, list[float]], *, steps: int = STEPS, every: int = EVERY
+) -> dict[str, dict[str, Any]]:
     """Return median and quartiles of the seconds, of the ratio to bare saving, and of the cost of one save in ms."""
     rows: dict[str, dict[str, Any]] = {}
     for name, seconds in times.items():
@@ -81,7 +107,7 @@ def summarise_loops(times: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
         rows[name] = {
             "seconds": quartiles(seconds),
             "to_bare": quartiles([ours / bare for ours, bare, _ in pairs]),
-            "milliseconds_a_save": quartiles([1000 * (ours - without) * EVERY / STEPS for ours, _, without in pairs]),
+            "milliseconds_a_save": quartiles([1000 * (ours - without) * every / steps for ours, _, without in pairs]),
         }
     return rows
 

@@ -29,7 +29,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +40,7 @@ from torch.nn import functional
 
 import bitdial
 from benchmarks.machine import describe, keep_freed_memory
+from benchmarks.timing import take_turns
 from bitdial.models import build_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -60,57 +60,95 @@ class _RoundDorefa(torch.autograd.Function):
         return gradients[0], None
 
 
+def _dorefa_weight(weight: Tensor) -> Tensor:
+    weight = torch.tanh(weight)
+    return 2 * _RoundDorefa.apply(weight / (2 * weight.abs().max()) + 0.5, BITS) - 1
+
+
+def _dorefa_values(x: Tensor) -> Tensor:
+    return _RoundDorefa.apply(x.clamp(0, 1), BITS)  # type: ignore[no-any-return]
+
+
 class DorefaConv(nn.Conv2d):
     """The convolution of DoReFa-Net, written plainly."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Quantize both operands, then convolve."""
-        weight = torch.tanh(self.weight)
-        weight = 2 * _RoundDorefa.apply(weight / (2 * weight.abs().max()) + 0.5, BITS) - 1
-        values = _RoundDorefa.apply(input.clamp(0, 1), BITS)
-        return self._conv_forward(values, weight, self.bias)
+        return self._conv_forward(_dorefa_values(input), _dorefa_weight(self.weight), self.bias)
 
 
-def swap_convolutions(model: nn.Module, make: Callable[[nn.Conv2d], nn.Module]) -> nn.Module:
-    """Replace every convolution but the first."""
-    names = [name for name, module in model.named_modules() if type(module) is nn.Conv2d]
-    for name in names[1:]:
-        parent, _, key = name.rpartition(".")
-        setattr(model.get_submodule(parent), key, make(model.get_submodule(name)))  # type: ignore[arg-type]
-    return model
+class DorefaLinear(nn.Linear):
+    """The same for a linear layer."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Quantize both operands, then multiply."""
+        return functional.linear(_dorefa_values(input), _dorefa_weight(self.weight), self.bias)
 
 
-def _shape(layer: nn.Conv2d) -> dict[str, Any]:
+def _shape(layer: nn.Module) -> dict[str, Any]:
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+    names = names if isinstance(layer, nn.Conv2d) else ("in_features", "out_features")
     return {name: getattr(layer, name) for name in names} | {"bias": layer.bias is not None}
 
 
-def _dorefa(layer: nn.Conv2d) -> nn.Module:
-    new = DorefaConv(**_shape(layer))
+def _dorefa(layer: nn.Module) -> nn.Module:
+    new = (DorefaConv if isinstance(layer, nn.Conv2d) else DorefaLinear)(**_shape(layer))
     new.load_state_dict(layer.state_dict())
     return new
 
 
-def _brevitas(layer: nn.Conv2d) -> nn.Module:
-    from brevitas.nn import QuantConv2d
-    from brevitas.quant import Int8WeightPerChannelFloat, Uint8ActPerTensorFloat
+def _brevitas(layer: nn.Module) -> nn.Module:
+    from brevitas.nn import QuantConv2d, QuantLinear
+    from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerChannelFloat, Uint8ActPerTensorFloat
 
-    new = QuantConv2d(
+    convolution = isinstance(layer, nn.Conv2d)  # behind a ReLU; what linear layers here get has either sign
+    new = (QuantConv2d if convolution else QuantLinear)(
         **_shape(layer), weight_quant=Int8WeightPerChannelFloat, weight_bit_width=BITS,
-        input_quant=Uint8ActPerTensorFloat, input_bit_width=BITS,
+        input_quant=Uint8ActPerTensorFloat if convolution else Int8ActPerTensorFloat, input_bit_width=BITS,
     )  # fmt: skip
     new.load_state_dict(layer.state_dict(), strict=False)
     return new
 
 
 def subject(name: str, network: nn.Module) -> nn.Module:
-    """A copy of `network`, quantized as `name` says."""
+    """A copy of `network`, quantized as `name` says: the layers that bitdial quantizes, by every subject."""
     model = copy.deepcopy(network)
     if name == "float":
         return model
+    quantized = bitdial.quantize(copy.deepcopy(network), weights=BITS, activations=BITS)
     if name.startswith("bitdial"):
-        return bitdial.quantize(model, weights=BITS, activations=BITS)
-    return swap_convolutions(model, _dorefa if name == "DoReFa" else _brevitas)
+        return quantized
+    make = _dorefa if name == "DoReFa" else _brevitas
+    for layer in bitdial.BitDial(quantized).names:
+        model.set_submodule(layer, make(model.get_submodule(layer)))
+    return model
+
+
+def training_step(
+    model: nn.Module, x: Tensor, y: Tensor, *, backend: str | None = None, dtype: torch.dtype = torch.float32
+) -> Callable[[], None]:
+    """A function that takes one step of SGD with momentum on a batch.
+
+    Args:
+        model: what trains.
+        x, y: the batch, on the model's device.
+        backend: of ``torch.compile``; None: eager.
+        dtype: of autocast, where it is a narrow one.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    call = model if backend is None else torch.compile(model, backend=backend)
+    device = x.device.type
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
+            loss = functional.cross_entropy(call(x), y)
+        loss.backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
 
 
 def make_step(name: str, network: str, *, compiled: bool) -> Callable[[], None]:
@@ -120,16 +158,7 @@ def make_step(name: str, network: str, *, compiled: bool) -> Callable[[], None]:
     plain = build_model(network, num_classes=10, in_channels=3, image_size=32)
     model = subject(name, plain).to(device)
     x, y = torch.randn(MODELS[network], 3, 32, 32, device=device), torch.randint(10, (MODELS[network],), device=device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    call = torch.compile(model) if compiled else model
-
-    def step() -> None:
-        optimizer.zero_grad()
-        functional.cross_entropy(call(x), y).backward()
-        optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
+    step = training_step(model, x, y, backend="inductor" if compiled else None)
     if name == "bitdial, no C compiler":
         from bitdial.numerics import grid
 
@@ -157,13 +186,7 @@ def measure_time(network: str, mode: str, subjects: list[str], rounds: int) -> l
         except Exception as error:  # a peer that fails is reported as that
             steps.pop(name, None)
             failed[name] = f"failed: {type(error).__name__}: {error}"[:160]
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    order = list(steps)
-    for index in range(rounds):
-        for name in order[index % len(order) :] + order[: index % len(order)]:
-            began = time.perf_counter()
-            steps[name]()
-            seconds[name].append(time.perf_counter() - began)
+    seconds = take_turns(steps, rounds)
     rows: list[dict[str, Any]] = []
     for name, times in seconds.items():
         ratios = [mine / plain for mine, plain in zip(times, seconds["float"], strict=True)]

@@ -1,6 +1,6 @@
 """What mixed precision costs and gains: our stepping against a loop by hand, and the formats side by side.
 
-Run with ``OMP_NUM_THREADS=2 python -m benchmarks.mixed_precision [--only overhead|formats|gpu] [--rounds N] [--tiny]``;
+Run with ``OMP_NUM_THREADS=2 python -m benchmarks.mixed_precision [--only overhead|formats] [--rounds N] [--tiny]``;
 on two cores `overhead` and `formats` take some minutes each. Whatever is compared takes turns within each round, in an
 order that rotates; reported are medians, and medians and quartiles of the ratio within the same round. On a machine
 that others use too, set ``OMP_NUM_THREADS=1``: two threads that wait for one another suffer most.
@@ -15,9 +15,6 @@ Parts:
         random state to put back, and takes times.
     formats: float32 against bfloat16 and float16, by `benchmark_mixed_precision`: step time, and the bytes that
         autograd keeps for the backward pass.
-    gpu: the same on a GPU for ResNet-18 (256 images of 3x32x32) and a transformer of about 100 million parameters, with
-        TF32 off and on, and float8 where torchao is installed. Runs only where there is a GPU, or with ``--tiny``,
-        which takes small networks and is for trying the script.
 """
 
 from __future__ import annotations
@@ -35,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.gpu.formats import table as formats_table
 from benchmarks.machine import describe, keep_freed_memory
 from bitdial.errors import BitdialError
 from bitdial.models import build_model
@@ -217,14 +215,6 @@ def cpu_cases(*, tiny: bool) -> dict[str, Case]:
     return {"ResNet-18": images(resnet, 8), "transformer": tokens(transformer(256, 4, 4), 8, 64)}
 
 
-def gpu_cases(*, tiny: bool) -> dict[str, Case]:
-    resnet = build_model("resnet18", num_classes=10, in_channels=3, image_size=32)
-    if tiny:
-        return {"ResNet-18": images(resnet, 2, 8), "transformer": tokens(transformer(32, 2, 2, 64), 2, 16, 64)}
-    large = transformer(768, 12, 12, 8192)
-    return {"ResNet-18": images(resnet, 256), "transformer": tokens(large, 16, 512, 8192)}
-
-
 def markdown(results: dict[str, Any]) -> str:
     lines: list[str] = []
     if "overhead" in results:
@@ -242,27 +232,13 @@ def markdown(results: dict[str, Any]) -> str:
                 f"{row['format']} | {row['ms_by_hand']:.1f} | {row['ms']:.1f} | {' | '.join(ratios)} |"
             )
         lines += [_conditions(results["overhead"])]
-    for part, title in (("formats", "Formats on a CPU"), ("gpu", "Formats on a GPU")):
-        if part not in results:
-            continue
+    if "formats" in results:
         lines += [
-            f"## {title}",
+            "## Formats on a CPU",
             "",
-            "| network | batch | format | step, ms | speedup (quartiles) | memory, MB |",
-            "|---|---|---|--:|--:|--:|",
+            *formats_table(results["formats"]["rows"]),
+            _conditions(results["formats"]),
         ]
-        kinds = set()
-        for row in results[part]["rows"]:
-            head = f"| {row['model']} | {'x'.join(map(str, row['batch']))} | {row['format']} |"
-            if "note" in row:
-                lines.append(f"{head} {row['note']} | | |")
-                continue
-            kinds.add(row["memory_kind"])
-            spread = row["speedup_quartiles"]
-            between = f" ({spread[0]:.2f}-{spread[1]:.2f})" if spread else ""
-            lines.append(f"{head} {row['ms']:.1f} | {row['speedup']:.2f}{between} | {row['memory_mb']:.1f} |")
-        lines.append(f"\nA float32 row belongs to the rows after it. Memory: {', '.join(kinds)}.")
-        lines.append(_conditions(results[part]))
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -278,26 +254,20 @@ def measure(part: str, rounds: int | None, *, tiny: bool) -> list[dict[str, Any]
     if part == "overhead":
         torch.set_num_threads(1)
         return measure_overhead(rounds or 60, tiny=tiny)
-    if part == "formats":
-        return measure_formats(cpu_cases(tiny=tiny), ("bfloat16", "float16"), rounds or 10, "cpu")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return measure_formats(gpu_cases(tiny=tiny), ("float16", "bfloat16", "float8"), rounds or 50, device)
+    return measure_formats(cpu_cases(tiny=tiny), ("bfloat16", "float16"), rounds or 10, "cpu")
 
 
 def main() -> None:
     """Measure, print the tables and write ``results/mixed_precision.json`` and ``.md``; parts not run stay in them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=["overhead", "formats", "gpu"], help="others keep theirs")
-    parser.add_argument("--rounds", type=int, help="default: 60 for overhead, 10 for formats, 50 for gpu")
+    parser.add_argument("--only", nargs="+", choices=["overhead", "formats"], help="others keep theirs")
+    parser.add_argument("--rounds", type=int, help="default: 60 for overhead, 10 for formats")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to try the script")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
     options = parser.parse_args()
     if options.rounds is not None and options.rounds < 2:
         parser.error(f"--rounds must be at least 2, got {options.rounds}")
-    has_gpu = torch.cuda.is_available()
-    parts = options.only or ["overhead", "formats", *(["gpu"] if has_gpu or options.tiny else [])]
-    if "gpu" in parts and not (has_gpu or options.tiny):
-        parser.error("the part gpu needs a GPU, and torch finds none here; --tiny tries it on the CPU")
+    parts = options.only or ["overhead", "formats"]
     threads = int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads()))
     file = options.results / "mixed_precision.json"
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"benchmark": "mixed_precision"}

@@ -38,13 +38,13 @@ RESULTS = HERE / "results"
 COMMAND = "python -m benchmarks.ternary_fashion_mnist"
 
 
-def train(seed: int, folder: Path) -> TernaryResults:
-    """Train the networks of one seed in a process of its own, or go on with them."""
+def train(seed: int, folder: Path, config: Path = CONFIG, *more: str) -> TernaryResults:
+    """Train the networks of one seed in a process of its own, or go on with them; `more`: flags of a new run."""
     run = folder / f"seed{seed}"
     where = ["--resume", str(run)] if (run / "config.yaml").exists() else ["--run_dir", str(run), "--seed", str(seed)]
     words = ["train", "ternary", *where]
     if where[0] == "--run_dir":
-        words += ["--config", str(CONFIG)]
+        words += ["--config", str(config), *more]
     with (folder / f"seed{seed}.log").open("a", encoding="utf-8") as log:
         done = subprocess.run(
             [sys.executable, "-m", "bitdial", *words],

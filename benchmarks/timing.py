@@ -1,11 +1,12 @@
-"""Timing of what writes to a disk, and how the numbers are summed up."""
+"""Timing, and how the numbers are summed up."""
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
@@ -22,6 +23,26 @@ def timed(action: Callable[[], object]) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
+
+
+def take_turns(
+    steps: Mapping[str, Callable[[], object]], rounds: int, *, seconds: float = math.inf
+) -> dict[str, list[float]]:
+    """Return the seconds of each step in every round; who goes first rotates.
+
+    A step must leave nothing in a device's queue. `rounds` are cut short, after three, when `seconds` are over.
+    """
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    order, began = list(steps), time.perf_counter()
+    for number in range(rounds):
+        if number >= 3 and time.perf_counter() - began > seconds:
+            break
+        first = number % len(order)
+        for name in order[first:] + order[:first]:
+            start = time.perf_counter()
+            steps[name]()
+            times[name].append(time.perf_counter() - start)
+    return times
 
 
 def quartiles(values: list[float]) -> dict[str, float]:

@@ -18,7 +18,7 @@ POLICIES: dict[str, Callable[[], v2.Transform]] = {
     "four operations": lambda: v2.RandAugment(num_ops=4, magnitude=20, fill=128),
     "no operation": lambda: v2.RandAugment(num_ops=0),
     "trivialaugment": v2.TrivialAugmentWide,
-    "bilinear": lambda: v2.TrivialAugmentWide(interpolation="bilinear"),
+    "bilinear": lambda: v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR),
     "autoaugment cifar10": lambda: v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10),
     "autoaugment imagenet": lambda: v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET),
     "autoaugment svhn": lambda: v2.AutoAugment(v2.AutoAugmentPolicy.SVHN),

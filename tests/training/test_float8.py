@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import pickle
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -357,6 +358,14 @@ def test_a_policy_needs_a_float8_layer_among_those_it_still_governs() -> None:
         apply_policies(model, {"*": "bfloat16", "2": "float8"})
     with pytest.raises(BitdialError, match="policy '\\*' must cover a float8 layer to give bfloat16_forward"):
         apply_policies(model, [("*", {0: "bfloat16", 9: "bfloat16_forward"}), ("0", "float32")])
+
+
+@needs_torchao
+def test_a_torchao_made_for_another_torch_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchao.float8", None)  # importing it fails now
+    said = r"float8 needs a torchao that goes with torch \d.*, got one that cannot be imported \(import of torchao"
+    with pytest.raises(BitdialError, match=said):
+        convert_to_float8(Mlp(), emulate=True)
 
 
 def test_without_torchao_the_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -282,7 +283,9 @@ def test_tf32_is_put_back_as_it_was() -> None:
         with pytest.raises(KeyError):
             fail(on, name)
         assert [place.fp32_precision for place in places] == before
-    torch.backends.cuda.matmul.allow_tf32  # noqa: B018  (torch refuses to answer after a mix of its two switches)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 2.9 says that this switch is an old one
+        torch.backends.cuda.matmul.allow_tf32  # noqa: B018  (torch refuses to answer after a mix of its two switches)
 
 
 def test_a_gpu_also_shows_float32_with_tf32_off_and_on() -> None:

@@ -51,12 +51,13 @@ def train_by_hand(
     max_grad_norm: float | None = None,
     scheduler: Any = None,
     scaler_options: dict[str, Any] | None = None,
+    device: str = "cpu",
 ) -> tuple[list[float], Any]:
     """The loop of PyTorch's documentation; return its losses and its scaler."""
-    scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16, **(scaler_options or {}))
+    scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16, **(scaler_options or {}))
     criterion, losses = nn.CrossEntropyLoss(), []
     for index, (x, y) in enumerate(data):
-        with torch.autocast("cpu", dtype=dtype):
+        with torch.autocast(device, dtype=dtype):
             loss = criterion(model(x), y)
         losses.append(loss.item())
         scaler.scale(loss / accumulation).backward()

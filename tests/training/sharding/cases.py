@@ -241,7 +241,9 @@ class View(nn.Module):
         self.weight = nn.Parameter(torch.eye(40))
 
     def forward(self, inputs: dict[str, Tensor]) -> Pair:
-        return Pair(Output(out=(inputs["x"] @ self.weight).view(-1, 40)), "words")
+        # torch before 2.14 looks for what a block returns only in containers that it knows
+        known = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)
+        return Pair((Output if known else dict)(out=(inputs["x"] @ self.weight).view(-1, 40)), "words")
 
 
 class Borrowing(nn.Module):

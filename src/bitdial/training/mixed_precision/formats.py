@@ -87,10 +87,17 @@ def check_torchao() -> None:
     """Refuse float8 where the package that computes in it is missing.
 
     Raises:
-        BitdialError: torchao is not installed.
+        BitdialError: torchao is not installed, or is made for another torch.
     """
     if importlib.util.find_spec("torchao") is None:
         raise BitdialError("float8 needs torchao, got none; pip install 'bitdial[float8]', or use bfloat16")
+    try:
+        importlib.import_module("torchao.float8")
+    except (ImportError, AttributeError) as error:
+        raise BitdialError(
+            f"float8 needs a torchao that goes with torch {torch.__version__}, got one that cannot be imported "
+            f"({error}); install a release of about the same time as torch, or use bfloat16"
+        ) from error
 
 
 def good_at_bfloat16(device: torch.device | str) -> bool:

@@ -127,7 +127,7 @@ def _forward_of(base: type[nn.Module]) -> Callable[..., Any]:
             args, kwargs = to_float32(args), to_float32(kwargs)
         elif attention:
             args, kwargs = _cast_query(args, kwargs, dtype)
-        if not torch.amp.is_autocast_available(kind):
+        if not _has_autocast(kind):
             return inner(self, *args, **kwargs)
         enabled = torch.is_autocast_enabled(kind)
         if dtype == torch.float32:
@@ -161,7 +161,7 @@ def to_float32(value: Any) -> Any:
         shallow = copy.copy(value)  # of its own kind, such as a dictionary with attributes
         shallow.update(cast)
         return shallow
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):
         items = [to_float32(one) for one in value]
         if all(new is old for new, old in zip(items, value, strict=True)):
             return value
@@ -198,12 +198,17 @@ def _device_kind(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> str:
     return "cpu" if tensor is None else tensor.device.type
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # older compilers cannot trace the question
+def _has_autocast(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind)
+
+
 def _first_tensor(value: Any) -> Tensor | None:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, dict):
         value = tuple(value.values())
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):  # not a union: the compiler of torch 2.9 cannot trace one
         for one in value:
             found = _first_tensor(one)
             if found is not None:

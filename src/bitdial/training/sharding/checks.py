@@ -79,6 +79,6 @@ def explained(error: Exception) -> str | None:
             "a block of a model in shards must not change its input in place, got one that does (such as "
             "ReLU(inplace=True) at its start); set inplace=False there, or use strategy ddp"
         )
-    if any(name in text for name in ("DTensor", "sharding strategy", "placement", "fsdp::", "FSDP")):
+    if any(name in text for name in ("DTensor", "DeviceMesh", "sharding strategy", "placement", "fsdp::", "FSDP")):
         return f"this does not go together with weights in shards: {text[:200]}; do without it, or use strategy ddp"
     return None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
 
 
 def is_sharded(fabric: Fabric) -> bool:
-    """Whether a run on these devices keeps its weights in shards."""
-    return bool(getattr(fabric.strategy, "shards_weights", False)) and fabric.world_size > 1
+    """Whether a run keeps its weights in shards on these devices; one process does so if it is a group of its own."""
+    distributed = torch.distributed
+    grouped = fabric.world_size > 1 or (distributed.is_available() and distributed.is_initialized())
+    return bool(getattr(fabric.strategy, "shards_weights", False)) and grouped
 
 
 def whole(value: Any) -> Any:

@@ -149,7 +149,7 @@ def _without_views(output: Any) -> Any:
         for key, each in output.items():  # one by one: some kinds forbid update()
             filled[key] = _without_views(each)
         return filled
-    if isinstance(output, tuple | list):
+    if isinstance(output, (tuple, list)):
         parts = [_without_views(each) for each in output]
         return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
     return output

@@ -1,0 +1,77 @@
+"""Saving checkpoints while training on a GPU: loops that save in the background, in the foreground, and not at all.
+
+The ways are those of `benchmarks.checkpoint_loops`, in turns; a loop is over when its last checkpoint is on the disk.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.gpu.parts import Bench, Row
+
+STEPS, EVERY, REPEATS = 60, 15, 8
+
+
+def cases(toy: bool) -> Mapping[str, float]:
+    """Two sizes of state."""
+    return {"ResNet-18, SGD": 20.0, "transformer 100M, AdamW": 40.0}
+
+
+def measure(case: str, bench: Bench) -> list[Row]:
+    """A row for each way to save."""
+    import torch
+
+    from benchmarks.checkpoint_loops import summarise_loops, time_loops
+    from benchmarks.gpu.tax import build
+
+    network, optimizer_name = case.split(", ")
+    model, x, y = build("ResNet-18 32x32" if network == "ResNet-18" else network, bench)
+    model.to(bench.device)
+    optimizer: torch.optim.Optimizer
+    if optimizer_name == "SGD":
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(bench.device, dtype=torch.bfloat16):
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        if bench.device == "cuda":  # a save waits for the step before it: what that takes is not the save's
+            torch.cuda.synchronize()
+
+    step()
+    held = [*model.state_dict().values(), *(each for state in optimizer.state.values() for each in state.values())]
+    size = sum(each.numel() * each.element_size() for each in held if isinstance(each, torch.Tensor))
+    steps, every, repeats = (4, 2, 2) if bench.toy else (STEPS, EVERY, REPEATS)
+    folder = Path(tempfile.mkdtemp(dir=bench.scratch))
+    try:
+        times = time_loops(
+            folder, model, optimizer, step, repeats, steps=steps, every=every, seconds=0.7 * bench.seconds_left
+        )
+    finally:
+        shutil.rmtree(folder)
+    found = summarise_loops(times, steps=steps, every=every)
+    repeats = len(next(iter(times.values())))
+    head = {"network": case, "megabytes": size / 1e6, "saves": steps // every, "steps": steps, "repeats": repeats}
+    return [{**head, "way": name, **figures} for name, figures in found.items()]
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """One row a way."""
+    lines = [
+        "| network, optimizer | state, MB | steps, saves | way | s a loop | to bare torch.save | ms a save costs |",
+        "|---|--:|--:|---|--:|--:|--:|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['network']} | {row['megabytes']:.0f} | {row['steps']}, {row['saves']} | {row['way']} | "
+            f"{row['seconds']['median']:.2f} | {row['to_bare']['median']:.2f} | "
+            f"{row['milliseconds_a_save']['median']:.0f} |"
+        )
+    return lines

@@ -1,0 +1,42 @@
+"""Each test here runs on the GPU, where there is one, and on the CPU, so that it cannot rot where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from bitdial.layers import quantized
+from bitdial.numerics import grid
+
+
+class Device(str):
+    """A device's name, "cpu" or "cuda"."""
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Let layers compute as they do on this device.
+
+        On the CPU that is the way that they take on other devices: no native kernels, nothing read on the host.
+        """
+        with pytest.MonkeyPatch.context() as patch:
+            if self == "cpu":
+                for place in (grid, quantized):
+                    patch.setattr(place, "may_read", lambda x: False)
+            yield
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> Iterator[Device]:
+    """The device; its float32 products and convolutions are exact and repeatable while the test runs."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.deterministic
+    cudnn.allow_tf32, cudnn.deterministic = False, True
+    yield Device(request.param)
+    cudnn.allow_tf32, cudnn.deterministic = before
+    if request.param == "cuda":
+        torch.cuda.empty_cache()
