@@ -10,7 +10,7 @@ Subjects:
     bitdial: `bitdial.quantize`, uniform grids, weights per channel.
     bitdial, no C compiler: the same without native kernels (eager only).
     DoReFa: as people write it by hand with two autograd functions; widths are Python numbers.
-    Brevitas: QuantConv2d with 4-bit weights per channel and 4-bit activations.
+    Brevitas: QuantConv2d with 4-bit weights per channel and 4-bit activations, calibrated while warming up.
     torchao: its quantization-aware training has no convolution layer, so there is nothing to measure here.
 
 Peak memory is the highest number of live bytes during a step, in a process of its own for each subject: as PyTorch's
@@ -105,6 +105,7 @@ def _brevitas(layer: nn.Module) -> nn.Module:
     new = (QuantConv2d if convolution else QuantLinear)(
         **_shape(layer), weight_quant=Int8WeightPerChannelFloat, weight_bit_width=BITS,
         input_quant=Uint8ActPerTensorFloat if convolution else Int8ActPerTensorFloat, input_bit_width=BITS,
+        input_collect_stats_steps=2,  # by default it sorts every activation for 300 steps, before it learns its scale
     )  # fmt: skip
     new.load_state_dict(layer.state_dict(), strict=False)
     return new

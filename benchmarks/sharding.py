@@ -84,10 +84,12 @@ class Meter(Hook):
 
     def before_step(self, state: TrainingState) -> None:
         """Start."""
+        _synchronise(state)
         self._began = time.perf_counter()
 
     def after_step(self, state: TrainingState, output: TaskOutput) -> None:
         """Stop."""
+        _synchronise(state)
         self.times.append(time.perf_counter() - self._began)
 
     def _weigh(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -97,6 +99,11 @@ class Meter(Hook):
                 held += [parameter, parameter.grad, *optimizer.state[parameter].values()]
         tensors = [each.to_local() if hasattr(each, "to_local") else each for each in held if isinstance(each, Tensor)]
         self.bytes = sum(each.numel() * each.element_size() for each in tensors)
+
+
+def _synchronise(state: TrainingState) -> None:
+    if state.fabric.device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def measure(fabric: Any, rounds: int, output: str) -> None:

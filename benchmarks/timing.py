@@ -46,6 +46,6 @@ def take_turns(
 
 
 def quartiles(values: list[float]) -> dict[str, float]:
-    """Return median, first and third quartile."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    """Return median, first and third quartile; of a single value, that."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return {"median": round(middle, 4), "low": round(low, 4), "high": round(high, 4)}

@@ -1,7 +1,8 @@
 """Measures cases of one part in a process of its own, and keeps a journal that the driver reads.
 
 A line of the journal is a JSON object: ``{"began": case, "limit": seconds}``, then ``{"ended": case, "rows": [...]}``
-or ``{"ended": case, "failed": what the error said}``. Without a module it prints what this machine is.
+or ``{"ended": case, "failed": what the error said}`` or ``{"put_back": case}``. Without a module it prints what this
+machine is.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import shutil
 import sys
+import sysconfig
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.parts import Bench, Module, module
+from benchmarks.gpu.parts import Bench, Module, NotEnoughTimeError, module
 
 LAST = 1500
 """Characters of an error that are kept."""
@@ -38,6 +41,9 @@ def measure(journal: Path, part: Module, cases: list[str], until: float, **bench
             tell(began=case, limit=limit)
             try:
                 rows = part.measure(case, Bench(until=time.monotonic() + limit, **bench))
+            except NotEnoughTimeError as error:
+                print(f"{case}: {error}")
+                tell(put_back=case)
             except Exception as error:
                 traceback.print_exc()
                 tell(ended=case, failed=f"{type(error).__name__}: {error}"[-LAST:])
@@ -71,6 +77,9 @@ def facts() -> dict[str, Any]:
 
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     machine = describe(packages=("torchvision", "triton", "lightning", "torchao", "brevitas"))
+    # Triton compiles with the system's compiler, against Python's headers.
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    machine |= {"C compiler": shutil.which("cc") or shutil.which("gcc") or "none", "Python.h": str(header.exists())}
     return {"device": name, "machine": machine}
 
 

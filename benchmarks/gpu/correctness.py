@@ -32,6 +32,7 @@ def measure(case: str, bench: Bench) -> list[Row]:
     with tempfile.TemporaryDirectory(dir=bench.scratch) as folder:
         report = Path(folder) / "report.xml"
         words = [sys.executable, "-m", "pytest", f"tests/gpu/{FILES[case][0]}", "-k", bench.device, "-q", "--tb=short"]
+        words += ["-n", "6"] if case == "graphs" and bench.device == "cuda" else []  # a compiler for each quantizer
         # A warning of another release of torch is no failure here.
         words += ["-W", "default", "-p", "no:cacheprovider", f"--junitxml={report}"]
         done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)

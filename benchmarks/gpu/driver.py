@@ -45,7 +45,7 @@ class Driver:
     scratch: Path
     data: Path | None
     tell: Callable[[str], None] = print
-    _tried: set[tuple[str, str]] = field(default_factory=set)
+    _tried: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @property
     def left(self) -> float:
@@ -72,9 +72,10 @@ class Driver:
             self._part(part, todo[part.name], time.time() + share * self.left)
 
     def _open(self, part: Part, state: str) -> list[str]:
-        """The cases of a part in a state; a failed one is not tried twice in one call."""
-        found = [case for case in part.module.cases(self.toy) if self.record.entry(part, case)["state"] == state]
-        return [case for case in found if state != FAILED or (part.name, case) not in self._tried]
+        """The cases of a part in a state; of those tried in this call only the ones that had less than their limit."""
+        limits = part.module.cases(self.toy)
+        found = [case for case in limits if self.record.entry(part, case)["state"] == state]
+        return [case for case in found if self._tried.get((part.name, case), 0.0) < 0.9 * limits[case]]
 
     def _part(self, part: Part, cases: list[str], until: float) -> None:
         """Run cases in as many processes as it takes."""
@@ -100,6 +101,7 @@ class Driver:
         words += ["--until", str(until), "--device", self.device, "--scratch", str(self.scratch)]
         words += [*(["--toy"] if self.toy else []), *(["--data", str(self.data)] if self.data else [])]
         env = {"TORCHINDUCTOR_CACHE_DIR": str(self.scratch / "inductor"), **os.environ, "PYTHONUNBUFFERED": "1"}
+        env.setdefault("OMP_NUM_THREADS", str(min(len(os.sched_getaffinity(0)), 16)))
         with log.open("ab") as output:
             start = output.tell()
             process = subprocess.Popen(
@@ -127,7 +129,8 @@ class Driver:
         return watch.not_begun
 
     def _put(self, part: Part, case: str, entry: dict[str, Any]) -> None:
-        self._tried.add((part.name, case))
+        limit = part.module.cases(self.toy)[case]
+        self._tried[part.name, case] = entry["seconds"] if entry["state"] == CUT else limit
         self.record.put(part, case, {**entry, "day": datetime.date.today().isoformat()})
         problem = entry["said"].strip().splitlines()[-1:] if entry["state"] == FAILED else []
         self.tell(
@@ -167,10 +170,12 @@ class _Watch:
                 self.running, self._limit, self._began = line["began"], line["limit"], time.time()
                 self.not_begun.remove(line["began"])
                 continue
+            self.running = None
+            if "put_back" in line:
+                continue
             ended = {"state": FAILED if "failed" in line else DONE, "seconds": round(self.seconds, 1)}
             result = {"said": line["failed"]} if "failed" in line else {"rows": line["rows"]}
             found.append((line["ended"], {**ended, **result}))
-            self.running = None
         self._read = len(lines)
         return found
 

@@ -30,8 +30,10 @@ def measure(case: str, bench: Bench) -> list[Row]:
     """A row for float32 and one for the format; on a GPU also float32 with TF32 off and on."""
     import torch
 
+    from benchmarks.gpu.tax import warm_up
     from benchmarks.mixed_precision import measure_formats
 
+    warm_up(bench.device)
     dtype, name = case.split(", ")
     torch.manual_seed(0)
     rows = measure_formats({name: _network(name, toy=bench.toy)}, (dtype,), 2 if bench.toy else ROUNDS, bench.device)

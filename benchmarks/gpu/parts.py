@@ -36,6 +36,10 @@ class Bench:
         return self.until - time.monotonic()
 
 
+class NotEnoughTimeError(Exception):
+    """What a case raises that sees that it cannot be done in the time it has; it is as if it had not been begun."""
+
+
 class Module(Protocol):
     """What the module of a part gives. Nothing heavy is imported before `measure` is called."""
 
@@ -150,7 +154,7 @@ PARTS = (
         "Weights in shards (FSDP), on one device",
         (
             (
-                "The machinery of shards works over NCCL, gives the same weights, and costs little by itself",
+                "The machinery of shards works on CUDA, gives the same weights, and costs little by itself",
                 "ResNet-18",
             ),
             ("The same for a transformer of 100 million parameters", "transformer"),

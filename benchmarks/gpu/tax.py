@@ -16,7 +16,7 @@ from benchmarks.gpu.parts import Bench, Row
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-ROUNDS, WARM_UP = 40, 5
+ROUNDS, WARM_UP = 25, 5
 SUBJECTS = {
     "eager": ("float", "bitdial", "DoReFa", "Brevitas"),
     "compiled": ("float", "bitdial"),
@@ -30,7 +30,9 @@ NETWORKS = {
     "ResNet-18 224x224": ("resnet18", 224, 128),
 }
 """Name -> network, side of an image or length of a sequence, batch."""
-LIMITS = {"eager": 25.0, "compiled": 100.0, "peers compiled": 150.0}
+LIMITS = {"eager": 15.0, "compiled": 150.0, "peers compiled": 150.0}
+FIRST = ("compiled", "ResNet-18 32x32", "bfloat16")
+"""What is not left to what the rest leaves over."""
 WIDTHS = (2, 3, 5, 6, 7, 8, 16, 32)
 
 
@@ -43,13 +45,14 @@ class Case(NamedTuple):
 
 
 def cases(toy: bool) -> Mapping[str, float]:
-    """All modes, networks and formats; what compiles comes after all that does not."""
+    """All modes, networks and formats; what compiles comes after all that does not, but for one."""
     return {_name(case): LIMITS[case.mode] for case in _cases(toy)}
 
 
 def _cases(toy: bool) -> list[Case]:
     networks = [name for name in NETWORKS if not toy or name.startswith(("ResNet-18 32", "transformer"))]
     found = [Case(mode, name, dtype) for mode in SUBJECTS for dtype in ("bfloat16", "float32") for name in networks]
+    found = [found[0], Case(*FIRST), *(case for case in found[1:] if case != FIRST)]
     if toy:  # compilers take their time
         found = [case for case in found if (case.mode, case.dtype) in (("eager", "float32"), ("eager", "bfloat16"))]
         found.append(Case("compiled", "ResNet-18 32x32", "float32"))
@@ -75,6 +78,7 @@ def measure(case: str, bench: Bench) -> list[Row]:
     head = {"mode": mode, "network": network, "batch": len(x), "format": dtype}
     backend = None if mode == "eager" else "aot_eager" if bench.toy else "inductor"
     torch._dynamo.reset()
+    warm_up(bench.device)
     for name in SUBJECTS[mode]:
         before = torch.cuda.memory_allocated() if bench.device == "cuda" else 0
         try:
@@ -86,6 +90,7 @@ def measure(case: str, bench: Bench) -> list[Row]:
             if name in ("float", "bitdial"):
                 raise
             rows.append({**head, "subject": name, "note": f"failed: {type(error).__name__}: {error}"[:200]})
+            model = step = None  # type: ignore[assignment]
             continue
         if bench.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -135,6 +140,18 @@ def build(network: str, bench: Bench) -> tuple[nn.Module, Tensor, Tensor]:
         model.set_submodule("maxpool", torch.nn.Identity())
     x = torch.randn(batch, 3, size, size, device=bench.device)
     return model, x, torch.randint(10, (batch,), device=bench.device)
+
+
+def warm_up(device: str) -> None:
+    """Let the libraries allocate what they keep from their first call on, so that no subject is charged for it."""
+    import torch
+
+    x = torch.randn(64, 3, 32, 32, device=device)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.Flatten(), torch.nn.Linear(14400, 64)).to(device)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
+            loss = model(x).float().square().mean()
+        loss.backward()
 
 
 def _graphs(model: nn.Module, step: Callable[[], None]) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from bitdial.layers import quantized
 from bitdial.numerics import grid
+from bitdial.training.mixed_precision.benchmark_arms import _tf32 as tf32
 
 
 class Device(str):
@@ -33,10 +34,10 @@ def device(request: pytest.FixtureRequest) -> Iterator[Device]:
     """The device; its float32 products and convolutions are exact and repeatable while the test runs."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    cudnn = torch.backends.cudnn
-    before = cudnn.allow_tf32, cudnn.deterministic
-    cudnn.allow_tf32, cudnn.deterministic = False, True
-    yield Device(request.param)
-    cudnn.allow_tf32, cudnn.deterministic = before
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    with tf32(False):
+        yield Device(request.param)
+    torch.backends.cudnn.deterministic = before
     if request.param == "cuda":
         torch.cuda.empty_cache()

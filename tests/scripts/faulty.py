@@ -8,12 +8,21 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from benchmarks.gpu.parts import Bench, Row
+from benchmarks.gpu.parts import Bench, NotEnoughTimeError, Row
 
 
 def cases(toy: bool) -> Mapping[str, float]:
     """Name -> limit."""
-    return {"fine": 5, "raises": 5, "dies": 5, "hangs": 1, "exits": 5, "leaves a process": 1, "fine again": 5}
+    return {
+        "fine": 5,
+        "raises": 5,
+        "dies": 5,
+        "hangs": 1,
+        "exits": 5,
+        "leaves a process": 1,
+        "sees that there is no time": 5,
+        "fine again": 5,
+    }
 
 
 def measure(case: str, bench: Bench) -> list[Row]:
@@ -28,6 +37,8 @@ def measure(case: str, bench: Bench) -> list[Row]:
             os._exit(139)
         case "exits":
             sys.exit(5)
+        case "sees that there is no time":
+            raise NotEnoughTimeError("it takes a week")
         case "hangs":
             time.sleep(60)
         case "leaves a process":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.gpu import driver
@@ -38,6 +38,18 @@ def drive(folder: Path, seconds: float, *parts: Part) -> tuple[Record, list[str]
     return record, said
 
 
+def ended(pid: int) -> bool:
+    """Whether a process runs no more; its number may stay until whoever started it asks."""
+    for _ in range(100):
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def states(record: Record, part: Part = FAULTY) -> dict[str, str]:
     return {case: record.entry(part, case)["state"] for case in part.module.cases(True)}
 
@@ -46,18 +58,18 @@ def test_every_fault_is_recorded_and_the_rest_is_measured(tmp_path: Path) -> Non
     record, said = drive(tmp_path, 60, FAULTY)
     assert states(record) == {
         "fine": DONE, "raises": FAILED, "dies": FAILED, "hangs": CUT, "exits": FAILED, "leaves a process": CUT,
-        "fine again": DONE,
+        "sees that there is no time": WAITING, "fine again": DONE,
     }  # fmt: skip
     assert "ValueError: a sentence\nin two lines" in record.entry(FAULTY, "raises")["said"]
     assert "status 139" in record.entry(FAULTY, "dies")["said"]
     assert "last words" in record.entry(FAULTY, "dies")["said"]
     assert "status 5" in record.entry(FAULTY, "exits")["said"]
     assert any("raises" in line and "a sentence" not in line.splitlines()[0] for line in said)
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "scratch" / "pid").read_text()), 0)
+    assert ended(int((tmp_path / "scratch" / "pid").read_text()))
     tried = (tmp_path / "scratch" / "tried").read_text().split("\n")
     assert tried.count("raises") == tried.count("fine") == 1
-    assert tried.count("hangs") == 2  # once more, as there was time
+    assert tried.count("hangs") == 1  # it had all of its limit
+    assert tried.count("sees that there is no time") == 2  # what early parts leave over may do
     page = markdown(record.content, [FAULTY])
     assert page.startswith("# Measured on GPU of tests\n")
     assert "| fine |\n| fine again |" in page

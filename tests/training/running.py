@@ -203,7 +203,8 @@ def train(
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         noisy = inputs + 0.05 * torch.randn_like(inputs)  # draws numbers, which the training must not notice
-        return {"accuracy": float((model(noisy).argmax(dim=1) == labels).float().mean())}
+        found = model(noisy.to(next(model.parameters()).device)).argmax(dim=1).cpu()
+        return {"accuracy": float((found == labels).float().mean())}
 
     saver = FileSaver(folder / "checkpoints")
     chosen_loader = make_loader(loader, fabric.global_rank, fabric.world_size) if isinstance(loader, str) else loader
