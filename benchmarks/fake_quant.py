@@ -257,7 +257,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure, print the table and write it."""
+    """Measure, print the tables and write them; a mode that is not measured keeps its last figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["resnet20", "resnet18"], choices=MODELS)
     parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled"])
@@ -277,29 +277,39 @@ def main() -> None:
         keep_freed_memory()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     subjects = list(dict.fromkeys(["float", *options.subjects]))
-    rows: list[dict[str, Any]] = []
-    for network in options.models:
-        for mode in options.modes:
+    file = options.output.with_suffix(".json")
+    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"bits": BITS}
+    for mode in options.modes:
+        rows: list[dict[str, Any]] = []
+        for network in options.models:
             found = measure_time(network, mode, subjects, options.rounds)
-            peaks = (
-                {} if options.no_memory else measure_memory(network, mode, [r["subject"] for r in found if "ms" in r])
-            )
+            measured = [row["subject"] for row in found if "ms" in row]
+            peaks = {} if options.no_memory else measure_memory(network, mode, measured)
             for row in found:
                 if row["subject"] in peaks and "float" in peaks:
                     row["peak_mb"] = peaks[row["subject"]] / 1e6
                     row["peak_ratio"] = peaks[row["subject"]] / peaks["float"]
             rows += found
             print(markdown(found), flush=True)
-        rows.append({"model": network, "mode": "-", "subject": "torchao", "note": "no convolution layer"})
-    facts = describe(packages=("torchvision", "brevitas", "torchao"))
-    measured = {"machine": facts, "rounds": options.rounds, "bits": BITS, "kept_freed_memory": kept, "rows": rows}
+        facts = describe(packages=("torchvision", "brevitas", "torchao"))
+        results[mode] = {"machine": facts, "rounds": options.rounds, "kept_freed_memory": kept, "rows": rows}
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.with_suffix(".json").write_text(json.dumps(measured, indent=1) + "\n")
-    listed = ", ".join(f"{name} {value}" for name, value in facts.items())
-    options.output.with_suffix(".md").write_text(
-        f"{markdown(rows)}\n\nMedians over {options.rounds} interleaved rounds; {BITS}-bit weights and activations; "
-        f"{listed}.\n"
-    )
+    file.write_text(json.dumps(results, indent=1) + "\n")
+    options.output.with_suffix(".md").write_text(page(results))
+
+
+def page(results: dict[str, Any]) -> str:
+    """The tables of both modes, each with the machine and the rounds of its own run."""
+    parts = []
+    for mode in ("eager", "compiled"):
+        if mode in results:
+            part = results[mode]
+            listed = ", ".join(f"{name} {value}" for name, value in part["machine"].items())
+            parts.append(
+                f"{markdown(part['rows'])}\n\nMedians over {part['rounds']} interleaved rounds; {results['bits']}-bit "
+                f"weights and activations; {listed}.\n"
+            )
+    return "\n".join([*parts, "torchao has no convolution layer for quantization-aware training.\n"])
 
 
 if __name__ == "__main__":
