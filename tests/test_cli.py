@@ -12,10 +12,10 @@ import pytest
 from pydantic import BaseModel
 
 import bitdial
-from bitdial import cli
 from bitdial.cli import main
+from bitdial.commands import COMMANDS
 from bitdial.errors import BitdialError, RunInterrupted
-from bitdial.recipes import BENCH, EVALUATE, RECIPES, RECOMMEND, SUMMARIES
+from bitdial.recipes import RECIPES, SUMMARIES
 
 
 class Model(BaseModel):
@@ -36,7 +36,8 @@ def command(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
             raise error
         return 0
 
-    monkeypatch.setitem(cli._COMMANDS, "try", (run, "for tests"))
+    monkeypatch.setattr(sys.modules[__name__], "attempt", run, raising=False)
+    monkeypatch.setitem(COMMANDS, "try", (f"{__name__}:attempt", "for tests"))
     monkeypatch.delenv("BITDIAL_DEBUG", raising=False)
     return state
 
@@ -46,7 +47,7 @@ class TestFinding:
     def test_help_lists_commands_and_recipes(self, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert main(words) == 0
         text = capsys.readouterr().out
-        assert all(f"  {name} " in text for name in ("train", "evaluate", "recommend", "bench", "doctor", *RECIPES))
+        assert all(f"  {name} " in text for name in ("train", *COMMANDS, *RECIPES))
         assert max(len(line) for line in text.splitlines()) <= 80
 
     def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +66,7 @@ class TestFinding:
         monkeypatch.setitem(RECIPES, "echo", f"{__name__}:echo")
         assert main(["train", "echo", "research", "--lr", "1"]) == 3
 
-    @pytest.mark.parametrize("home", [*RECIPES.values(), EVALUATE, RECOMMEND, BENCH])
+    @pytest.mark.parametrize("home", [*RECIPES.values(), *(home for home, _ in COMMANDS.values())])
     def test_every_entry_point_exists(self, home: str) -> None:
         module, _, name = home.partition(":")
         assert callable(getattr(importlib.import_module(module), name))

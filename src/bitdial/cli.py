@@ -12,8 +12,9 @@ import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
+from bitdial.commands import COMMANDS
 from bitdial.errors import BitdialError, RunInterrupted, suggest
-from bitdial.recipes import BENCH, EVALUATE, EXPORT, RECIPES, RECOMMEND, SUMMARIES
+from bitdial.recipes import RECIPES, SUMMARIES
 
 _USER_FAULTS = {
     errno.EACCES,
@@ -67,13 +68,14 @@ def _dispatch(words: list[str]) -> int:
 
         print(f"bitdial {bitdial.__version__}")
         return 0
-    if command in _COMMANDS:
-        run, _ = _COMMANDS[command]
-        return run(rest)
+    if command == "train":
+        return _train(rest)
+    if command in COMMANDS:
+        return _load(COMMANDS[command][0])(rest)
     if command in RECIPES:
         raise BitdialError(f"expected a command, got the recipe '{command}'; write `bitdial train {command}`")
     kind = "flag" if command.startswith("-") else "command"
-    hint = suggest(command, [*_COMMANDS, "--help", "--version"]) or "; `bitdial --help` lists the commands"
+    hint = suggest(command, ["train", *COMMANDS, "--help", "--version"]) or "; `bitdial --help` lists the commands"
     raise BitdialError(f"unknown {kind} '{command}'{hint}")
 
 
@@ -90,36 +92,6 @@ def _train(words: list[str]) -> int:
     return _load(RECIPES[recipe])(rest)
 
 
-def _evaluate(words: list[str]) -> int:
-    return _load(EVALUATE)(words)
-
-
-def _export(words: list[str]) -> int:
-    return _load(EXPORT)(words)
-
-
-def _recommend(words: list[str]) -> int:
-    return _load(RECOMMEND)(words)
-
-
-def _bench(words: list[str]) -> int:
-    return _load(BENCH)(words)
-
-
-def _doctor(words: list[str]) -> int:
-    return _load("bitdial.doctor.command:run")(words)
-
-
-_COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "train": (_train, "train with a recipe, e.g. `bitdial train cyclic`"),
-    "evaluate": (_evaluate, "measure a trained run again, at any widths"),
-    "export": (_export, "write a trained network as a small packed file"),
-    "recommend": (_recommend, "say whether mixed precision would pay here, and why"),
-    "bench": (_bench, "measure on this machine, e.g. `bitdial bench amp`"),
-    "doctor": (_doctor, "show what this machine can do"),
-}
-
-
 def _load(home: str) -> Callable[[list[str]], int]:
     module, _, name = home.partition(":")
     found: Callable[[list[str]], int] = getattr(importlib.import_module(module), name)
@@ -127,7 +99,9 @@ def _load(home: str) -> Callable[[list[str]], int]:
 
 
 def _help() -> str:
-    lines = [f"  {name:<10} {summary}" for name, (_, summary) in _COMMANDS.items()]
+    summaries = {"train": "train with a recipe, e.g. `bitdial train cyclic`"}
+    summaries |= {name: summary for name, (_, summary) in COMMANDS.items()}
+    lines = [f"  {name:<10} {summary}" for name, summary in summaries.items()]
     return "\n".join(
         [
             "usage: bitdial COMMAND ...",

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from bitdial.cli import main
+from bitdial.commands.bench import SUBJECTS
+from bitdial.commands.workload import SHAPES
 from bitdial.configuration import load_config
 from bitdial.data import load_dataset
-from bitdial.recipes.bench_command import SUBJECTS
 from bitdial.recipes.cyclic.config import CyclicConfig
-from bitdial.recipes.workload import SHAPES
 
 QUICK = ["--model", "tiny_cnn", "--dataset", "digits", "--batch_size", "4", "--iterations", "2"]
 
@@ -27,7 +27,7 @@ QUICK = ["--model", "tiny_cnn", "--dataset", "digits", "--batch_size", "4", "--i
 @pytest.fixture(autouse=True)
 def a_processor_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the tests run on; and a terminal of 80 columns."""
-    for home in ("training.mixed_precision.formats", "training.mixed_precision.facts", "recipes.recommend_command",
+    for home in ("training.mixed_precision.formats", "training.mixed_precision.facts", "commands.recommend",
                  "training.mixed_precision.benchmark_result"):  # fmt: skip
         monkeypatch.setattr(f"bitdial.{home}.good_at_bfloat16", lambda _: True)
         monkeypatch.setattr(f"bitdial.{home}.good_at_float16", lambda _: False)
@@ -108,7 +108,7 @@ class TestRecommend:
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("bitdial.recipes.workload.load_dataset", None)
+        monkeypatch.setattr("bitdial.commands.workload.load_dataset", None)
         printed(capsys, "recommend", "--model", "tiny_cnn", "--dataset", "cifar100")
         assert list(tmp_path.iterdir()) == []
 

@@ -26,10 +26,10 @@ FREEZE = os.environ.get("BITDIAL_FREEZE", "0") not in ("", "0")
 MODELS = {
     "train cyclic": "bitdial.recipes.cyclic.config:CyclicConfig",
     "train ternary": "bitdial.recipes.ternary.config:TernaryConfig",
-    "evaluate": "bitdial.recipes.cyclic.evaluate_command:EvaluateConfig",
-    "export": "bitdial.recipes.export_command:ExportConfig",
-    "recommend": "bitdial.recipes.recommend_command:RecommendConfig",
-    "bench amp": "bitdial.recipes.bench_command:BenchAmpConfig",
+    "evaluate": "bitdial.commands.evaluate:EvaluateConfig",
+    "export": "bitdial.commands.export:ExportConfig",
+    "recommend": "bitdial.commands.recommend:RecommendConfig",
+    "bench amp": "bitdial.commands.bench:BenchAmpConfig",
 }
 RUNS = {
     "cyclic": "--model tiny_cnn --steps 12 --num_static_iterations 4 --warmup_steps 2 --log_interval 4 "

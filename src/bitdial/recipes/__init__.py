@@ -14,15 +14,3 @@ SUMMARIES: dict[str, str] = {
     "ternary": "train ternary weights through a long, resumable run; pack them",
 }
 """Recipe name -> what it does, in a line of at most 67 characters."""
-
-EVALUATE = "bitdial.recipes.cyclic.evaluate_command:run"
-"""``module:function`` behind ``bitdial evaluate``, called like a recipe."""
-
-EXPORT = "bitdial.recipes.export_command:run"
-"""``module:function`` behind ``bitdial export``, called like a recipe."""
-
-RECOMMEND = "bitdial.recipes.recommend_command:run"
-"""``module:function`` behind ``bitdial recommend``, called like a recipe."""
-
-BENCH = "bitdial.recipes.bench_command:run"
-"""``module:function`` behind ``bitdial bench``, called like a recipe."""

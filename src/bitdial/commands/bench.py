@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from bitdial.commands.workload import Workload, WorkloadConfig, workload_of
 from bitdial.configuration import load_config
 from bitdial.errors import BitdialError, suggest
 from bitdial.evaluation.machine import describe_machine
-from bitdial.recipes.workload import Workload, WorkloadConfig, workload_of
 from bitdial.training.mixed_precision import MixedPrecisionBenchmark, benchmark_mixed_precision
 from bitdial.training.mixed_precision.memory import is_out_of_memory
 

@@ -1,0 +1,13 @@
+"""The commands besides ``train``, a thin face over the rooms each, and where the command line finds them."""
+
+from __future__ import annotations
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "evaluate": ("bitdial.commands.evaluate:run", "measure a trained run again, at any widths"),
+    "export": ("bitdial.commands.export:run", "write a trained network as a small packed file"),
+    "recommend": ("bitdial.commands.recommend:run", "say whether mixed precision would pay here, and why"),
+    "bench": ("bitdial.commands.bench:run", "measure on this machine, e.g. `bitdial bench amp`"),
+    "doctor": ("bitdial.doctor.command:run", "show what this machine can do"),
+}
+"""Command -> ``module:function`` and what it does. The function takes the words after the command's name and returns an
+exit status; its module is imported only when the command runs, so that help and errors come at once."""
