@@ -114,15 +114,15 @@ def check(folder: Path, promised: list[list[Any]], manager: CheckpointManager) -
         if line[0] not in files:
             problems.append(f"one of the best or last is gone: {line}")
     headers = sorted((header for header in files.values() if header), key=lambda header: header["number"])
-    want_last = [header["metric"] for header in headers[-LAST:]]
+    want_last = [header["number"] for header in headers[-LAST:]]
     want_best = sorted(header["metric"] for header in headers)[:BEST]
-    if [entry["metric"] for entry in tracked.get("last_checkpoints", [])] != want_last:
+    if [files.get(name, {}).get("number") for name in tracked.get("last_checkpoints", [])] != want_last:
         problems.append(f"tracking lies about the last: {tracked}")
     if [entry["metric"] for entry in tracked.get("best_checkpoints", [])] != want_best:
         problems.append(f"tracking lies about the best: {tracked}")
-    for entry in [*tracked.get("last_checkpoints", []), *tracked.get("best_checkpoints", [])]:
-        if not (folder / entry["path"]).exists():
-            problems.append(f"tracking names a file that is not there: {entry}")
+    for name in [*tracked.get("last_checkpoints", []), *(each["path"] for each in tracked.get("best_checkpoints", []))]:
+        if not (folder / name).exists():
+            problems.append(f"tracking names a file that is not there: {name}")
     return problems
 
 

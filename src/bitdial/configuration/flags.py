@@ -109,13 +109,13 @@ def _value(given: str, texts: list[str], setting: Setting) -> Any:
     if not texts and setting.takes_bool:
         return True
     expected = describe(setting.annotation)
-    if len(texts) > 1 and setting.takes_mapping:  # the shell split "{2: .5}" at its spaces
+    if len(texts) > 1 and setting.takes_mapping and not setting.takes_list:  # the shell split "{2: .5}" at its spaces
         raise BitdialError(f"{given}: expected one word, got {len(texts)}; quote it: {given} '{' '.join(texts)}'")
     if not texts or not setting.takes_list:
         _single(given, texts, expected)
     parsed = [_parsed(text, setting) for text in texts]
     meanings: list[Any] = [parsed, texts] if len(texts) > 1 else [parsed[0], texts[0]]
-    if len(texts) == 1 and setting.takes_only_lists:
+    if len(texts) == 1 and setting.takes_list:
         meanings += [parsed, texts]
     adapter: TypeAdapter[Any] = TypeAdapter(setting.annotation)
     for meaning in meanings:

@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from bitdial.configuration import load_config, to_yaml
+from bitdial.errors import BitdialError
 from bitdial.recipes.cyclic import (
     PRESETS,
     CyclicConfig,
@@ -124,7 +125,40 @@ def test_configurations_can_be_changed() -> None:
 
 def test_an_ablation_named_twice_is_one_arm() -> None:
     config = ExperimentConfig(ablations=["no_cycling", "random_cycling", "no_cycling"])
-    assert config.ablations == ["no_cycling", "random_cycling"]
+    assert config.ablations_on == ["no_cycling", "random_cycling"]
+
+
+def test_ablations_are_switched_by_name_as_scripts_do() -> None:
+    config, other = ExperimentConfig(), ExperimentConfig()
+    assert config.ablations_on == []
+    config.ablations["random_cycling"] = True
+    config.ablations["no_cycling"] = False
+    assert config.ablations_on == ["random_cycling"]
+    assert other.ablations_on == []
+    assert ExperimentConfig(ablations={"fixed_pattern": True}).ablations_on == ["fixed_pattern"]
+    assert ExperimentConfig(**config.model_dump()).ablations_on == ["random_cycling"]
+    config.ablations["random_cicling"] = True
+    with pytest.raises(BitdialError, match="got 'random_cicling'; did you mean 'random_cycling'"):
+        _ = config.ablations_on
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["no_cycling", "random_cycling"],
+        ["{no_cycling: true, random_cycling: true}"],
+        ["[no_cycling, random_cycling]"],
+        ["{no_cycling: true, random_cycling: true, fixed_pattern: false}"],
+    ],
+)
+def test_ablations_on_the_command_line(words: list[str]) -> None:
+    config = load_config(CyclicConfig, PRESETS, ["--experiment.ablations", *words])
+    assert config.experiment.ablations_on == ["no_cycling", "random_cycling"]
+
+
+def test_one_ablation_on_the_command_line() -> None:
+    config = load_config(CyclicConfig, PRESETS, ["--experiment.ablations", "no_cycling"])
+    assert config.experiment.ablations_on == ["no_cycling"]
 
 
 @pytest.mark.parametrize("how", [["{}"], ["--preset", "{}"], ["--preset={}"]])
@@ -138,7 +172,7 @@ def test_presets_by_word_and_by_flag(name: str, how: list[str]) -> None:
         assert (cyclic.bit_width_pattern, cyclic.cycle_length) == ([8, 2, 8, 2], 10)
         assert not cyclic.smooth_transitions
     else:
-        assert (config.seeds, config.experiment.ablations) == (3, ["random_cycling"])
+        assert (config.seeds, config.experiment.ablations_on) == (3, ["random_cycling"])
         assert config.experiment.analyze_cycles
         assert config.experiment.save_cycle_checkpoints
 

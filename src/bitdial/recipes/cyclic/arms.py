@@ -65,7 +65,7 @@ def plan_arms(model: ModelConfig, static: StaticPrecisionConfig, experiment: Exp
         ships_at = min(model.bit_widths) if bits == "progressive" else bits
         arms.append(Arm(f"static_{name}", "static", ships_at, trains_at=bits, fine_tuned=True))
     arms.append(Arm(MATCHED, "matched", default, trains_at=default))
-    arms += [Arm(f"{ABLATION}{name}", "ablation", default) for name in experiment.ablations]
+    arms += [Arm(f"{ABLATION}{name}", "ablation", default) for name in experiment.ablations_on]
     return arms
 
 

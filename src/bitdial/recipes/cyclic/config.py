@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from bitdial import schedules
 from bitdial.configuration import Config, SharedConfig
-from bitdial.errors import BitdialError
+from bitdial.errors import BitdialError, suggest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -179,6 +179,7 @@ class StaticPrecisionConfig(Config):
 
 
 Ablation = Literal["no_cycling", "fixed_pattern", "random_cycling", "layer_independent"]
+ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
 
 
 class ExperimentOptions(Config):
@@ -186,9 +187,10 @@ class ExperimentOptions(Config):
 
     experiment_name: str = "cyclic"
     """Name of the experiment in results and report."""
-    ablations: list[Ablation] = []
-    """Further arms: no_cycling (held at the default width), fixed_pattern (the bare pattern, nothing smooth, reversed
-    or progressive), random_cycling (the same widths in random order), layer_independent (layers at random offsets)."""
+    ablations: dict[Ablation, bool] | list[Ablation] = dict.fromkeys(ABLATIONS, False)
+    """Further arms: the names of those that are on, or every name with true or false. no_cycling (held at the default
+    width), fixed_pattern (the bare pattern, nothing smooth, reversed or progressive), random_cycling (the same widths
+    in random order), layer_independent (layers at random offsets)."""
     analyze_cycles: bool = True
     """Analyse the loss cycle by cycle."""
     plot_metrics: bool = True
@@ -200,8 +202,24 @@ class ExperimentOptions(Config):
 
     @field_validator("ablations")
     @classmethod
-    def _each_once(cls, value: list[str]) -> list[str]:
-        return list(dict.fromkeys(value))
+    def _as_mapping(cls, value: dict[Ablation, bool] | list[Ablation]) -> dict[Ablation, bool]:
+        """Every ablation with whether it is on, so that ``config.ablations["no_cycling"] = True`` switches one on."""
+        on = value if isinstance(value, dict) else dict.fromkeys(value, True)
+        return {name: on.get(name, False) for name in ABLATIONS}
+
+    @property
+    def ablations_on(self) -> list[Ablation]:
+        """The names of those that are on.
+
+        Raises:
+            BitdialError: one was switched on that does not exist.
+        """
+        chosen = dict.fromkeys(self.ablations, True) if isinstance(self.ablations, list) else self.ablations
+        for name in chosen:
+            if name not in ABLATIONS:
+                known = ", ".join(ABLATIONS)
+                raise BitdialError(f"ablations must be of {known}, got {name!r}{suggest(str(name), ABLATIONS)}")
+        return [name for name in ABLATIONS if chosen.get(name, False)]
 
 
 class ExperimentConfig(ExperimentOptions):

@@ -92,7 +92,7 @@ class CheckpointManager:
 
     @property
     def tracking_path(self) -> Path:
-        """The tracking file: ``last_checkpoints`` (oldest first) and ``best_checkpoints`` (best first)."""
+        """The tracking file: paths of the last checkpoints (oldest first), paths and metrics of the best."""
         return self._series.tracking_path
 
     @property

@@ -181,15 +181,15 @@ def kept(records: Sequence[Record], last_n: int, best_n: int, higher_is_better: 
 
 
 def tracking(records: Sequence[Record], last_n: int, best_n: int, higher_is_better: bool) -> str:
-    """Return the text of the tracking file: last (oldest first) and best (best first), paths relative to the folder."""
+    """Return the text of the tracking file, paths relative to the folder.
 
-    def entry(record: Record) -> dict[str, Any]:
-        return {"path": record.path.name, "metric": record.metric if record.ranked else None}
-
+    ``last_checkpoints`` is a list of paths, oldest first; ``best_checkpoints`` one of ``{path, metric}``, best first.
+    """
+    ranked = best(records, best_n, higher_is_better)
     return json.dumps(
         {
-            "last_checkpoints": [entry(record) for record in records[-last_n:]],
-            "best_checkpoints": [entry(record) for record in best(records, best_n, higher_is_better)],
+            "last_checkpoints": [record.path.name for record in records[-last_n:]],
+            "best_checkpoints": [{"path": record.path.name, "metric": record.metric} for record in ranked],
         },
         indent=2,
         allow_nan=False,
