@@ -75,7 +75,20 @@ def download(requirement: str, folder: Path) -> None:
         raise BitdialError(f"a wheel of {requirement} for Python {PYTHON} must be had, got: {last.strip()}")
 
 
-def collect(folder: Path, peers: Iterable[str] = PEERS) -> list[str]:
+def build_project(folder: Path) -> Path:
+    """Build the project's wheel into a folder.
+
+    Raises:
+        BitdialError: it cannot be built.
+    """
+    words = [*PIP, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(REPOSITORY)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BitdialError(f"the project must build into a wheel, got: {done.stderr[-500:]}")
+    return next(folder.glob("bitdial-*.whl"))
+
+
+def collect(folder: Path, peers: Iterable[str]) -> list[str]:
     """Fill a folder with wheels; return a line for each requirement that the machine itself meets.
 
     Raises:
@@ -83,12 +96,8 @@ def collect(folder: Path, peers: Iterable[str] = PEERS) -> list[str]:
     """
     machine = pinned(Path(__file__).with_name("machine.txt"))
     pins = pinned(REPOSITORY / "constraints.txt")
-    words = [*PIP, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(REPOSITORY)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BitdialError(f"the project must build into a wheel, got: {done.stderr[-500:]}")
-    waiting = [(Requirement(name), "the benchmarks") for name in peers]
-    waiting += [(each, "bitdial") for each in requirements(next(folder.glob("bitdial-*.whl")))]
+    waiting = [(each, "bitdial") for each in requirements(build_project(folder))]
+    waiting += [(Requirement(name), "the benchmarks") for name in peers]
     have: dict[str, Version] = {}
     met = []
     while waiting:
@@ -186,7 +195,7 @@ def main(words: list[str] | None = None) -> int:
         for folder in ("wheels", "fashion-mnist"):
             (out / folder).mkdir(parents=True)
         copy_data(options.data, out / "fashion-mnist")
-        met = collect(out / "wheels")
+        met = collect(out / "wheels", PEERS)
         tried = try_out(out / "wheels", options.python)
         size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
         if size > LARGEST:

@@ -134,7 +134,7 @@ class Driver:
         self.record.put(part, case, {**entry, "day": datetime.date.today().isoformat()})
         problem = entry["said"].strip().splitlines()[-1:] if entry["state"] == FAILED else []
         self.tell(
-            f"{part.name:12} {case:44} {entry['state']:8} {entry['seconds']:6.1f} s   {max(self.left, 0):4.0f} s left"
+            f"{part.name:12} {case:40} {entry['state']:8} {entry['seconds']:6.1f} s   {max(self.left, 0):4.0f} s left"
             + "".join(f"\n{'':13}{line[:160]}" for line in problem)
         )
 
