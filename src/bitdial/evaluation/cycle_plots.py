@@ -12,11 +12,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from bitdial.evaluation.cycles import TOLERANCE
-from bitdial.evaluation.plot_style import FAINT, INK, new_figure, quiet
+from bitdial.evaluation.plot_style import COLOURS, FAINT, INK, new_figure, quiet
 from bitdial.evaluation.results import ArmResult, CycleAnalysis, CyclicResults, History
 from bitdial.evaluation.wording import change as relative
 
-BLUE, ORANGE = "#0072B2", "#D55E00"
+BLUE, ORANGE = COLOURS[:2]
 FEW_CYCLES = 5
 """How many cycles the close-up shows."""
 MANY_CYCLES = 60

@@ -14,7 +14,7 @@ from matplotlib.transforms import Bbox
 from bitdial.evaluation.results import ArmSummary
 
 # Okabe & Ito, "Color Universal Design" (2008), without its yellow, which is lost on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#7F6000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#7F6000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 INK = "#222222"
 FAINT = "#8a8a8a"
@@ -39,7 +39,7 @@ def arm_styles(rows: Sequence[ArmSummary]) -> dict[str, Style]:
     order = sorted(rows, key=lambda row: (list(lines).index(row.kind), row.own_bits, row.name))
     coloured = [row for row in order if row.kind != "baseline"]
     styles = {
-        row.name: Style(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], lines[row.kind])
+        row.name: Style(COLOURS[i % len(COLOURS)], _MARKERS[i % len(_MARKERS)], lines[row.kind])
         for i, row in enumerate(coloured)
     }
     return {row.name: styles.get(row.name, Style(INK, "*", lines[row.kind])) for row in order}

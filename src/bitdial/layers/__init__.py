@@ -12,5 +12,5 @@ from bitdial.layers.quantized import QuantConv1d as QuantConv1d
 from bitdial.layers.quantized import QuantConv2d as QuantConv2d
 from bitdial.layers.quantized import QuantizedLayer as QuantizedLayer
 from bitdial.layers.quantized import QuantLinear as QuantLinear
-from bitdial.layers.scheduler import LayerSchedule as LayerSchedule
 from bitdial.layers.scheduler import PrecisionScheduler as PrecisionScheduler
+from bitdial.schedules import LayerSchedule as LayerSchedule

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from bitdial.errors import BitdialError
 from bitdial.layers.dial import BitDial
-
-LayerSchedule = Callable[[int, int], float]
-"""``(step, layer) -> width``; layers are counted in the dial's order."""
+from bitdial.schedules import LayerSchedule
 
 
 class PrecisionScheduler:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from bitdial import schedules
 from bitdial.evaluation.results import ArmKind
-from bitdial.layers import LayerSchedule
 from bitdial.recipes.cyclic.config import (
     Ablation,
     CyclicPrecisionConfig,
@@ -17,6 +16,7 @@ from bitdial.recipes.cyclic.config import (
     StaticPrecisionConfig,
 )
 from bitdial.recipes.cyclic.static import final_widths
+from bitdial.schedules import LayerSchedule
 
 CPT = "cpt"
 MATCHED = "matched_cost"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sized
 from typing import Any
 
-from bitdial.layers import LayerSchedule, Ledger
+from bitdial.layers import Ledger
+from bitdial.schedules import LayerSchedule
 
 
 def schedule_bitops(

@@ -7,8 +7,9 @@ import statistics
 from torch import nn
 
 from bitdial import schedules
-from bitdial.layers import BitDial, LayerSchedule, PrecisionScheduler
+from bitdial.layers import BitDial, PrecisionScheduler
 from bitdial.recipes.cyclic.config import CyclicPrecisionConfig
+from bitdial.schedules import LayerSchedule
 
 
 class CyclicPrecisionScheduler(PrecisionScheduler):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bitdial import schedules
-from bitdial.layers import LayerSchedule
 from bitdial.recipes.cyclic.config import StaticBits
+from bitdial.schedules import LayerSchedule
 
 
 def static_schedule(

@@ -11,7 +11,7 @@ from torch import nn
 from bitdial.errors import BitdialError
 from bitdial.evaluation import WidthScore
 from bitdial.evaluation.sweep import sweep
-from bitdial.layers import BitDial, LayerSchedule, Ledger, PrecisionScheduler, QuantizedLayer, cost, quantize
+from bitdial.layers import BitDial, Ledger, PrecisionScheduler, QuantizedLayer, cost, quantize
 from bitdial.recipes.cyclic.config import (
     CyclicPrecisionConfig,
     CyclicTrainingConfig,
@@ -22,6 +22,7 @@ from bitdial.recipes.cyclic.config import (
 from bitdial.recipes.cyclic.phase import Loaders, PhaseResult, PhaseSetup, release_memory, train_phase
 from bitdial.recipes.cyclic.scheduler import CyclicPrecisionScheduler
 from bitdial.recipes.cyclic.static import final_widths, static_schedule
+from bitdial.schedules import LayerSchedule
 from bitdial.training import Task
 from bitdial.training.batches import to_device
 

@@ -15,11 +15,9 @@ from matplotlib.ticker import MaxNLocator
 
 from bitdial.evaluation import wording
 from bitdial.evaluation.files import write_atomically
-from bitdial.evaluation.plot_style import INK, legend_name, new_figure, quiet
+from bitdial.evaluation.plot_style import COLOURS, INK, legend_name, new_figure, quiet
 from bitdial.recipes.ternary.results import NetworkResult, TernaryResults
 from bitdial.recipes.ternary.table import bytes_text, difference_text
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#7F6000")
 
 ZEROS_CAPTION = "Share of weights that are exactly zero, layer by layer from the input to the output, as shipped."
 
