@@ -126,17 +126,24 @@ def subject(name: str, network: nn.Module) -> nn.Module:
 
 
 def training_step(
-    model: nn.Module, x: Tensor, y: Tensor, *, backend: str | None = None, dtype: torch.dtype = torch.float32
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    backend: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> Callable[[], None]:
-    """A function that takes one step of SGD with momentum on a batch.
+    """A function that takes one training step on a batch, and leaves nothing in a device's queue.
 
     Args:
         model: what trains.
         x, y: the batch, on the model's device.
         backend: of ``torch.compile``; None: eager.
         dtype: of autocast, where it is a narrow one.
+        optimizer: of the model; None: SGD with momentum.
     """
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     call = model if backend is None else torch.compile(model, backend=backend)
     device = x.device.type
 

@@ -54,12 +54,8 @@ class Driver:
 
     def run(self, parts: Sequence[Part] = PARTS) -> None:
         """Measure what is not measured yet: first what was never tried, then what was cut off, then what failed."""
-        for state in (
-            WAITING,
-            WAITING,
-            CUT,
-            FAILED,
-        ):  # once more: what early parts had no time for, later ones left over
+        # What early parts had no time for, later ones may have left over: what waits comes twice.
+        for state in (WAITING, WAITING, CUT, FAILED):
             self._round(parts, state)
         self.record.write()
 
@@ -89,16 +85,17 @@ class Driver:
         """Run cases in one process, until it ends or one of them must be stopped; return those not begun."""
         journal, log = self.scratch / f"journal-{os.getpid()}", self.scratch / f"{part.name}.log"
         journal.unlink(missing_ok=True)
-        words = [
-            sys.executable,
-            "-m",
-            "benchmarks.gpu.child",
-            f"{part.package}.{part.name}",
-            *cases,
+        words = [sys.executable, "-m", "benchmarks.gpu.child", f"{part.package}.{part.name}", *cases]
+        words += [
             "--journal",
             str(journal),
+            "--until",
+            str(until),
+            "--device",
+            self.device,
+            "--scratch",
+            str(self.scratch),
         ]
-        words += ["--until", str(until), "--device", self.device, "--scratch", str(self.scratch)]
         words += [*(["--toy"] if self.toy else []), *(["--data", str(self.data)] if self.data else [])]
         env = {"TORCHINDUCTOR_CACHE_DIR": str(self.scratch / "inductor"), **os.environ, "PYTHONUNBUFFERED": "1"}
         env.setdefault("OMP_NUM_THREADS", str(min(len(os.sched_getaffinity(0)), 16)))

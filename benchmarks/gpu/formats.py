@@ -8,14 +8,11 @@ lets convolutions use TF32 and products not.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.gpu.parts import Bench, Row
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-NETWORKS = ("ResNet-18", "transformer")
+NETWORKS = {"ResNet-18": "ResNet-18 32x32", "transformer": "transformer 100M"}  # as the part "tax" calls them
 FORMATS = ("float16", "bfloat16", "float8")
 ROUNDS = 30
 
@@ -28,32 +25,16 @@ def cases(toy: bool) -> Mapping[str, float]:
 
 def measure(case: str, bench: Bench) -> list[Row]:
     """A row for float32 and one for the format; on a GPU also float32 with TF32 off and on."""
-    import torch
-
-    from benchmarks.gpu.tax import warm_up
+    from benchmarks.gpu.tax import build, warm_up
     from benchmarks.mixed_precision import measure_formats
 
     warm_up(bench.device)
     dtype, name = case.split(", ")
-    torch.manual_seed(0)
-    rows = measure_formats({name: _network(name, toy=bench.toy)}, (dtype,), 2 if bench.toy else ROUNDS, bench.device)
+    rows = measure_formats({name: build(NETWORKS[name], bench)}, (dtype,), 2 if bench.toy else ROUNDS, bench.device)
     problems = [row["note"] for row in rows if "note" in row]
     if problems and bench.device == "cuda":  # a CPU has no float8, and the toy run is content to hear that
         raise RuntimeError(problems[0])
     return rows
-
-
-def _network(name: str, *, toy: bool) -> tuple[nn.Module, Tensor, Tensor]:
-    from benchmarks.mixed_precision import images, tokens, transformer
-    from bitdial.models import build_model
-
-    if name == "ResNet-18":
-        kind = "tiny_cnn" if toy else "resnet18"
-        resnet = build_model(kind, num_classes=10, in_channels=3, image_size=32)
-        return images(resnet, 2) if toy else images(resnet, 256)
-    if toy:
-        return tokens(transformer(32, 2, 2, 64), 2, 16, 64)
-    return tokens(transformer(768, 12, 12, 8192), 16, 512, 8192)
 
 
 def table(rows: Sequence[Row]) -> list[str]:

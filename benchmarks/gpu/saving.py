@@ -27,6 +27,7 @@ def measure(case: str, bench: Bench) -> list[Row]:
     import torch
 
     from benchmarks.checkpoint_loops import summarise_loops, time_loops
+    from benchmarks.fake_quant import training_step
     from benchmarks.gpu.tax import build
 
     network, optimizer_name = case.split(", ")
@@ -38,15 +39,7 @@ def measure(case: str, bench: Bench) -> list[Row]:
     else:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
-    def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast(bench.device, dtype=torch.bfloat16):
-            loss = torch.nn.functional.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        if bench.device == "cuda":  # a save waits for the step before it: what that takes is not the save's
-            torch.cuda.synchronize()
-
+    step = training_step(model, x, y, dtype=torch.bfloat16, optimizer=optimizer)
     step()
     held = [*model.state_dict().values(), *(each for state in optimizer.state.values() for each in state.values())]
     size = sum(each.numel() * each.element_size() for each in held if isinstance(each, torch.Tensor))
