@@ -86,17 +86,9 @@ class Driver:
         journal, log = self.scratch / f"journal-{os.getpid()}", self.scratch / f"{part.name}.log"
         journal.unlink(missing_ok=True)
         words = [sys.executable, "-m", "benchmarks.gpu.child", f"{part.package}.{part.name}", *cases]
-        words += [
-            "--journal",
-            str(journal),
-            "--until",
-            str(until),
-            "--device",
-            self.device,
-            "--scratch",
-            str(self.scratch),
-        ]
-        words += [*(["--toy"] if self.toy else []), *(["--data", str(self.data)] if self.data else [])]
+        words += ["--journal", str(journal), "--until", str(until), "--device", self.device]
+        words += ["--scratch", str(self.scratch), *(["--toy"] if self.toy else [])]
+        words += ["--data", str(self.data)] if self.data else []
         env = {"TORCHINDUCTOR_CACHE_DIR": str(self.scratch / "inductor"), **os.environ, "PYTHONUNBUFFERED": "1"}
         env.setdefault("OMP_NUM_THREADS", str(min(len(os.sched_getaffinity(0)), 16)))
         with log.open("ab") as output:
