@@ -14,20 +14,20 @@ without a model.
 [3.0, 4.0, 6.0, 7.0, 3.0, 4.0, 6.0, 7.0]
 """
 
-from bitdial.schedules._average import average as average
-from bitdial.schedules._cosine import cosine_cycle as cosine_cycle
-from bitdial.schedules._cosine import cpt as cpt
-from bitdial.schedules._factors import interpolate_factors as interpolate_factors
-from bitdial.schedules._join import join as join
-from bitdial.schedules._layers import per_layer as per_layer
+from bitdial.schedules._checks import LayerSchedule as LayerSchedule
+from bitdial.schedules._checks import Schedule as Schedule
+from bitdial.schedules._composition import average as average
+from bitdial.schedules._composition import interpolate_factors as interpolate_factors
+from bitdial.schedules._composition import join as join
+from bitdial.schedules._composition import per_layer as per_layer
+from bitdial.schedules._composition import snap_to as snap_to
+from bitdial.schedules._composition import warmup as warmup
+from bitdial.schedules._curves import PROFILES as PROFILES
+from bitdial.schedules._curves import cosine_cycle as cosine_cycle
+from bitdial.schedules._curves import cpt as cpt
+from bitdial.schedules._curves import profile as profile
 from bitdial.schedules._pattern import pattern as pattern
-from bitdial.schedules._profile import PROFILES as PROFILES
-from bitdial.schedules._profile import profile as profile
-from bitdial.schedules._random import random_bits as random_bits
-from bitdial.schedules._rungs import ladder as ladder
-from bitdial.schedules._rungs import progressive as progressive
-from bitdial.schedules._snap import snap_to as snap_to
-from bitdial.schedules._static import static as static
-from bitdial.schedules._types import LayerSchedule as LayerSchedule
-from bitdial.schedules._types import Schedule as Schedule
-from bitdial.schedules._warmup import warmup as warmup
+from bitdial.schedules._stairs import ladder as ladder
+from bitdial.schedules._stairs import progressive as progressive
+from bitdial.schedules._stairs import random_bits as random_bits
+from bitdial.schedules._stairs import static as static

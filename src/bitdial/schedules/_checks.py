@@ -1,12 +1,21 @@
-"""Checks of what a user hands to a schedule; each error says what was expected, what was got, and what to do."""
+"""The two shapes that a schedule can have, and checks of what a user hands to one.
+
+Each error says what was expected, what was got, and what to do.
+"""
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from numbers import Real
-from typing import SupportsIndex, TypeVar
+from typing import SupportsIndex, TypeAlias, TypeVar
+
+Schedule: TypeAlias = Callable[[int], float]
+"""From a step (0, 1, 2, ...) to a value; for widths, bits in [1, 32]."""
+
+LayerSchedule: TypeAlias = Callable[[int, int], float]
+"""From a step and a layer index (0 is the first layer) to a value."""
 
 LOWEST_BITS = 1.0
 HIGHEST_BITS = 32.0

@@ -6,9 +6,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bitdial.schedules._checks import check_count, check_number, check_step, check_widths
+from bitdial.schedules._checks import Schedule, check_count, check_number, check_step, check_widths
 from bitdial.schedules._stairs import slot_starts
-from bitdial.schedules._types import Schedule
 
 
 @dataclass(frozen=True)

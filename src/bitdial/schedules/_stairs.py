@@ -1,11 +1,42 @@
-"""Piecewise constant values: the steps at which they change, and the schedule that follows them."""
+"""Widths that are held for a while: one for ever, down a ladder, progressively up, or drawn at random."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import pairwise
 
-from bitdial.schedules._checks import check_step
+from bitdial.schedules._checks import Schedule, check_bits, check_count, check_step, check_whole, check_widths
+
+
+@dataclass(frozen=True)
+class Static:
+    """The same width at every step."""
+
+    bits: float
+
+    def __call__(self, step: int) -> float:
+        check_step(step)
+        return self.bits
+
+
+def static(bits: float) -> Schedule:
+    """Return the schedule that is `bits` at every step.
+
+    Args:
+        bits: a width in [1, 32]; 32 is unquantized.
+
+    Raises:
+        ValueError: `bits` is outside [1, 32].
+
+    >>> static(4)
+    Static(bits=4.0)
+    >>> static(4)(1000)
+    4.0
+    """
+    return Static(check_bits(bits, "bits"))
 
 
 def slot_starts(count: int, length: int) -> tuple[int, ...]:
@@ -35,3 +66,107 @@ class Stairs:
 
     def __call__(self, step: int) -> float:
         return self.values[bisect_right(self.starts, check_step(step)) - 1]
+
+
+def ladder(widths: Sequence[float], iterations: int) -> Schedule:
+    """Return a schedule that goes down `widths`, each for an equal share of `iterations`, and stays on the last.
+
+    At step t the rung is number ``min(t, iterations - 1) * len(widths) // iterations``. A width may be repeated
+    to be held for longer.
+
+    Args:
+        widths: the rungs, never rising, each in [1, 32].
+        iterations: training steps; at least one for each rung.
+
+    Raises:
+        ValueError: the widths rise somewhere, one is outside [1, 32], or there are fewer iterations than rungs.
+
+    >>> bits = ladder([8, 4, 2], iterations=6)
+    >>> [int(bits(step)) for step in range(8)]
+    [8, 8, 4, 4, 2, 2, 2, 2]
+    """
+    rungs = check_widths(widths)
+    if any(after > before for before, after in pairwise(rungs)):
+        raise ValueError(
+            f"ladder needs widths that never rise, got {list(rungs)}; sort them from high to low, or use progressive "
+            "for rising widths and pattern for both"
+        )
+    return _climb(rungs, iterations)
+
+
+def progressive(widths: Sequence[float], iterations: int) -> Schedule:
+    """Return a schedule that goes up `widths`, each for an equal share of `iterations`, and stays on the last.
+
+    The same as `ladder` upwards: low precision while the network is coarse, high precision to finish.
+
+    Args:
+        widths: the widths, never falling, each in [1, 32]; FracTrain's forward widths are ``[3, 4, 6, 8]``.
+        iterations: training steps; at least one for each width.
+
+    Raises:
+        ValueError: the widths fall somewhere, one is outside [1, 32], or there are fewer iterations than widths.
+
+    Source: Fu et al., FracTrain: Fractionally Squeezing Bit Savings Both Temporally and Spatially for Efficient DNN
+    Training, NeurIPS 2020, which moves on when the loss levels off; here the shares are equal, so that the schedule
+    stays a function of the step alone.
+
+    >>> bits = progressive([3, 4, 6, 8], iterations=8)
+    >>> [int(bits(step)) for step in range(10)]
+    [3, 3, 4, 4, 6, 6, 8, 8, 8, 8]
+    """
+    rungs = check_widths(widths)
+    if any(after < before for before, after in pairwise(rungs)):
+        raise ValueError(
+            f"progressive needs widths that never fall, got {list(rungs)}; sort them from low to high, or use ladder "
+            "for falling widths and pattern for both"
+        )
+    return _climb(rungs, iterations)
+
+
+def _climb(rungs: tuple[float, ...], iterations: int) -> Stairs:
+    total = check_count(iterations, "iterations")
+    if total < len(rungs):
+        raise ValueError(
+            f"iterations must be at least the number of widths, got {total} iterations for {len(rungs)} widths; "
+            "train for longer or give fewer widths"
+        )
+    return Stairs(rungs, slot_starts(len(rungs), total))
+
+
+@dataclass(frozen=True)
+class RandomBits:
+    """One of `widths` for every `hold` steps, drawn by hashing the seed and the number of the draw."""
+
+    widths: tuple[float, ...]
+    seed: int
+    hold: int
+
+    def __call__(self, step: int) -> float:
+        draw = f"{self.seed}:{check_step(step) // self.hold}".encode()
+        # A hash rather than a generator: any step can be asked for in any order, and nothing needs to be saved.
+        number = int.from_bytes(blake2b(draw, digest_size=8).digest(), "little")
+        return self.widths[number % len(self.widths)]
+
+
+def random_bits(widths: Sequence[float], seed: int = 0, hold: int = 1) -> Schedule:
+    """Return a schedule that draws one of `widths`, evenly, and holds it for `hold` steps.
+
+    The draw is a hash of ``seed`` and ``step // hold``: the same on every machine and every rank, untouched by the
+    global random states, and the same after a resume. For draws that are independent between layers use
+    ``per_layer(random_bits(widths), offset)`` with an offset larger than the run.
+
+    Args:
+        widths: what to draw from, each in [1, 32]; repeat one to draw it more often.
+        seed: any whole number; another seed is another sequence.
+        hold: steps that a drawn width is kept.
+
+    Raises:
+        ValueError: a width is outside [1, 32], `seed` is not whole, or `hold` is below 1.
+
+    >>> bits = random_bits([2, 4, 8], seed=1, hold=2)
+    >>> [int(bits(step)) for step in range(10)] == [int(bits(step)) for step in range(10)]
+    True
+    >>> bits(0) == bits(1)
+    True
+    """
+    return RandomBits(check_widths(widths), check_whole(seed, "seed"), check_count(hold, "hold"))
