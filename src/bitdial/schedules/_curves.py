@@ -36,7 +36,16 @@ def cosine(z: float) -> float:
     The phase is inside the cosine, as in the published code of CPT, rather than a minus sign before it, so that the
     rounding of a value half-way between two widths falls as it falls there.
     """
-    return 0.5 * (1 + math.cos(math.pi * z + math.pi))
+    return _half_wave(z, math.pi)
+
+
+def falling_cosine(z: float) -> float:
+    """Return ``(1 + cos(pi z)) / 2``: `cosine` from 1 to 0, exact at both ends, as learning rates fall."""
+    return _half_wave(z, 0.0)
+
+
+def _half_wave(z: float, phase: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * z + phase))
 
 
 def exponential(z: float) -> float:

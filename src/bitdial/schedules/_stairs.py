@@ -58,7 +58,7 @@ class Stairs:
 
     Attributes:
         values: what the schedule returns.
-        starts: as many rising steps, the first of them 0.
+        starts: as many steps that never fall, the first of them 0; of equal ones the last counts.
     """
 
     values: tuple[float, ...]

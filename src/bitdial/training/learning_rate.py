@@ -1,12 +1,12 @@
 """How the learning rate moves: pure functions of the number of applied optimizer steps.
 
 Each returns ``step -> factor``; the rate is the optimizer's own rate times the factor. A `LambdaLR` over such a
-function has no state but its counter, so that a resumed run can never disagree with its schedule.
+function has no state but its counter, so that a resumed run can never disagree with its schedule. The curves are those
+of `bitdial.schedules`; here is what they mean for a rate.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -15,6 +15,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from bitdial.errors import BitdialError
+from bitdial.schedules import join
+from bitdial.schedules._curves import blend, falling_cosine
+from bitdial.schedules._stairs import Stairs
 
 LearningRateFactor = Callable[[int], float]
 
@@ -39,17 +42,12 @@ class LearningRateConfig(BaseModel):
 
 def cosine(total_steps: int, *, final_factor: float = 0.0) -> LearningRateFactor:
     """Fall from 1 to `final_factor`: ``f + (1 - f) (1 + cos(pi t / T)) / 2`` (arXiv 1608.03983, equation 5)."""
-
-    def factor(step: int) -> float:
-        progress = min(step / max(1, total_steps), 1.0)
-        return final_factor + (1.0 - final_factor) * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-    return factor
+    return lambda step: blend(final_factor, 1.0, falling_cosine(min(step / max(1, total_steps), 1.0)))
 
 
 def step_decay(milestones: Sequence[int], decay: float = 0.1) -> LearningRateFactor:
     """Multiply with `decay` at each of the steps in `milestones`."""
-    return lambda step: decay ** sum(step >= milestone for milestone in milestones)
+    return Stairs(tuple(decay**drops for drops in range(len(milestones) + 1)), (0, *sorted(milestones)))
 
 
 def onecycle(
@@ -63,13 +61,10 @@ def onecycle(
     peak = 0.3 * total_steps - 1 if rise_steps is None else float(rise_steps)
     last = total_steps - 1
 
-    def blend(start: float, end: float, progress: float) -> float:
-        return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
-
     def factor(step: int) -> float:
         if step <= peak:
-            return blend(start_factor, 1.0, step / peak if peak > 0 else 1.0)
-        return blend(1.0, end_factor, (step - peak) / max(last - peak, 1e-9))
+            return blend(1.0, start_factor, falling_cosine(step / peak if peak > 0 else 1.0))
+        return blend(end_factor, 1.0, falling_cosine(min((step - peak) / max(last - peak, 1e-9), 1.0)))
 
     return factor
 
@@ -78,13 +73,11 @@ def with_warmup(schedule: LearningRateFactor, warmup_steps: int) -> LearningRate
     """Rise linearly to 1 over `warmup_steps`, then follow `schedule` from its beginning.
 
     Step t of the warm-up has the factor (t + 1) / warmup_steps times the schedule's first: never 0, so that no step is
-    wasted.
+    wasted. (`schedules.warmup` starts at its first step at the value that it is given, and so is another curve.)
     """
     if warmup_steps == 0:
         return schedule
-    return lambda step: (
-        schedule(0) * (step + 1) / warmup_steps if step < warmup_steps else schedule(step - warmup_steps)
-    )
+    return join([lambda step: schedule(0) * (step + 1) / warmup_steps, schedule], [warmup_steps])
 
 
 def learning_rate_factor(config: LearningRateConfig, total_steps: int) -> LearningRateFactor:
