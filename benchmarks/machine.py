@@ -6,11 +6,12 @@ import ctypes
 import os
 import platform
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from bitdial import machine
 
 _PACKAGES = ("torchvision", "numpy", "lightning", "transformers", "onnxruntime")
 
@@ -23,21 +24,17 @@ def describe(folder: str | os.PathLike[str] | None = None, *, packages: tuple[st
         packages: installed packages whose versions matter; those that are not installed are left out.
     """
     facts: dict[str, Any] = {
-        "cpu": _cpu(),
+        "cpu": machine.processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        "system": f"{platform.system()} {platform.release()}",
+        "memory_gb": round(machine.total_memory() / 1e9, 1),
+        "system": machine.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **machine.versions(packages),
     }
-    for package in packages:
-        try:
-            facts[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    if torch.cuda.is_available():
-        facts["gpu"] = torch.cuda.get_device_name()
+    if gpus := machine.gpu_names():
+        facts["gpu"] = gpus[0]
         facts["cuda"] = torch.version.cuda
     if folder is not None:
         facts["file_system"] = file_system(folder)
@@ -70,12 +67,3 @@ def file_system(folder: str | os.PathLike[str]) -> str:
         if inside and len(place) >= len(best):
             best, kind = place, fs_type
     return kind
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

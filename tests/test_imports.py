@@ -19,8 +19,11 @@ def loaded(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("statement", ["import bitdial", "import bitdial.schedules", "from bitdial import schedules"])
-def test_schedules_load_nothing_but_the_standard_library(statement: str) -> None:
+@pytest.mark.parametrize(
+    "statement",
+    ["import bitdial", "import bitdial.schedules", "from bitdial import schedules", "import bitdial.machine"],
+)
+def test_schedules_and_machine_facts_load_nothing_but_the_standard_library(statement: str) -> None:
     assert loaded(statement) == set()
 
 

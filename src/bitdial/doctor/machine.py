@@ -6,12 +6,11 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 
-import psutil
 import torch
 
+from bitdial import machine as facts
 from bitdial.doctor.findings import Finding
 
 GIB = 1 << 30
@@ -35,20 +34,19 @@ OPTIONAL = {
 
 def machine(folder: Path) -> Iterator[Finding]:
     """Describe the host: `folder` is where runs would be written."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory, disk = psutil.virtual_memory(), shutil.disk_usage(folder)
-    yield Finding("machine", "system", f"{platform.system()} {platform.release()}, {platform.machine()}")
-    yield Finding("machine", "cores", f"{usable} usable of {os.cpu_count()}; vector unit {_vector_unit()}")
-    yield Finding("machine", "memory", f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f}")
-    yield Finding("machine", "disk", f"{disk.free / GIB:.1f} GiB free for {folder.resolve() / 'runs'}")
+    vectors, free = torch.backends.cpu.get_cpu_capability(), shutil.disk_usage(folder).free
+    yield Finding("machine", "system", f"{facts.system()}, {platform.machine()}")
+    yield Finding("machine", "cores", f"{facts.usable_cores()} usable of {os.cpu_count()}; vector unit {vectors}")
+    yield Finding("machine", "memory", f"{facts.free_memory() / GIB:.1f} GiB free of {facts.total_memory() / GIB:.1f}")
+    yield Finding("machine", "disk", f"{free / GIB:.1f} GiB free for {folder.resolve() / 'runs'}")
 
 
 def software() -> Iterator[Finding]:
     """List the versions that results depend on."""
     yield Finding("software", "python", platform.python_version())
     for package in ("bitdial", "torch", "torchvision", "lightning", "numpy"):
-        yield Finding("software", package, version(package) or "missing", version(package) is not None)
-    yield Finding("software", "triton", version("triton") or "missing; compiled GPU kernels need it", _has("triton"))
+        yield _package("software", package, "missing")
+    yield _package("software", "triton", "missing; compiled GPU kernels need it")
 
 
 def accelerators() -> Iterator[Finding]:
@@ -72,20 +70,10 @@ def optional_packages() -> Iterator[Finding]:
     """Say which optional packages are installed, and how to get the others."""
     for package, extra in OPTIONAL.items():
         install = f"pip install 'bitdial[{extra}]'" if extra else f"pip install {package}"
-        yield Finding("optional", package, version(package) or install, _has(package))
+        yield _package("optional", package, install)
 
 
-def version(package: str) -> str | None:
-    """Return the installed version of a package, or ``None``."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _has(package: str) -> bool:
-    return version(package) is not None
-
-
-def _vector_unit() -> str:
-    return str(torch.backends.cpu.get_cpu_capability())
+def _package(topic: str, name: str, otherwise: str) -> Finding:
+    """Report a package: its version, or `otherwise` where it is not installed."""
+    installed = facts.version(name)
+    return Finding(topic, name, installed or otherwise, installed is not None)
