@@ -135,8 +135,7 @@ def copy_data(source: Path | None, folder: Path) -> None:
     Raises:
         BitdialError: one is missing.
     """
-    from bitdial.data.downloads import cache_folder
-    from bitdial.data.idx import DEBIAN_FASHION_MNIST
+    from bitdial.data.published import DEBIAN_FASHION_MNIST, cache_folder
 
     places = [source] if source else [DEBIAN_FASHION_MNIST, cache_folder() / "FashionMNIST" / "raw"]
     for name in FILES:

@@ -14,7 +14,7 @@ from torchvision import datasets
 
 from bitdial.data import DATASETS, FolderSplit, Split, dataset_from_tensors, load_dataset, make_loader
 from bitdial.data.dataset import stratified_split
-from bitdial.data.idx import DEBIAN_FASHION_MNIST
+from bitdial.data.published import DEBIAN_FASHION_MNIST
 from bitdial.errors import BitdialError
 from tests.data.files import write_idx, write_images
 

@@ -20,8 +20,8 @@ from torchvision.transforms import v2
 
 from bitdial.data import HorizontalFlip, RandomCrop, RandomErasing
 from bitdial.data.augment import BatchTransform
-from bitdial.data.mixing import cutmix
 from bitdial.data.randomness import generator_for, global_draws_from
+from bitdial.data.strong import cutmix
 
 REJECT = 0.001
 SIDE = 12

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from bitdial.data import MixOneOf
-from bitdial.data.mixing import cutmix, mixup
 from bitdial.data.randomness import generator_for
+from bitdial.data.strong import cutmix, mixup
 from bitdial.training.tasks import Classification
 
 BATCHES = 3000

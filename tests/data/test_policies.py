@@ -69,7 +69,7 @@ def test_equal_operations_share_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_torchvision_is_served_image_by_image(monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = pictures(8, 3, 8), torch.zeros(8)
     expected, _ = AutomaticPolicy(v2.RandAugment())(images, labels, generator_for(3))
-    monkeypatch.setattr("bitdial.data.policies._APPLY", "_a_method_that_is_gone")
+    monkeypatch.setattr("bitdial.data.strong._APPLY", "_a_method_that_is_gone")
     transformed, _ = AutomaticPolicy(v2.RandAugment())(images, labels, generator_for(3))
     assert torch.equal(transformed, expected)
 

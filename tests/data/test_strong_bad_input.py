@@ -10,7 +10,7 @@ import torch
 from torchvision.transforms import v2
 
 from bitdial.data import AutomaticPolicy, MixOneOf, RandomErasing, Split, build_augmentation
-from bitdial.data.mixing import cutmix, mixup
+from bitdial.data.strong import cutmix, mixup
 from bitdial.errors import BitdialError
 
 

@@ -13,7 +13,7 @@ import yaml
 from matplotlib.image import imread
 
 from bitdial.data import load_dataset, make_loader
-from bitdial.data.idx import DEBIAN_FASHION_MNIST
+from bitdial.data.published import DEBIAN_FASHION_MNIST
 from bitdial.errors import BitdialError
 from bitdial.evaluation import CyclicResults
 from bitdial.evaluation.sweep import evaluate_loss_accuracy

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bitdial.data import MixOneOf
-from bitdial.data.mixing import cutmix, mixup
 from bitdial.data.randomness import generator_for
+from bitdial.data.strong import cutmix, mixup
 
 QUICK = settings(deadline=None, max_examples=80)
 ALPHAS = st.one_of(st.sampled_from([0.01, 1, 1.0, 10_000]), st.floats(0.05, 20))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -11,11 +13,15 @@ from torch import Generator, Tensor
 from torch.nn.functional import pad
 
 from bitdial.data.randomness import global_draws_from
-from bitdial.data.split import Batch, ImageSplit
-from bitdial.errors import BitdialError, suggest
+from bitdial.data.split import Batch
+from bitdial.errors import BitdialError
 
 BatchTransform = Callable[[Tensor, Tensor, Generator], Batch]
-AUGMENTATIONS = ("none", "standard")
+
+# A box that does not fit is drawn again, as often as torchvision does; then the image stays whole.
+_TRIES = 10
+# torch draws Beta in float32: further out its draws are wrong (at 1e-6 every one is .5).
+LEAST_ALPHA, GREATEST_ALPHA = 0.01, 10_000.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,61 @@ class HorizontalFlip:
 
 
 @dataclass(frozen=True)
+class RandomErasing:
+    """Fill a random box of some images with one value.
+
+    The distribution is that of torchvision's `v2.RandomErasing` called image by image; called with a batch, that one
+    would erase the same box everywhere, and image by image it launches several operations for each. Here the boxes are
+    drawn together and one masked fill writes them. Source: Zhong et al. 2017, arXiv:1708.04896.
+
+    Attributes:
+        probability: Chance of each image, in [0, 1].
+        scale: Range of the box's area as a share of the image's, drawn uniformly.
+        ratio: Range of height / width, its logarithm drawn uniformly.
+        value: What is filled in; 0 is the mean of the training images when they are normalised (among `mixing`).
+
+    Raises:
+        BitdialError: A probability outside [0, 1], or a range that is none.
+    """
+
+    probability: float = 0.5
+    scale: tuple[float, float] = (0.02, 0.33)
+    ratio: tuple[float, float] = (0.3, 3.3)
+    value: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_probability("the probability of RandomErasing", self.probability)
+        check_range("the scale of RandomErasing", self.scale, 0.0, 1.0)
+        check_range("the ratio of RandomErasing", self.ratio, 1e-6)
+
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Batch:
+        """Erase a box in some of `images [B, C, H, W]`; shape, type and labels stay."""
+        height, width = images.shape[-2:]
+        boxes = self._boxes(len(images), height, width, generator).to(images.device, non_blocking=True)
+        top, left, bottom, right = boxes[:, :, None].unbind()
+        row, column = (torch.arange(side, device=images.device) for side in (height, width))
+        rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
+        return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], self.value), labels
+
+    def _boxes(self, count: int, height: int, width: int, generator: Generator) -> Tensor:
+        """Draw `(top, left, bottom, right)` of each image, int64 `[4, count]`; an empty box where nothing is erased."""
+        # The number of draws never depends on what was drawn.
+        area, aspect = torch.rand((2, _TRIES, count), generator=generator, dtype=torch.float64)
+        coin, top, left = torch.rand((3, count), generator=generator, dtype=torch.float64)
+        area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * area)
+        low, high = (math.log(each) for each in self.ratio)
+        aspect = (low + (high - low) * aspect).exp()
+        heights, widths = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+        fits = (heights < height) & (widths < width)
+        first = fits.to(torch.uint8).argmax(0, keepdim=True)
+        erased = (coin < self.probability) & fits.any(0)
+        box_height, box_width = (sides.gather(0, first)[0] * erased for sides in (heights, widths))
+        top = (top * (height - box_height + 1)).long()
+        left = (left * (width - box_width + 1)).long()
+        return torch.stack([top, left, top + box_height, left + box_width])
+
+
+@dataclass(frozen=True)
 class TorchvisionTransform:
     """Any random transform of `torchvision.transforms.v2` as a batch transform.
 
@@ -113,25 +174,32 @@ class Normalise:
         return images * scale + shift
 
 
-def standard(split: ImageSplit) -> Augmentation:
-    """Random crop with a padding of an eighth of the side (4 pixels at 32), then a flip where mirroring is harmless."""
-    crop = RandomCrop(max(1, round(split.image_size / 8)))
-    return Augmentation(pixels=(crop, HorizontalFlip()) if split.flip else (crop,))
+def check_probability(name: str, value: float) -> float:
+    """Return `value` as a float, or refuse what is no number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+        raise BitdialError(f"{name} must be a probability in [0, 1], got {value!r}; 0 switches it off")
+    return float(value)
 
 
-def resolve_augmentation(augment: str | Augmentation, split: ImageSplit) -> Augmentation:
-    """Return the pipeline that `augment` names, or `augment` itself.
+def check_alpha(name: str, value: float) -> float:
+    """Return `value` as a float, or refuse what Beta(alpha, alpha) cannot be drawn with."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not LEAST_ALPHA <= value <= GREATEST_ALPHA:
+        raise BitdialError(
+            f"{name} must be a number in [{LEAST_ALPHA}, {GREATEST_ALPHA:g}], got {value!r}; it is the alpha of "
+            "Beta(alpha, alpha): 1.0 is usual, less mixes less"
+        )
+    return float(value)
 
-    Raises:
-        BitdialError: An unknown name.
-    """
-    if isinstance(augment, Augmentation):
-        return augment
-    if augment == "none":
-        return Augmentation()
-    if augment == "standard":
-        return standard(split)
-    raise BitdialError(
-        f"augment must be one of {', '.join(AUGMENTATIONS)} or an Augmentation, got {augment!r}"
-        f"{suggest(str(augment), AUGMENTATIONS)}"
-    )
+
+def check_switch(name: str, value: bool) -> None:
+    """Refuse a flag that is not True or False, such as a strength meant for another argument."""
+    if not isinstance(value, bool):
+        raise BitdialError(f"{name} must be True or False, got {value!r}; its strength is another argument")
+
+
+def check_range(name: str, value: tuple[float, float], least: float, greatest: float = math.inf) -> None:
+    """Refuse what is not a pair `(low, high)` of finite numbers with `least <= low <= high <= greatest`."""
+    sound = isinstance(value, tuple) and len(value) == 2 and all(isinstance(each, Real) for each in value)
+    if not sound or not least <= value[0] <= value[1] <= greatest or not math.isfinite(value[1]):
+        limits = f"[{least:g}, {greatest:g}]" if math.isfinite(greatest) else f"{least:g} and up"
+        raise BitdialError(f"{name} must be a pair (low, high) with low <= high, in {limits}, got {value!r}")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from pathlib import Path
+from typing import Self, TypeAlias
 
 import torch
 from torch import Tensor
 
-from bitdial.data.resizing import resize_square
+from bitdial.data.images import resize_square
 from bitdial.data.split import ImageSplit, Split, check_labels, count_classes
 from bitdial.errors import BitdialError
+
+TEST_SHARE = 0.2
+"""What is held out of data that has no test set of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +62,27 @@ class ImageDataset:
     def to(self, device: torch.device | str) -> Self:
         """Return the dataset with both splits on `device`."""
         return type(self)(self.name, self.train.to(device), self.test.to(device), self.class_names)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `load_dataset` was asked for; its numbers are checked.
+
+    Attributes:
+        path: Where the data is; None: where such data usually is, or a download.
+        image_size: Side in pixels to resize to; None keeps the images' own.
+        seed: Chooses what is held out where the data has no test set of its own.
+        memory_limit: Bytes up to which decoded images are held in memory.
+    """
+
+    path: Path | None
+    image_size: int | None
+    seed: int
+    memory_limit: int
+
+
+Source: TypeAlias = Callable[[Request], ImageDataset]
+"""Loads one kind of dataset; raises `BitdialError` for data that is missing, damaged or of the wrong shape."""
 
 
 def dataset_from_tensors(

@@ -1,4 +1,4 @@
-"""Decoding image files: one at a time, many in threads, and as a split that reads them when they are asked for."""
+"""Image files and image sizes: decoding one at a time, many in threads, as a split on disk; one rule for squares."""
 
 from __future__ import annotations
 
@@ -14,14 +14,48 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional
 
-from bitdial.data.resizing import resize_square_image
 from bitdial.data.split import Batch, ImageSplit
 from bitdial.errors import BitdialError
 
 _T = TypeVar("_T")
 # What PIL raises for files that are no images, cut short, or absurdly large.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_CHUNK = 4096  # images resized at a time, so that the intermediate stays small beside the dataset
+
+
+def check_image_size(size: int | None) -> None:
+    """Refuse an image size that is no positive number of pixels (None means: keep the size)."""
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise BitdialError(f"image_size must be a whole number of pixels from 1 up, got {size!r}")
+
+
+def resize_square(images: Tensor, size: int) -> Tensor:
+    """Resize `[N, C, H, W]` to `[N, C, size, size]`; keeps the type.
+
+    The rule, here and for files: the shorter side to the wanted size, bilinear and antialiased, then the centre.
+    """
+    if tuple(images.shape[2:]) == (size, size):
+        return images
+    parts = (functional.center_crop(functional.resize(part, size), [size, size]) for part in _chunks(images))
+    return torch.cat(list(parts))
+
+
+def resize_square_image(image: Image.Image, size: int) -> Image.Image:
+    """Make one PIL image of any shape square by the same rule."""
+    if image.size == (size, size):
+        return image
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def _chunks(images: Tensor) -> Iterator[Tensor]:
+    for start in range(0, len(images), _CHUNK):
+        yield images[start : start + _CHUNK]
 
 
 def decode(path: Path, size: int) -> Tensor:

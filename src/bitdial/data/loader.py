@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from bitdial.data.augment import Augmentation, Normalise, resolve_augmentation
+from bitdial.data.augment import Augmentation, Normalise
+from bitdial.data.pipeline import resolve_augmentation
 from bitdial.data.randomness import check_seed, generator_for
 from bitdial.data.split import Batch, ImageSplit
 from bitdial.errors import BitdialError

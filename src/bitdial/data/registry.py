@@ -1,20 +1,17 @@
-"""Datasets by name."""
+"""Datasets by name: the sources that each module of formats lists beside their definitions."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bitdial.data.arrays import load_arrays
-from bitdial.data.cifar import load_cifar
-from bitdial.data.dataset import ImageDataset
-from bitdial.data.digits import load_digits
-from bitdial.data.folder import load_folder
-from bitdial.data.idx import load_fashion_mnist, load_mnist
+from bitdial.data import published, supplied
+from bitdial.data.dataset import ImageDataset, Request
+from bitdial.data.images import check_image_size
 from bitdial.data.randomness import check_seed
-from bitdial.data.resizing import check_image_size
 from bitdial.errors import BitdialError, suggest
 
-DATASETS = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "folder", "npz")
+_SOURCES = {**published.SOURCES, **supplied.SOURCES}
+DATASETS = tuple(_SOURCES)
 
 
 def load_dataset(
@@ -41,21 +38,8 @@ def load_dataset(
     """
     check_image_size(image_size)
     check_seed(seed)
+    source = _SOURCES.get(name.lower().replace("_", "-"))
+    if source is None:
+        raise BitdialError(f"unknown dataset {name!r}; known are {', '.join(DATASETS)}{suggest(name, DATASETS)}")
     path = None if data_path is None else Path(data_path).expanduser()
-    match name.lower().replace("_", "-"):
-        case "digits":
-            if path is not None:
-                raise BitdialError(f"the dataset 'digits' has no data_path, got {data_path}; leave it out")
-            return load_digits(image_size)
-        case "mnist":
-            return load_mnist(path, image_size)
-        case "fashion-mnist":
-            return load_fashion_mnist(path, image_size)
-        case "cifar10" | "cifar100" as cifar:
-            return load_cifar(cifar, path, image_size)
-        case "folder":
-            return load_folder(path, image_size, seed, memory_limit)
-        case "npz":
-            return load_arrays(path, image_size, seed)
-        case _:
-            raise BitdialError(f"unknown dataset {name!r}; known are {', '.join(DATASETS)}{suggest(name, DATASETS)}")
+    return source(Request(path, image_size, seed, memory_limit))

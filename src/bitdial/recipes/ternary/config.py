@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from bitdial.configuration import SharedConfig
 from bitdial.configuration.sentences import sentence
 from bitdial.configuration.settings import Settings
-from bitdial.data.checks import check_alpha
+from bitdial.data.augment import check_alpha
 from bitdial.errors import BitdialError, suggest
 
 Width = Annotated[float, Field(ge=1, le=32)]

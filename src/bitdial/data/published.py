@@ -1,0 +1,220 @@
+"""The published sets: digits, MNIST and Fashion-MNIST, CIFAR-10 and CIFAR-100; downloaded where they are not at hand.
+
+A set is a loader and its line in `SOURCES`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from bitdial.data.dataset import TEST_SHARE, ImageDataset, Request, Source, dataset_from_tensors, stratified_split
+from bitdial.errors import BitdialError
+
+# Where Debian's and Ubuntu's package `dataset-fashion-mnist` puts the files.
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+_PARTS = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+          "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}  # fmt: skip
+
+
+def load_digits(wanted: Request) -> ImageDataset:
+    """Load the handwritten digits that ship with scikit-learn: 1,797 grey images of 8x8, no download.
+
+    One fixed stratified division: about 80% of every class to train, 20% to test. It never changes with a seed, so
+    that results over seeds share a test set. Grey levels 0..16 become 0..255.
+
+    Raises:
+        BitdialError: scikit-learn is not installed, or a path was given.
+    """
+    if wanted.path is not None:
+        raise BitdialError(f"the dataset 'digits' has no data_path, got {wanted.path}; leave it out")
+    try:
+        from sklearn import datasets as bundled
+    except ImportError as error:
+        raise BitdialError("the dataset 'digits' comes with scikit-learn; run: pip install scikit-learn") from error
+    raw = bundled.load_digits()
+    images = torch.from_numpy(np.rint(raw.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    labels = torch.from_numpy(raw.target.astype(np.int64))
+    train, test = stratified_split(labels, TEST_SHARE, seed=0)
+    return dataset_from_tensors(
+        "digits",
+        (images[train], labels[train]),
+        (images[test], labels[test]),
+        num_classes=10,
+        image_size=wanted.image_size,
+    )
+
+
+def load_mnist(wanted: Request) -> ImageDataset:
+    """Load MNIST from the given path, or from the download cache (filled by torchvision when empty)."""
+    return _load_idx("mnist", datasets.MNIST, wanted, None, flip=False)
+
+
+def load_fashion_mnist(wanted: Request) -> ImageDataset:
+    """Load Fashion-MNIST from the given path, else from Debian's package, else from the download cache."""
+    return _load_idx("fashion-mnist", datasets.FashionMNIST, wanted, DEBIAN_FASHION_MNIST, flip=True)
+
+
+def _load_idx(
+    name: str, source: Callable[..., object], wanted: Request, packaged: Path | None, *, flip: bool
+) -> ImageDataset:
+    """Load four files in the IDX format, gzipped or plain."""
+    kind = getattr(source, "__name__", "")
+    if wanted.path is not None:
+        places = [wanted.path / each for each in (".", "raw", f"{kind}/raw")]
+    else:
+        places = [*([packaged] if packaged else []), cache_folder() / kind / "raw"]
+    folder = next((place for place in places if _holds_all(place)), None)
+    if folder is None and wanted.path is not None:
+        raise BitdialError(
+            f"{name} not found in {wanted.path}; expected the four files {', '.join(sum(_PARTS.values(), ()))} "
+            f"(plain or .gz) there or in {kind}/raw below it; leave data_path out to download them"
+        )
+    if folder is None:
+        with downloading(name):
+            source(cache_folder(), download=True)
+        folder = places[-1]
+    splits = {key: (read_idx(folder / files[0]), read_idx(folder / files[1])) for key, files in _PARTS.items()}
+    images = {key: value[0].unsqueeze(1) for key, value in splits.items()}
+    return dataset_from_tensors(
+        name,
+        (images["train"], splits["train"][1]),
+        (images["test"], splits["test"][1]),
+        num_classes=10,
+        class_names=tuple(getattr(source, "classes", ())) or None,
+        image_size=wanted.image_size,
+        flip=flip,
+    )
+
+
+def read_idx(path: Path) -> Tensor:
+    """Read a file of unsigned bytes in the IDX format, from `path` or else from `path` + ".gz".
+
+    The format: two zero bytes, the type code (8: unsigned byte), the number of dimensions, each dimension as a
+    big-endian 32-bit integer, then the values in C order (http://yann.lecun.com/exdb/mnist/).
+
+    Returns:
+        uint8 tensor of the shape that the file states.
+
+    Raises:
+        BitdialError: The file is not that, or is cut short.
+    """
+    zipped = path.with_name(path.name + ".gz")
+    actual = path if path.is_file() else zipped
+    try:
+        content = gzip.decompress(actual.read_bytes()) if actual == zipped else actual.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise BitdialError(f"cannot read {actual}: {error}; get the file again") from error
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        raise BitdialError(f"{actual} is not an IDX file of bytes (it starts with {content[:4]!r}); get the file again")
+    header = 4 + 4 * content[3]
+    shape = tuple(int(each) for each in np.frombuffer(content[4:header], ">u4"))
+    expected = header + int(np.prod(shape, dtype=np.int64))
+    if len(shape) != content[3] or len(content) != expected:
+        raise BitdialError(f"{actual} should hold {expected} bytes by its header, got {len(content)}; get it again")
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
+
+
+def _holds_all(folder: Path) -> bool:
+    names = [name for files in _PARTS.values() for name in files]
+    return all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in names)
+
+
+def load_cifar(name: str, wanted: Request) -> ImageDataset:
+    """Load "cifar10" or "cifar100" from the given path, or from the download cache (filled by torchvision when empty).
+
+    The files are pickles; torchvision checks their MD5 sums before it opens them, so nothing but the original is
+    unpickled.
+
+    Args:
+        name: "cifar10" or "cifar100".
+        wanted: Its path is the unpacked folder (`cifar-10-batches-py`, `cifar-100-python`), or the folder that holds
+            it or the archive as downloaded.
+
+    Raises:
+        BitdialError: The files are missing or differ from the published ones, or the download failed.
+    """
+    source: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    if wanted.path is None:
+        with downloading(name):
+            train, test = (source(cache_folder(), train=part, download=True) for part in (True, False))
+    else:
+        root = wanted.path.parent if wanted.path.resolve().name == source.base_folder else wanted.path
+        # With the archive at hand "download" only unpacks it.
+        unpack = (root / source.filename).is_file() and not (root / source.base_folder).is_dir()
+        try:
+            train, test = (source(root, train=part, download=unpack) for part in (True, False))
+        except (OSError, RuntimeError) as error:
+            raise BitdialError(_what_is_wrong(name, source, root)) from error
+    return dataset_from_tensors(
+        name,
+        _tensors(train),
+        _tensors(test),
+        num_classes=len(train.classes),
+        class_names=tuple(train.classes),
+        image_size=wanted.image_size,
+        flip=True,
+    )
+
+
+def _tensors(source: Any) -> tuple[Tensor, Tensor]:
+    # torchvision keeps [N, H, W, C]
+    return torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(source.targets)
+
+
+def _what_is_wrong(name: str, source: Any, root: Path) -> str:
+    folder = root / source.base_folder
+    if not folder.is_dir():
+        return (
+            f"{name} not found in {root}; expected the folder {source.base_folder} or the archive {source.filename} "
+            "there; leave data_path out to download it"
+        )
+    return (
+        f"{name} in {folder} is incomplete or differs from the published files (their MD5 sums are checked); unpack "
+        f"{source.filename} again"
+    )
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloaded datasets: `$BITDIAL_DATA`, else `bitdial/datasets` in the user's cache."""
+    chosen = os.environ.get("BITDIAL_DATA")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitdial" / "datasets"
+
+
+@contextmanager
+def downloading(name: str) -> Iterator[None]:
+    """Turn whatever goes wrong in a download into one sentence.
+
+    Raises:
+        BitdialError: Anything that torchvision's download raised.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # URLError is an OSError
+        reason = " ".join(str(error).split())
+        raise BitdialError(
+            f"{name} is not in {cache_folder()} and downloading it failed ({reason}); check the network, or get the "
+            "files by other means and give their folder as data_path"
+        ) from error
+
+
+SOURCES: dict[str, Source] = {
+    "digits": load_digits,
+    "fashion-mnist": load_fashion_mnist,
+    "mnist": load_mnist,
+    "cifar10": partial(load_cifar, "cifar10"),
+    "cifar100": partial(load_cifar, "cifar100"),
+}
