@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from bitdial.errors import BitdialError
 from bitdial.models import MODELS, build_model
-from bitdial.models.cifar_resnet import Subsample
+from bitdial.models.networks import Subsample
 from bitdial.models.surgery import replace_stem
 
 # The deeper CIFAR forms are the same class; their parameter counts tell that the depth is right.

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from torch import nn
 
 from bitdial.errors import BitdialError, suggest
-from bitdial.models.checks import check_positive
-from bitdial.models.cifar_resnet import DEPTHS, cifar_resnet
-from bitdial.models.small import mlp, tiny_cnn
-from bitdial.models.timm_models import timm_model
-from bitdial.models.torchvision_models import mobilenetv2, resnet18, torchvision_model
-from bitdial.models.vgg import vgg_small
+from bitdial.models.foreign import LIBRARIES
+from bitdial.models.networks import NETWORKS, check_positive
 
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in DEPTHS},
-    "resnet18": resnet18,
-    "vgg_small": vgg_small,
-    "mobilenetv2": mobilenetv2,
-    "mlp": mlp,
-    "tiny_cnn": tiny_cnn,
-}
-MODELS = tuple(_BUILDERS)
+MODELS = tuple(NETWORKS)
 
 
 def build_model(name: str, *, num_classes: int, in_channels: int, image_size: int, **options: Any) -> nn.Module:
@@ -45,17 +31,15 @@ def build_model(name: str, *, num_classes: int, in_channels: int, image_size: in
     """
     for argument, value in (("num_classes", num_classes), ("in_channels", in_channels), ("image_size", image_size)):
         check_positive(argument, value)
-    source, _, inner = name.partition("/")
-    if source == "torchvision" and inner:
-        return torchvision_model(inner, num_classes, in_channels, image_size, **options)
-    if source == "timm" and inner:
-        return timm_model(inner, num_classes, in_channels, image_size, **options)
-    if name not in _BUILDERS:
+    library, _, inner = name.partition("/")
+    if library in LIBRARIES and inner:
+        return LIBRARIES[library](inner, num_classes, in_channels, image_size, **options)
+    if name not in NETWORKS:
         raise BitdialError(
             f"unknown model {name!r}; known are {', '.join(MODELS)}, torchvision/NAME and timm/NAME"
             f"{suggest(name, MODELS)}"
         )
-    builder = _BUILDERS[name]
+    builder = NETWORKS[name]
     offered = [each.name for each in inspect.signature(builder).parameters.values() if each.kind is each.KEYWORD_ONLY]
     for option in options:
         if option not in offered:

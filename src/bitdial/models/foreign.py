@@ -1,7 +1,9 @@
-"""torchvision's classifiers: two adapted to small images, and all of them as they are under `torchvision/NAME`."""
+"""Any classifier of torchvision and of timm as it is, under `torchvision/NAME` and `timm/NAME`; timm is optional."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -9,67 +11,6 @@ from torchvision import models
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.models.surgery import check_fit, forbid_inplace, guarded, replace_head, replace_stem
-
-# Up to this side the ImageNet stem (stride 4 or 2 at once) would throw away too much of the image.
-SMALL_IMAGE = 64
-_TINY_IMAGE = 16
-
-
-def resnet18(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
-    """Build torchvision's ResNet-18; up to 64x64 with the CIFAR stem (3x3, stride 1, no pooling).
-
-    With the CIFAR stem, colour and ten classes it has 11.17 million parameters.
-    """
-    model: nn.Module = models.resnet18(num_classes=num_classes)
-    if image_size <= SMALL_IMAGE:
-        stem = nn.Conv2d(in_channels, 64, 3, 1, 1, bias=False)
-        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-        model.set_submodule("conv1", stem)
-        model.set_submodule("maxpool", nn.Identity())
-    else:
-        replace_stem(model, in_channels)
-    return forbid_inplace(model)
-
-
-def mobilenetv2(
-    num_classes: int, in_channels: int, image_size: int, *, width: float = 1.0, dropout: float = 0.2
-) -> nn.Module:
-    """Build torchvision's MobileNetV2 with its strides adapted to the image.
-
-    The image is reduced 32 times in all from 65x65 up, 8 times up to 64x64 (stem and second stage keep the size) and
-    4 times up to 16x16 (the fourth stage too).
-
-    Args:
-        num_classes: Number of logits.
-        in_channels: Channels of an image.
-        image_size: Side of an image; any.
-        width: Multiplier of all channel counts.
-        dropout: Probability of dropout before the classifier, in [0, 1).
-
-    Raises:
-        BitdialError: A width or a dropout out of range.
-    """
-    if not width > 0:
-        raise BitdialError(f"width must be a multiplier above 0, got {width!r}")
-    if not 0 <= dropout < 1:
-        raise BitdialError(f"dropout must be in [0, 1), got {dropout!r}")
-    small, tiny = image_size <= SMALL_IMAGE, image_size <= _TINY_IMAGE
-    stages = [  # expansion, channels, blocks, stride of the first: table 2 of Sandler et al. 2018
-        [1, 16, 1, 1],
-        [6, 24, 2, 1 if small else 2],
-        [6, 32, 3, 2],
-        [6, 64, 4, 1 if tiny else 2],
-        [6, 96, 3, 1],
-        [6, 160, 3, 2],
-        [6, 320, 1, 1],
-    ]
-    model: nn.Module = models.MobileNetV2(num_classes, width, stages, dropout=dropout)
-    if small:
-        stem = model.get_submodule("features.0.0")
-        assert isinstance(stem, nn.Conv2d)
-        stem.stride = (1, 1)
-    replace_stem(model, in_channels)
-    return forbid_inplace(model)
 
 
 def torchvision_model(
@@ -118,9 +59,41 @@ def torchvision_model(
     return check_fit(label, forbid_inplace(model), num_classes, in_channels, image_size)
 
 
+def timm_model(name: str, num_classes: int, in_channels: int, image_size: int, **options: Any) -> nn.Module:
+    """Build `timm.create_model(NAME)` with its activations out of place.
+
+    Args:
+        name: A model name of timm, as `resnet10t` or `vit_tiny_patch16_224`.
+        num_classes: Number of logits.
+        in_channels: Channels of an image.
+        image_size: Side of an image; passed on to the networks that are built for one size.
+        options: Passed on to `timm.create_model` (`pretrained=True`, `drop_rate=.1`, ...).
+
+    Raises:
+        BitdialError: timm is missing, the name or an option is unknown, or the network cannot take the images.
+    """
+    label = f"timm/{name}"
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise BitdialError(f"{label} needs the package timm; run: pip install 'bitdial[timm]'") from error
+    if not timm.is_model(name):
+        known = [f"timm/{each}" for each in timm.list_models()]
+        raise BitdialError(f"unknown model {label!r}; timm has {len(known)} models{suggest(label, known)}")
+    arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels, **options}
+    config = timm.models.get_pretrained_cfg(name)
+    if config is not None and config.fixed_input_size:
+        arguments.setdefault("img_size", image_size)
+    model = guarded(label, lambda: timm.create_model(name, **arguments))
+    return check_fit(label, forbid_inplace(model), num_classes, in_channels, image_size)
+
+
 def _drop_auxiliary(model: nn.Module) -> None:
     """Remove the second classifier that pretrained Inception keeps."""
     if getattr(model, "aux_logits", False):
         model.aux_logits = False  # type: ignore[assignment]
         for name in [name for name, _ in model.named_children() if name.lower().startswith("aux")]:
             setattr(model, name, None)
+
+
+LIBRARIES: dict[str, Callable[..., nn.Module]] = {"torchvision": torchvision_model, "timm": timm_model}
