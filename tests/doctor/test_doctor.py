@@ -9,10 +9,9 @@ import torch
 
 from bitdial.cli import main
 from bitdial.doctor import Finding, examine
-from bitdial.doctor.arithmetic import int8_matmul
-from bitdial.doctor.compilation import compilation, native_kernels
 from bitdial.doctor.findings import as_json
 from bitdial.doctor.machine import OPTIONAL
+from bitdial.doctor.trials import compilation, int8_matmul, native_kernels
 
 
 @pytest.fixture(scope="module")

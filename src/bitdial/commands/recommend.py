@@ -18,9 +18,9 @@ from rich.text import Text
 from bitdial.commands.workload import Workload, WorkloadConfig, workload_of
 from bitdial.configuration import load_config
 from bitdial.doctor import Finding
-from bitdial.doctor.arithmetic import arithmetic
 from bitdial.doctor.findings import as_json, print_table
 from bitdial.doctor.machine import accelerators, machine
+from bitdial.doctor.trials import arithmetic
 from bitdial.training.mixed_precision import (
     AdvisedSetting,
     PrecisionDecision,

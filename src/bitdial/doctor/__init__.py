@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-from bitdial.doctor.examination import examine as examine
+from bitdial.doctor.command import examine as examine
 from bitdial.doctor.findings import Finding as Finding

@@ -1,21 +1,43 @@
-"""``bitdial doctor``."""
+"""``bitdial doctor``: the whole examination, topic by topic."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
+import torch
 from rich.console import Console
 
-from bitdial.doctor.examination import examine
-from bitdial.doctor.findings import as_json, print_table
+from bitdial.doctor.findings import Finding, as_json, print_table
+from bitdial.doctor.machine import accelerators, machine, optional_packages, software
+from bitdial.doctor.trials import arithmetic, compilation, native_kernels
 from bitdial.errors import BitdialError, suggest
 
 _FLAGS = {
     "--json": "print JSON instead of a table",
     "--no-compile": "leave out torch.compile and the native kernels, whose trial takes some seconds",
 }
+
+
+def examine(folder: Path | None = None, *, compile: bool = True) -> Iterator[Finding]:
+    """Yield what this machine can do.
+
+    Args:
+        folder: Where runs would be written; default: the current folder.
+        compile: Also try what is compiled here (torch.compile, the native kernels), which takes some seconds.
+    """
+    yield from machine(folder or Path.cwd())
+    yield from software()
+    yield from accelerators()
+    yield from arithmetic()
+    if compile:
+        for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+            yield compilation(device)
+        yield native_kernels()
+    yield from optional_packages()
 
 
 class _Parser(argparse.ArgumentParser):

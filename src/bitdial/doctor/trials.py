@@ -1,7 +1,13 @@
-"""Number formats and products, each really tried on a tiny tensor."""
+"""What is really tried on this machine: number formats and products on tiny tensors, and whatever is compiled.
+
+What is compiled (torch.compile, the native kernels) is tried in a process of its own: a compiler that hangs or crashes
+must not take the doctor along.
+"""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -11,6 +17,29 @@ from bitdial.doctor.findings import Finding
 
 INT8_SHAPES = ((32, 64, 32), (48, 256, 40), (17, 1024, 8))
 """(rows, inner, columns): inner long enough for sums that leave 16 bits; CUDA asks for rows > 16 and multiples of 8."""
+
+TIME_LIMIT = 120.0
+"""Seconds given to one trial; a first compilation on a slow machine takes half a minute."""
+
+_TRIAL = """
+import sys, time
+import torch
+device = sys.argv[1]
+def f(x, bits):
+    return torch.round(torch.sigmoid(x) * torch.exp2(bits)).sum()
+x, bits = torch.linspace(-1, 1, 64, device=device, requires_grad=True), torch.tensor(4.0, device=device)
+start = time.perf_counter()
+y = torch.compile(f, fullgraph=True)(x, bits)
+y.backward()
+assert torch.allclose(y, f(x, bits)), "the compiled function returns something else"
+print(f"{time.perf_counter() - start:.0f}")
+"""
+
+
+_KERNELS = """
+from bitdial.numerics import native
+print(native.unavailable() or "")
+"""
 
 
 def arithmetic() -> Iterator[Finding]:
@@ -92,3 +121,36 @@ def int8_matmul(device: str, multiply: Callable[[torch.Tensor, torch.Tensor], to
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def compilation(device: str, *, limit: float = TIME_LIMIT, trial: str = _TRIAL) -> Finding:
+    """Compile a tiny function on `device`, forward and backward, and compare it with the plain one."""
+    name = f"{device} torch.compile"
+    printed, failure = _in_process(trial, device, limit=limit)
+    if failure is not None:
+        return Finding("compile", name, failure, False)
+    return Finding("compile", name, f"first call took {printed.split()[-1]} s", True)
+
+
+def native_kernels(*, limit: float = TIME_LIMIT, trial: str = _KERNELS) -> Finding:
+    """Compile and try the kernels that make fake quantization on a CPU fast, or say why there are none."""
+    printed, failure = _in_process(trial, limit=limit)
+    reason = failure or printed.strip()
+    if reason:
+        return Finding(
+            "compile", "native kernels", f"{reason}; without them the same values take longer on a CPU", False
+        )
+    return Finding("compile", "native kernels", "compiled; their values are right", True)
+
+
+def _in_process(trial: str, *arguments: str, limit: float) -> tuple[str, str | None]:
+    """Run a trial; what it printed, and why it failed or None."""
+    command = [sys.executable, "-c", trial, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        return "", f"no result within {limit:g} s"
+    if done.returncode == 0:
+        return done.stdout, None
+    lines = [line for line in done.stderr.splitlines() if "Error" in line] or done.stderr.splitlines() or ["no output"]
+    return done.stdout, lines[-1].strip()[:200]
