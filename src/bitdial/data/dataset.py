@@ -69,12 +69,14 @@ class Request:
     """What `load_dataset` was asked for; its numbers are checked.
 
     Attributes:
+        name: The name that was asked for, in small letters and with hyphens.
         path: Where the data is; None: where such data usually is, or a download.
         image_size: Side in pixels to resize to; None keeps the images' own.
         seed: Chooses what is held out where the data has no test set of its own.
         memory_limit: Bytes up to which decoded images are held in memory.
     """
 
+    name: str
     path: Path | None
     image_size: int | None
     seed: int
@@ -83,6 +85,20 @@ class Request:
 
 Source: TypeAlias = Callable[[Request], ImageDataset]
 """Loads one kind of dataset; raises `BitdialError` for data that is missing, damaged or of the wrong shape."""
+
+SOURCES: dict[str, Source] = {}
+"""Name -> source, in the order in which they are registered."""
+
+
+def register(*names: str) -> Callable[[Source], Source]:
+    """Return a decorator that registers a source under `names`, each with hyphens and in small letters."""
+
+    def remember(source: Source) -> Source:
+        assert not SOURCES.keys() & set(names), names
+        SOURCES.update(dict.fromkeys(names, source))
+        return source
+
+    return remember
 
 
 def dataset_from_tensors(

@@ -1,6 +1,6 @@
 """The published sets: digits, MNIST and Fashion-MNIST, CIFAR-10 and CIFAR-100; downloaded where they are not at hand.
 
-A set is a loader and its line in `SOURCES`.
+A set is a loader that `register` gives its name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from bitdial.data.dataset import TEST_SHARE, ImageDataset, Request, Source, dataset_from_tensors, stratified_split
+from bitdial.data.dataset import TEST_SHARE, ImageDataset, Request, dataset_from_tensors, register, stratified_split
 from bitdial.errors import BitdialError
 
 # Where Debian's and Ubuntu's package `dataset-fashion-mnist` puts the files.
@@ -28,6 +27,7 @@ _PARTS = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
           "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}  # fmt: skip
 
 
+@register("digits")
 def load_digits(wanted: Request) -> ImageDataset:
     """Load the handwritten digits that ship with scikit-learn: 1,797 grey images of 8x8, no download.
 
@@ -56,21 +56,21 @@ def load_digits(wanted: Request) -> ImageDataset:
     )
 
 
-def load_mnist(wanted: Request) -> ImageDataset:
-    """Load MNIST from the given path, or from the download cache (filled by torchvision when empty)."""
-    return _load_idx("mnist", datasets.MNIST, wanted, None, flip=False)
-
-
+@register("fashion-mnist")
 def load_fashion_mnist(wanted: Request) -> ImageDataset:
     """Load Fashion-MNIST from the given path, else from Debian's package, else from the download cache."""
-    return _load_idx("fashion-mnist", datasets.FashionMNIST, wanted, DEBIAN_FASHION_MNIST, flip=True)
+    return _load_idx(datasets.FashionMNIST, wanted, DEBIAN_FASHION_MNIST, flip=True)
 
 
-def _load_idx(
-    name: str, source: Callable[..., object], wanted: Request, packaged: Path | None, *, flip: bool
-) -> ImageDataset:
+@register("mnist")
+def load_mnist(wanted: Request) -> ImageDataset:
+    """Load MNIST from the given path, or from the download cache (filled by torchvision when empty)."""
+    return _load_idx(datasets.MNIST, wanted, None, flip=False)
+
+
+def _load_idx(source: Callable[..., object], wanted: Request, packaged: Path | None, *, flip: bool) -> ImageDataset:
     """Load four files in the IDX format, gzipped or plain."""
-    kind = getattr(source, "__name__", "")
+    name, kind = wanted.name, getattr(source, "__name__", "")
     if wanted.path is not None:
         places = [wanted.path / each for each in (".", "raw", f"{kind}/raw")]
     else:
@@ -131,20 +131,21 @@ def _holds_all(folder: Path) -> bool:
     return all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in names)
 
 
-def load_cifar(name: str, wanted: Request) -> ImageDataset:
+@register("cifar10", "cifar100")
+def load_cifar(wanted: Request) -> ImageDataset:
     """Load "cifar10" or "cifar100" from the given path, or from the download cache (filled by torchvision when empty).
 
     The files are pickles; torchvision checks their MD5 sums before it opens them, so nothing but the original is
     unpickled.
 
     Args:
-        name: "cifar10" or "cifar100".
         wanted: Its path is the unpacked folder (`cifar-10-batches-py`, `cifar-100-python`), or the folder that holds
             it or the archive as downloaded.
 
     Raises:
         BitdialError: The files are missing or differ from the published ones, or the download failed.
     """
+    name = wanted.name
     source: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     if wanted.path is None:
         with downloading(name):
@@ -209,12 +210,3 @@ def downloading(name: str) -> Iterator[None]:
             f"{name} is not in {cache_folder()} and downloading it failed ({reason}); check the network, or get the "
             "files by other means and give their folder as data_path"
         ) from error
-
-
-SOURCES: dict[str, Source] = {
-    "digits": load_digits,
-    "fashion-mnist": load_fashion_mnist,
-    "mnist": load_mnist,
-    "cifar10": partial(load_cifar, "cifar10"),
-    "cifar100": partial(load_cifar, "cifar100"),
-}

@@ -1,17 +1,16 @@
-"""Datasets by name: the sources that each module of formats lists beside their definitions."""
+"""Datasets by name: the sources that modules register beside their definitions."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bitdial.data import published, supplied
-from bitdial.data.dataset import ImageDataset, Request
+from bitdial.data import published, supplied  # noqa: F401  (they register their sources)
+from bitdial.data.dataset import SOURCES, ImageDataset, Request
 from bitdial.data.images import check_image_size
 from bitdial.data.randomness import check_seed
 from bitdial.errors import BitdialError, suggest
 
-_SOURCES = {**published.SOURCES, **supplied.SOURCES}
-DATASETS = tuple(_SOURCES)
+DATASETS = tuple(SOURCES)
 
 
 def load_dataset(
@@ -38,8 +37,8 @@ def load_dataset(
     """
     check_image_size(image_size)
     check_seed(seed)
-    source = _SOURCES.get(name.lower().replace("_", "-"))
-    if source is None:
+    plain = name.lower().replace("_", "-")
+    if plain not in SOURCES:
         raise BitdialError(f"unknown dataset {name!r}; known are {', '.join(DATASETS)}{suggest(name, DATASETS)}")
     path = None if data_path is None else Path(data_path).expanduser()
-    return source(Request(path, image_size, seed, memory_limit))
+    return SOURCES[plain](Request(plain, path, image_size, seed, memory_limit))

@@ -1,6 +1,6 @@
 """A user's own images: folders of classes, or tensors in one file, `.npz` of numpy or `.pt` of torch.
 
-A form is a loader and its line in `SOURCES`.
+A form is a loader that `register` gives its name.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from bitdial.data.dataset import (
     TEST_SHARE,
     ImageDataset,
     Request,
-    Source,
     channel_statistics,
     dataset_from_tensors,
+    register,
     stratified_split,
 )
 from bitdial.data.images import FolderSplit, decode_all, dimensions, in_threads
@@ -36,6 +36,7 @@ _DIVIDED = ("x_train", "y_train", "x_test", "y_test")
 _WHOLE = ("x", "y")
 
 
+@register("folder")
 def load_folder(wanted: Request) -> ImageDataset:
     """Load a folder of images, as RGB.
 
@@ -143,6 +144,7 @@ def _on_disk(
     return first, second
 
 
+@register("npz")
 def load_arrays(wanted: Request) -> ImageDataset:
     """Load images and labels from a file with `x_train, y_train, x_test, y_test`, or with `x, y` alone.
 
@@ -210,6 +212,3 @@ def _channels_first(images: Tensor, where: str) -> Tensor:
     if images.ndim != 4:
         raise BitdialError(f"{where} must have shape [N, C, H, W], [N, H, W, C] or [N, H, W], got {list(images.shape)}")
     return images
-
-
-SOURCES: dict[str, Source] = {"folder": load_folder, "npz": load_arrays}

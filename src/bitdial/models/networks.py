@@ -1,7 +1,7 @@
 """The networks with a name of their own; a network is a function `(num_classes, in_channels, image_size, *, options)`.
 
-They are small enough to see whole, or torchvision's adapted to small images. A function's keyword-only arguments are
-the options that its network offers, and its line in `NETWORKS` is its name.
+They are small enough to see whole, or torchvision's adapted to small images. `network` registers such a function; its
+keyword-only arguments are the options that the network offers.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,24 @@ DEPTHS = (20, 32, 44, 56, 74, 110)
 # Up to this side the ImageNet stem (stride 4 or 2 at once) would throw away too much of the image.
 SMALL_IMAGE = 64
 _TINY_IMAGE = 16
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {}
+"""Name -> builder, in the order in which they are registered."""
+_Builder = TypeVar("_Builder", bound=Callable[..., nn.Module])
+
+
+def network(builder: _Builder, name: str | None = None) -> _Builder:
+    """Register a builder under `name`, by default its own, and return it; serves as a decorator."""
+    chosen = name or builder.__name__
+    assert chosen not in NETWORKS, chosen
+    NETWORKS[chosen] = builder
+    return builder
+
+
+def check_positive(name: str, value: object, least: int = 1) -> None:
+    """Refuse what is not a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise BitdialError(f"{name} must be a whole number from {least} up, got {value!r}")
 
 
 class Subsample(nn.Module):
@@ -119,6 +138,11 @@ def cifar_resnet(
     return CifarResNet((depth - 2) // 6, num_classes, in_channels, width, shortcut)
 
 
+for _depth in DEPTHS:
+    network(partial(cifar_resnet, _depth), f"resnet{_depth}")
+
+
+@network
 def resnet18(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     """Build torchvision's ResNet-18; up to 64x64 with the CIFAR stem (3x3, stride 1, no pooling).
 
@@ -135,6 +159,42 @@ def resnet18(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     return forbid_inplace(model)
 
 
+@network
+def vgg_small(num_classes: int, in_channels: int, image_size: int, *, width: int = 128) -> nn.Module:
+    """Build `2 x conv(w) - pool - 2 x conv(2w) - pool - 2 x conv(4w) - pool - fc`, 3x3 with batch norm and ReLU.
+
+    The plain network of the binary and ternary papers (Zhang et al. 2018, LQ-Nets). At 32x32 colour, ten classes and
+    the default width it has 4.66 million parameters.
+
+    Args:
+        num_classes: Number of logits.
+        in_channels: Channels of an image.
+        image_size: Side of an image, at least 8 (three poolings halve it).
+        width: Channels of the first pair.
+
+    Raises:
+        BitdialError: Images smaller than 8, or a width below 1.
+    """
+    check_positive("width", width)
+    if image_size < 8:
+        raise BitdialError(f"vgg_small needs images of at least 8x8, got {image_size}x{image_size}; resize them")
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    channels = in_channels
+    for number, out in enumerate([width, width, 2 * width, 2 * width, 4 * width, 4 * width], 1):
+        conv = nn.Conv2d(channels, out, 3, 1, 1, bias=False)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        layers[f"conv{number}"] = conv
+        layers[f"bn{number}"] = nn.BatchNorm2d(out)
+        layers[f"relu{number}"] = nn.ReLU()
+        if number % 2 == 0:
+            layers[f"pool{number // 2}"] = nn.MaxPool2d(2)
+        channels = out
+    layers["flatten"] = nn.Flatten()
+    layers["fc"] = nn.Linear(channels * (image_size // 8) ** 2, num_classes)
+    return nn.Sequential(layers)
+
+
+@network
 def mobilenetv2(
     num_classes: int, in_channels: int, image_size: int, *, width: float = 1.0, dropout: float = 0.2
 ) -> nn.Module:
@@ -176,40 +236,7 @@ def mobilenetv2(
     return forbid_inplace(model)
 
 
-def vgg_small(num_classes: int, in_channels: int, image_size: int, *, width: int = 128) -> nn.Module:
-    """Build `2 x conv(w) - pool - 2 x conv(2w) - pool - 2 x conv(4w) - pool - fc`, 3x3 with batch norm and ReLU.
-
-    The plain network of the binary and ternary papers (Zhang et al. 2018, LQ-Nets). At 32x32 colour, ten classes and
-    the default width it has 4.66 million parameters.
-
-    Args:
-        num_classes: Number of logits.
-        in_channels: Channels of an image.
-        image_size: Side of an image, at least 8 (three poolings halve it).
-        width: Channels of the first pair.
-
-    Raises:
-        BitdialError: Images smaller than 8, or a width below 1.
-    """
-    check_positive("width", width)
-    if image_size < 8:
-        raise BitdialError(f"vgg_small needs images of at least 8x8, got {image_size}x{image_size}; resize them")
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    channels = in_channels
-    for number, out in enumerate([width, width, 2 * width, 2 * width, 4 * width, 4 * width], 1):
-        conv = nn.Conv2d(channels, out, 3, 1, 1, bias=False)
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        layers[f"conv{number}"] = conv
-        layers[f"bn{number}"] = nn.BatchNorm2d(out)
-        layers[f"relu{number}"] = nn.ReLU()
-        if number % 2 == 0:
-            layers[f"pool{number // 2}"] = nn.MaxPool2d(2)
-        channels = out
-    layers["flatten"] = nn.Flatten()
-    layers["fc"] = nn.Linear(channels * (image_size // 8) ** 2, num_classes)
-    return nn.Sequential(layers)
-
-
+@network
 def mlp(num_classes: int, in_channels: int, image_size: int, *, hidden: int = 128, depth: int = 2) -> nn.Module:
     """Build a perceptron of `depth` hidden layers of `hidden` units with ReLU; images `[B, C, H, W]` are flattened."""
     check_positive("hidden", hidden)
@@ -224,6 +251,7 @@ def mlp(num_classes: int, in_channels: int, image_size: int, *, hidden: int = 12
     return nn.Sequential(layers)
 
 
+@network
 def tiny_cnn(num_classes: int, in_channels: int, image_size: int, *, width: int = 16) -> nn.Module:
     """Build three 3x3 convolutions with batch norm and ReLU (`width`, then twice that), pooling and a classifier.
 
@@ -241,19 +269,3 @@ def tiny_cnn(num_classes: int, in_channels: int, image_size: int, *, width: int 
     layers["flatten"] = nn.Flatten()
     layers["fc"] = nn.Linear(channels, num_classes)
     return nn.Sequential(layers)
-
-
-def check_positive(name: str, value: object, least: int = 1) -> None:
-    """Refuse what is not a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise BitdialError(f"{name} must be a whole number from {least} up, got {value!r}")
-
-
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in DEPTHS},
-    "resnet18": resnet18,
-    "vgg_small": vgg_small,
-    "mobilenetv2": mobilenetv2,
-    "mlp": mlp,
-    "tiny_cnn": tiny_cnn,
-}

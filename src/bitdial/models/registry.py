@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Networks by name: those that modules register beside their definitions, and whole libraries by prefix."""
 
 from __future__ import annotations
 
