@@ -1,4 +1,6 @@
 import html
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from bitdial.recipes.cyclic.collect import collect_results
 from bitdial.recipes.cyclic.report import FIGURES, render, report_page, save_plots, write_report
 from tests.evaluation.fabricate import arms_of, fabricate
 from tests.evaluation.parsing import Parsed
+
+DOCS = Path(__file__).parents[3] / "docs" / "report.md"
 
 
 def rendered(results):
@@ -99,3 +103,14 @@ def test_four_files_that_are_pictures(tmp_path, results):
 def test_no_cycles_and_no_history_leave_those_figures_out(tmp_path):
     results = collect_results(arms_of("a", [0.9]), config={})
     assert [path.stem for path in save_plots(results, tmp_path)] == ["accuracy_by_width", "accuracy_by_cost"]
+
+
+def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch, results):
+    examples = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.S)
+    monkeypatch.chdir(tmp_path)
+    results.save("runs/cyclic-1/cyclic_precision_results.json")
+    for example in examples[:2]:
+        exec(example, {})
+    assert Parsed(Path("report.html").read_text(encoding="utf-8")).text.count(results.comparison.reason) == 1
+    assert "small_net 97.1 better large_net" in Parsed(Path("small_or_large.html").read_text(encoding="utf-8")).text
+    assert len(list(Path("plots").glob("*.png"))) == 4
