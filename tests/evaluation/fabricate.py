@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 
-from bitdial.evaluation.assemble import assemble
 from bitdial.evaluation.results import ArmKind, ArmResult, CyclicResults, History, Machine, WidthScore
+from bitdial.recipes.cyclic.collect import collect_results
 
 WIDTHS = (2.0, 4.0, 8.0, 16.0, 32.0)
 
@@ -43,7 +43,7 @@ def fabricate(
         for row in ARMS
         for seed in range(seeds)
     ]
-    return assemble(
+    return collect_results(
         arms,
         config={
             "model": {"name": "resnet20", "bit_widths": [2, 4, 8, 16], "default_bit_width": 8},

@@ -1,11 +1,9 @@
-"""Measure: accuracy over widths and seeds, cycle analysis, comparisons; tables, plots and the report of a run.
+"""Measure: accuracy over widths and seeds, comparisons; tables, plots, and the page that every run leaves.
 
-``table``, ``plots`` and ``report`` are imported from their own modules, because they bring rich, matplotlib and jinja2.
+Tables, plots, pages and reports are imported from their own modules, because they bring rich, matplotlib and jinja2.
 """
 
-from bitdial.evaluation.assemble import assemble as assemble
 from bitdial.evaluation.comparison import summarise as summarise
-from bitdial.evaluation.cycles import analyze_cycle_progression as analyze_cycle_progression
 from bitdial.evaluation.machine import describe_machine as describe_machine
 from bitdial.evaluation.results import ArmResult as ArmResult
 from bitdial.evaluation.results import ArmSummary as ArmSummary

@@ -1,16 +1,19 @@
-"""What the plots share: colours that survive colour blindness, quiet axes, labels that keep out of each other's way."""
+"""What the plots share: colours that survive colour blindness, quiet axes, labels that keep apart, and their files."""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from bitdial.evaluation.files import write_atomically
 from bitdial.evaluation.results import ArmSummary
 
 # Okabe & Ito, "Color Universal Design" (2008), without its yellow, which is lost on white.
@@ -50,6 +53,16 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def render(figures: Mapping[str, Figure | None]) -> dict[str, bytes]:
+    """Return the figures as PNG, by name and in the order given; one that had nothing to draw (None) is left out."""
+    return {name: _png(figure) for name, figure in figures.items() if figure is not None}
+
+
+def save_plots(images: Mapping[str, bytes], folder: str | Path) -> list[Path]:
+    """Write each image as ``NAME.png`` into `folder` (made when missing) and return the paths."""
+    return [write_atomically(Path(folder) / f"{name}.png", image) for name, image in images.items()]
 
 
 def quiet(axes: Axes, *, title: str, x: str, y: str) -> None:
@@ -107,6 +120,12 @@ def place_labels(
             end = (x + dx - math.copysign(min(half[0], abs(dx)), dx), y + dy - math.copysign(min(half[1], abs(dy)), dy))
             tail = axes.transData.inverted().transform(end)
             axes.plot([point[0], tail[0]], [point[1], tail[1]], color=colour, linewidth=0.8, zorder=2.5)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def _free_offset(

@@ -1,37 +1,42 @@
-"""The figures of a run: what happened in training, what each arm is worth at each width, and what it cost.
+"""The figures of a comparison: what each arm is worth at each width, and what it cost.
 
 All of them use matplotlib's object interface on the Agg canvas: no display, no global state, safe in threads.
 """
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from bitdial.evaluation.cycle_plots import cycle_statistics, training_curves
-from bitdial.evaluation.files import write_atomically
 from bitdial.evaluation.plot_style import FAINT, INK, arm_styles, legend_name, new_figure, place_labels, quiet
-from bitdial.evaluation.results import ArmSummary, CyclicResults
+from bitdial.evaluation.results import ArmSummary, Comparison
 from bitdial.evaluation.wording import engineering
 
 CLOSE_UP = 0.30
 """When accuracies spread over more than this fraction, the upper end gets a second panel of its own."""
 
+WIDTH_CAPTION = (
+    "Accuracy of every arm when its model is dialled to each width, batch-norm statistics re-estimated there "
+    "unless that was switched off. Bars are 95% intervals over seeds; a ring marks the width that would ship."
+)
+COST_CAPTION = (
+    "Accuracy as shipped against the simulated cost of training, and against the wall-clock seconds that the same "
+    "steps took. The line joins the arms that no other arm beats in accuracy for the same cost or less."
+)
 
-def accuracy_against_width(results: CyclicResults) -> Figure | None:
+
+def accuracy_against_width(comparison: Comparison) -> Figure | None:
     """Draw accuracy at each target width for every arm, with 95% intervals; None when nothing was scored.
 
     A ring marks the width that the arm would ship at. Widths are spaced by their logarithm; arms stand slightly apart
     so that their intervals can be told from each other.
     """
-    rows = results.comparison.summaries
+    rows = comparison.summaries
     widths = sorted({float(key) for row in rows for key in row.accuracy})
     if not widths:
         return None
@@ -52,12 +57,12 @@ def accuracy_against_width(results: CyclicResults) -> Figure | None:
     return figure
 
 
-def accuracy_against_cost(results: CyclicResults) -> Figure | None:
+def accuracy_against_cost(comparison: Comparison) -> Figure | None:
     """Draw accuracy at the width that ships against simulated training BitOps and against wall-clock seconds.
 
     The line is the Pareto front: no arm above it for the same cost. None when no arm has a finite accuracy.
     """
-    rows = [row for row in results.comparison.summaries if math.isfinite(row.own.mean)]
+    rows = [row for row in comparison.summaries if math.isfinite(row.own.mean)]
     if not rows:
         return None
     figure = new_figure(10.5, 4.9)
@@ -74,41 +79,6 @@ def accuracy_against_cost(results: CyclicResults) -> Figure | None:
         halves = [None if row.own.half is None else 100 * row.own.half for row in rows]
         place_labels(axes, [(x, 100 * row.own.mean) for x, row in zip(cost, rows, strict=True)], names, halves, colours)
     return figure
-
-
-FIGURES: dict[str, Callable[[CyclicResults], Figure | None]] = {
-    "bits_and_loss": training_curves,
-    "accuracy_by_width": accuracy_against_width,
-    "cycle_statistics": cycle_statistics,
-    "accuracy_by_cost": accuracy_against_cost,
-}
-"""File name (without ``.png``) and drawing function of each figure, in reading order."""
-
-
-def render(results: CyclicResults) -> dict[str, bytes]:
-    """Return every figure that the results hold data for, as PNG."""
-    drawn = {name: draw(results) for name, draw in FIGURES.items()}
-    return {name: _png(figure) for name, figure in drawn.items() if figure is not None}
-
-
-def save_plots(results: CyclicResults, folder: str | Path, *, images: Mapping[str, bytes] | None = None) -> list[Path]:
-    """Write the figures as PNG files into `folder` (made when missing) and return their paths.
-
-    A figure without data (cycle statistics of a run that did not cycle) is not written.
-
-    Args:
-        results: what to draw.
-        folder: where to.
-        images: what `render` gave, if the figures are drawn already.
-    """
-    drawn = render(results) if images is None else images
-    return [write_atomically(Path(folder) / f"{name}.png", image) for name, image in drawn.items()]
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
 
 
 def _width_curves(axes: Axes, rows: list[ArmSummary], widths: list[float]) -> None:

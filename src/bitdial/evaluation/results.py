@@ -273,7 +273,7 @@ class CycleAnalysis(Record):
     criterion: str
     """The rule behind `convergence`, in words."""
     stability_score: float = Field(ge=0, le=1)
-    """F / (1 + C + R) in [0, 1], see ``bitdial.evaluation.cycles``."""
+    """F / (1 + C + R) in [0, 1], see ``bitdial.recipes.cyclic.cycles``."""
 
 
 class Machine(Record):

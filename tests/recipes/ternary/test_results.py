@@ -11,8 +11,9 @@ from rich.console import Console
 
 from bitdial.errors import BitdialError
 from bitdial.evaluation import describe_machine
+from bitdial.evaluation.page import render_page
 from bitdial.recipes.ternary import NetworkResult, TernaryResults
-from bitdial.recipes.ternary.report import captions, render_plots, render_report
+from bitdial.recipes.ternary.report import captions, render_plots, report_page
 from bitdial.recipes.ternary.results import Curve, Score, Sizes, summarise
 from bitdial.recipes.ternary.table import bytes_text, results_table
 
@@ -116,7 +117,7 @@ def test_the_size_stands_on_one_line_where_no_intervals_take_its_room() -> None:
 
 def test_the_report_escapes_what_it_shows() -> None:
     found = results(TWO)
-    page = render_report(found, render_plots(found))
+    page = render_page(report_page(found, render_plots(found)))
     assert "ternary &lt;&amp;&gt;" in page
     assert page.count("data:image/png;base64,") == 2
 
@@ -133,9 +134,9 @@ def test_captions_speak_of_what_is_drawn() -> None:
 def test_the_report_lists_what_was_left_unquantized_wherever_the_float_network_stands() -> None:
     networks = [network("twn", 0, 0.8, unquantized={"conv1": "skipped as <first>"}), network("float", 0, 0.9, "none")]
     found = results(networks)
-    page = render_report(found, {})
+    page = render_page(report_page(found, {}))
     assert "conv1: skipped as &lt;first&gt;" in page
-    assert "nothing was quantized" in render_report(results(networks[1:]), {})
+    assert "nothing was quantized" in render_page(report_page(results(networks[1:]), {}))
 
 
 def test_read_back(tmp_path: Path) -> None:

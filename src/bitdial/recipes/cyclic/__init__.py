@@ -1,6 +1,5 @@
 """Cyclic precision training: train while the precision cycles, fine-tune static configurations, compare them all."""
 
-from bitdial.evaluation import analyze_cycle_progression as analyze_cycle_progression
 from bitdial.recipes.cyclic.best_model import load_best_model as load_best_model
 from bitdial.recipes.cyclic.compare import compare_bit_configurations as compare_bit_configurations
 from bitdial.recipes.cyclic.config import CyclicConfig as CyclicConfig
@@ -9,6 +8,7 @@ from bitdial.recipes.cyclic.config import CyclicTrainingConfig as CyclicTraining
 from bitdial.recipes.cyclic.config import ExperimentConfig as ExperimentConfig
 from bitdial.recipes.cyclic.config import ModelConfig as ModelConfig
 from bitdial.recipes.cyclic.config import StaticPrecisionConfig as StaticPrecisionConfig
+from bitdial.recipes.cyclic.cycles import analyze_cycle_progression as analyze_cycle_progression
 from bitdial.recipes.cyclic.experiment import Experiment as Experiment
 from bitdial.recipes.cyclic.matched import schedule_bitops as schedule_bitops
 from bitdial.recipes.cyclic.phase import Loaders as Loaders

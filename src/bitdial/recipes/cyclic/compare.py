@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation import CyclicResults, assemble
+from bitdial.evaluation import CyclicResults
+from bitdial.recipes.cyclic.collect import collect_results
 from bitdial.recipes.cyclic.config import (
     CyclicPrecisionConfig,
     CyclicTrainingConfig,
@@ -76,6 +77,6 @@ def compare_bit_configurations(
         "static": job.static.model_dump(mode="json"),
         "experiment": {**experiment.model_dump(mode="json"), "seeds": len(chosen)},
     }
-    return assemble(
+    return collect_results(
         job.run(), config=config, experiment=experiment.experiment_name, analyze_cycles=experiment.analyze_cycles
     )

@@ -10,17 +10,17 @@ from rich.console import Console
 
 from bitdial.data import ImageDataset, load_dataset
 from bitdial.errors import BitdialError, RunInterrupted
-from bitdial.evaluation import CyclicResults, assemble
+from bitdial.evaluation import CyclicResults
 from bitdial.evaluation.files import write_atomically
-from bitdial.evaluation.plots import render, save_plots
-from bitdial.evaluation.report import write_report
 from bitdial.evaluation.table import comparison_table
 from bitdial.layers import skipped_layers
 from bitdial.recipes.assembly import check_model_name, fabric_for, told_once
 from bitdial.recipes.cyclic.assembly import build_experiment, precision_for
 from bitdial.recipes.cyclic.best_model import save_best_model
+from bitdial.recipes.cyclic.collect import collect_results
 from bitdial.recipes.cyclic.config import CyclicConfig
 from bitdial.recipes.cyclic.experiment import Experiment
+from bitdial.recipes.cyclic.report import render, save_plots, write_report
 from bitdial.recipes.precision import check_layers, tell_if_slow
 from bitdial.recipes.resuming import plain, tell_folder
 from bitdial.training import MixedPrecisionConfig, RunFolder, TrainingDiverged, preserved_random_state
@@ -109,7 +109,7 @@ class Job:
         experiment = build_experiment(
             config, self.data, fabric=self.fabric, precision=self.precision, folder=self.run.path
         )
-        results = assemble(
+        results = collect_results(
             experiment.run(),
             config=plain(config),
             command=command,

@@ -1,22 +1,19 @@
-"""One HTML page that tells what a run of ternary training found, and its plots."""
+"""The page and the figures of a run of ternary training."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 
-import yaml
-from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from bitdial.evaluation import page as pages
 from bitdial.evaluation import wording
-from bitdial.evaluation.files import write_atomically
-from bitdial.evaluation.plot_style import COLOURS, INK, legend_name, new_figure, quiet
-from bitdial.recipes.ternary.results import NetworkResult, TernaryResults
+from bitdial.evaluation.page import Block, Items, Page, Row, Section, Table, Text
+from bitdial.evaluation.plot_style import COLOURS, INK, legend_name, new_figure, quiet, render
+from bitdial.evaluation.plot_style import save_plots as save_plots
+from bitdial.recipes.ternary.results import NetworkResult, Summary, TernaryResults
 from bitdial.recipes.ternary.table import bytes_text, difference_text
 
 ZEROS_CAPTION = "Share of weights that are exactly zero, layer by layer from the input to the output, as shipped."
@@ -92,41 +89,95 @@ def zeros_by_layer(networks: Sequence[NetworkResult]) -> Figure | None:
 
 
 def render_plots(results: TernaryResults) -> dict[str, bytes]:
-    """Name -> PNG."""
-    figures = {"accuracy": accuracy_curves(results.networks), "zeros": zeros_by_layer(results.networks)}
-    return {name: _png(figure) for name, figure in figures.items() if figure is not None}
+    """Return every figure that the results hold data for, as PNG."""
+    return render({"accuracy": accuracy_curves(results.networks), "zeros": zeros_by_layer(results.networks)})
 
 
-def save_plots(images: Mapping[str, bytes], folder: Path) -> list[Path]:
-    """Write every plot as ``NAME.png``."""
-    return [write_atomically(folder / f"{name}.png", image) for name, image in images.items()]
-
-
-def render_report(results: TernaryResults, images: Mapping[str, bytes]) -> str:
-    """The report as one page without scripts and without the network; every text in it is escaped."""
-    source = resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(
-        percent=lambda value: wording.percent(value, sign=""),
-        difference=difference_text,
-        seconds=wording.seconds,
-        size=bytes_text,
-    )
-    encoded = {name: base64.b64encode(image).decode("ascii") for name, image in images.items()}
-    return environment.from_string(source).render(
-        results=results,
-        images=encoded,
-        captions=captions(results.networks),
-        missing=wording.MISSING,
-        packed=[network for network in results.networks if network.sizes is not None],
-        unquantized=next((network.unquantized for network in results.networks if network.sizes is not None), {}),
-        config=yaml.safe_dump(results.config, sort_keys=False, allow_unicode=True, width=100),
+def report_page(results: TernaryResults, images: Mapping[str, bytes]) -> Page:
+    """Return the report as a page of blocks; `images` is what `render_plots` gave."""
+    return Page(
+        title="Ternary training",
+        meta=[pages.made(results.created), f"{results.config['model']} on {results.config['dataset']}"],
+        blocks=[
+            *_accuracy_section(results),
+            *pages.pictures(images, captions(results.networks)),
+            *_size_section(results.networks),
+            *_unquantized_section(results.networks),
+            *pages.notes_section(results.notes),
+            *pages.reproduction_section(
+                results.command, results.config, file="results.json", schema_version=results.schema_version
+            ),
+            *pages.machine_section(results.machine),
+        ],
     )
 
 
 def write_report(results: TernaryResults, images: Mapping[str, bytes], path: Path) -> Path:
     """Write the report atomically."""
-    return write_atomically(path, render_report(results, images))
+    return pages.write_page(report_page(results, images), path)
+
+
+def _accuracy_section(results: TernaryResults) -> list[Block]:
+    reference = [] if results.reference is None else [f"vs {results.reference}\n(points)"]
+    columns = ["experiment", "weights", "held out\n(%)", "test\n(%)", *reference, "zeros", "epochs", "seconds"]
+    rows = [
+        Row(
+            row.experiment,
+            [
+                "float32" if row.quantizer == "none" else row.quantizer,
+                wording.MISSING if row.validation is None else wording.percent(row.validation, sign=""),
+                wording.percent(row.test, sign=""),
+                *([_difference(row)] if reference else []),
+                wording.MISSING if row.zeros is None else f"{row.zeros:.1%}",
+                f"{row.epochs:g}",
+                wording.seconds(row.seconds),
+            ],
+        )
+        for row in results.summaries
+    ]
+    return [Section("Accuracy"), Table(columns, rows, words=["weights"])]
+
+
+def _difference(row: Summary) -> str:
+    return wording.MISSING if row.difference is None else difference_text(row.difference)
+
+
+def _size_section(networks: Sequence[NetworkResult]) -> list[Block]:
+    packed = [(network.key, network.sizes) for network in networks if network.sizes is not None]
+    if not packed:
+        return []
+    columns = [
+        "network",
+        "packed\nweights",
+        "the same\nas float32",
+        "whole\nfile",
+        "network\nas float32",
+        "ratio of\nthe files",
+        "memory at\nrun time",
+    ]
+    rows = [
+        Row(
+            key,
+            [
+                *map(bytes_text, (sizes.weights, sizes.float32_weights, sizes.file, sizes.float32)),
+                f"{sizes.float32 / sizes.file:.1f}x",
+                bytes_text(sizes.memory),
+            ],
+        )
+        for key, sizes in packed
+    ]
+    memory = "Packing makes files small. Loaded again, the weights are floating-point values: memory stays as it was."
+    return [Section("Size"), Table(columns, rows), Text(memory, soft=True)]
+
+
+def _unquantized_section(networks: Sequence[NetworkResult]) -> list[Block]:
+    """The layers left alone, of the first network of which a part was quantized."""
+    network = next((network for network in networks if network.sizes is not None), None)
+    if network is None:
+        lines = ["all: nothing was quantized"]
+    else:
+        lines = [f"{name}: {reason}" for name, reason in network.unquantized.items()] or ["none"]
+    return [Section("Layers left unquantized"), Items(lines)]
 
 
 def _colours(networks: Sequence[NetworkResult]) -> dict[str, str]:
@@ -134,9 +185,3 @@ def _colours(networks: Sequence[NetworkResult]) -> dict[str, str]:
     ternary = list(dict.fromkeys(network.experiment for network in networks if network.quantizer != "none"))
     chosen = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(ternary)}
     return {network.experiment: chosen.get(network.experiment, INK) for network in networks}
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bitdial.evaluation.comparison import summarise
-from bitdial.evaluation.cycles import analyze_cycle_progression
 from bitdial.evaluation.machine import describe_machine
 from bitdial.evaluation.results import ArmResult, CycleAnalysis, CyclicResults, Machine
+from bitdial.recipes.cyclic.cycles import analyze_cycle_progression
 
 _SIMULATED = (
     "BitOps are simulated: multiply-accumulates x weight bits x activation bits. The arithmetic itself is "
@@ -17,7 +17,7 @@ _SIMULATED = (
 )
 
 
-def assemble(
+def collect_results(
     arms: Sequence[ArmResult],
     *,
     config: Mapping[str, Any],

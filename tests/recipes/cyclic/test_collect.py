@@ -1,7 +1,7 @@
 from datetime import datetime
 
-from bitdial.evaluation.assemble import assemble
 from bitdial.evaluation.machine import describe_machine
+from bitdial.recipes.cyclic.collect import collect_results
 from tests.evaluation.fabricate import arms_of, fabricate
 
 
@@ -13,21 +13,21 @@ def test_cycles_are_analysed_for_each_arm_and_seed_that_cycled():
         ("ablation_random_cycling", 0),
         ("ablation_random_cycling", 1),
     ]
-    assert assemble(results.arms, config={}, analyze_cycles=False).cycles == []
+    assert collect_results(results.arms, config={}, analyze_cycles=False).cycles == []
 
 
 def test_notes_tell_of_seeds_and_of_simulation():
-    one = assemble(arms_of("a", [0.9]), config={}, notes=["mine"]).notes
+    one = collect_results(arms_of("a", [0.9]), config={}, notes=["mine"]).notes
     assert one[0].startswith("One seed: no interval.")
     assert any("BitOps are simulated" in note for note in one)
     assert one[-1] == "mine"
-    uneven = assemble(arms_of("a", [0.9, 0.8, 0.7]) + arms_of("b", [0.9]), config={}).notes
+    uneven = collect_results(arms_of("a", [0.9, 0.8, 0.7]) + arms_of("b", [0.9]), config={}).notes
     assert "95% Student t intervals over 3 seeds" in uneven[0]
     assert "Not every arm has every seed: b." in uneven
 
 
 def test_created_has_a_time_zone():
-    assert datetime.fromisoformat(assemble(arms_of("a", [0.9]), config={}).created).tzinfo is not None
+    assert datetime.fromisoformat(collect_results(arms_of("a", [0.9]), config={}).created).tzinfo is not None
 
 
 def test_machine_facts_are_there():

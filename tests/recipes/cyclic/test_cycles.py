@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation.cycles import analyze_cycle_progression
 from bitdial.evaluation.results import History
+from bitdial.recipes.cyclic import analyze_cycle_progression
 
 
 def history(losses, boundaries, steps=None):

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from bitdial.evaluation.cycles import TOLERANCE
 from bitdial.evaluation.plot_style import COLOURS, FAINT, INK, new_figure, quiet
 from bitdial.evaluation.results import ArmResult, CycleAnalysis, CyclicResults, History
 from bitdial.evaluation.wording import change as relative
+from bitdial.recipes.cyclic.cycles import TOLERANCE
 
 BLUE, ORANGE = COLOURS[:2]
 FEW_CYCLES = 5
