@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
 from bitdial.layers import cost
-from bitdial.training.mixed_precision.formats import good_at_bfloat16, good_at_float16
+from bitdial.training.step.formats import good_at_bfloat16, good_at_float16
 
 GB = 1 << 30
 """Bytes of a GB, as memory is sold."""

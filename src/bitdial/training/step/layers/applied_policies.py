@@ -8,18 +8,17 @@ from torch import nn
 
 from bitdial.errors import BitdialError
 from bitdial.layers.names import plain_names
-from bitdial.training.mixed_precision.covering import check_attention, check_kind, check_parameters, govern
-from bitdial.training.mixed_precision.float8 import is_float8_layer
-from bitdial.training.mixed_precision.formats import check_device, format_name
-from bitdial.training.mixed_precision.policies import (
-    LayerFormat,
+from bitdial.training.step.formats import LayerFormat, check_device, format_name, needs_float8, plain_dtype
+from bitdial.training.step.layers.policies import (
     PrecisionPolicies,
     Stages,
-    needs_float8,
+    check_attention,
+    check_kind,
+    check_parameters,
+    govern,
     parse_policies,
-    plain_dtype,
 )
-from bitdial.training.mixed_precision.policy_layers import cover, is_covered, owner_of, turn, uncover
+from bitdial.training.step.layers.policy_layers import cover, is_covered, is_float8_layer, owner_of, turn, uncover
 
 
 def apply_policies(model: nn.Module, policies: Any) -> AppliedPolicies:

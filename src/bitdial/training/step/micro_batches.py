@@ -12,11 +12,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
-from bitdial.training.mixed_precision.control import PrecisionControl
-from bitdial.training.mixed_precision.diagnosis import Culprit, first_not_finite
-from bitdial.training.mixed_precision.memory import RETRIES, Snapshot, batch_size, is_out_of_memory, release, split
-from bitdial.training.mixed_precision.moves import forget_new_state, versions
-from bitdial.training.mixed_precision.wrapping import hold_of
+from bitdial.layers.names import wrappings
+from bitdial.training.step.control import PrecisionControl
+from bitdial.training.step.diagnosis import Culprit, first_not_finite
+from bitdial.training.step.memory import (
+    RETRIES,
+    Snapshot,
+    batch_size,
+    forget_new_state,
+    is_out_of_memory,
+    release,
+    split,
+    versions,
+)
 from bitdial.training.tasks import TaskOutput
 
 Forward = Callable[[nn.Module, Any], TaskOutput]
@@ -61,7 +69,7 @@ class MicroBatches:
     ) -> None:
         self.control = control
         self.model, self.plain, self.optimizer = model, plain, optimizer
-        self.forward, self.backward, self.hold = forward, backward or _backward, hold or hold_of(model)
+        self.forward, self.backward, self.hold = forward, backward or _backward, hold or _hold_of(model)
         self.sums, self.checks = sums, checks
         self._snapshot = Snapshot(plain, control.device)
         self._taken: list[tuple[Any, float]] = []
@@ -286,6 +294,11 @@ class MicroBatches:
 
 def _backward(loss: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _hold_of(model: nn.Module) -> Any:
+    """Return what makes the context in which the processes do not exchange gradients; `nullcontext` where none do."""
+    return next((each.no_sync for each in wrappings(model) if hasattr(each, "no_sync")), nullcontext)
 
 
 def _joined(outputs: list[tuple[TaskOutput, float]]) -> TaskOutput:
