@@ -39,7 +39,7 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
         raise BitdialError(f"count must be 'layer' or 'cpt', got {count!r}")
     if not isinstance(model, nn.Module):
         raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
-    arguments, named, batch = _arguments(example_input)
+    arguments, named, batch = arguments_of(example_input)
     rows: dict[str, LedgerRow] = {}
 
     def record(name: str, layer: nn.Module, inputs: tuple[Any, ...], more: dict[str, Any], output: Tensor) -> None:
@@ -108,7 +108,7 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
     )
 
 
-def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any], int]:
+def arguments_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any], int]:
     """What to call the model with, and how many examples that is."""
     named = dict(example) if isinstance(example, Mapping) else {}
     positional = () if named else example if isinstance(example, tuple) else (example,)

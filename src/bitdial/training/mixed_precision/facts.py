@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import psutil
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
 from bitdial.layers import cost
+from bitdial.layers.counting import arguments_of
 from bitdial.training.step.formats import good_at_bfloat16, good_at_float16
 
 GB = 1 << 30
@@ -162,11 +162,5 @@ def _share_of_work(model: nn.Module, example_input: Any) -> float:
     finally:
         for handle in handles:
             handle.remove()
-    return macs / (macs + MACS_PER_VALUE * values / _examples(example_input))
-
-
-def _examples(example_input: Any) -> int:
-    """Return the batch dimension of an example that `cost` has accepted."""
-    parts = example_input.values() if isinstance(example_input, Mapping) else example_input
-    tensors = [parts] if isinstance(parts, Tensor) else [each for each in parts if isinstance(each, Tensor)]
-    return len(next(each for each in tensors if each.dim()))
+    *_, examples = arguments_of(example_input)
+    return macs / (macs + MACS_PER_VALUE * values / examples)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitdial.trees import tensors
+
 
 @dataclass(frozen=True, slots=True)
 class Culprit:
@@ -127,15 +129,7 @@ def _parameter_gradient(model: nn.Module) -> Culprit | None:
 
 
 def _floats(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, tuple | list):
-        for each in value:
-            yield from _floats(each)
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from _floats(each)
+    return (tensor for tensor in tensors(value) if tensor.is_floating_point())
 
 
 @torch.no_grad()

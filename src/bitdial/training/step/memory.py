@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
 from bitdial.training.optimizers import parts_of
+from bitdial.trees import map_tensors, tensors
 
 RETRIES = 3
 """How often one step is tried again, each time at half the micro-batch."""
@@ -164,15 +164,19 @@ def _states(optimizer: Optimizer) -> list[tuple[Optimizer, Any, dict[str, Any]]]
 def split(batch: Any, parts: int) -> list[Any]:
     """Cut a batch into `parts` along its first dimension, as evenly as that goes; fewer where it has fewer examples.
 
-    Tensors are cut, and the tensors in tuples, lists and mappings; all else goes into every part as it is. A tensor
-    whose first dimension differs from `batch_size` is no row of examples, and is not cut.
+    Tensors are cut, wherever they stand in the batch; all else goes into every part as it is. A tensor whose first
+    dimension differs from `batch_size` is no row of examples, and is not cut.
     """
     size = batch_size(batch)
     count = min(parts, size)
     if count <= 1:
         return [batch]
     bounds = [size * part // count for part in range(count + 1)]
-    return [_cut(batch, size, low, high) for low, high in pairwise(bounds)]
+
+    def rows(low: int, high: int) -> Any:
+        return map_tensors(lambda each: each[low:high] if each.dim() > 0 and each.shape[0] == size else each, batch)
+
+    return [rows(low, high) for low, high in pairwise(bounds)]
 
 
 def batch_size(batch: Any) -> int:
@@ -182,30 +186,6 @@ def batch_size(batch: Any) -> int:
     share none, for then nobody knows how to cut them.
     """
     if isinstance(batch, tuple | list) and len(batch) > 1:
-        data, target = ([int(each.shape[0]) for each in _tensors(part)] for part in batch[:2])
+        data, target = ([int(each.shape[0]) for each in tensors(part) if each.dim() > 0] for part in batch[:2])
         return next((size for size in data if size in target or not target), 1)
-    first = next(_tensors(batch), None)
-    return 1 if first is None else int(first.shape[0])
-
-
-def _tensors(batch: Any) -> Any:
-    if isinstance(batch, Tensor):
-        if batch.dim() > 0:
-            yield batch
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from _tensors(value)
-    elif isinstance(batch, tuple | list):
-        for value in batch:
-            yield from _tensors(value)
-
-
-def _cut(batch: Any, size: int, low: int, high: int) -> Any:
-    if isinstance(batch, Tensor):
-        return batch[low:high] if batch.dim() > 0 and batch.shape[0] == size else batch
-    if isinstance(batch, Mapping):
-        return {key: _cut(value, size, low, high) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        cut = [_cut(value, size, low, high) for value in batch]
-        return type(batch)(*cut) if hasattr(batch, "_fields") else type(batch)(cut)
-    return batch
+    return next((int(each.shape[0]) for each in tensors(batch) if each.dim() > 0), 1)

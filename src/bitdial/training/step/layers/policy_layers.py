@@ -168,6 +168,7 @@ def to_float32(value: Any) -> Any:
 
     What holds none is returned itself, so that a layer may still write into a list that it was given.
     """
+    # No map_tensors: this stands in compiled graphs, at every layer; and it hands on what need not change.
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() and value.dtype != torch.float32 else value
     if isinstance(value, dict):
@@ -222,6 +223,7 @@ def _has_autocast(kind: str) -> bool:
 
 
 def _first_tensor(value: Any) -> Tensor | None:
+    # No next(tensors(...)): older compilers cannot trace a generator.
     if isinstance(value, Tensor):
         return value
     if isinstance(value, dict):
