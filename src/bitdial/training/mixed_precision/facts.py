@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bitdial.errors import BitdialError
 from bitdial.layers import cost
 from bitdial.layers.counting import arguments_of
-from bitdial.training.step.formats import good_at_bfloat16, good_at_float16
+from bitdial.training.step.formats import good_at_bfloat16, good_at_float16, parse_device
 
 GB = 1 << 30
 """Bytes of a GB, as memory is sold."""
@@ -63,10 +63,7 @@ def device_of(model: nn.Module, device: torch.device | str | None = None) -> tor
     """
     if device is None:
         device = next(model.parameters()).device
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise BitdialError(f"device must be a device's name, got {device!r}; e.g. cpu or cuda") from error
+    found = parse_device(device)
     if found.type == "meta":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if found.type == "cuda":

@@ -54,9 +54,30 @@ def to_dtype(value: Any) -> torch.dtype:
     return FORMATS[name]
 
 
-def format_name(dtype: torch.dtype) -> str:
-    """Return the name of one of the `FORMATS`."""
-    return next(name for name, known in FORMATS.items() if known == dtype)
+def to_format(value: Any) -> LayerFormat:
+    """Return the format of a layer that a name or a dtype stands for.
+
+    Raises:
+        BitdialError: there is no such format.
+    """
+    return FORWARD_BFLOAT16 if value == FORWARD_BFLOAT16 else to_dtype(value)
+
+
+def format_name(format: LayerFormat) -> str:
+    """Return the name of one of the `FORMATS`, or of a layer's format."""
+    return format if isinstance(format, str) else next(name for name, known in FORMATS.items() if known == format)
+
+
+def parse_device(device: Any) -> torch.device:
+    """Return the device that a name or a device stands for; whether it is here, is not asked.
+
+    Raises:
+        BitdialError: not a device's name.
+    """
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise BitdialError(f"device must be a device's name, got {device!r}; e.g. cpu or cuda") from error
 
 
 def autocast_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -172,10 +193,7 @@ def mixed_precision_context(
         raise BitdialError("dtype must be float32, bfloat16 or float16 in a context, got float8; use bfloat16")
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except (RuntimeError, TypeError) as error:
-        raise BitdialError(f"device must be a device's name, got {device!r}; e.g. cpu or cuda") from error
+    kind = parse_device(device).type
     if kind == "cuda" and not torch.cuda.is_available():
         raise BitdialError("device must be one that is here, got cuda on a machine without a GPU; use cpu")
     if not torch.amp.is_autocast_available(kind):

@@ -53,8 +53,7 @@ def remove_policies(model: nn.Module) -> None:
     for module in _modules(model).values():
         if is_covered(module):
             uncover(module)
-        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerEncoder):
-            _give_fused_kernels_back(module)
+        _give_fused_kernels_back(module)
 
 
 class AppliedPolicies:
@@ -101,7 +100,7 @@ class AppliedPolicies:
 
     def __repr__(self) -> str:
         """One line a layer: name and format."""
-        rows = (f"  {name or '(model)'}: {_name(format)}\n" for name, format in self.dtypes().items())
+        rows = (f"  {name or '(model)'}: {format_name(format)}\n" for name, format in self.dtypes().items())
         return "AppliedPolicies(\n" + "".join(rows) + ")"
 
     def set_step(self, step: int) -> None:
@@ -158,7 +157,7 @@ class AppliedPolicies:
         float8_layers = [module for module in modules if is_float8_layer(module)]
         if needs_float8(format) and not float8_layers:
             raise BitdialError(
-                f"policy {pattern!r} must cover a float8 layer to give {_name(format)}, got none; "
+                f"policy {pattern!r} must cover a float8 layer to give {format_name(format)}, got none; "
                 "call convert_to_float8(model) first"
             )
         dtype = plain_dtype(format)
@@ -175,8 +174,7 @@ def _modules(model: Any) -> dict[str, nn.Module]:
 
 
 def _transformers(modules: dict[str, nn.Module]) -> list[nn.Module]:
-    kinds = (nn.TransformerEncoderLayer, nn.TransformerEncoder)
-    return [module for module in dict.fromkeys(modules.values()) if isinstance(module, kinds)]
+    return [module for module in dict.fromkeys(modules.values()) if isinstance(module, tuple(_FUSED))]
 
 
 _FUSED = {
@@ -197,7 +195,3 @@ def _give_fused_kernels_back(module: nn.Module) -> None:
     for kind, (name, _) in _FUSED.items():
         if isinstance(module, kind) and "_bitdial_fused" in vars(module):
             setattr(module, name, vars(module).pop("_bitdial_fused"))
-
-
-def _name(format: LayerFormat) -> str:
-    return format if isinstance(format, str) else format_name(format)

@@ -16,16 +16,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from bitdial.errors import BitdialError
 from bitdial.layers.convert import FIRST, LAST, find_layers
-from bitdial.training.step.formats import FORWARD_BFLOAT16, LayerFormat, format_name, to_dtype
-
-
-def to_format(value: Any) -> LayerFormat:
-    """Return the format that a name or a dtype stands for.
-
-    Raises:
-        BitdialError: there is no such format.
-    """
-    return FORWARD_BFLOAT16 if value == FORWARD_BFLOAT16 else to_dtype(value)
+from bitdial.training.step.formats import LayerFormat, format_name, to_format
 
 
 @dataclass(frozen=True)
@@ -162,7 +153,7 @@ def _plain(rule: PolicyRule) -> str | dict[int, str]:
         raise BitdialError(
             f"policy {rule.pattern!r} must be a dtype or a map step -> dtype to be written to a file, got a function"
         )
-    names = [one if isinstance(one, str) else format_name(one) for one in rule.schedule.formats]
+    names = [format_name(one) for one in rule.schedule.formats]
     return names[0] if len(names) == 1 else dict(zip(rule.schedule.steps, names, strict=True))
 
 
