@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
+from typing import Any
 
 from torch import nn
 
@@ -55,6 +57,11 @@ def wrappings(model: nn.Module) -> list[nn.Module]:
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the plain model inside of all that it is wrapped in."""
     return wrappings(model)[-1]
+
+
+def hold_of(model: nn.Module) -> Any:
+    """Return what makes the context in which the processes do not exchange gradients; `nullcontext` where none do."""
+    return next((each.no_sync for each in wrappings(model) if hasattr(each, "no_sync")), nullcontext)
 
 
 def _inner(parent: nn.Module, known: Collection[str] = _WRAPPERS) -> str | None:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
+from bitdial.training.devices import is_distributed
 from bitdial.trees import map_tensors
 
 if TYPE_CHECKING:
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 def is_sharded(fabric: Fabric) -> bool:
     """Whether a run keeps its weights in shards on these devices; one process does so if it is a group of its own."""
-    distributed = torch.distributed
-    grouped = fabric.world_size > 1 or (distributed.is_available() and distributed.is_initialized())
-    return bool(getattr(fabric.strategy, "shards_weights", False)) and grouped
+    return bool(getattr(fabric.strategy, "shards_weights", False)) and (fabric.world_size > 1 or is_distributed())
 
 
 def whole(value: Any) -> Any:
