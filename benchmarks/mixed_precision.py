@@ -37,7 +37,7 @@ from benchmarks.machine import describe, keep_freed_memory
 from bitdial.errors import BitdialError
 from bitdial.models import build_model
 from bitdial.training.mixed_precision import MixedPrecisionConfig, MixedPrecisionTrainer, benchmark_mixed_precision
-from bitdial.training.mixed_precision.benchmark_result import quartiles
+from bitdial.training.mixed_precision.benchmark import quartiles
 
 RESULTS = Path(__file__).parent / "results"
 VOCABULARY = 1024

@@ -35,9 +35,9 @@ def linear_of(parameters: int) -> nn.Module:
 
 def device_with(monkeypatch: pytest.MonkeyPatch, *, bfloat16: bool, float16: bool) -> None:
     """Pretend that the device has these formats."""
-    for home in ("formats", "facts"):
-        monkeypatch.setattr(f"bitdial.training.mixed_precision.{home}.good_at_bfloat16", lambda _: bfloat16)
-        monkeypatch.setattr(f"bitdial.training.mixed_precision.{home}.good_at_float16", lambda _: float16)
+    for home in ("step.formats", "mixed_precision.facts"):
+        monkeypatch.setattr(f"bitdial.training.{home}.good_at_bfloat16", lambda _: bfloat16)
+        monkeypatch.setattr(f"bitdial.training.{home}.good_at_float16", lambda _: float16)
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ class TestSettings:
         device_with(monkeypatch, bfloat16=bfloat16, float16=float16)
         for kind, dtype in (("cpu", on_cpu), ("cuda", on_gpu)):
             monkeypatch.setattr(
-                "bitdial.training.mixed_precision.settings_advice.device_of", lambda *_, kind=kind: torch.device(kind)
+                "bitdial.training.mixed_precision.advice.device_of", lambda *_, kind=kind: torch.device(kind)
             )
             config = optimize_mixed_precision_settings(linear_of(parameters), 32, LITTLE)
             assert config == MixedPrecisionConfig(

@@ -17,8 +17,8 @@ from bitdial.errors import BitdialError
 from bitdial.training import random_state
 from bitdial.training.mixed_precision import MixedPrecisionBenchmark, benchmark_arms, benchmark_mixed_precision
 from bitdial.training.mixed_precision import benchmark as module
-from bitdial.training.mixed_precision.benchmark_result import Row, quartiles
-from bitdial.training.mixed_precision.kept_memory import kept_bytes
+from bitdial.training.mixed_precision.benchmark import Row, quartiles
+from bitdial.training.mixed_precision.benchmark_arms import kept_bytes
 
 BATCH, WIDTH, CLASSES = 16, 32, 4
 
@@ -227,9 +227,9 @@ class TestVerdict:
     @pytest.fixture(autouse=True)
     def formats(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A processor with bfloat16 and without float16."""
-        for home in ("formats", "benchmark_result"):
-            monkeypatch.setattr(f"bitdial.training.mixed_precision.{home}.good_at_bfloat16", lambda _: True)
-            monkeypatch.setattr(f"bitdial.training.mixed_precision.{home}.good_at_float16", lambda _: False)
+        for home in ("step.formats", "mixed_precision.benchmark"):
+            monkeypatch.setattr(f"bitdial.training.{home}.good_at_bfloat16", lambda _: True)
+            monkeypatch.setattr(f"bitdial.training.{home}.good_at_float16", lambda _: False)
 
     @pytest.mark.parametrize(
         ("result", "pays", "says"),

@@ -18,7 +18,7 @@ from bitdial.configuration import load_config
 from bitdial.errors import BitdialError, suggest
 from bitdial.evaluation.machine import describe_machine
 from bitdial.training.mixed_precision import MixedPrecisionBenchmark, benchmark_mixed_precision
-from bitdial.training.mixed_precision.memory import is_out_of_memory
+from bitdial.training.step.memory import is_out_of_memory
 
 PROG = "bitdial bench"
 

@@ -27,7 +27,7 @@ from bitdial.training.mixed_precision import (
     advised_settings,
     should_use_mixed_precision,
 )
-from bitdial.training.mixed_precision.formats import format_name, good_at_bfloat16, good_at_float16
+from bitdial.training.step.formats import format_name, good_at_bfloat16, good_at_float16
 
 PROG = "bitdial recommend"
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bitdial.errors import BitdialError
 from bitdial.evaluation.results import WidthScore
 from bitdial.layers import BitDial, reestimate_batch_norm
+from bitdial.layers.modes import evaluating, modes_kept
 from bitdial.training.batches import to_device
 from bitdial.training.tasks import Classification, Task
 
@@ -98,21 +99,16 @@ def evaluate_loss_accuracy(model: nn.Module, loader: Iterable[Any], *, task: Tas
     """
     how = task or Classification()
     device = _device(model)
-    modes = [(module, module.training) for module in model.modules()]
     loss = torch.zeros((), dtype=torch.float64, device=_widest(device))
     correct = torch.zeros((), dtype=torch.int64, device=device)
     count = 0
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in loader:
             batch_loss, batch_correct, size = how.score(model, to_device(batch, device))
             # Summed where they are: asking for a number each batch would make the host wait for the device.
             loss += batch_loss.detach().to(loss)
             correct += batch_correct.detach().to(correct)
             count += size
-    finally:
-        for module, mode in modes:
-            module.training = mode
     if count == 0:
         raise BitdialError("loader must give at least one batch to score, got none; is the split empty?")
     return loss.item() / count, correct.item() / count
@@ -130,17 +126,14 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    modes = [(module, module.training) for module in model.modules()]
     device = _device(model)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with modes_kept(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             yield
         finally:
             with torch.no_grad():
                 for module, name, buffer, value in buffers:
                     module._buffers[name] = buffer.copy_(value)
-            for module, mode in modes:
-                module.training = mode
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitdial.errors import BitdialError
+from bitdial.layers.modes import evaluating
 from bitdial.layers.quantized import QuantizedLayer
 
 
@@ -66,26 +67,25 @@ def reestimate_batch_norm(
             "batches must hold at least one batch to estimate statistics from, got none; "
             "a generator gives its batches only once"
         )
-    modes = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}
     range_momenta = {layer: layer.range_momentum for layer in ranged}
     before = [(buffer, buffer.clone()) for module in (*norms, *ranged) for buffer in module.buffers(recurse=False)]
-    model.eval()
     used = 0
     try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain average
-            norm.train()
-        for layer in ranged:
-            layer.reset_range()
-            layer.range_momentum = 0.0
-            layer.train()
-        # Uncompiled: this mixture of modes would be one more graph, for a few batches.
-        with torch.compiler.set_stance("force_eager"):
-            for batch in chain(first, iterator):
-                forward(model, batch)
-                used += 1
+        with evaluating(model):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # a plain average
+                norm.train()
+            for layer in ranged:
+                layer.reset_range()
+                layer.range_momentum = 0.0
+                layer.train()
+            # Uncompiled: this mixture of modes would be one more graph, for a few batches.
+            with torch.compiler.set_stance("force_eager"):
+                for batch in chain(first, iterator):
+                    forward(model, batch)
+                    used += 1
     except BaseException:
         for buffer, value in before:
             buffer.copy_(value)
@@ -95,6 +95,4 @@ def reestimate_batch_norm(
             norm.momentum = momentum
         for layer, momentum in range_momenta.items():
             layer.range_momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
     return used

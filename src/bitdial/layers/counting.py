@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bitdial.errors import BitdialError
 from bitdial.layers.convert import reasons_against
 from bitdial.layers.ledger import Ledger, LedgerRow
+from bitdial.layers.modes import evaluating
 from bitdial.layers.names import plain_names
 from bitdial.layers.quantized import QuantizedLayer
 from bitdial.numerics import UNQUANTIZED
@@ -38,7 +39,7 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
         raise BitdialError(f"count must be 'layer' or 'cpt', got {count!r}")
     if not isinstance(model, nn.Module):
         raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
-    arguments, named, batch = _arguments(example_input)
+    arguments, named, batch = arguments_of(example_input)
     rows: dict[str, LedgerRow] = {}
 
     def record(name: str, layer: nn.Module, inputs: tuple[Any, ...], more: dict[str, Any], output: Tensor) -> None:
@@ -73,22 +74,18 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
         layer.register_forward_hook(lambda m, i, k, o, name=name: record(name, m, i, k, o), with_kwargs=True)
         for name, layer in layers.items()
     ]
-    modes = {module: module.training for module in model.modules()}
     parameters = list(model.parameters())
     frozen = [p.requires_grad for p in parameters]
     try:
-        model.eval()
         for parameter in parameters:  # a frozen layer still hands its input's gradient on
             parameter.requires_grad_(parameter.is_floating_point())
         # Uncompiled: the hooks would break a compiled graph.
         eager = torch.compiler.set_stance("force_eager")
-        with eager, torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
+        with eager, evaluating(model), torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
             model(*arguments, **named)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
         for parameter, needed in zip(parameters, frozen, strict=True):
             parameter.requires_grad_(needed)
     if not rows:
@@ -111,7 +108,7 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
     )
 
 
-def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any], int]:
+def arguments_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any], int]:
     """What to call the model with, and how many examples that is."""
     named = dict(example) if isinstance(example, Mapping) else {}
     positional = () if named else example if isinstance(example, tuple) else (example,)

@@ -1,10 +1,13 @@
-"""What a layer is called: its name in the model as it was before anything was wrapped around it."""
+"""What is wrapped around a model, and what a layer is called: its name before anything was wrapped around it."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextlib import nullcontext
+from typing import Any
+
 from torch import nn
 
-# By name: two of these classes live in packages that this room does not import.
 _WRAPPERS = {
     "AveragedModel": "module",
     "CheckpointWrapper": "_checkpoint_wrapped_module",
@@ -15,6 +18,13 @@ _WRAPPERS = {
     "OptimizedModule": "_orig_mod",
     "_FabricModule": "_forward_module",
 }
+"""Class -> where it keeps what it wraps. By name: two of them live in packages that this room does not import."""
+
+_PASSING_ON = ("DataParallel", "DistributedDataParallel", "OptimizedModule", "_FabricModule")
+"""Those whose inner model computes the same without them. (In FullyShardedDataParallel the inner one lacks weights.)"""
+
+PREFIXES = tuple(f"{_WRAPPERS[kind]}." for kind in ("DistributedDataParallel", "OptimizedModule"))
+"""What wrappers leave in front of the names in a state dict; the others take theirs off."""
 
 
 def plain_names(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Module]:
@@ -36,5 +46,23 @@ def plain_names(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.M
     return plain
 
 
-def _inner(parent: nn.Module) -> str | None:
-    return next((_WRAPPERS[kind.__name__] for kind in type(parent).__mro__ if kind.__name__ in _WRAPPERS), None)
+def wrappings(model: nn.Module) -> list[nn.Module]:
+    """Return a model, then what DataParallel, DistributedDataParallel, Fabric or torch.compile hold; plain one last."""
+    found = [model]
+    while (name := _inner(found[-1], _PASSING_ON)) and isinstance(inner := getattr(found[-1], name, None), nn.Module):
+        found.append(inner)
+    return found
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the plain model inside of all that it is wrapped in."""
+    return wrappings(model)[-1]
+
+
+def hold_of(model: nn.Module) -> Any:
+    """Return what makes the context in which the processes do not exchange gradients; `nullcontext` where none do."""
+    return next((each.no_sync for each in wrappings(model) if hasattr(each, "no_sync")), nullcontext)
+
+
+def _inner(parent: nn.Module, known: Collection[str] = _WRAPPERS) -> str | None:
+    return next((_WRAPPERS[kind.__name__] for kind in type(parent).__mro__ if kind.__name__ in known), None)

@@ -13,9 +13,9 @@ from bitdial.configuration import SharedConfig
 from bitdial.errors import BitdialError
 from bitdial.training import MixedPrecisionConfig
 from bitdial.training.mixed_precision import PrecisionControl, parse_policies
-from bitdial.training.mixed_precision.formats import best_format, check_device, format_name, is_native, to_dtype
-from bitdial.training.mixed_precision.layers import prepare_layers
 from bitdial.training.sharding import check_shardable, is_sharded
+from bitdial.training.step.config import prepare_layers
+from bitdial.training.step.formats import best_format, check_device, format_name, is_native, to_dtype
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

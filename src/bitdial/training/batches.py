@@ -7,11 +7,11 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from bitdial.errors import BitdialError
 from bitdial.training.seeding import random_state, restore_random_state
+from bitdial.trees import map_tensors
 
 
 class BatchStream:
@@ -120,15 +120,8 @@ class BatchStream:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Return `batch` with every tensor in it (in tuples, lists and mappings) on `device`."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        moved = [to_device(value, device) for value in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
-    return batch
+    """Return `batch` with every tensor in it (in tuples, lists, mappings and dataclasses) on `device`."""
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
 
 
 def _generators(loader: Iterable[Any]) -> list[torch.Generator]:

@@ -72,6 +72,11 @@ def make_fabric(
     return fabric
 
 
+def is_distributed() -> bool:
+    """Whether this process is one of a group, be it of one."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def is_lost_process(error: RuntimeError) -> bool:
     """Whether an error says that another process of the run no longer answers."""
     text = str(error)
@@ -82,7 +87,7 @@ def is_lost_process(error: RuntimeError) -> bool:
 
 def _leave_process_group() -> None:
     """Close the connections to the other processes: left open, gloo's threads abort the interpreter at its end."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if is_distributed():
         torch.distributed.destroy_process_group()
         gc.collect()  # what was sharded holds on to the connections in circles
 

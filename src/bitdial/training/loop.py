@@ -23,17 +23,16 @@ from bitdial.training.interrupts import Interrupts
 from bitdial.training.learning_rate import LearningRateFactor, make_scheduler
 from bitdial.training.loop_config import LoopConfig
 from bitdial.training.metrics_log import MetricsLog
-from bitdial.training.mixed_precision.config import MixedPrecisionConfig
-from bitdial.training.mixed_precision.control import PrecisionControl
-from bitdial.training.mixed_precision.formats import check_device
-from bitdial.training.mixed_precision.layers import prepare_layers
 from bitdial.training.progress import Progress
 from bitdial.training.recorder import StepRecorder, TrainingDiverged
 from bitdial.training.saving import CheckpointSaver, Saves
 from bitdial.training.scoring import Evaluate, monitored, scores_of
 from bitdial.training.sharding import check_shardable, in_shards, is_sharded
 from bitdial.training.state import TrainingState
-from bitdial.training.stepping import OptimizerStep
+from bitdial.training.step.config import MixedPrecisionConfig, prepare_layers
+from bitdial.training.step.control import PrecisionControl
+from bitdial.training.step.formats import check_device
+from bitdial.training.step.optimizer_step import OptimizerStep
 from bitdial.training.tasks import Task
 
 if TYPE_CHECKING:

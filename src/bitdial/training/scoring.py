@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from bitdial.errors import BitdialError, suggest
+from bitdial.layers.modes import evaluating
 from bitdial.training.seeding import preserved_random_state
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def scores_of(evaluate: Evaluate, model: nn.Module, fabric: Fabric) -> dict[str,
 
     With several processes all evaluate, and all get rank 0's scores, so that they decide alike.
     """
-    with torch.no_grad(), preserved_random_state(), _eval_mode(model):
+    with torch.no_grad(), preserved_random_state(), evaluating(model):
         scores = {name: float(score) for name, score in evaluate(model).items()}
     return fabric.broadcast(scores) if fabric.world_size > 1 else scores
 
@@ -40,15 +40,3 @@ def monitored(scores: Mapping[str, float], name: str) -> float:
             f"monitor must name a score of the evaluation ({known}), got {name!r}{suggest(name, scores)}"
         )
     return scores[name]
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module into eval mode, and each back into the mode that it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

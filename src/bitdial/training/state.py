@@ -17,10 +17,10 @@ from bitdial.training.batches import BatchStream
 from bitdial.training.early_stopping import EarlyStopping
 from bitdial.training.ema import WeightAverage
 from bitdial.training.hooks import Hook, hooks_state
-from bitdial.training.mixed_precision.control import PrecisionControl
 from bitdial.training.recorder import StepRecorder
 from bitdial.training.seeding import random_state, restore_random_state
 from bitdial.training.sharding import gathered
+from bitdial.training.step.control import PrecisionControl
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

@@ -13,9 +13,9 @@ from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bitdial.errors import BitdialError
+from bitdial.layers.names import unwrapped
 from bitdial.training import make_fabric
 from bitdial.training.mixed_precision import AdaptiveMixedPrecisionTrainer, MixedPrecisionConfig, MixedPrecisionTrainer
-from bitdial.training.mixed_precision.wrapping import unwrapped
 from tests.training.mixed_precision.by_hand import batches, same_state, small_net, train_by_hand
 from tests.training.mixed_precision.faults import Fault, FaultyForward, Scaled
 

@@ -178,7 +178,7 @@ def test_float32_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plain run looks at its losses when a row is due, not at every step."""
     looked: list[int] = []
     monkeypatch.setattr(
-        "bitdial.training.mixed_precision.control.PrecisionControl.are_finite",
+        "bitdial.training.step.control.PrecisionControl.are_finite",
         lambda self, losses, found: (looked.append(1), (True, True))[1],
     )
     state = run(network())

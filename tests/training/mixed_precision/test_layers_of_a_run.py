@@ -23,10 +23,10 @@ from bitdial.training import (
     make_fabric,
 )
 from bitdial.training.mixed_precision import AdaptiveMixedPrecisionTrainer, MixedPrecisionTrainer
-from bitdial.training.mixed_precision.control import PrecisionControl
-from bitdial.training.mixed_precision.float8 import is_float8_layer
-from bitdial.training.mixed_precision.layers import prepare_layers
-from bitdial.training.mixed_precision.micro_batches import MicroBatches
+from bitdial.training.step.config import prepare_layers
+from bitdial.training.step.control import PrecisionControl
+from bitdial.training.step.layers.policy_layers import is_float8_layer
+from bitdial.training.step.micro_batches import MicroBatches
 from tests.training.probing import Net, seen, tokens
 
 HALF, BRAIN, WIDE = torch.float16, torch.bfloat16, torch.float32

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
 from bitdial.training.mixed_precision import MixedPrecisionConfig, MixedPrecisionTrainer
-from bitdial.training.mixed_precision.memory import is_out_of_memory, split
+from bitdial.training.step.memory import is_out_of_memory, split
 from tests.training.mixed_precision.by_hand import batches, same_state
 from tests.training.mixed_precision.faults import Fault, FaultyBackward, FaultyForward
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bitdial.training import TrainingDiverged
 from bitdial.training.mixed_precision import MixedPrecisionConfig, MixedPrecisionTrainer
-from bitdial.training.mixed_precision.scaler import any_not_finite, not_finite
+from bitdial.training.step.scaler import any_not_finite, not_finite
 from tests.training.mixed_precision.by_hand import batches, small_net
 from tests.training.mixed_precision.faults import Scaled
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bitdial.training.mixed_precision import MixedPrecisionConfig, MixedPrecisionTrainer
-from bitdial.training.mixed_precision.memory import Snapshot
+from bitdial.training.step.memory import Snapshot
 from tests.training.mixed_precision.by_hand import batches, same_state, small_net
 from tests.training.mixed_precision.faults import BadGradient
 

@@ -30,8 +30,8 @@ from bitdial.training import (
     seed_everything,
     sharding,
 )
-from bitdial.training.mixed_precision.layers import prepare_layers
 from bitdial.training.sharding import groups
+from bitdial.training.step.config import prepare_layers
 from tests.training.running import FileSaver, Jumping, StopAfter, config, differences, load, task_data, train
 
 loop: Any = sys.modules["bitdial.training.loop"]

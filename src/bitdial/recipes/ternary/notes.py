@@ -9,7 +9,7 @@ import torch
 from bitdial.recipes.ternary.config import TernaryConfig
 from bitdial.recipes.ternary.loaders import Splits
 from bitdial.recipes.ternary.results import NetworkResult
-from bitdial.training.mixed_precision.formats import format_name
+from bitdial.training.step.formats import format_name
 
 
 def notes_on(

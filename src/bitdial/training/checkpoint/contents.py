@@ -37,6 +37,7 @@ def prepare(
     unknown: list[str] = []
     seen: dict[int, Any] = {}
 
+    # No map_tensors: it must say where an unknown object stands, and what stands in two places must come out as one.
     def walk(value: Any, where: str) -> Any:
         kind = type(value)
         if kind in _LEAVES:

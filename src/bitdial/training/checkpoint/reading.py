@@ -14,6 +14,7 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from bitdial.errors import BitdialError, suggest
+from bitdial.layers.names import PREFIXES
 from bitdial.training.checkpoint.registry import Record, Registry, prefix_of
 from bitdial.training.checkpoint.sealing import DamagedCheckpoint, verify
 
@@ -27,7 +28,6 @@ WITHOUT = {
     "epoch": "the epochs are counted from the beginning",
     "rng_state": "the random numbers differ from those of an uninterrupted run",
 }
-_WRAPPERS = ("module.", "_orig_mod.")
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def _normalise(path: Path, state: dict[str, Any]) -> tuple[dict[str, Any], list[
             f"{path} has no model: expected 'model_state_dict' or a plain state dict, got the keys {got}"
         )
     weights = state["model_state_dict"]
-    for wrapper in _WRAPPERS:
+    for wrapper in PREFIXES:
         if weights and all(isinstance(key, str) and key.startswith(wrapper) for key in weights):
             weights = {key.removeprefix(wrapper): value for key, value in weights.items()}
             notes.append(f"took '{wrapper}' off the parameter names of {path.name}")

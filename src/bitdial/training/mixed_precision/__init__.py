@@ -1,23 +1,23 @@
 """Mixed precision that can be stepped by hand, adapts to what it sees, and explains itself."""
 
-from bitdial.training.mixed_precision.adaptive import AdaptiveMixedPrecisionTrainer
-from bitdial.training.mixed_precision.advice import PrecisionDecision, should_use_mixed_precision
-from bitdial.training.mixed_precision.applied_policies import AppliedPolicies, apply_policies, remove_policies
-from bitdial.training.mixed_precision.benchmark import benchmark_mixed_precision
-from bitdial.training.mixed_precision.benchmark_result import MixedPrecisionBenchmark
-from bitdial.training.mixed_precision.config import MixedPrecisionConfig
-from bitdial.training.mixed_precision.context import mixed_precision_context
-from bitdial.training.mixed_precision.control import PrecisionControl
-from bitdial.training.mixed_precision.epochs import train_with_mixed_precision
-from bitdial.training.mixed_precision.float8 import Float8Conversion, convert_to_float8
-from bitdial.training.mixed_precision.policies import PolicyRule, PrecisionPolicies, Stages, parse_policies
-from bitdial.training.mixed_precision.settings_advice import (
+from bitdial.training.mixed_precision.adaptive import AdaptiveMixedPrecisionTrainer, train_with_mixed_precision
+from bitdial.training.mixed_precision.advice import (
     AdvisedSetting,
+    PrecisionDecision,
     advised_settings,
     create_mixed_precision_config,
     optimize_mixed_precision_settings,
+    should_use_mixed_precision,
 )
-from bitdial.training.mixed_precision.trainer import MixedPrecisionTrainer, StepOutcome
+from bitdial.training.mixed_precision.benchmark import MixedPrecisionBenchmark, benchmark_mixed_precision
+from bitdial.training.mixed_precision.records import StepOutcome
+from bitdial.training.mixed_precision.trainer import MixedPrecisionTrainer
+from bitdial.training.step.config import MixedPrecisionConfig
+from bitdial.training.step.control import PrecisionControl
+from bitdial.training.step.formats import mixed_precision_context
+from bitdial.training.step.layers.applied_policies import AppliedPolicies, apply_policies, remove_policies
+from bitdial.training.step.layers.float8 import Float8Conversion, convert_to_float8
+from bitdial.training.step.layers.policies import PolicyRule, PrecisionPolicies, Stages, parse_policies
 
 __all__ = [
     "AdaptiveMixedPrecisionTrainer",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import psutil
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
 from bitdial.layers import cost
-from bitdial.training.mixed_precision.formats import good_at_bfloat16, good_at_float16
+from bitdial.layers.counting import arguments_of
+from bitdial.training.step.formats import good_at_bfloat16, good_at_float16, parse_device
 
 GB = 1 << 30
 """Bytes of a GB, as memory is sold."""
@@ -63,10 +63,7 @@ def device_of(model: nn.Module, device: torch.device | str | None = None) -> tor
     """
     if device is None:
         device = next(model.parameters()).device
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise BitdialError(f"device must be a device's name, got {device!r}; e.g. cpu or cuda") from error
+    found = parse_device(device)
     if found.type == "meta":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if found.type == "cuda":
@@ -162,11 +159,5 @@ def _share_of_work(model: nn.Module, example_input: Any) -> float:
     finally:
         for handle in handles:
             handle.remove()
-    return macs / (macs + MACS_PER_VALUE * values / _examples(example_input))
-
-
-def _examples(example_input: Any) -> int:
-    """Return the batch dimension of an example that `cost` has accepted."""
-    parts = example_input.values() if isinstance(example_input, Mapping) else example_input
-    tensors = [parts] if isinstance(parts, Tensor) else [each for each in parts if isinstance(each, Tensor)]
-    return len(next(each for each in tensors if each.dim()))
+    *_, examples = arguments_of(example_input)
+    return macs / (macs + MACS_PER_VALUE * values / examples)

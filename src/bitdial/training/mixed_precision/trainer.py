@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +13,15 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from bitdial.errors import BitdialError
-from bitdial.training.mixed_precision.config import MixedPrecisionConfig
-from bitdial.training.mixed_precision.control import PrecisionControl
-from bitdial.training.mixed_precision.formats import check_device, format_name
-from bitdial.training.mixed_precision.layers import prepare_layers
-from bitdial.training.mixed_precision.micro_batches import MicroBatches
-from bitdial.training.mixed_precision.performance import Performance
-from bitdial.training.mixed_precision.state_file import read_state, write_state
-from bitdial.training.mixed_precision.wrapping import unwrapped
+from bitdial.layers.names import unwrapped
+from bitdial.training.mixed_precision.records import Performance, StepOutcome, read_state, write_state
+from bitdial.training.step.config import MixedPrecisionConfig, prepare_layers
+from bitdial.training.step.control import PrecisionControl
+from bitdial.training.step.formats import check_device, format_name
+from bitdial.training.step.micro_batches import MicroBatches
 from bitdial.training.tasks import TaskOutput
 
 Criterion = Callable[[Any, Any], Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class StepOutcome:
-    """What came of one call of `train_step`.
-
-    Attributes:
-        loss_tensor: mean loss of the batch, 0-dim, detached, on its device.
-        scale: the loss scale after the call.
-        stepped: whether the optimizer moved the weights.
-        skipped: whether it should have, but loss or gradients were not finite. Both are False in mid-accumulation.
-        gradient_norm: 2-norm of the gradient before clipping, where it was clipped.
-        seconds: wall-clock time of the call; on a GPU what is still queued is not in it. 0 without `track_performance`.
-    """
-
-    loss_tensor: Tensor
-    scale: float
-    stepped: bool
-    skipped: bool
-    gradient_norm: Tensor | None
-    seconds: float
-
-    @property
-    def loss(self) -> float:
-        """The loss as a number; waits for the device."""
-        return float(self.loss_tensor)
 
 
 class MixedPrecisionTrainer:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
+
+from bitdial.training.devices import is_distributed
+from bitdial.trees import map_tensors
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 
 def is_sharded(fabric: Fabric) -> bool:
     """Whether a run keeps its weights in shards on these devices; one process does so if it is a group of its own."""
-    distributed = torch.distributed
-    grouped = fabric.world_size > 1 or (distributed.is_available() and distributed.is_initialized())
-    return bool(getattr(fabric.strategy, "shards_weights", False)) and grouped
+    return bool(getattr(fabric.strategy, "shards_weights", False)) and (fabric.world_size > 1 or is_distributed())
 
 
 def whole(value: Any) -> Any:
@@ -34,17 +33,13 @@ def gathered(fabric: Fabric, state: dict[str, Any]) -> dict[str, Any]:
     Without shards the state comes back as it is.
     """
 
-    def gather(value: Any) -> Any:
-        if hasattr(value, "full_tensor"):
-            full = value.full_tensor()
-            return full.cpu() if fabric.is_global_zero else full.new_empty(0)
-        if isinstance(value, dict):
-            filled = copy.copy(value)  # a state dict keeps its metadata
-            filled.update({key: gather(each) for key, each in value.items()})
-            return filled
-        return [gather(each) for each in value] if isinstance(value, list) else value
+    def gather(tensor: Tensor) -> Tensor:
+        if not hasattr(tensor, "full_tensor"):
+            return tensor
+        full: Tensor = tensor.full_tensor()
+        return full.cpu() if fabric.is_global_zero else full.new_empty(0)
 
-    filled: dict[str, Any] = gather(state) if is_sharded(fabric) else state
+    filled: dict[str, Any] = map_tensors(gather, state) if is_sharded(fabric) else state
     return filled
 
 

@@ -6,7 +6,6 @@ hooks, its parameters. Here that is taken back in the end.
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from bitdial.errors import BitdialError
 from bitdial.training.sharding.gathering import whole, whole_weights
 from bitdial.training.sharding.groups import groups_of
+from bitdial.trees import map_tensors
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -142,14 +142,4 @@ def _without_views(output: Any) -> Any:
     What gathers a block's weights again on the way back hangs on its output, and falls off when a view is written into,
     as in ``out += shortcut``.
     """
-    if isinstance(output, Tensor):
-        return output.clone() if output._is_view() else output
-    if isinstance(output, dict):
-        filled = copy.copy(output)
-        for key, each in output.items():  # one by one: some kinds forbid update()
-            filled[key] = _without_views(each)
-        return filled
-    if isinstance(output, (tuple, list)):
-        parts = [_without_views(each) for each in output]
-        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-    return output
+    return map_tensors(lambda tensor: tensor.clone() if tensor._is_view() else tensor, output)

@@ -1,15 +1,24 @@
-"""The settings of mixed precision."""
+"""The settings of mixed precision, and what they make of the layers of a model."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PlainSerializer, model_validator
+from torch import nn
 
 from bitdial.errors import BitdialError
-from bitdial.training.mixed_precision.formats import format_name, to_dtype
-from bitdial.training.mixed_precision.policies import PrecisionPolicies, Stages, parse_policies
+from bitdial.layers.convert import FIRST, LAST
+from bitdial.layers.names import plain_names
+from bitdial.training.step.formats import FLOAT8, format_name, to_dtype
+from bitdial.training.step.layers.applied_policies import AppliedPolicies, apply_policies
+from bitdial.training.step.layers.float8 import convert_to_float8
+from bitdial.training.step.layers.policies import PolicyRule, PrecisionPolicies, Stages, govern, parse_policies
+from bitdial.training.step.layers.policy_layers import is_float8_layer
+
+if TYPE_CHECKING:
+    from bitdial.training.step.control import PrecisionControl
 
 Format = Annotated[torch.dtype, BeforeValidator(to_dtype), PlainSerializer(format_name, return_type=str)]
 """A dtype; in YAML and flags "float32", "bfloat16", "float16" or "float8"."""
@@ -94,3 +103,35 @@ class MixedPrecisionConfig(BaseModel):
     def format(self) -> torch.dtype:
         """The format in force: float32 where mixed precision is not enabled."""
         return self.dtype if self.enabled else torch.float32
+
+
+def prepare_layers(model: nn.Module, control: PrecisionControl, *, emulate: bool = False) -> AppliedPolicies | None:
+    """Make the layers of a model follow the formats of a run, in place; the handle turns them as steps go by.
+
+    In a float8 run the linear layers become float8 layers (first and last ones stay), which follow the run's format
+    where that changes. The configuration's own policies come after, and win.
+
+    Args:
+        model: bare; on the device that trains, or on its way there.
+        control: of the run.
+        emulate: compute float8 products in wider numbers, on any device (for tests).
+
+    Returns:
+        None where nothing is asked of single layers.
+
+    Raises:
+        BitdialError: a policy that matches nothing, or that its layers or their device cannot follow.
+    """
+    own = control.config.policies
+    rules = () if own is None else own.rules
+    if control.config.format == FLOAT8:
+        if not any(is_float8_layer(module) for module in model.modules()):
+            convert_to_float8(model, skip=(FIRST, LAST), emulate=emulate, device=control.device)
+        modules = plain_names(model)
+        governed = govern(plain_names(model, every_name=True), rules)
+        free = [name for name, each in modules.items() if is_float8_layer(each) and each not in governed]
+        rules = (*(PolicyRule(name, lambda _: control.format) for name in free), *rules)
+    if not rules:
+        return None
+    control.layers = apply_policies(model, PrecisionPolicies(rules))
+    return control.layers

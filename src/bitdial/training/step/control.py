@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from bitdial.errors import BitdialError
-from bitdial.training.mixed_precision.applied_policies import AppliedPolicies
-from bitdial.training.mixed_precision.config import MixedPrecisionConfig
-from bitdial.training.mixed_precision.diagnosis import Culprit
-from bitdial.training.mixed_precision.formats import WIDER, autocast_dtype, format_name, to_dtype
-from bitdial.training.mixed_precision.scaler import LossScaler
+from bitdial.training.devices import is_distributed
 from bitdial.training.recorder import TrainingDiverged
+from bitdial.training.step.config import MixedPrecisionConfig
+from bitdial.training.step.diagnosis import Culprit
+from bitdial.training.step.formats import WIDER, autocast_dtype, format_name, to_dtype
+from bitdial.training.step.layers.applied_policies import AppliedPolicies
+from bitdial.training.step.scaler import LossScaler
 
 logger = logging.getLogger("bitdial.training.mixed_precision")
 
@@ -210,7 +211,7 @@ class PrecisionControl:
         """
         overflow, *numbers = torch.stack([gradients_overflow, *(loss.float() for loss in losses)]).tolist()
         flags = [float(not all(map(math.isfinite, numbers))), overflow]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             everywhere = torch.tensor(flags, device=gradients_overflow.device)
             torch.distributed.all_reduce(everywhere)
             flags = everywhere.tolist()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
-from bitdial.training.mixed_precision.config import MixedPrecisionConfig
+from bitdial.training.step.config import MixedPrecisionConfig
 
 
 class LossScaler:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bitdial.training.mixed_precision.micro_batches import Hold, MicroBatches
 from bitdial.training.optimizers import scaled_learning_rate
 from bitdial.training.sharding import is_sharded, whole
+from bitdial.training.step.micro_batches import Hold, MicroBatches
 from bitdial.training.tasks import Task, TaskOutput
 
 if TYPE_CHECKING:

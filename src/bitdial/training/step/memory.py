@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from bitdial.errors import BitdialError
+from bitdial.training.optimizers import parts_of
+from bitdial.trees import map_tensors, tensors
 
 RETRIES = 3
 """How often one step is tried again, each time at half the micro-batch."""
@@ -122,18 +126,57 @@ def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
         torch._foreach_copy_(targets, sources)
 
 
+Versions = tuple[list[Tensor], list[int]]
+"""Tensors, and the count of changes of each."""
+
+
+def versions(optimizer: Optimizer) -> Versions:
+    """Return parameters and their states as they are before an update."""
+    tensors: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+    tensors += [v for _, _, s in _states(optimizer) for v in s.values() if isinstance(v, Tensor)]
+    return tensors, [each._version for each in tensors]
+
+
+def forget_new_state(optimizer: Optimizer, before: Versions, problem: str) -> None:
+    """Take off what an update that ran out of memory made, so that it can be repeated.
+
+    Raises:
+        BitdialError: it had moved something already.
+    """
+    tensors, counts = before
+    if [each._version for each in tensors] != counts:
+        raise BitdialError(
+            f"out of memory in the middle of the optimizer's update ({' '.join(problem.split())[:200]}); it cannot be "
+            "repeated: go on from the last checkpoint with a smaller batch"
+        )
+    known = {id(each) for each in tensors}
+    for part, parameter, state in _states(optimizer):
+        if any(isinstance(value, Tensor) and id(value) not in known for value in state.values()):
+            del part.state[parameter]
+
+
+def _states(optimizer: Optimizer) -> list[tuple[Optimizer, Any, dict[str, Any]]]:
+    """The states of single parameters, with the optimizer that holds each; some keep other things beside them."""
+    items = [(part, key, state) for part in parts_of(optimizer) for key, state in part.state.items()]
+    return [(part, key, state) for part, key, state in items if isinstance(state, dict)]
+
+
 def split(batch: Any, parts: int) -> list[Any]:
     """Cut a batch into `parts` along its first dimension, as evenly as that goes; fewer where it has fewer examples.
 
-    Tensors are cut, and the tensors in tuples, lists and mappings; all else goes into every part as it is. A tensor
-    whose first dimension differs from `batch_size` is no row of examples, and is not cut.
+    Tensors are cut, wherever they stand in the batch; all else goes into every part as it is. A tensor whose first
+    dimension differs from `batch_size` is no row of examples, and is not cut.
     """
     size = batch_size(batch)
     count = min(parts, size)
     if count <= 1:
         return [batch]
     bounds = [size * part // count for part in range(count + 1)]
-    return [_cut(batch, size, low, high) for low, high in pairwise(bounds)]
+
+    def rows(low: int, high: int) -> Any:
+        return map_tensors(lambda each: each[low:high] if each.dim() > 0 and each.shape[0] == size else each, batch)
+
+    return [rows(low, high) for low, high in pairwise(bounds)]
 
 
 def batch_size(batch: Any) -> int:
@@ -143,30 +186,6 @@ def batch_size(batch: Any) -> int:
     share none, for then nobody knows how to cut them.
     """
     if isinstance(batch, tuple | list) and len(batch) > 1:
-        data, target = ([int(each.shape[0]) for each in _tensors(part)] for part in batch[:2])
+        data, target = ([int(each.shape[0]) for each in tensors(part) if each.dim() > 0] for part in batch[:2])
         return next((size for size in data if size in target or not target), 1)
-    first = next(_tensors(batch), None)
-    return 1 if first is None else int(first.shape[0])
-
-
-def _tensors(batch: Any) -> Any:
-    if isinstance(batch, Tensor):
-        if batch.dim() > 0:
-            yield batch
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from _tensors(value)
-    elif isinstance(batch, tuple | list):
-        for value in batch:
-            yield from _tensors(value)
-
-
-def _cut(batch: Any, size: int, low: int, high: int) -> Any:
-    if isinstance(batch, Tensor):
-        return batch[low:high] if batch.dim() > 0 and batch.shape[0] == size else batch
-    if isinstance(batch, Mapping):
-        return {key: _cut(value, size, low, high) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        cut = [_cut(value, size, low, high) for value in batch]
-        return type(batch)(*cut) if hasattr(batch, "_fields") else type(batch)(cut)
-    return batch
+    return next((int(each.shape[0]) for each in tensors(batch) if each.dim() > 0), 1)

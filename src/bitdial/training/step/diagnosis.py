@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitdial.training.devices import is_distributed
+from bitdial.trees import tensors
+
 
 @dataclass(frozen=True, slots=True)
 class Culprit:
@@ -55,6 +58,16 @@ def first_not_finite(model: nn.Module, losses: Callable[[], Iterable[Tensor]]) -
             loss.backward()  # type: ignore[no-untyped-call]
     from_gradients = _parameter_gradient(model)  # asked in any case: on gradients in shards, it is a conversation
     return watch.found or from_gradients
+
+
+def agreed(culprit: Culprit | None) -> Culprit | None:
+    """Let every process know what one of them found: they must decide alike."""
+    if not is_distributed():
+        return culprit
+    found: list[Culprit | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, culprit)
+    # a gradient that is not finite reaches all of them where weights are in shards; its cause is what one saw before
+    return min((each for each in found if each is not None), key=lambda each: each.on_the_way_back, default=None)
 
 
 class _Watch:
@@ -127,15 +140,7 @@ def _parameter_gradient(model: nn.Module) -> Culprit | None:
 
 
 def _floats(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, tuple | list):
-        for each in value:
-            yield from _floats(each)
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from _floats(each)
+    return (tensor for tensor in tensors(value) if tensor.is_floating_point())
 
 
 @torch.no_grad()

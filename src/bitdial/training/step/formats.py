@@ -1,9 +1,9 @@
-"""The floating-point formats that a run can compute in, by name, and which of them a device is good at."""
+"""The floating-point formats that a run, or a layer of it, can compute in, by name, and what a device makes of them."""
 
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 
@@ -11,6 +11,12 @@ from bitdial.errors import BitdialError, suggest
 
 FLOAT8 = torch.float8_e4m3fn
 """What the name float8 stands for: forward values in e4m3, gradients in e5m2 (torchao chooses, layer by layer)."""
+
+FORWARD_BFLOAT16: Final = "bfloat16_forward"
+"""A float8 layer whose forward product is taken in bfloat16, while those of the backward pass stay in float8."""
+
+LayerFormat = torch.dtype | Literal["bfloat16_forward"]
+"""What a layer computes in: a dtype, or for float8 layers `FORWARD_BFLOAT16`."""
 
 FORMATS: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -48,14 +54,45 @@ def to_dtype(value: Any) -> torch.dtype:
     return FORMATS[name]
 
 
-def format_name(dtype: torch.dtype) -> str:
-    """Return the name of one of the `FORMATS`."""
-    return next(name for name, known in FORMATS.items() if known == dtype)
+def to_format(value: Any) -> LayerFormat:
+    """Return the format of a layer that a name or a dtype stands for.
+
+    Raises:
+        BitdialError: there is no such format.
+    """
+    return FORWARD_BFLOAT16 if value == FORWARD_BFLOAT16 else to_dtype(value)
+
+
+def format_name(format: LayerFormat) -> str:
+    """Return the name of one of the `FORMATS`, or of a layer's format."""
+    return format if isinstance(format, str) else next(name for name, known in FORMATS.items() if known == format)
+
+
+def parse_device(device: Any) -> torch.device:
+    """Return the device that a name or a device stands for; whether it is here, is not asked.
+
+    Raises:
+        BitdialError: not a device's name.
+    """
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise BitdialError(f"device must be a device's name, got {device!r}; e.g. cpu or cuda") from error
 
 
 def autocast_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return what autocast computes in: float8 layers sit in a bfloat16 network."""
     return torch.bfloat16 if dtype == FLOAT8 else dtype
+
+
+def needs_float8(format: LayerFormat) -> bool:
+    """Whether only float8 layers can follow this format to the letter."""
+    return format in (FLOAT8, FORWARD_BFLOAT16)
+
+
+def plain_dtype(format: LayerFormat) -> torch.dtype:
+    """What a layer that is not a float8 layer computes in under a format, and what autocast is set to."""
+    return torch.bfloat16 if isinstance(format, str) else autocast_dtype(format)
 
 
 def check_device(dtype: torch.dtype, device: torch.device | str) -> None:
@@ -132,3 +169,36 @@ def best_format(device: torch.device | str) -> torch.dtype:
     if good_at_bfloat16(device):
         return torch.bfloat16
     return torch.float16 if good_at_float16(device) else torch.float32
+
+
+def mixed_precision_context(
+    enabled: bool = True, dtype: torch.dtype | str = torch.float16, *, device: torch.device | str | None = None
+) -> torch.autocast:
+    """Return a context in which convolutions and matrix products compute in a narrow format.
+
+    Put forward pass and loss into it, the backward pass outside. float16 also needs a loss scale
+    (`torch.amp.GradScaler`, or `MixedPrecisionTrainer`, which brings its own).
+
+    Args:
+        enabled: False computes in float32, also inside another such context.
+        dtype: a dtype or its name, "float16", "bfloat16" or "float32"; float32 is the same as not enabled.
+        device: where the network computes; CUDA where there is a GPU, else the CPU.
+
+    Raises:
+        BitdialError: an unknown format, float8 (its layers must be converted, which a context cannot), a device without
+            autocast or a GPU that is not there.
+    """
+    wanted = to_dtype(dtype)
+    if wanted == FLOAT8:
+        raise BitdialError("dtype must be float32, bfloat16 or float16 in a context, got float8; use bfloat16")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = parse_device(device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise BitdialError("device must be one that is here, got cuda on a machine without a GPU; use cpu")
+    if not torch.amp.is_autocast_available(kind):
+        raise BitdialError(f"device must be one with autocast, got {kind}; use cpu or cuda")
+    if not enabled or wanted == torch.float32:
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=False)  # a dtype that every device accepts here
+    check_device(wanted, kind)
+    return torch.autocast(kind, dtype=wanted)

@@ -12,11 +12,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
-from bitdial.training.mixed_precision.control import PrecisionControl
-from bitdial.training.mixed_precision.diagnosis import Culprit, first_not_finite
-from bitdial.training.mixed_precision.memory import RETRIES, Snapshot, batch_size, is_out_of_memory, release, split
-from bitdial.training.mixed_precision.moves import forget_new_state, versions
-from bitdial.training.mixed_precision.wrapping import hold_of
+from bitdial.layers.names import hold_of
+from bitdial.training.devices import is_distributed
+from bitdial.training.step.control import PrecisionControl
+from bitdial.training.step.diagnosis import Culprit, agreed, first_not_finite
+from bitdial.training.step.memory import (
+    RETRIES,
+    Snapshot,
+    batch_size,
+    forget_new_state,
+    is_out_of_memory,
+    release,
+    split,
+    versions,
+)
 from bitdial.training.tasks import TaskOutput
 
 Forward = Callable[[nn.Module, Any], TaskOutput]
@@ -182,7 +191,7 @@ class MicroBatches:
         control = self.control
         largest = max(batch_size(batch) for batch, _ in self._taken)
         while True:
-            world = torch.distributed.get_world_size() if _is_distributed() else 1
+            world = torch.distributed.get_world_size() if is_distributed() else 1
             if self._retries >= RETRIES or control.parts >= largest or world > 1:
                 whole = f"of {largest} examples" if largest > 1 else "of 1 example (or of a form that cannot be cut)"
                 tried = f"in {control.parts} parts" if control.parts > 1 else whole
@@ -257,9 +266,9 @@ class MicroBatches:
         now = Snapshot(self.plain, self.control.device)
         now.take()
         try:
-            culprit = _agreed(self._watched(narrow=True))
+            culprit = agreed(self._watched(narrow=True))
             if culprit is not None and self.control.format != torch.float32:
-                culprit = dataclasses.replace(culprit, curable=_agreed(self._watched(narrow=False)) is None)
+                culprit = dataclasses.replace(culprit, curable=agreed(self._watched(narrow=False)) is None)
             return culprit
         finally:
             self.optimizer.zero_grad(set_to_none=True)
@@ -296,17 +305,3 @@ def _joined(outputs: list[tuple[TaskOutput, float]]) -> TaskOutput:
         for name in outputs[0][0].metrics
     }
     return TaskOutput(loss, sum(output.examples for output, _ in outputs), metrics)
-
-
-def _agreed(culprit: Culprit | None) -> Culprit | None:
-    """Let every process know what one of them found: they must decide alike."""
-    if not _is_distributed():
-        return culprit
-    found: list[Culprit | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, culprit)
-    # a gradient that is not finite reaches all of them where weights are in shards; its cause is what one saw before
-    return min((each for each in found if each is not None), key=lambda each: each.on_the_way_back, default=None)
-
-
-def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -12,18 +12,13 @@ import copy
 import functools
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
 
-from bitdial.training.mixed_precision.float8 import (
-    FORWARD_BFLOAT16,
-    forward_only_config,
-    is_float8_class,
-    is_float8_layer,
-)
-from bitdial.training.mixed_precision.policies import LayerFormat, needs_float8, plain_dtype
+from bitdial.training.step.formats import FORWARD_BFLOAT16, LayerFormat, needs_float8, plain_dtype
 
 _made: weakref.WeakValueDictionary[type, type] = weakref.WeakValueDictionary()
 
@@ -43,6 +38,16 @@ class PolicyLayer:
         if "_bitdial_base" in vars(made) and isinstance(reduced, tuple) and reduced[1] == (made,):
             return (_rebuild, (self._bitdial_base,), *reduced[2:])
         return reduced
+
+
+def is_float8_class(kind: type) -> bool:
+    """Whether a class is torchao's float8 linear layer or made from it (told by name: torchao need not be there)."""
+    return any(one.__name__ == "Float8Linear" and one.__module__.startswith("torchao.") for one in kind.__mro__)
+
+
+def is_float8_layer(module: nn.Module) -> bool:
+    """Whether a module is a float8 linear layer."""
+    return is_float8_class(type(module))
 
 
 def cover(module: nn.Module, owner: object) -> None:
@@ -71,7 +76,7 @@ def turn(module: nn.Module, format: LayerFormat | None) -> None:
         config: Any = vars(module).pop("_bitdial_float8", None) or module.config
         if format == FORWARD_BFLOAT16:
             vars(module)["_bitdial_float8"] = config
-            config = forward_only_config(config)
+            config = _forward_only(config)
         module.config = config
     vars(module)["_bitdial_format"] = format
 
@@ -84,6 +89,19 @@ def is_covered(module: nn.Module) -> bool:
 def owner_of(module: nn.Module) -> object | None:
     """What `cover` was given, or nothing."""
     return vars(module).get("_bitdial_owner")
+
+
+def _forward_only(config: Any) -> Any:
+    """Return a float8 layer's torchao configuration with its forward product left in the surrounding precision."""
+    from torchao.float8 import CastConfig, ScalingType
+
+    def off(cast: Any) -> Any:
+        return CastConfig(scaling_type=ScalingType.DISABLED, target_dtype=cast.target_dtype)
+
+    # The casts for the backward products stand in fields of their own, which keep their values.
+    return replace(
+        config, cast_config_input=off(config.cast_config_input), cast_config_weight=off(config.cast_config_weight)
+    )
 
 
 def policy_class(base: type[nn.Module]) -> type[nn.Module]:
@@ -150,6 +168,7 @@ def to_float32(value: Any) -> Any:
 
     What holds none is returned itself, so that a layer may still write into a list that it was given.
     """
+    # No map_tensors: this stands in compiled graphs, at every layer; and it hands on what need not change.
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() and value.dtype != torch.float32 else value
     if isinstance(value, dict):
@@ -204,6 +223,7 @@ def _has_autocast(kind: str) -> bool:
 
 
 def _first_tensor(value: Any) -> Tensor | None:
+    # No next(tensors(...)): older compilers cannot trace a generator.
     if isinstance(value, Tensor):
         return value
     if isinstance(value, dict):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -19,13 +19,11 @@ from bitdial.layers import QuantizedLayer
 from bitdial.layers.convert import match_layers, swap_children
 from bitdial.layers.names import plain_names
 from bitdial.layers.quantized import take_hooks
-from bitdial.training.mixed_precision.formats import FLOAT8, check_device, check_torchao
+from bitdial.training.step.formats import FLOAT8, check_device, check_torchao
+from bitdial.training.step.layers.policy_layers import is_covered, is_float8_layer
 
 Recipe = Literal["tensorwise", "rowwise"]
 """How values are scaled into float8's range: one scale per tensor (faster), or one per row (more exact)."""
-
-FORWARD_BFLOAT16: Final = "bfloat16_forward"
-"""A float8 layer whose forward product is taken in bfloat16, while those of the backward pass stay in float8."""
 
 _DIVISOR = 16  # what the hardware's float8 products need of both dimensions of a weight
 
@@ -41,16 +39,6 @@ class Float8Conversion:
 
     converted: tuple[str, ...]
     skipped: dict[str, str]
-
-
-def is_float8_class(kind: type) -> bool:
-    """Whether a class is torchao's float8 linear layer or made from it (told by name: torchao need not be there)."""
-    return any(one.__name__ == "Float8Linear" and one.__module__.startswith("torchao.") for one in kind.__mro__)
-
-
-def is_float8_layer(module: nn.Module) -> bool:
-    """Whether a module is a float8 linear layer."""
-    return is_float8_class(type(module))
 
 
 def convert_to_float8(
@@ -92,8 +80,6 @@ def convert_to_float8(
     if not isinstance(patterns, Sequence):
         raise BitdialError(f'skip must be names or patterns such as ("<first>", "head"), got {skip!r}')
     check_torchao()
-    from bitdial.training.mixed_precision.policy_layers import is_covered  # which itself imports this file
-
     modules = plain_names(model)
     if any(is_covered(module) for module in modules.values()):
         raise BitdialError("model must have no policies yet; remove them, convert, and apply them again")
@@ -118,19 +104,6 @@ def convert_to_float8(
     for module in modules.values():
         swap_children(module, swaps)
     return Float8Conversion(converted, skipped)
-
-
-def forward_only_config(config: Any) -> Any:
-    """Return a float8 layer's torchao configuration with its forward product left in the surrounding precision."""
-    from torchao.float8 import CastConfig, ScalingType
-
-    def off(cast: Any) -> Any:
-        return CastConfig(scaling_type=ScalingType.DISABLED, target_dtype=cast.target_dtype)
-
-    # The casts for the backward products stand in fields of their own, which keep their values.
-    return replace(
-        config, cast_config_input=off(config.cast_config_input), cast_config_weight=off(config.cast_config_weight)
-    )
 
 
 def _config(recipe: Recipe, emulate: bool) -> Any:

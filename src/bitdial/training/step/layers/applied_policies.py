@@ -8,18 +8,17 @@ from torch import nn
 
 from bitdial.errors import BitdialError
 from bitdial.layers.names import plain_names
-from bitdial.training.mixed_precision.covering import check_attention, check_kind, check_parameters, govern
-from bitdial.training.mixed_precision.float8 import is_float8_layer
-from bitdial.training.mixed_precision.formats import check_device, format_name
-from bitdial.training.mixed_precision.policies import (
-    LayerFormat,
+from bitdial.training.step.formats import LayerFormat, check_device, format_name, needs_float8, plain_dtype
+from bitdial.training.step.layers.policies import (
     PrecisionPolicies,
     Stages,
-    needs_float8,
+    check_attention,
+    check_kind,
+    check_parameters,
+    govern,
     parse_policies,
-    plain_dtype,
 )
-from bitdial.training.mixed_precision.policy_layers import cover, is_covered, owner_of, turn, uncover
+from bitdial.training.step.layers.policy_layers import cover, is_covered, is_float8_layer, owner_of, turn, uncover
 
 
 def apply_policies(model: nn.Module, policies: Any) -> AppliedPolicies:
@@ -54,8 +53,7 @@ def remove_policies(model: nn.Module) -> None:
     for module in _modules(model).values():
         if is_covered(module):
             uncover(module)
-        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerEncoder):
-            _give_fused_kernels_back(module)
+        _give_fused_kernels_back(module)
 
 
 class AppliedPolicies:
@@ -102,7 +100,7 @@ class AppliedPolicies:
 
     def __repr__(self) -> str:
         """One line a layer: name and format."""
-        rows = (f"  {name or '(model)'}: {_name(format)}\n" for name, format in self.dtypes().items())
+        rows = (f"  {name or '(model)'}: {format_name(format)}\n" for name, format in self.dtypes().items())
         return "AppliedPolicies(\n" + "".join(rows) + ")"
 
     def set_step(self, step: int) -> None:
@@ -159,7 +157,7 @@ class AppliedPolicies:
         float8_layers = [module for module in modules if is_float8_layer(module)]
         if needs_float8(format) and not float8_layers:
             raise BitdialError(
-                f"policy {pattern!r} must cover a float8 layer to give {_name(format)}, got none; "
+                f"policy {pattern!r} must cover a float8 layer to give {format_name(format)}, got none; "
                 "call convert_to_float8(model) first"
             )
         dtype = plain_dtype(format)
@@ -176,8 +174,7 @@ def _modules(model: Any) -> dict[str, nn.Module]:
 
 
 def _transformers(modules: dict[str, nn.Module]) -> list[nn.Module]:
-    kinds = (nn.TransformerEncoderLayer, nn.TransformerEncoder)
-    return [module for module in dict.fromkeys(modules.values()) if isinstance(module, kinds)]
+    return [module for module in dict.fromkeys(modules.values()) if isinstance(module, tuple(_FUSED))]
 
 
 _FUSED = {
@@ -198,7 +195,3 @@ def _give_fused_kernels_back(module: nn.Module) -> None:
     for kind, (name, _) in _FUSED.items():
         if isinstance(module, kind) and "_bitdial_fused" in vars(module):
             setattr(module, name, vars(module).pop("_bitdial_fused"))
-
-
-def _name(format: LayerFormat) -> str:
-    return format if isinstance(format, str) else format_name(format)
