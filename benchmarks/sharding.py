@@ -34,7 +34,7 @@ from bitdial.training import (
     Hook,
     LoopConfig,
     OptimizerConfig,
-    TaskOutput,
+    StepResult,
     TrainingState,
     build_optimizer,
     fit,
@@ -87,7 +87,7 @@ class Meter(Hook):
         _synchronise(state)
         self._began = time.perf_counter()
 
-    def after_step(self, state: TrainingState, output: TaskOutput) -> None:
+    def after_step(self, state: TrainingState, result: StepResult) -> None:
         """Stop."""
         _synchronise(state)
         self.times.append(time.perf_counter() - self._began)

@@ -27,10 +27,18 @@ import torch
 
 from benchmarks.machine import describe
 from bitdial.evaluation import Interval
+from bitdial.evaluation.page import write_page
+from bitdial.evaluation.plot_style import save_plots
 from bitdial.evaluation.wording import percent, points
-from bitdial.recipes.ternary.report import render_plots, save_plots, write_report
-from bitdial.recipes.ternary.results import NetworkResult, Summary, TernaryResults, summarise
-from bitdial.recipes.ternary.table import bytes_text, difference_text
+from bitdial.recipes.ternary.report import render_plots, report_page
+from bitdial.recipes.ternary.results import (
+    NetworkResult,
+    Summary,
+    TernaryResults,
+    bytes_text,
+    difference_text,
+    summarise,
+)
 
 HERE = Path(__file__).parent
 CONFIG = HERE / "ternary_fashion_mnist.yaml"
@@ -137,7 +145,7 @@ def main() -> None:
     results = merged(parts)
     images = render_plots(results)
     save_plots(images, options.folder / "plots")
-    write_report(results, images, options.folder / "report.html")
+    write_page(report_page(results, images), options.folder / "report.html")
     facts = {**describe(), "threads": "1 a network", "networks at a time": options.jobs}
     rows = [network.model_dump(mode="json", exclude={"curve", "zeros"}) for network in results.networks]
     content = {

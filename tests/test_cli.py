@@ -15,7 +15,7 @@ import bitdial
 from bitdial.cli import main
 from bitdial.commands import COMMANDS
 from bitdial.errors import BitdialError, RunInterrupted
-from bitdial.recipes import RECIPES, SUMMARIES
+from bitdial.recipes import RECIPES, find_recipe
 
 
 class Model(BaseModel):
@@ -60,24 +60,27 @@ class TestFinding:
 
     def test_train_alone_lists_the_recipes_and_fails(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["train"]) == 2
-        assert SUMMARIES["cyclic"] in capsys.readouterr().out
+        assert RECIPES["cyclic"][1] in capsys.readouterr().out
 
     def test_train_hands_its_words_to_the_recipe(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(RECIPES, "echo", f"{__name__}:echo")
+        monkeypatch.setitem(RECIPES, "echo", (f"{__name__}:ECHO", "says nothing"))
+        monkeypatch.setattr("bitdial.recipes.start.command", lambda recipe, words: len(words) if recipe is ECHO else 0)
         assert main(["train", "echo", "research", "--lr", "1"]) == 3
 
-    @pytest.mark.parametrize("home", [*RECIPES.values(), *(home for home, _ in COMMANDS.values())])
+    @pytest.mark.parametrize("home", [home for home, _ in COMMANDS.values()])
     def test_every_entry_point_exists(self, home: str) -> None:
         module, _, name = home.partition(":")
         assert callable(getattr(importlib.import_module(module), name))
 
+    @pytest.mark.parametrize("name", RECIPES)
+    def test_every_recipe_is_a_record_of_its_name(self, name: str) -> None:
+        assert find_recipe(name).name == name
+
     def test_every_recipe_has_a_summary_that_fits_the_help(self) -> None:
-        assert SUMMARIES.keys() == RECIPES.keys()
-        assert max(len(text) for text in SUMMARIES.values()) <= 67
+        assert max(len(text) for _, text in RECIPES.values()) <= 67
 
 
-def echo(words: list[str]) -> int:
-    return len(words)
+ECHO = object()
 
 
 @pytest.mark.parametrize(

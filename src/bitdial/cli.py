@@ -14,7 +14,7 @@ from types import TracebackType
 
 from bitdial.commands import COMMANDS
 from bitdial.errors import BitdialError, RunInterrupted, suggest
-from bitdial.recipes import RECIPES, SUMMARIES
+from bitdial.recipes import RECIPES, find_recipe
 
 _USER_FAULTS = {
     errno.EACCES,
@@ -86,15 +86,13 @@ def _train(words: list[str]) -> int:
     recipe, *rest = words
     if recipe.startswith("-"):
         raise BitdialError(f"expected a recipe before the flags, got '{recipe}'; e.g. `bitdial train cyclic {recipe}`")
-    if recipe not in RECIPES:
-        hint = suggest(recipe, RECIPES) or f"; there are: {', '.join(RECIPES)}"
-        raise BitdialError(f"unknown recipe '{recipe}'{hint}")
-    return _load(RECIPES[recipe])(rest)
+    record = find_recipe(recipe)
+    return _load("bitdial.recipes.start:command")(record, rest)
 
 
-def _load(home: str) -> Callable[[list[str]], int]:
+def _load(home: str) -> Callable[..., int]:
     module, _, name = home.partition(":")
-    found: Callable[[list[str]], int] = getattr(importlib.import_module(module), name)
+    found: Callable[..., int] = getattr(importlib.import_module(module), name)
     return found
 
 
@@ -112,7 +110,7 @@ def _help() -> str:
             *lines,
             "",
             "recipes for train:",
-            *(f"  {name:<10} {SUMMARIES[name]}" for name in RECIPES),
+            *(f"  {name:<10} {summary}" for name, (_, summary) in RECIPES.items()),
             "",
             "  --help     this text; `bitdial COMMAND --help` tells about a command",
             "  --version  the version",
@@ -126,7 +124,7 @@ def _train_help() -> str:
             "usage: bitdial train RECIPE [PRESET] [--config FILE.yaml] [--flag value ...]",
             "",
             "recipes:",
-            *(f"  {name:<10} {SUMMARIES[name]}" for name in RECIPES),
+            *(f"  {name:<10} {summary}" for name, (_, summary) in RECIPES.items()),
             "",
             "`bitdial train RECIPE --help` lists the recipe's presets and flags.",
         ]

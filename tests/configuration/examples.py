@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from bitdial.configuration import Config, SharedConfig
+from bitdial.configuration import Config
+from bitdial.recipes.options import SharedConfig
 
 
 class Cycle(Config):

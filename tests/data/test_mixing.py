@@ -104,6 +104,6 @@ def test_label_smoothing_smooths_the_mixed_label(smoothing: float, dtype: torch.
 def test_scores_are_not_smoothed_and_take_the_largest_share() -> None:
     logits = torch.tensor([[4.0, 0.0, 0.0], [0.0, 0.0, 4.0]])
     labels = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.6, 0.4]])
-    total, correct, count = Classification(0.2).score(Fixed(logits), (torch.zeros(2, 1), labels))
-    assert torch.allclose(total, -(labels * log_softmax(logits, 1)).sum())
-    assert (int(correct), count) == (1, 2)
+    sums, count = Classification(0.2).score(Fixed(logits), (torch.zeros(2, 1), labels))
+    assert torch.allclose(sums["loss"], -(labels * log_softmax(logits, 1)).sum())
+    assert (int(sums["accuracy"]), count) == (1, 2)

@@ -15,10 +15,9 @@ from matplotlib.image import imread
 from bitdial.data import load_dataset, make_loader
 from bitdial.data.published import DEBIAN_FASHION_MNIST
 from bitdial.errors import BitdialError
-from bitdial.evaluation import CyclicResults
 from bitdial.evaluation.sweep import evaluate_loss_accuracy
 from bitdial.layers import BitDial
-from bitdial.recipes.cyclic import load_best_model
+from bitdial.recipes.cyclic import CyclicResults, load_best_model
 from tests.e2e.cyclic_runs import SMALL, bitdial, results_of, train
 
 

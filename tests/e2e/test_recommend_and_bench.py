@@ -19,7 +19,7 @@ from bitdial.commands.bench import SUBJECTS
 from bitdial.commands.workload import SHAPES
 from bitdial.configuration import load_config
 from bitdial.data import load_dataset
-from bitdial.recipes.cyclic.config import CyclicConfig
+from bitdial.recipes.cyclic.options import CyclicConfig
 
 QUICK = ["--model", "tiny_cnn", "--dataset", "digits", "--batch_size", "4", "--iterations", "2"]
 

@@ -13,8 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bitdial.cli import main
 from bitdial.evaluation import evaluate_loss_accuracy
 from bitdial.export import load_packed
-from bitdial.recipes.ternary import TernaryConfig, TernaryResults, load_trained
-from bitdial.recipes.ternary.loaders import Splits, plain_batches
+from bitdial.recipes.saved_model import load_saved
+from bitdial.recipes.ternary import TernaryConfig, TernaryResults
+from bitdial.recipes.work import ImageWork
 from tests.recipes.ternary.tiny import train
 
 LENGTH = "--epochs 2 --warmup_epochs .5"
@@ -87,16 +88,15 @@ class TestWhatARunLeaves:
 
     def test_the_test_score_is_that_of_the_network_on_disk(self, run: Path) -> None:
         network = TernaryResults.load(run / "results.json").networks[0]
-        _, model = load_trained(run / network.file)
-        from bitdial.data import load_dataset
-
-        config = TernaryConfig()
-        splits = Splits.of(config, load_dataset("digits"))
-        assert splits.validation is not None
-        assert len(splits.train) + len(splits.validation) == len(splits.dataset.train)
-        for split, score in ((splits.dataset.test, network.test), (splits.validation, network.validation)):
-            loss, accuracy = evaluate_loss_accuracy(model, plain_batches(split, config))
+        _, model = load_saved(run / network.file)
+        work = ImageWork.of(TernaryConfig())
+        assert work.validation is not None
+        assert len(work.train) + len(work.validation) == len(work.dataset.train)
+        loaders = work.loaders(0)
+        for batches, score in ((loaders.test, network.test), (loaders.validation, network.validation)):
+            assert batches is not None
             assert score is not None
+            loss, accuracy = evaluate_loss_accuracy(model, batches)
             assert (score.accuracy, score.loss) == (accuracy, pytest.approx(loss))
 
     def test_the_best_by_validation_is_shipped(self, run: Path) -> None:
@@ -109,11 +109,11 @@ class TestWhatARunLeaves:
 
     def test_the_weights_are_ternary_and_the_packed_file_holds_them(self, run: Path) -> None:
         network = TernaryResults.load(run / "results.json").networks[0]
-        description, model = load_trained(run / network.file)
+        description, model = load_saved(run / network.file)
         weight = model.get_submodule("fc2").quantized_weight()
         assert all(len(row.unique()) <= 3 for row in weight)
         assert network.packed_file is not None
-        other = load_packed(run / network.packed_file, description.network.build()).eval()
+        other = load_packed(run / network.packed_file, description.build()).eval()
         x = torch.randn(5, 1, 8, 8)
         assert torch.equal(model(x), other(x))
         assert network.sizes is not None
@@ -203,8 +203,8 @@ class TestExport:
         for line in ("packed weights alone", "whole file", "memory at run time"):
             assert line in text
         assert f"{output.stat().st_size:,}" in text
-        description, model = load_trained(run / "models" / "ternary-seed0.pt")
-        other = load_packed(output, description.network.build()).eval()
+        description, model = load_saved(run / "models" / "ternary-seed0.pt")
+        other = load_packed(output, description.build()).eval()
         x = torch.randn(3, 1, 8, 8)
         assert torch.equal(model(x), other(x))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 
-from bitdial.evaluation.results import ArmKind, ArmResult, CyclicResults, History, Machine, WidthScore
-from bitdial.recipes.cyclic.collect import collect_results
+from bitdial.evaluation.results import ArmKind, ArmResult, History, Machine, WidthScore
+from bitdial.recipes.cyclic.results import CyclicResults, collect_results
 
 WIDTHS = (2.0, 4.0, 8.0, 16.0, 32.0)
 

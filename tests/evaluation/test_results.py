@@ -7,9 +7,11 @@ import pydantic
 import pytest
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation import results as module
+from bitdial.evaluation import results as general
 from bitdial.evaluation.files import to_json
-from bitdial.evaluation.results import ArmResult, CyclicResults, History, Interval, Record, WidthScore
+from bitdial.evaluation.results import ArmRecord, ArmResult, History, Interval, Record, RunResults, WidthScore
+from bitdial.recipes.cyclic import CyclicResults, cycles
+from bitdial.recipes.cyclic import results as cyclic
 from tests.evaluation.fabricate import fabricate
 
 DOCS = Path(__file__).parents[2] / "docs" / "results_schema.md"
@@ -95,11 +97,9 @@ def test_interval_without_ends_has_no_half():
 
 
 def records():
-    return [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Record) and value is not Record
-    ]
+    everything = [value for module in (general, cyclic, cycles) for value in vars(module).values()]
+    found = [value for value in everything if isinstance(value, type) and issubclass(value, Record)]
+    return [value for value in dict.fromkeys(found) if value not in (Record, ArmRecord, RunResults)]
 
 
 @pytest.mark.parametrize("record", records(), ids=lambda record: record.__name__)

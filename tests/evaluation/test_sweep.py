@@ -139,7 +139,7 @@ def test_a_task_of_ones_own_and_perplexity(model):
             return model(batch["x"])
 
         def score(self, model, batch):
-            return torch.tensor(2.0 * len(batch["x"])), torch.tensor(3), len(batch["x"])
+            return {"loss": torch.tensor(2.0 * len(batch["x"])), "accuracy": torch.tensor(3)}, len(batch["x"])
 
     data = [{"x": torch.randn(4, 3, 8, 8)}, {"x": torch.randn(2, 3, 8, 8)}]
     score = sweep(model, data, bits=(4,), task=Tokens(), perplexity=True)[0]

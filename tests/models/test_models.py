@@ -12,9 +12,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from bitdial.errors import BitdialError
-from bitdial.models import MODELS, build_model
+from bitdial.models import MODELS, build_model, check_name
+from bitdial.models.foreign import replace_stem
 from bitdial.models.networks import Subsample
-from bitdial.models.surgery import replace_stem
 
 # The deeper CIFAR forms are the same class; their parameter counts tell that the depth is right.
 SHALLOW = [name for name in MODELS if name not in ("resnet32", "resnet44", "resnet56", "resnet74", "resnet110")]
@@ -242,6 +242,17 @@ def test_transformers_are_built_for_the_images_size(name: str, size: int, channe
 def test_mistakes_are_answered_by_one_sentence(name: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(BitdialError, match=message):
         build(name, **arguments)
+
+
+@pytest.mark.parametrize("name", ["resnet21", "torchvision/resnet51", "torchvision/", "other/resnet18", ""])
+def test_a_name_can_be_checked_before_anything_is_built(name: str) -> None:
+    check_name("resnet20")
+    check_name("torchvision/resnet50")
+    with pytest.raises(BitdialError, match=f"unknown model '{name}'") as asked:
+        check_name(name)
+    with pytest.raises(BitdialError) as built:
+        build(name)
+    assert str(asked.value) == str(built.value)
 
 
 def test_timm_names_and_options() -> None:

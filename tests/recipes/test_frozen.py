@@ -24,8 +24,8 @@ from bitdial.configuration.settings import settings
 FROZEN = Path(__file__).parent / "frozen"
 FREEZE = os.environ.get("BITDIAL_FREEZE", "0") not in ("", "0")
 MODELS = {
-    "train cyclic": "bitdial.recipes.cyclic.config:CyclicConfig",
-    "train ternary": "bitdial.recipes.ternary.config:TernaryConfig",
+    "train cyclic": "bitdial.recipes.cyclic.options:CyclicConfig",
+    "train ternary": "bitdial.recipes.ternary.options:TernaryConfig",
     "evaluate": "bitdial.commands.evaluate:EvaluateConfig",
     "export": "bitdial.commands.export:ExportConfig",
     "recommend": "bitdial.commands.recommend:RecommendConfig",
@@ -55,7 +55,7 @@ def told(place: str) -> str:
             kind = str(setting.annotation).replace("typing.", "")
         lines.append(f"{setting.flag}: {kind} = {default}")
     lines += [f"{alias} -> {name}" for alias, name in sorted(found.aliases.items())]
-    return "\n".join(lines) + "\n"
+    return "\n".join(sorted(lines)) + "\n"  # in which order they are listed is no promise
 
 
 def held(file: Path, now: str) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 
 from bitdial.errors import BitdialError
 from bitdial.models import build_model
-from bitdial.recipes.precision import check_layers
+from bitdial.recipes.devices import check_layers
 from bitdial.training import MixedPrecisionConfig, OptimizerConfig, build_optimizer
 
 FLOAT32 = MixedPrecisionConfig(enabled=False)

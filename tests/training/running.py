@@ -20,7 +20,7 @@ from bitdial.training import (
     MetricsLog,
     MixedPrecisionConfig,
     OptimizerConfig,
-    TaskOutput,
+    StepResult,
     TrainingState,
     build_optimizer,
     fit,
@@ -109,7 +109,7 @@ class StopAfter(Hook):
     def __init__(self, step: int | None) -> None:
         self.step = step
 
-    def after_step(self, state: TrainingState, output: TaskOutput) -> None:
+    def after_step(self, state: TrainingState, result: StepResult) -> None:
         if state.step == self.step:
             state.stop_requested = "a test"
 

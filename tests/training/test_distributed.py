@@ -19,7 +19,7 @@ from bitdial.training import (
     Hook,
     LoopConfig,
     RunFolder,
-    TaskOutput,
+    StepResult,
     TrainingState,
     fit,
     make_fabric,
@@ -126,7 +126,7 @@ class Steps(Hook):
     def __init__(self) -> None:
         self.count = 0
 
-    def after_step(self, state: TrainingState, output: TaskOutput) -> None:
+    def after_step(self, state: TrainingState, result: StepResult) -> None:
         self.count += 1
 
 

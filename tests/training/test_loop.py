@@ -19,6 +19,8 @@ from bitdial.training import (
     LearningRateConfig,
     LoopConfig,
     MixedPrecisionConfig,
+    Scored,
+    StepResult,
     TaskOutput,
     TrainingDiverged,
     TrainingState,
@@ -140,7 +142,7 @@ class Poison(Hook):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def after_step(self, state: TrainingState, output: TaskOutput) -> None:
+    def after_step(self, state: TrainingState, result: StepResult) -> None:
         if state.step == self.step:
             next(state.model.parameters()).data.fill_(math.nan)
 
@@ -261,8 +263,8 @@ def test_hooks_are_called_in_order(tmp_path: Path) -> None:
         def before_step(self, state: TrainingState) -> None:
             calls.append(f"before {state.step}")
 
-        def after_step(self, state: TrainingState, output: TaskOutput) -> None:
-            calls.append(f"after {state.step} of {output.examples}")
+        def after_step(self, state: TrainingState, result: StepResult) -> None:
+            calls.append(f"after {state.step} of {result.output.examples}")
 
         def after_epoch(self, state: TrainingState) -> None:
             calls.append(f"epoch {state.epoch}")
@@ -334,10 +336,10 @@ class NextToken:
     def loss(self, model: nn.Module, batch: Tensor) -> TaskOutput:
         return self.loss_of(self.logits(model, batch), batch)
 
-    def score(self, model: nn.Module, batch: Tensor) -> tuple[Tensor, Tensor, int]:
+    def score(self, model: nn.Module, batch: Tensor) -> Scored:
         logits, targets = self.logits(model, batch), batch[:, 1:].flatten()
         summed = functional.cross_entropy(logits, targets, reduction="sum")
-        return summed, (logits.argmax(1) == targets).sum(), len(targets)
+        return {"loss": summed, "accuracy": (logits.argmax(1) == targets).sum()}, len(targets)
 
 
 def test_the_loop_assumes_neither_images_nor_classes() -> None:

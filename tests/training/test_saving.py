@@ -16,7 +16,7 @@ from bitdial.training import (
     Classification,
     Hook,
     LoopConfig,
-    TaskOutput,
+    StepResult,
     TrainingDiverged,
     TrainingState,
     fit,
@@ -38,7 +38,7 @@ class Watching(Hook):
     def before_step(self, state: TrainingState) -> None:
         self.known[state.step] = None if state.last_checkpoint is None else state.last_checkpoint.name
 
-    def after_step(self, state: TrainingState, output: TaskOutput) -> None:
+    def after_step(self, state: TrainingState, result: StepResult) -> None:
         if state.step == self.opens_after:
             self.gate.set()
             while self.manager.busy:
@@ -139,7 +139,7 @@ def test_the_message_of_a_stopped_run_names_a_file_that_is_there(tmp_path: Path,
 
 def test_the_message_of_a_diverged_run_names_the_newest_file_on_the_disk(tmp_path: Path, gate: threading.Event) -> None:
     class Breaks(Hook):
-        def after_step(self, state: TrainingState, output: TaskOutput) -> None:
+        def after_step(self, state: TrainingState, result: StepResult) -> None:
             if state.step == 3:
                 with torch.no_grad():
                     next(state.model.parameters()).fill_(float("nan"))
@@ -160,7 +160,7 @@ def test_a_diverged_run_whose_save_failed_says_both(tmp_path: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     class Breaks(Hook):
-        def after_step(self, state: TrainingState, output: TaskOutput) -> None:
+        def after_step(self, state: TrainingState, result: StepResult) -> None:
             if state.step == 3:
                 with torch.no_grad():
                     next(state.model.parameters()).fill_(float("nan"))

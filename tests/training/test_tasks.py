@@ -57,11 +57,11 @@ def test_a_mixed_label_is_the_mix_of_the_losses() -> None:
 
 def test_a_score_is_plain_cross_entropy_summed() -> None:
     smoothed, plain = Classification(0.2), Classification()
-    total, correct, count = smoothed.score(fixed(LOGITS), (X, torch.tensor([0, 2])))
+    sums, count = smoothed.score(fixed(LOGITS), (X, torch.tensor([0, 2])))
     mean = plain.loss(fixed(LOGITS), (X, torch.tensor([0, 2]))).loss
-    torch.testing.assert_close(total, 2 * mean.detach())
-    assert (int(correct), count) == (1, 2)
-    assert not total.requires_grad
+    torch.testing.assert_close(sums["loss"], 2 * mean.detach())
+    assert (int(sums["accuracy"]), count) == (1, 2)
+    assert not sums["loss"].requires_grad
 
 
 def test_records_with_logits_are_understood() -> None:

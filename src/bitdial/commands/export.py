@@ -13,8 +13,10 @@ from torch import nn
 
 from bitdial.configuration import Config, load_config
 from bitdial.errors import BitdialError, suggest
-from bitdial.evaluation.files import write_atomically
-from bitdial.layers import QuantizedLayer
+from bitdial.files import write_atomically
+from bitdial.recipes.api import first_network, saved_networks
+from bitdial.recipes.saved_model import load_saved, read_saved
+from bitdial.training import RunFolder
 
 PROG = "bitdial export"
 
@@ -39,8 +41,9 @@ class ExportConfig(Config):
 def run(argv: list[str]) -> int:
     """Write the file, check that it loads back bit for bit, print sizes; return the exit status."""
     options = load_config(ExportConfig, {}, argv, prog=PROG, positional="run")
-    name, folder, model = find_network(options)
-    if not any(isinstance(module, QuantizedLayer) for module in model.modules()):
+    name, folder, file = find_network(options)
+    described, model = load_saved(file)
+    if not described.is_quantized:
         raise BitdialError(f"expected a quantized network to pack, got {name} of {folder}, which is unquantized")
     output = options.output or folder / f"{name}-{options.encoding}.safetensors"
     if output.is_dir():
@@ -48,45 +51,41 @@ def run(argv: list[str]) -> int:
     from bitdial.export import packed_sizes  # needs safetensors, as nothing above does
     from bitdial.export.packed import load_packed, packed_bytes
 
-    write_atomically(output, packed_bytes(model, options.encoding))
+    told = described.packed()
+    write_atomically(output, packed_bytes(model, options.encoding, told))
     _check_equal(model, load_packed(output, copy.deepcopy(model)), output)
     console = Console()
     console.print(f"{name} of {folder}, {options.encoding}, loads back bit for bit: {output}", soft_wrap=True)
-    console.print(packed_sizes(model, options.encoding).table(), highlight=False, soft_wrap=True)
+    console.print(packed_sizes(model, options.encoding, description=told).table(), highlight=False, soft_wrap=True)
     return 0
 
 
-def find_network(options: ExportConfig) -> tuple[str, Path, nn.Module]:
-    """The name of the network that is meant, the folder of its run, and the network itself, in evaluation mode.
+def find_network(options: ExportConfig) -> tuple[str, Path, Path]:
+    """The name of the network that is meant, the folder of its run, and its file.
 
     Raises:
         BitdialError: no such run, no trained network in it, or no such experiment or seed.
     """
-    from bitdial.recipes.cyclic.best_model import BEST_MODEL_FILE, load_best_model
-    from bitdial.recipes.ternary.finish import MODELS
-    from bitdial.recipes.ternary.network import load_trained
-
     path = options.run
     if path.is_file():
-        if path.name == BEST_MODEL_FILE:
-            return path.stem, path.parent, load_best_model(path)
-        return path.stem, path.parent, load_trained(path)[1]
+        return path.stem, path.parent, path
     if not path.is_dir():
         near = suggest(path.name, (each.name for each in path.parent.iterdir())) if path.parent.is_dir() else ""
         raise BitdialError(f"expected the folder of a finished run at {path}, got nothing{near or '; check the path'}")
-    if (path / BEST_MODEL_FILE).is_file():
-        return Path(BEST_MODEL_FILE).stem, path, load_best_model(path)
-    trained = {file.stem: file for file in sorted((path / MODELS).glob("*.pt"))}
-    if not trained:
-        raise BitdialError(f"{path} has no trained network; finish its run first, with --resume {path}")
-    found = [load_trained(file) for name, file in trained.items() if _is_meant(name, options)]
+    run = RunFolder(path)
+    if options.experiment is None and options.seed is None:
+        name, _, file = first_network(run)
+        return name, path, file
+    trained = saved_networks(run)
+    first_network(run)  # says so, if there is none
+    found = {name: file for name, file in trained.items() if _is_meant(name, options)}
     if not found:
         raise BitdialError(
             f"expected experiment and seed of a trained network of {path} ({', '.join(trained)}), got "
             f"{options.experiment or 'any'}-seed{'?' if options.seed is None else options.seed}; choose one of them"
         )
-    description, model = next((each for each in found if each[0].network.is_quantized), found[0])
-    return f"{description.experiment}-seed{description.seed}", path, model
+    name = next((name for name, file in found.items() if read_saved(file)[0].is_quantized), next(iter(found)))
+    return name, path, found[name]
 
 
 def _is_meant(name: str, options: ExportConfig) -> bool:

@@ -14,7 +14,7 @@ from bitdial.configuration import Config
 from bitdial.data import DATASETS, load_dataset
 from bitdial.errors import BitdialError, suggest
 from bitdial.models import build_model
-from bitdial.recipes.assembly import check_model_name
+from bitdial.recipes.work import check_model_name
 
 SHAPES = {
     "digits": (1, 8, 10),

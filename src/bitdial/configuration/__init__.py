@@ -6,5 +6,4 @@ from bitdial.configuration.files import read_yaml as read_yaml
 from bitdial.configuration.files import to_yaml as to_yaml
 from bitdial.configuration.loading import load_config as load_config
 from bitdial.configuration.settings import settings as settings
-from bitdial.configuration.shared import Config as Config
-from bitdial.configuration.shared import SharedConfig as SharedConfig
+from bitdial.options import Config as Config

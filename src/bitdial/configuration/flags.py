@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bitdial.configuration.files import parse_value
 from bitdial.configuration.sentences import describe
-from bitdial.configuration.settings import Setting, Settings
+from bitdial.configuration.settings import Setting, Settings, is_list, is_mapping
 from bitdial.errors import BitdialError
 
 RESERVED = ("config", "preset")
@@ -34,11 +34,6 @@ class CommandLine:
 
     values: dict[str, Any] = field(default_factory=dict)
     """Dotted name -> value, of the type that its text looks like."""
-
-
-def wants_help(argv: Sequence[str]) -> bool:
-    """Whether a command line asks for help, wherever in it."""
-    return any(word in HELP for word in argv)
 
 
 def read_flags(argv: Sequence[str], known: Settings, *, prog: str) -> CommandLine:
@@ -109,7 +104,8 @@ def _value(given: str, texts: list[str], setting: Setting) -> Any:
     if not texts and setting.takes_bool:
         return True
     expected = describe(setting.annotation)
-    if len(texts) > 1 and setting.takes_mapping and not setting.takes_list:  # the shell split "{2: .5}" at its spaces
+    if len(texts) > 1 and any(map(is_mapping, setting.members)) and not setting.takes_list:
+        # the shell split "{2: .5}" at its spaces
         raise BitdialError(f"{given}: expected one word, got {len(texts)}; quote it: {given} '{' '.join(texts)}'")
     if not texts or not setting.takes_list:
         _single(given, texts, expected)
@@ -124,7 +120,7 @@ def _value(given: str, texts: list[str], setting: Setting) -> Any:
         except ValidationError:
             continue
         return meaning
-    return meanings[-2] if setting.takes_only_lists else meanings[0]
+    return meanings[-2] if all(map(is_list, setting.members)) else meanings[0]
 
 
 def _parsed(text: str, setting: Setting) -> Any:

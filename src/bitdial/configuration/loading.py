@@ -1,18 +1,21 @@
-"""Loading a configuration: preset, then file, then flags, merged setting by setting and validated once."""
+"""Loading a configuration: preset, then file, then flags, merged setting by setting and validated once.
+
+Each source becomes a layer, dotted names with values and where they came from; the later layer wins.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from bitdial.configuration.files import read_yaml
-from bitdial.configuration.flags import CommandLine, read_flags, wants_help
+from bitdial.configuration.flags import HELP, CommandLine, read_flags
 from bitdial.configuration.help import print_help
-from bitdial.configuration.merging import Entry, Layer, flatten, group_defaults, merge, nested
-from bitdial.configuration.sentences import sentence, setting_of
-from bitdial.configuration.settings import Settings
+from bitdial.configuration.sentences import describe, sentence, setting_of, shown
+from bitdial.configuration.settings import Settings, group_of
 from bitdial.errors import BitdialError, suggest
 
 C = TypeVar("C", bound=BaseModel)
@@ -26,12 +29,15 @@ def load_config(
     *,
     prog: str = "bitdial",
     positional: str | None = None,
+    recipe: str | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> C:
-    """Build a configuration from a command line.
+    """Build a configuration from a command line, or from a call in Python.
 
     A later source wins over an earlier one, setting by setting: the model's defaults, the preset (the first word, or
-    ``--preset NAME``), the file of ``--config FILE.yaml``, the flags. A setting that is a dict or a list is replaced as
-    a whole. ``-h`` or ``--help`` prints the help, with the defaults that preset and file leave, and exits.
+    ``--preset NAME``), the file of ``--config FILE.yaml``, the flags, the `values`. A setting that is a dict or a list
+    is replaced as a whole. ``-h`` or ``--help`` prints the help, with the defaults that preset and file leave, and
+    exits.
 
     Args:
         config_type: The model; its nested models are groups of flags, ``--group.field``.
@@ -39,87 +45,200 @@ def load_config(
         argv: The words after the command.
         prog: What the user typed to get here, e.g. ``"bitdial train cyclic"``; help and errors name it.
         positional: A setting that the first word fills, instead of naming a preset.
+        recipe: What a file's key ``recipe`` must say, where it has one.
+        values: Settings by name, given in Python; groups are nested, or named with dots.
 
     Raises:
         BitdialError: anything the user got wrong, as one sentence.
         SystemExit: with status 0, after printing help.
     """
-    presets = presets or {}
-    known = Settings(config_type)
-    if wants_help(argv):
-        default = _defaults(config_type, presets, argv, known, prog, positional)
-        print_help(config_type, default, presets, prog=prog, positional=positional)
+    command = _Command(config_type, presets or {}, Settings(config_type), prog, positional, recipe)
+    if any(word in HELP for word in argv):
+        print_help(config_type, command.defaults(argv), command.presets, prog=prog, positional=positional)
         raise SystemExit(0)
-    line = read_flags(argv, known, prog=prog)
-    layers = _layers(config_type, line, presets, known, prog, positional)
-    layers.append(_flag_layer(line, known, prog, positional))
-    return _validated(config_type, merge(layers, known), known, prog, positional)
+    line = read_flags(argv, command.known, prog=prog)
+    layers = [*command.layers(line), command.flags(line)]
+    return command.validated([*layers, flatten(values or {}, command.known, lambda _: "argument")])
 
 
-def _layers(
-    config_type: type[C], line: CommandLine, presets: Presets, known: Settings, prog: str, positional: str | None
-) -> list[Layer]:
-    """Return the layers below the flags."""
-    layers = [group_defaults(config_type)]
-    preset = _preset_name(line, presets, prog, positional)
-    if preset is not None:
-        layers.append(flatten(presets[preset], known, lambda _: f"preset '{preset}'"))
-    if "config" in line.sources:
-        file = read_yaml(line.sources["config"])
-        layers.append(flatten(file.values, known, file.place))
-    return layers
+@dataclass(frozen=True)
+class _Command(Generic[C]):
+    """What `load_config` was asked for."""
+
+    config_type: type[C]
+    presets: Presets
+    known: Settings
+    prog: str
+    positional: str | None
+    recipe: str | None
+
+    def layers(self, line: CommandLine) -> list[Layer]:
+        """Return the layers below the flags."""
+        layers = [group_defaults(self.config_type)]
+        preset = self._preset_name(line)
+        if preset is not None:
+            layers.append(flatten(self.presets[preset], self.known, lambda _: f"preset '{preset}'"))
+        if "config" in line.sources:
+            file = read_yaml(line.sources["config"])
+            settings = dict(file.values)
+            told = settings.pop("recipe", self.recipe) if self.recipe is not None else None
+            if told != self.recipe:
+                raise BitdialError(
+                    f"{file.place('recipe')}: expected options of the recipe {self.recipe}, got those of {told}; "
+                    f"write `bitdial train {told} --config {file.path}`"
+                )
+            layers.append(flatten(settings, self.known, file.place))
+        return layers
+
+    def _preset_name(self, line: CommandLine) -> str | None:
+        word = None if self.positional else line.word
+        flag = line.sources.get("preset")
+        if word is not None and flag is not None:
+            raise BitdialError(f"expected one preset, got '{word}' and --preset {flag}; remove one of them")
+        name = word if word is not None else flag
+        if name is None or name in self.presets:
+            return name
+        if name.endswith((".yaml", ".yml")):
+            raise BitdialError(
+                f"expected a preset or a flag, got the file '{name}'; write `{self.prog} --config {name}`"
+            )
+        if not self.presets:
+            raise BitdialError(f"expected a flag, got '{name}'; flags start with '--', `{self.prog} --help` lists them")
+        listed = ", ".join(sorted(self.presets))
+        raise BitdialError(
+            f"expected a preset ({listed}) or a flag, got '{name}'{suggest(name, self.presets) or '; choose one'}"
+        )
+
+    def flags(self, line: CommandLine) -> Layer:
+        """Return the layer of the command line itself."""
+        layer = {name: Entry(value, f"--{name}") for name, value in line.values.items()}
+        word, positional = line.word, self.positional
+        if positional is not None and word is not None:
+            if positional in layer:
+                raise BitdialError(f"expected one {positional}, got '{word}' and --{positional}; remove one of them")
+            layer[positional] = Entry(word, positional)
+        return layer
+
+    def validated(self, layers: Iterable[Layer]) -> C:
+        """Merge layers into a configuration."""
+        merged = merge(layers, self.known)
+        try:
+            return self.config_type.model_validate(nested(merged))
+        except ValidationError as failure:
+            error = failure.errors(include_url=False)[0]
+            name = setting_of(error["loc"], self.known)
+            if name is not None and name == self.positional and error["type"] == "missing":
+                raise BitdialError(
+                    f"expected {name.upper()} after the command, got nothing; write `{self.prog} {name.upper()}`"
+                ) from None
+            text = sentence(error, self.known)
+            if name is not None:
+                text = f"{merged[name].source if name in merged else f'--{name}'}: {text}"
+            raise BitdialError(text if ";" in text else f"{text}; see `{self.prog} --help`") from None
+
+    def defaults(self, argv: Sequence[str]) -> C | None:
+        """Return the defaults to show in the help; whoever asks for help gets it, whatever else the line says."""
+        try:
+            return self.validated(self.layers(read_flags(argv, self.known, prog=self.prog)))
+        except BitdialError:
+            return None
 
 
-def _preset_name(line: CommandLine, presets: Presets, prog: str, positional: str | None) -> str | None:
-    word = None if positional else line.word
-    flag = line.sources.get("preset")
-    if word is not None and flag is not None:
-        raise BitdialError(f"expected one preset, got '{word}' and --preset {flag}; remove one of them")
-    name = word if word is not None else flag
-    if name is None or name in presets:
-        return name
-    if name.endswith((".yaml", ".yml")):
-        raise BitdialError(f"expected a preset or a flag, got the file '{name}'; write `{prog} --config {name}`")
-    if not presets:
-        raise BitdialError(f"expected a flag, got '{name}'; flags start with '--', `{prog} --help` lists them")
-    listed = ", ".join(sorted(presets))
-    raise BitdialError(
-        f"expected a preset ({listed}) or a flag, got '{name}'{suggest(name, presets) or '; choose one'}"
-    )
+@dataclass(frozen=True)
+class Entry:
+    """A value, and where it came from in the words that begin an error about it."""
+
+    value: Any
+    source: str
 
 
-def _flag_layer(line: CommandLine, known: Settings, prog: str, positional: str | None) -> Layer:
-    layer = {name: Entry(value, f"--{name}") for name, value in line.values.items()}
-    if positional is not None and line.word is not None:
-        if positional in layer:
-            raise BitdialError(f"expected one {positional}, got '{line.word}' and --{positional}; remove one of them")
-        layer[positional] = Entry(line.word, positional)
+Layer = dict[str, Entry]
+"""Dotted name -> entry."""
+
+
+def flatten(values: Mapping[Any, Any], known: Settings, place: Callable[[str], str], prefix: str = "") -> Layer:
+    """Flatten a nested dict, as a preset or a YAML file gives it, and check its keys.
+
+    Hyphens in keys are underscores, aliases stand for their field; `place` says where a dotted key (as it was spelled)
+    stands: ``run.yaml, line 3``.
+
+    Raises:
+        BitdialError: an unknown key, a key under two names, a group that is no mapping, true or false for a number.
+    """
+    layer: Layer = {}
+    for key, value in values.items():
+        spelled = f"{prefix}{key}"
+        name = known.canonical(spelled)
+        source = f"{place(spelled)}: {name}"
+        if name in known.groups:
+            if not isinstance(value, Mapping | None):
+                raise BitdialError(
+                    f"{source}: expected settings of this group {{key: value}}, got {shown(value)}; "
+                    f"e.g. '{next(iter(known.groups[name].model_fields))}: ...' on a line of its own, indented"
+                )
+            entries = flatten(value or {}, known, place, f"{spelled}.")
+        elif name in known:
+            if isinstance(value, bool) and not known[name].takes_bool:
+                raise BitdialError(
+                    f"{source}: expected {describe(known[name].annotation)}, got {str(value).lower()}; replace it"
+                )
+            entries = {name: Entry(value, source)}
+        else:
+            hint = known.suggestion(name) or "; remove it, or see --help for the settings"
+            raise BitdialError(f"{place(spelled)}: unknown setting '{spelled}'{hint}")
+        for twice in entries.keys() & layer.keys():
+            raise BitdialError(f"{source}: '{twice}' is set twice here, under two spellings; remove one of them")
+        layer.update(entries)
     return layer
 
 
-def _validated(config_type: type[C], merged: Layer, known: Settings, prog: str, positional: str | None = None) -> C:
-    try:
-        return config_type.model_validate(nested(merged))
-    except ValidationError as failure:
-        error = failure.errors(include_url=False)[0]
-        name = setting_of(error["loc"], known)
-        if name is not None and name == positional and error["type"] == "missing":
-            word = name.upper()
-            raise BitdialError(f"expected {word} after the command, got nothing; write `{prog} {word}`") from None
-        text = sentence(error, known)
-        if name is not None:
-            source = merged[name].source if name in merged else f"--{name}"
-            text = f"{source}: {text}"
-        hint = "" if ";" in text else f"; see `{prog} --help`"
-        raise BitdialError(f"{text}{hint}") from None
+def group_defaults(config_type: type[BaseModel]) -> Layer:
+    """Collect what the default of a group sets, so that setting one of its fields keeps the others.
+
+    With ``cyclic: Cyclic = Cyclic(cycle_length=40)``, a file that sets only ``cyclic.profile`` keeps the length of 40.
+    """
+    layer: Layer = {}
+    for name, info in config_type.model_fields.items():
+        if group_of(info.annotation) is not None:
+            default = info.get_default(call_default_factory=True)
+            if isinstance(default, BaseModel):
+                layer |= _explicit(default, f"{name}.")
+    return layer
 
 
-def _defaults(
-    config_type: type[C], presets: Presets, argv: Sequence[str], known: Settings, prog: str, positional: str | None
-) -> C | None:
-    """Return the defaults to show in the help; whoever asks for help gets it, whatever else the line says."""
-    try:
-        layers = _layers(config_type, read_flags(argv, known, prog=prog), presets, known, prog, positional)
-        return _validated(config_type, merge(layers, known), known, prog)
-    except BitdialError:
-        return None
+def _explicit(group: BaseModel, prefix: str) -> Layer:
+    layer: Layer = {}
+    for name in group.model_fields_set:
+        value = getattr(group, name)
+        if isinstance(value, BaseModel):
+            layer |= _explicit(value, f"{prefix}{name}.")
+        else:
+            layer[prefix + name] = Entry(value, f"default of {prefix}{name}")
+    return layer
+
+
+def merge(layers: Iterable[Layer], known: Settings) -> Layer:
+    """Merge layers, the later one winning; a setting given in one layer clears those that it excludes."""
+    merged: Layer = {}
+    for layer in layers:
+        for prefix, group in known.groups.items():
+            dot = f"{prefix}." if prefix else ""
+            for names in getattr(group, "exclusive", ()):
+                given = [name for name in names if dot + name in layer and layer[dot + name].value is not None]
+                if given:
+                    source = layer[dot + given[0]].source
+                    merged.update({dot + name: Entry(None, source) for name in names if name not in given})
+        merged.update(layer)
+    return merged
+
+
+def nested(layer: Layer) -> dict[str, Any]:
+    """Turn dotted names back into nested dicts, for pydantic."""
+    values: dict[str, Any] = {}
+    for name, entry in layer.items():
+        *groups, leaf = name.split(".")
+        inner = values
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[leaf] = entry.value
+    return values

@@ -48,17 +48,6 @@ def describe(annotation: Any, *, plural: bool = False) -> str:
     return str(getattr(annotation, "__name__", annotation))
 
 
-def choices(annotation: Any) -> list[str]:
-    """List the texts among which a type lets choose."""
-    return [
-        choice
-        for member in members(annotation)
-        if get_origin(member) is Literal
-        for choice in get_args(member)
-        if isinstance(choice, str)
-    ]
-
-
 def setting_of(location: tuple[int | str, ...], known: Settings) -> str | None:
     """Return the dotted name of the setting that a pydantic location lies in, or ``None`` if it lies in none."""
     for length in range(len(location), 0, -1):
@@ -85,11 +74,12 @@ def sentence(error: ErrorDetails, known: Settings) -> str:
         return f"{message[0].lower()}{message[1:]}"
     setting = known[name]
     entry = error["loc"][len(name.split(".")) :]
-    if setting.takes_only_mappings and entry:
+    if entry and all(is_mapping(member) and get_args(member) for member in setting.members):
         annotation, where = get_args(setting.members[0])[entry[1:2] != ("[key]",)], f"for '{entry[0]}' "
     else:
         annotation, where = setting.annotation, ""
-    hint = suggest(got, choices(annotation)) if isinstance(got, str) else ""
+    choices = [choice for member in members(annotation) for choice in get_args(member) if isinstance(choice, str)]
+    hint = suggest(got, choices) if isinstance(got, str) else ""
     if not hint and setting.takes_list and isinstance(got, str) and "," in got:
         hint = "; separate the values with spaces"
     return f"{where}expected {describe(annotation)}, got {shown(got)}{hint}"

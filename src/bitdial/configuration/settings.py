@@ -74,22 +74,7 @@ class Setting:
     @property
     def takes_list(self) -> bool:
         """Whether several values may follow the flag."""
-        return any(is_list(member) for member in self.members)
-
-    @property
-    def takes_only_lists(self) -> bool:
-        """Whether a single value means a list of one."""
-        return all(is_list(member) for member in self.members)
-
-    @property
-    def takes_mapping(self) -> bool:
-        """Whether a value may be ``{key: value}``."""
-        return any(is_mapping(member) for member in self.members)
-
-    @property
-    def takes_only_mappings(self) -> bool:
-        """Whether every value is ``{key: value}``."""
-        return all(is_mapping(member) and get_args(member) for member in self.members)
+        return any(map(is_list, self.members))
 
 
 class Settings:

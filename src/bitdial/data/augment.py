@@ -12,8 +12,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
+from bitdial.data.dataset import Batch
 from bitdial.data.randomness import global_draws_from
-from bitdial.data.split import Batch
 from bitdial.errors import BitdialError
 
 BatchTransform = Callable[[Tensor, Tensor, Generator], Batch]

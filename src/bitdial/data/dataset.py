@@ -1,21 +1,118 @@
-"""A named pair of splits with one normalisation, and how it is made of plain tensors."""
+"""Sets of labelled images: a split, how batches of it are fetched, and a training and a test split under one name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, TypeAlias
 
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 
-from bitdial.data.images import resize_square
-from bitdial.data.split import ImageSplit, Split, check_labels, count_classes
 from bitdial.errors import BitdialError
 
 TEST_SHARE = 0.2
 """What is held out of data that has no test set of its own."""
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class ImageSplit(ABC):
+    """What every split knows, whether its images live in memory or on disk.
+
+    Attributes:
+        labels: int64 tensor `[N]`, each in `[0, num_classes)`.
+        num_classes: Number of classes of the whole dataset (a split may lack some).
+        mean: Mean of the *training* images per channel; in [0, 1] for uint8 images, else in the images' own unit.
+        std: Standard deviation of the training images per channel, same unit as `mean`.
+        flip: Whether a mirrored image keeps its meaning (photographs do, digits do not); the standard
+            augmentation flips only when it does.
+    """
+
+    labels: Tensor
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip: bool
+
+    @property
+    @abstractmethod
+    def in_channels(self) -> int:
+        """Channels of an image."""
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Side of the square images, in pixels."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the batches come out, and so where augmentation and normalisation run."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same split with its batches on `device`."""
+
+    @abstractmethod
+    def subset(self, indices: Tensor) -> Self:
+        """Return the split that holds only the samples at `indices` (int64 `[M]`), in that order."""
+
+    @abstractmethod
+    def batches(self, indices: Iterable[Tensor], workers: int = 0) -> Iterator[Batch]:
+        """Yield, for each int64 tensor of sample numbers, `(images [B, C, H, W] as stored, labels int64 [B])`."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        shape = f"{self.in_channels}x{self.image_size}x{self.image_size}"
+        return f"{type(self).__name__}({len(self)} images {shape}, {self.num_classes} classes, on {self.device})"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Split(ImageSplit):
+    """A split whose images are one tensor, on any device; needs no worker processes.
+
+    Attributes:
+        images: `[N, C, H, H]`, uint8 (0..255) or float32 (any unit, finite).
+    """
+
+    images: Tensor
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an image."""
+        return self.images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images, in pixels."""
+        return self.images.shape[2]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images and labels live."""
+        return self.images.device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the split with images and labels on `device`; a copy only where the device differs."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def subset(self, indices: Tensor) -> Self:
+        """Return the split that holds only the samples at `indices` (int64 `[M]`), in that order."""
+        indices = indices.to(self.device)
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    def batches(self, indices: Iterable[Tensor], workers: int = 0) -> Iterator[Batch]:
+        """Yield `(images [B, C, H, H] as stored, labels int64 [B])` for each tensor of sample numbers; no workers."""
+        for chosen in indices:
+            chosen = chosen.to(self.device, non_blocking=True)
+            yield self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +163,7 @@ class ImageDataset:
 
 @dataclass(frozen=True)
 class Request:
-    """What `load_dataset` was asked for; its numbers are checked.
-
-    Attributes:
-        name: The name that was asked for, in small letters and with hyphens.
-        path: Where the data is; None: where such data usually is, or a download.
-        image_size: Side in pixels to resize to; None keeps the images' own.
-        seed: Chooses what is held out where the data has no test set of its own.
-        memory_limit: Bytes up to which decoded images are held in memory.
-    """
+    """What `load_dataset` was asked for: the name in small letters and with hyphens, the numbers checked."""
 
     name: str
     path: Path | None
@@ -125,33 +214,64 @@ def dataset_from_tensors(
     Raises:
         BitdialError: Shapes or types that do not fit, values that are not finite, labels out of range.
     """
-    arrays = {"train": train, "test": test}
-    images = {key: _checked_images(value[0], f"x_{key}") for key, value in arrays.items()}
-    first, second = images["train"], images["test"]
-    if first.shape[1] != second.shape[1] or first.dtype != second.dtype:
+    x_train, x_test = _checked_images(train[0], "x_train"), _checked_images(test[0], "x_test")
+    if x_train.shape[1] != x_test.shape[1] or x_train.dtype != x_test.dtype:
         raise BitdialError(
-            f"x_train and x_test must agree in type and channels, got {first.dtype} {list(first.shape)} and "
-            f"{second.dtype} {list(second.shape)}; convert one of them"
+            f"x_train and x_test must agree in type and channels, got {x_train.dtype} {list(x_train.shape)} and "
+            f"{x_test.dtype} {list(x_test.shape)}; convert one of them"
         )
-    if image_size is None:
-        _require_one_square_size(first, second)
-    else:
-        images = {key: resize_square(value, image_size) for key, value in images.items()}
+    sizes = {f"{images.shape[2]}x{images.shape[3]}" for images in (x_train, x_test)}
+    if image_size is not None:
+        x_train, x_test = resize_square(x_train, image_size), resize_square(x_test, image_size)
+    elif len(sizes) > 1 or x_train.shape[2] != x_train.shape[3]:
+        raise BitdialError(
+            f"images must be square and of one size, got {' and '.join(sorted(sizes))}; give image_size to resize them"
+        )
     if num_classes is None:
         num_classes = count_classes(train[1], "y_train")
-    mean, std = channel_statistics(images["train"])
-    splits = {
-        key: Split(
-            images=images[key],
-            labels=check_labels(value[1], len(images[key]), num_classes, f"y_{key}"),
+    mean, std = channel_statistics(x_train)
+    first, second = (
+        Split(
+            images=images,
+            labels=_checked_labels(labels, len(images), num_classes, where),
             num_classes=num_classes,
             mean=mean,
             std=std,
             flip=flip,
         )
-        for key, value in arrays.items()
-    }
-    return ImageDataset(name, splits["train"], splits["test"], class_names or tuple(map(str, range(num_classes))))
+        for images, labels, where in ((x_train, train[1], "y_train"), (x_test, test[1], "y_test"))
+    )
+    return ImageDataset(name, first, second, class_names or tuple(map(str, range(num_classes))))
+
+
+_CHUNK = 4096  # images resized at a time, so that the intermediate stays small beside the dataset
+
+
+def resize_square(images: Tensor, size: int) -> Tensor:
+    """Resize `[N, C, H, W]` to `[N, C, size, size]`; keeps the type.
+
+    The rule, here and for files: the shorter side to the wanted size, bilinear and antialiased, then the centre.
+    """
+    if tuple(images.shape[2:]) == (size, size):
+        return images
+    parts = torch.split(images, _CHUNK)
+    return torch.cat([functional.center_crop(functional.resize(part, size), [size, size]) for part in parts])
+
+
+def count_classes(labels: Tensor, where: str) -> int:
+    """Return the highest label plus one.
+
+    Raises:
+        BitdialError: No labels, or a highest one that cannot be a class number (NaN, all negative, beyond a million).
+    """
+    if labels.ndim != 1 or not len(labels) or labels.is_complex():
+        raise BitdialError(f"{where} must be a non-empty vector of class numbers, got shape {list(labels.shape)}")
+    highest = labels.max().item()
+    if not 0 <= highest < 1_000_000:
+        raise BitdialError(
+            f"the highest label in {where} is {highest}; labels must be whole numbers from 0 up, without gaps"
+        )
+    return int(highest) + 1
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -228,9 +348,17 @@ def _checked_images(images: Tensor, where: str) -> Tensor:
     return images
 
 
-def _require_one_square_size(train: Tensor, test: Tensor) -> None:
-    sizes = {f"{images.shape[2]}x{images.shape[3]}" for images in (train, test)}
-    if len(sizes) > 1 or train.shape[2] != train.shape[3]:
+def _checked_labels(labels: Tensor, count: int, num_classes: int, where: str) -> Tensor:
+    """Return labels `[count]` of any integer type, or of floats that hold whole numbers, as int64."""
+    if labels.shape != (count,):
+        raise BitdialError(f"{where} must hold one label per image, shape [{count}], got {list(labels.shape)}")
+    whole = labels.to(torch.int64)
+    broken = whole != labels if labels.is_floating_point() else torch.zeros_like(whole, dtype=torch.bool)
+    outside = broken | (whole < 0) | (whole >= num_classes)
+    if bool(outside.any()):
+        first = int(outside.nonzero()[0])
         raise BitdialError(
-            f"images must be square and of one size, got {' and '.join(sorted(sizes))}; give image_size to resize them"
+            f"labels in {where} must be whole numbers in [0, {num_classes}), got {labels[first].item()} "
+            f"at sample {first}; number the classes from 0 without gaps"
         )
+    return whole

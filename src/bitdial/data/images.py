@@ -1,49 +1,31 @@
-"""Image files and image sizes: decoding one at a time, many in threads, as a split on disk; one rule for squares."""
+"""Image files: decoding one at a time, many in threads, and as a split on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from os import cpu_count
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import functional
 
-from bitdial.data.split import Batch, ImageSplit
+from bitdial.data.dataset import Batch, ImageSplit
 from bitdial.errors import BitdialError
 
 _T = TypeVar("_T")
 # What PIL raises for files that are no images, cut short, or absurdly large.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-_CHUNK = 4096  # images resized at a time, so that the intermediate stays small beside the dataset
-
-
-def check_image_size(size: int | None) -> None:
-    """Refuse an image size that is no positive number of pixels (None means: keep the size)."""
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise BitdialError(f"image_size must be a whole number of pixels from 1 up, got {size!r}")
-
-
-def resize_square(images: Tensor, size: int) -> Tensor:
-    """Resize `[N, C, H, W]` to `[N, C, size, size]`; keeps the type.
-
-    The rule, here and for files: the shorter side to the wanted size, bilinear and antialiased, then the centre.
-    """
-    if tuple(images.shape[2:]) == (size, size):
-        return images
-    parts = (functional.center_crop(functional.resize(part, size), [size, size]) for part in _chunks(images))
-    return torch.cat(list(parts))
 
 
 def resize_square_image(image: Image.Image, size: int) -> Image.Image:
-    """Make one PIL image of any shape square by the same rule."""
+    """Make one PIL image of any shape square, by the rule of `bitdial.data.dataset.resize_square`."""
     if image.size == (size, size):
         return image
     scale = size / min(image.size)
@@ -53,31 +35,15 @@ def resize_square_image(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _chunks(images: Tensor) -> Iterator[Tensor]:
-    for start in range(0, len(images), _CHUNK):
-        yield images[start : start + _CHUNK]
-
-
 def decode(path: Path, size: int) -> Tensor:
-    """Read an image file as RGB and make it square.
-
-    Returns:
-        uint8 tensor `[3, size, size]`.
-
-    Raises:
-        BitdialError: The file cannot be read as an image.
-    """
+    """Read an image file as RGB and make it square, uint8 `[3, size, size]`, or refuse what is no image."""
     with _naming(path), Image.open(path) as image:
         pixels = np.array(resize_square_image(image.convert("RGB"), size))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def dimensions(path: Path) -> tuple[int, int]:
-    """Return width and height of an image file from its header alone.
-
-    Raises:
-        BitdialError: The file cannot be read as an image.
-    """
+    """Return width and height of an image file from its header alone, or refuse what is no image."""
     with _naming(path), Image.open(path) as image:
         return image.size
 
@@ -96,20 +62,14 @@ def decode_all(paths: Sequence[Path], size: int) -> Tensor:
     return images
 
 
-class _naming:  # noqa: N801  (reads as a verb where it is used)
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
     """Turn a decoder's exception into one sentence with the path."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, _UNREADABLE):
-            raise BitdialError(
-                f"cannot read the image {self._path} ({' '.join(str(error).split())}); replace or remove it"
-            ) from error
+    try:
+        yield
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise BitdialError(f"cannot read the image {path} ({reason}); replace or remove it") from error
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -156,19 +116,19 @@ class FolderSplit(ImageSplit):
             BitdialError: An image cannot be read.
         """
         on_gpu = self.target.type == "cuda"
+        batches = [chosen.tolist() for chosen in indices]
         loader: DataLoader[Tensor | BitdialError] = DataLoader(
             _Files(self.paths, self.size),
-            batch_sampler=(chosen_indices := [chosen.tolist() for chosen in indices]),
+            batch_sampler=batches,
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=on_gpu,
             generator=torch.Generator(),  # its own, so that worker seeds are not drawn from the global one
         )
-        for chosen, images in zip(chosen_indices, loader, strict=True):
+        for chosen, images in zip(batches, loader, strict=True):
             if isinstance(images, BitdialError):
                 raise images
-            labels = self.labels[chosen]
-            yield images.to(self.target, non_blocking=on_gpu), labels.to(self.target)
+            yield images.to(self.target, non_blocking=on_gpu), self.labels[chosen].to(self.target)
 
 
 class _Files(Dataset[Tensor | BitdialError]):
@@ -184,9 +144,5 @@ class _Files(Dataset[Tensor | BitdialError]):
 
 
 def _collate(samples: list[Tensor | BitdialError]) -> Tensor | BitdialError:
-    images = []
-    for sample in samples:
-        if isinstance(sample, BitdialError):
-            return sample
-        images.append(sample)
-    return torch.stack(images)
+    failed = next((sample for sample in samples if isinstance(sample, BitdialError)), None)
+    return failed or torch.stack(cast("list[Tensor]", samples))

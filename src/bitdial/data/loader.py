@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from torch import Tensor
 
 from bitdial.data.augment import Augmentation, Normalise
+from bitdial.data.dataset import Batch, ImageSplit
 from bitdial.data.pipeline import resolve_augmentation
 from bitdial.data.randomness import check_seed, generator_for
-from bitdial.data.split import Batch, ImageSplit
 from bitdial.errors import BitdialError
 
 # First coordinate of every generator, so that order and augmentation never share one.
 _ORDER, _AUGMENT = 0, 1
 
 
+@dataclass(eq=False, repr=False)
 class BatchLoader:
     """Iterate over a split in batches `(x float32 normalised [B, C, H, W], y int64 [B])`; made by `make_loader`.
 
@@ -30,23 +32,20 @@ class BatchLoader:
         epoch: The epoch that the next iteration yields.
     """
 
-    def __init__(
-        self,
-        split: ImageSplit,
-        batch_size: int,
-        *,
-        train: bool,
-        seed: int,
-        rank: int,
-        world_size: int,
-        augmentation: Augmentation,
-        drop_last: bool,
-        workers: int,
-    ) -> None:
-        self.split, self.batch_size, self.train, self.epoch = split, batch_size, train, 0
-        self._seed, self._rank, self._world_size = seed, rank, world_size
-        self._augmentation, self._drop_last, self._workers = augmentation, drop_last, workers
-        self._normalise = Normalise(split.mean, split.std)
+    split: ImageSplit
+    batch_size: int
+    _: KW_ONLY
+    train: bool
+    seed: int
+    rank: int
+    world_size: int
+    augmentation: Augmentation
+    drop_last: bool
+    workers: int
+    epoch: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._normalise = Normalise(self.split.mean, self.split.std)
         self._start = 0
         self._length = len(self._index_batches(0))
 
@@ -83,25 +82,25 @@ class BatchLoader:
 
     def _iterate(self, epoch: int, start: int) -> Iterator[Batch]:
         indices = self._index_batches(epoch)[start:]
-        for batch, (images, labels) in enumerate(self.split.batches(indices, self._workers), start):
+        for batch, (images, labels) in enumerate(self.split.batches(indices, self.workers), start):
             if not self.train:
                 yield self._normalise(images), labels
                 continue
-            generator = generator_for(_AUGMENT, self._seed, epoch, batch, self._rank)
-            for transform in self._augmentation.pixels:
+            generator = generator_for(_AUGMENT, self.seed, epoch, batch, self.rank)
+            for transform in self.augmentation.pixels:
                 images, labels = transform(images, labels, generator)
             images = self._normalise(images)
-            for transform in self._augmentation.mixing:
+            for transform in self.augmentation.mixing:
                 images, labels = transform(images, labels, generator)
             yield images, labels
 
     def _index_batches(self, epoch: int) -> list[Tensor]:
         """Sample numbers of each batch of this process."""
         if self.train:
-            generator = generator_for(_ORDER, self._seed, epoch)
+            generator = generator_for(_ORDER, self.seed, epoch)
             order = torch.randperm(len(self.split), generator=generator)
-            return _training_batches(order, self.batch_size, self._rank, self._world_size, self._drop_last)
-        return _evaluation_batches(len(self.split), self.batch_size, self._rank, self._world_size)
+            return _training_batches(order, self.batch_size, self.rank, self.world_size, self.drop_last)
+        return _evaluation_batches(len(self.split), self.batch_size, self.rank, self.world_size)
 
 
 def _training_batches(order: Tensor, batch_size: int, rank: int, world_size: int, drop_last: bool) -> list[Tensor]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from pydantic import Field, field_validator
 from torchvision.transforms import v2
 
 from bitdial.data import strong
@@ -16,13 +19,56 @@ from bitdial.data.augment import (
     check_probability,
     check_switch,
 )
-from bitdial.data.split import ImageSplit, Split
+from bitdial.data.dataset import ImageSplit, Split
 from bitdial.data.strong import AutomaticPolicy, MixOneOf, check_colour_images
 from bitdial.errors import BitdialError, suggest
+from bitdial.options import Config
 
 AUGMENTATIONS = ("none", "standard")
 # Up to this side AutoAugment's policy found on CIFAR-10 is taken, above it the one found on ImageNet.
 _SMALL_IMAGE = 64
+
+
+class AugmentationOptions(Config):
+    """What happens to training images; `build_augmentation` puts it together."""
+
+    standard_augmentation: bool = True
+    """Random crops, and flips where a mirrored image keeps its meaning."""
+    cutmix: bool = False
+    """CutMix."""
+    cutmix_alpha: float = 1.0
+    """The share of the second image is drawn from Beta(alpha, alpha), alpha from .01 to 10000."""
+    cutmix_probability: float = Field(0.5, ge=0, le=1)
+    """Chance of each batch."""
+    mixup: bool = False
+    """MixUp; with CutMix too, a batch gets one of them or none."""
+    mixup_alpha: float = 1.0
+    """The share of the second image is drawn from Beta(alpha, alpha), alpha from .01 to 10000."""
+    mixup_probability: float = Field(0.5, ge=0, le=1)
+    """Chance of each batch."""
+    autoaugment: bool = False
+    """AutoAugment's learned policy."""
+    randaugment: bool = False
+    """RandAugment."""
+    trivialaugment: bool = False
+    """TrivialAugment."""
+    random_erasing: bool = False
+    """Random erasing."""
+    random_erasing_probability: float = Field(0.25, ge=0, le=1)
+    """Chance of each image."""
+
+    def arguments(self) -> dict[str, Any]:
+        """What `build_augmentation` takes for them."""
+        names = ("cutmix", "mixup", "autoaugment", "randaugment", "trivialaugment", "cutmix_alpha", "mixup_alpha")
+        own = {name: getattr(self, name) for name in (*names, "cutmix_probability", "mixup_probability")}
+        erasing = self.random_erasing_probability if self.random_erasing else 0.0
+        return {"standard": self.standard_augmentation, "random_erasing": erasing, **own}
+
+    @field_validator("cutmix_alpha", "mixup_alpha")
+    @classmethod
+    def _can_be_drawn_with(cls, value: float) -> float:
+        """Refuse here what the augmentation would refuse once the data is loaded."""
+        return check_alpha("alpha", value)
 
 
 def standard(split: ImageSplit) -> Augmentation:
@@ -32,11 +78,7 @@ def standard(split: ImageSplit) -> Augmentation:
 
 
 def resolve_augmentation(augment: str | Augmentation, split: ImageSplit) -> Augmentation:
-    """Return the pipeline that `augment` names, or `augment` itself.
-
-    Raises:
-        BitdialError: An unknown name.
-    """
+    """Return the pipeline that `augment` names, or `augment` itself."""
     if isinstance(augment, Augmentation):
         return augment
     if augment == "none":
@@ -102,21 +144,18 @@ def build_augmentation(
     check_probability("mixup_probability", mixup_probability)
     classes = _label_width(split, num_classes)
 
-    pixels: list[BatchTransform] = [*resolve_augmentation("standard", split).pixels] if standard else []
-    pixels += _policy(split, [name for name, on in policies.items() if on])
+    cropped = resolve_augmentation("standard" if standard else "none", split).pixels
+    policy = _policy(split, [name for name, on in policies.items() if on])
     mixing: list[BatchTransform] = [RandomErasing(random_erasing)] if random_erasing else []
-    mixers = [
-        (transform(classes, alpha), probability)
-        for on, transform, alpha, probability in (
-            (cutmix, strong.cutmix, cutmix_alpha, cutmix_probability),
-            (mixup, strong.mixup, mixup_alpha, mixup_probability),
-        )
-        if on
-    ]
+    mixers: list[tuple[BatchTransform, float]] = []
+    if cutmix:
+        mixers.append((strong.cutmix(classes, cutmix_alpha), cutmix_probability))
+    if mixup:
+        mixers.append((strong.mixup(classes, mixup_alpha), mixup_probability))
     if mixers:
         transforms, probabilities = zip(*mixers, strict=True)
         mixing.append(MixOneOf(transforms, probabilities, classes))
-    return Augmentation(tuple(pixels), tuple(mixing))
+    return Augmentation((*cropped, *policy), tuple(mixing))
 
 
 def _label_width(split: ImageSplit, num_classes: int | None) -> int:
@@ -138,10 +177,11 @@ def _policy(split: ImageSplit, chosen: list[str]) -> list[BatchTransform]:
     # A split on disk decodes to uint8.
     dtype = split.images.dtype if isinstance(split, Split) else torch.uint8
     check_colour_images(chosen[0], dtype, split.in_channels)
-    if chosen[0] == "randaugment":
-        return [AutomaticPolicy(v2.RandAugment())]
-    if chosen[0] == "trivialaugment":
-        return [AutomaticPolicy(v2.TrivialAugmentWide())]
     small = split.image_size <= _SMALL_IMAGE
     found_on = v2.AutoAugmentPolicy.CIFAR10 if small else v2.AutoAugmentPolicy.IMAGENET
-    return [AutomaticPolicy(v2.AutoAugment(found_on))]
+    policies = {
+        "autoaugment": v2.AutoAugment(found_on),
+        "randaugment": v2.RandAugment(),
+        "trivialaugment": v2.TrivialAugmentWide(),
+    }
+    return [AutomaticPolicy(policies[chosen[0]])]

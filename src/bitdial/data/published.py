@@ -23,8 +23,8 @@ from bitdial.errors import BitdialError
 
 # Where Debian's and Ubuntu's package `dataset-fashion-mnist` puts the files.
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-_PARTS = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-          "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}  # fmt: skip
+# Images and labels to train on, images and labels to test on.
+_PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
 @register("digits")
@@ -46,14 +46,8 @@ def load_digits(wanted: Request) -> ImageDataset:
     raw = bundled.load_digits()
     images = torch.from_numpy(np.rint(raw.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
     labels = torch.from_numpy(raw.target.astype(np.int64))
-    train, test = stratified_split(labels, TEST_SHARE, seed=0)
-    return dataset_from_tensors(
-        "digits",
-        (images[train], labels[train]),
-        (images[test], labels[test]),
-        num_classes=10,
-        image_size=wanted.image_size,
-    )
+    train, test = ((images[part], labels[part]) for part in stratified_split(labels, TEST_SHARE, seed=0))
+    return dataset_from_tensors("digits", train, test, num_classes=10, image_size=wanted.image_size)
 
 
 @register("fashion-mnist")
@@ -78,19 +72,18 @@ def _load_idx(source: Callable[..., object], wanted: Request, packaged: Path | N
     folder = next((place for place in places if _holds_all(place)), None)
     if folder is None and wanted.path is not None:
         raise BitdialError(
-            f"{name} not found in {wanted.path}; expected the four files {', '.join(sum(_PARTS.values(), ()))} "
+            f"{name} not found in {wanted.path}; expected the four files {', '.join(_PARTS)} "
             f"(plain or .gz) there or in {kind}/raw below it; leave data_path out to download them"
         )
     if folder is None:
         with downloading(name):
             source(cache_folder(), download=True)
         folder = places[-1]
-    splits = {key: (read_idx(folder / files[0]), read_idx(folder / files[1])) for key, files in _PARTS.items()}
-    images = {key: value[0].unsqueeze(1) for key, value in splits.items()}
+    x_train, y_train, x_test, y_test = (read_idx(folder / part) for part in _PARTS)
     return dataset_from_tensors(
         name,
-        (images["train"], splits["train"][1]),
-        (images["test"], splits["test"][1]),
+        (x_train.unsqueeze(1), y_train),
+        (x_test.unsqueeze(1), y_test),
         num_classes=10,
         class_names=tuple(getattr(source, "classes", ())) or None,
         image_size=wanted.image_size,
@@ -127,8 +120,7 @@ def read_idx(path: Path) -> Tensor:
 
 
 def _holds_all(folder: Path) -> bool:
-    names = [name for files in _PARTS.values() for name in files]
-    return all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in names)
+    return all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in _PARTS)
 
 
 @register("cifar10", "cifar100")

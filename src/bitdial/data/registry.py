@@ -6,7 +6,6 @@ from pathlib import Path
 
 from bitdial.data import published, supplied  # noqa: F401  (they register their sources)
 from bitdial.data.dataset import SOURCES, ImageDataset, Request
-from bitdial.data.images import check_image_size
 from bitdial.data.randomness import check_seed
 from bitdial.errors import BitdialError, suggest
 
@@ -35,7 +34,8 @@ def load_dataset(
     Raises:
         BitdialError: An unknown name, or data that is missing, damaged or of the wrong shape; one sentence says which.
     """
-    check_image_size(image_size)
+    if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
+        raise BitdialError(f"image_size must be a whole number of pixels from 1 up, got {image_size!r}")
     check_seed(seed)
     plain = name.lower().replace("_", "-")
     if plain not in SOURCES:

@@ -16,8 +16,8 @@ from torch.nn.functional import one_hot
 from torchvision.transforms import v2
 
 from bitdial.data.augment import BatchTransform, TorchvisionTransform, check_alpha, check_probability
+from bitdial.data.dataset import Batch
 from bitdial.data.randomness import global_draws_from
-from bitdial.data.split import Batch
 from bitdial.errors import BitdialError
 
 _POLICIES = (v2.AutoAugment, v2.RandAugment, v2.TrivialAugmentWide)

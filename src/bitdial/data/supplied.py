@@ -10,6 +10,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,14 +20,16 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_datas
 from bitdial.data.dataset import (
     TEST_SHARE,
     ImageDataset,
+    ImageSplit,
     Request,
+    Split,
     channel_statistics,
+    count_classes,
     dataset_from_tensors,
     register,
     stratified_split,
 )
 from bitdial.data.images import FolderSplit, decode_all, dimensions, in_threads
-from bitdial.data.split import ImageSplit, Split, count_classes
 from bitdial.errors import BitdialError, suggest
 
 _HELD_OUT_NAMES = ("val", "test", "valid", "validation")
@@ -34,6 +37,8 @@ _HELD_OUT_NAMES = ("val", "test", "valid", "validation")
 _STATISTICS_SAMPLE = 2048
 _DIVIDED = ("x_train", "y_train", "x_test", "y_test")
 _WHOLE = ("x", "y")
+# Image files, and the labels int64 `[N]` that belong to them.
+_Samples: TypeAlias = tuple[list[Path], Tensor]
 
 
 @register("folder")
@@ -72,9 +77,8 @@ def load_folder(wanted: Request) -> ImageDataset:
         )
     size = wanted.image_size or _common_size([*train[0], *test[0]])
     held = 3 * size * size * (len(train[0]) + len(test[0])) <= wanted.memory_limit
-    build = _in_memory if held else _on_disk
-    splits = build(train, test, size, len(classes))
-    return ImageDataset("folder", *splits, tuple(classes))
+    first, second = _splits(train, test, size, len(classes), in_memory=held)
+    return ImageDataset("folder", first, second, tuple(classes))
 
 
 def _class_folders(root: Path) -> list[str]:
@@ -84,7 +88,7 @@ def _class_folders(root: Path) -> list[str]:
         raise BitdialError(f"no class folders in {root}; expected one folder of images per class there") from error
 
 
-def _samples(root: Path, classes: list[str], *, partial: bool = False) -> tuple[list[Path], Tensor]:
+def _samples(root: Path, classes: list[str], *, partial: bool = False) -> _Samples:
     """Files and labels below `root`, numbered by `classes`; only a `partial` root may lack some of them."""
     present = _class_folders(root)
     strange = sorted(set(present) - set(classes))
@@ -94,17 +98,14 @@ def _samples(root: Path, classes: list[str], *, partial: bool = False) -> tuple[
             f"{', '.join(classes[:10])}); both must name the classes alike"
         )
     numbers = {name: number for number, name in enumerate(classes) if name in present}
-    found = [
-        (Path(path), number)
-        for path, number in make_dataset(str(root), numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
-    ]
+    found = make_dataset(str(root), numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
     filled = {number for _, number in found}
     empty = [name for name, number in numbers.items() if number not in filled]
     if empty and not (partial and filled):
         raise BitdialError(
             f"the class folder {root / empty[0]} holds no image ({', '.join(IMG_EXTENSIONS)}); add images or remove it"
         )
-    return [path for path, _ in found], torch.tensor([number for _, number in found])
+    return [Path(path) for path, _ in found], torch.tensor([number for _, number in found])
 
 
 def _common_size(paths: Sequence[Path]) -> int:
@@ -118,30 +119,15 @@ def _common_size(paths: Sequence[Path]) -> int:
     return width
 
 
-def _in_memory(
-    train: tuple[list[Path], Tensor], test: tuple[list[Path], Tensor], size: int, num_classes: int
-) -> tuple[ImageSplit, ImageSplit]:
-    decoded = [(decode_all(paths, size), labels) for paths, labels in (train, test)]
-    mean, std = channel_statistics(decoded[0][0])
-    first, second = (
-        Split(images=images, labels=labels, num_classes=num_classes, mean=mean, std=std, flip=True)
-        for images, labels in decoded
-    )
-    return first, second
-
-
-def _on_disk(
-    train: tuple[list[Path], Tensor], test: tuple[list[Path], Tensor], size: int, num_classes: int
-) -> tuple[ImageSplit, ImageSplit]:
-    step = -(-len(train[0]) // _STATISTICS_SAMPLE)
-    mean, std = channel_statistics(decode_all(train[0][::step], size))
-    first, second = (
-        FolderSplit(
-            paths=tuple(paths), size=size, labels=labels, num_classes=num_classes, mean=mean, std=std, flip=True
-        )
-        for paths, labels in (train, test)
-    )
-    return first, second
+def _splits(train: _Samples, test: _Samples, size: int, num_classes: int, *, in_memory: bool) -> list[ImageSplit]:
+    step = 1 if in_memory else -(-len(train[0]) // _STATISTICS_SAMPLE)
+    images = decode_all(train[0][::step], size)
+    mean, std = channel_statistics(images)
+    shared: dict[str, Any] = {"num_classes": num_classes, "mean": mean, "std": std, "flip": True}
+    if in_memory:
+        decoded = ((images, train[1]), (decode_all(test[0], size), test[1]))
+        return [Split(images=images, labels=labels, **shared) for images, labels in decoded]
+    return [FolderSplit(paths=tuple(paths), size=size, labels=labels, **shared) for paths, labels in (train, test)]
 
 
 @register("npz")
@@ -178,8 +164,7 @@ def load_arrays(wanted: Request) -> ImageDataset:
             f"y must hold one label per image, shape [{len(images)}], got {list(labels.shape)}; match it to x"
         )
     num_classes = count_classes(labels, "y")
-    kept, held_out = stratified_split(labels, TEST_SHARE, wanted.seed)
-    train, test = (images[kept], labels[kept]), (images[held_out], labels[held_out])
+    train, test = ((images[part], labels[part]) for part in stratified_split(labels, TEST_SHARE, wanted.seed))
     return dataset_from_tensors("npz", train, test, num_classes=num_classes, image_size=wanted.image_size)
 
 
@@ -197,9 +182,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             )
     except (OSError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise BitdialError(f"cannot read {path}: {' '.join(str(error).split())[:200]}; write the file again") from error
+    except BitdialError:
+        raise
     except ValueError as error:
-        if isinstance(error, BitdialError):
-            raise
         raise BitdialError(f"{path} holds Python objects, not numbers ({error}); save plain arrays") from error
     raise BitdialError(f"data_path must be a .npz or .pt file, got {path.name}; save the arrays in one of these forms")
 

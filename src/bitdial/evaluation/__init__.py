@@ -8,11 +8,10 @@ from bitdial.evaluation.machine import describe_machine as describe_machine
 from bitdial.evaluation.results import ArmResult as ArmResult
 from bitdial.evaluation.results import ArmSummary as ArmSummary
 from bitdial.evaluation.results import Comparison as Comparison
-from bitdial.evaluation.results import CycleAnalysis as CycleAnalysis
-from bitdial.evaluation.results import CyclicResults as CyclicResults
 from bitdial.evaluation.results import History as History
 from bitdial.evaluation.results import Interval as Interval
 from bitdial.evaluation.results import Machine as Machine
+from bitdial.evaluation.results import RunResults as RunResults
 from bitdial.evaluation.results import WidthScore as WidthScore
 from bitdial.evaluation.statistics import interval as interval
 from bitdial.evaluation.statistics import paired_difference as paired_difference

@@ -1,28 +1,32 @@
-"""The record types of a run of cyclic precision training, and its file ``cyclic_precision_results.json``.
+"""What a run found, as records: of an arm, of arms side by side, and what every recipe's ``results.json`` holds.
 
-Every field is described under its name; ``CyclicResults.model_json_schema()`` gives the same text as a JSON schema, and
+Every field is described under its name; ``model_json_schema()`` gives the same text as a JSON schema, and
 ``docs/results_schema.md`` as a page. In memory a number that could not be measured is NaN; in the file it is ``null``.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bitdial.errors import BitdialError
 from bitdial.evaluation.files import to_json, write_atomically
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 SCHEMA_VERSION: Literal[1] = 1
 """Raised by one whenever a field changes its meaning or goes; a new optional field leaves it."""
 
 ArmKind = Literal["cpt", "static", "matched", "baseline", "ablation"]
 Verdict = Literal["better", "worse", "inside the interval", "no interval"]
-Progress = Literal["converged", "improving", "worsening", "too few cycles"]
 
 
 def _fraction(value: float) -> float:
@@ -91,8 +95,29 @@ class History(Record):
         return self
 
 
-class ArmResult(Record):
+class ArmRecord(Record):
+    """What one arm with one seed gave; each recipe has a type of its own."""
+
+    arm_field: ClassVar[str] = "name"
+    """The field that names the arm."""
+    steps_field: ClassVar[str] = "steps"
+    """The field that counts the optimizer steps that the arm was trained for."""
+
+    @property
+    def key(self) -> str:
+        """Arm and seed in one, as files are named."""
+        return f"{getattr(self, self.arm_field)}-seed{getattr(self, 'seed')}"  # noqa: B009  (each record has one)
+
+    @property
+    def steps_taken(self) -> int:
+        """Optimizer steps that the arm was trained for."""
+        return int(getattr(self, self.steps_field))
+
+
+class ArmResult(ArmRecord):
     """One arm of the comparison, trained with one seed."""
+
+    steps_field: ClassVar[str] = "iterations"
 
     name: str = Field(min_length=1)
     """The arm: ``cpt``, ``static_2bit``, ``matched_cost``, ``baseline_fp32``, ``ablation_random_cycling``, ..."""
@@ -230,52 +255,6 @@ class Comparison(Record):
         return next(item for item in self.summaries if item.name == name)
 
 
-class CycleStatistics(Record):
-    """The training loss within one cycle."""
-
-    index: int
-    """Number of the cycle, from 0."""
-    first_step: int
-    """First logged step of the cycle."""
-    last_step: int
-    """Last logged step of the cycle."""
-    mean: Measured
-    """Mean loss over the finite ones; null when there is none."""
-    std: Measured
-    """Standard deviation of the loss (divided by n)."""
-    min: Measured
-    """Lowest loss."""
-    max: Measured
-    """Highest loss."""
-    count: int
-    """How many finite losses were logged."""
-    non_finite: int
-    """How many losses were NaN or infinite; they are left out of the four numbers above."""
-    complete: bool
-    """False for a last cycle that training ended within."""
-
-
-class CycleAnalysis(Record):
-    """How the loss moves from cycle to cycle."""
-
-    arm: str | None = None
-    """The arm that was analysed."""
-    seed: int | None = None
-    """Its seed."""
-    cycles: list[CycleStatistics]
-    """Every cycle with a logged step."""
-    slope: float | None
-    """Slope of the means of the complete cycles, in loss per cycle; null with fewer than two."""
-    change: Measured | None
-    """Relative change of the mean loss in the last quarter of the complete cycles; null with fewer than three."""
-    convergence: Progress
-    """Whether the means have stopped moving: what `change` says under `criterion`."""
-    criterion: str
-    """The rule behind `convergence`, in words."""
-    stability_score: float = Field(ge=0, le=1)
-    """F / (1 + C + R) in [0, 1], see ``bitdial.recipes.cyclic.cycles``."""
-
-
 class Machine(Record):
     """What the numbers were measured on."""
 
@@ -295,13 +274,16 @@ class Machine(Record):
     """Versions of the libraries that the numbers depend on."""
 
 
-class CyclicResults(Record):
-    """The whole of ``cyclic_precision_results.json``."""
+class RunResults(Record):
+    """What every recipe's ``results.json`` holds; each adds the records of its arms and what it makes of them."""
+
+    record_type: ClassVar[type[ArmRecord]]
+    """The type of its records."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this format."""
-    experiment: str = "cyclic"
-    """Name of the experiment."""
+    recipe: str
+    """The recipe that was run."""
     created: str
     """When the file was made: ISO 8601, with the time zone."""
     command: str = ""
@@ -310,21 +292,42 @@ class CyclicResults(Record):
     """The configuration of the run, with every default filled in."""
     machine: Machine
     """What it ran on."""
-    arms: list[ArmResult]
-    """Every arm with every seed."""
-    comparison: Comparison
-    """The arms side by side."""
-    cycles: list[CycleAnalysis] = []
-    """One analysis for every arm and seed that cycled."""
     notes: list[str] = []
     """What a reader has to know to read the numbers rightly."""
 
+    @property
+    def records(self) -> Sequence[ArmRecord]:
+        """One record for every arm with every seed."""
+        raise NotImplementedError
+
+    def print(self, console: Console, folder: Path | None = None) -> None:
+        """Print the table, and what is to be said of it.
+
+        Args:
+            console: where to, as wide as it is.
+            folder: of the run, for the places of files.
+        """
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        """The table as text, so that a notebook shows it."""
+        from rich.console import Console
+
+        console = Console(width=100, file=io.StringIO(), color_system=None, force_terminal=False)
+        with console.capture() as shown:
+            self.print(console)
+        return shown.get().rstrip()
+
+    __str__ = __repr__
+
     def save(self, path: str | Path) -> Path:
         """Write the file atomically as strict JSON (what is not finite becomes ``null``) and return its path."""
-        return write_atomically(path, to_json(self.model_dump(mode="json")))
+        content = self.model_dump(mode="json")
+        content["notes"] = content.pop("notes")  # people read them last
+        return write_atomically(path, to_json(content))
 
     @classmethod
-    def load(cls, path: str | Path) -> CyclicResults:
+    def load(cls, path: str | Path) -> Self:
         """Read a file that `save` wrote.
 
         Raises:
@@ -334,7 +337,7 @@ class CyclicResults(Record):
         try:
             content = json.loads(where.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise BitdialError(f"no results at {where}; give the path of a cyclic_precision_results.json") from None
+            raise BitdialError(f"no results at {where}; a run writes them at its end, as results.json") from None
         except ValueError as error:
             raise BitdialError(f"{where} is not a JSON file ({error}); was it edited or cut short?") from None
         version = content.get("schema_version") if isinstance(content, dict) else None
@@ -348,4 +351,7 @@ class CyclicResults(Record):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
-            raise BitdialError(f"{where} does not follow its schema: {field}: {first['msg']}") from None
+            recipe = cls.model_fields["recipe"].default
+            raise BitdialError(
+                f"{where} does not follow the schema of results of `bitdial train {recipe}`: {field}: {first['msg']}"
+            ) from None

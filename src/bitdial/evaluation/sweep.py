@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -84,8 +84,8 @@ def sweep(
 
 
 @torch.no_grad()
-def evaluate_loss_accuracy(model: nn.Module, loader: Iterable[Any], *, task: Task | None = None) -> tuple[float, float]:
-    """Return mean loss (nats) and accuracy (fraction) of `model` at the widths it has now.
+def evaluate(model: nn.Module, loader: Iterable[Any], *, task: Task | None = None) -> dict[str, float]:
+    """Return what `task` scores of `model` at the widths it has now: means over all predictions, by name.
 
     The model is put in evaluation mode for it, and every module back in its own.
 
@@ -95,23 +95,41 @@ def evaluate_loss_accuracy(model: nn.Module, loader: Iterable[Any], *, task: Tas
         task: How a batch is scored; ``Classification`` when left out.
 
     Raises:
-        BitdialError: the loader gave no predictions.
+        BitdialError: the loader gave no predictions, or the task scores in another form.
     """
     how = task or Classification()
     device = _device(model)
-    loss = torch.zeros((), dtype=torch.float64, device=_widest(device))
-    correct = torch.zeros((), dtype=torch.int64, device=device)
+    totals: dict[str, Tensor] = {}
     count = 0
     with evaluating(model):
         for batch in loader:
-            batch_loss, batch_correct, size = how.score(model, to_device(batch, device))
+            sums, size = _scored(how.score(model, to_device(batch, device)))
             # Summed where they are: asking for a number each batch would make the host wait for the device.
-            loss += batch_loss.detach().to(loss)
-            correct += batch_correct.detach().to(correct)
+            for name, value in sums.items():
+                total = totals.setdefault(name, torch.zeros((), dtype=torch.float64, device=_widest(device)))
+                total += value.detach().to(total)
             count += size
     if count == 0:
         raise BitdialError("loader must give at least one batch to score, got none; is the split empty?")
-    return loss.item() / count, correct.item() / count
+    return {name: total.item() / count for name, total in totals.items()}
+
+
+def _scored(given: Any) -> tuple[Mapping[str, Tensor], int]:
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Mapping):
+        return given
+    raise BitdialError(
+        "a task's score must return sums by name and their count, ({'loss': ..., 'accuracy': ...}, n), got "
+        f"{given!r:.80}"
+    )
+
+
+def evaluate_loss_accuracy(model: nn.Module, loader: Iterable[Any], *, task: Task | None = None) -> tuple[float, float]:
+    """Return mean loss (nats) and accuracy (fraction) of `model` at the widths it has now; see `evaluate`.
+
+    The accuracy is NaN where the task has none.
+    """
+    scores = evaluate(model, loader, task=task)
+    return scores["loss"], scores.get("accuracy", math.nan)
 
 
 @contextmanager

@@ -40,11 +40,7 @@ class DamagedPackedFile(BitdialError):  # noqa: N818  (named for what it is, not
 
 
 def to_bytes(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> bytes:
-    """The whole file; the same tensors and description give the same bytes.
-
-    Args:
-        tensors: on any device; saved in row-major order.
-        description: plain JSON values, beside ``format``, ``version`` and ``sha256``, which are added.
+    """The whole file; the same tensors, in row-major order, and description, plain JSON values, give the same bytes.
 
     Raises:
         BitdialError: safetensors knows no such dtype.
@@ -67,11 +63,7 @@ def to_bytes(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> b
 
 
 def from_bytes(data: bytes, path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and description of a file that `to_bytes` made, every byte checked.
-
-    Args:
-        data: the file.
-        path: what the messages call it.
+    """Tensors and description of a file that `to_bytes` made, every byte checked; messages call it `path`.
 
     Raises:
         DamagedPackedFile: a byte differs from what was written, or bytes are missing.

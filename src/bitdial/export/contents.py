@@ -1,4 +1,4 @@
-"""What of a model goes into a packed file, and under which names."""
+"""What of a model goes into a packed file, under which names; and how a layer holds a weight that came out of one."""
 
 from __future__ import annotations
 
@@ -114,13 +114,9 @@ def encode_layer(name: str, layer: QuantizedLayer, trits: Trits) -> Encoded:
 
 
 def plain_tensors(model: nn.Module, packed: Iterable[str]) -> dict[str, Tensor]:
-    """The tensors of a model that are stored as they are: the state without packed weights, each tensor once.
+    """The tensors of a bare model that are stored as they are: the state without packed weights, each tensor once.
 
     What only training needs is left out: learned scales of packed weights, and widths of gradients.
-
-    Args:
-        model: bare.
-        packed: names of the layers whose weights are packed.
 
     Raises:
         BitdialError: a value is no tensor, or only a part of one.
@@ -134,7 +130,11 @@ def plain_tensors(model: nn.Module, packed: Iterable[str]) -> dict[str, Tensor]:
     for key, value in model.state_dict(keep_vars=True).items():
         if _is_left_out(key, left_out) or id(value) in seen:
             continue
-        _check_tensor(key, value)
+        kind = type(value).__name__
+        if not isinstance(value, Tensor):
+            raise BitdialError(f"a packed file can hold tensors only, got {kind} under {key} in the state")
+        if hasattr(value, "full_tensor") or value.layout != torch.strided:
+            raise BitdialError(f"{key} must be a whole dense tensor, got {kind}; gather the model first")
         seen.add(id(value))
         stored[key] = value
     return stored
@@ -142,21 +142,44 @@ def plain_tensors(model: nn.Module, packed: Iterable[str]) -> dict[str, Tensor]:
 
 def _is_left_out(key: str, prefixes: dict[str, bool]) -> bool:
     for prefix, is_packed in prefixes.items():
-        if not key.startswith(prefix):
-            continue
-        own = key.removeprefix(prefix)
-        if own == "gradient_bits" or (is_packed and (own == "weight" or own.startswith("weight_quantizer."))):
+        if key == f"{prefix}gradient_bits":
+            return True
+        if is_packed and (key == f"{prefix}weight" or key.startswith(f"{prefix}weight_quantizer.")):
             return True
     return False
-
-
-def _check_tensor(key: str, value: object) -> None:
-    if not isinstance(value, Tensor):
-        raise BitdialError(f"a packed file can hold tensors only, got {type(value).__name__} under {key} in the state")
-    if hasattr(value, "full_tensor") or value.layout != torch.strided:
-        raise BitdialError(f"{key} must be a whole dense tensor, got {type(value).__name__}; gather the model first")
 
 
 def memory_of(tensors: Iterator[Tensor]) -> int:
     """Bytes of the values of some tensors, each counted once."""
     return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
+
+
+class StoredWeight(nn.Module):
+    """The `weight_quantizer` of a layer whose weight lies on its grid already: gives the weight as it is, at any width.
+
+    Whether the dial says 2 bits or 32, nothing finer is left to return to.
+    """
+
+    def forward(self, weight: Tensor, bits: Tensor) -> Tensor:
+        """The weight itself."""
+        return weight
+
+
+def store(layer: QuantizedLayer, weight: Tensor) -> None:
+    """Give a layer a weight from a packed file: a new parameter without gradient, in the layout of the old one."""
+    old = layer.weight
+    laid_out = torch.empty_like(old, requires_grad=False).copy_(weight)
+    layer.weight = nn.Parameter(laid_out, requires_grad=False)
+    if not isinstance(layer.weight_quantizer, StoredWeight):
+        layer.weight_quantizer = StoredWeight()
+        layer.register_load_state_dict_pre_hook(_refuse_other_weights)  # type: ignore[no-untyped-call]
+
+
+def _refuse_other_weights(layer: QuantizedLayer, state: Any, prefix: str, *rest: Any) -> None:
+    """Float weights would pass a stored layer unquantized, without a word."""
+    given = state.get(f"{prefix}weight")
+    if given is not None and not torch.equal(given.to(layer.weight.device), layer.weight):
+        raise BitdialError(
+            f'layer "{prefix.rstrip(".")}" holds weights from a packed file and must keep them, got others; '
+            "load checkpoints into a freshly quantized model"
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from bitdial.numerics import (
 Trits = Literal["base3", "2bit"]
 Form = Literal["base3", "2bit", "grid", "table"]
 
+# Form, levels, packed codes and scales of an `Encoded`.
+_Packed: TypeAlias = tuple[Form, int, Tensor, Tensor]
+
 MOST_LEVELS = 256
 """Levels of the widest grid that is packed: 8 bits."""
 
@@ -39,7 +42,6 @@ class Encoded:
         form: ``base3`` and ``2bit``: trits; ``grid``: whole multiples of a step; ``table``: indices.
         levels: number of values that a code can stand for.
         groups: number of groups, each with scales of its own: weights are in groups in row-major order.
-        shape, dtype: of the weight.
         codes: uint8, one dimension.
         scales: ``(groups,)``, or ``(2, groups)`` for trits with two scales (b, then a), or ``(groups, levels)`` for a
             table; float32 for a grid, else of the weight's dtype.
@@ -58,10 +60,8 @@ def encode(weight: Tensor, groups: int, levels: int, trits: Trits, steps: Tensor
     """Encode a weight that is on its grid.
 
     Args:
-        weight: any shape, floating dtype, finite; the first dimension divides into `groups`.
-        groups: how many groups have scales of their own.
-        levels: how many values a group has at most, up to 256.
-        trits: how three levels are packed: five a byte, or two bits each.
+        weight: any shape, floating dtype, finite; the first dimension divides into `groups` with scales of their own.
+        levels: how many values a group has at most, up to 256; three are packed as `trits` says.
         steps: ``(groups,)``, the likely steps of a uniform grid; guessed from the largest values else.
 
     Raises:
@@ -69,8 +69,9 @@ def encode(weight: Tensor, groups: int, levels: int, trits: Trits, steps: Tensor
     """
     plain = weight.detach().cpu().contiguous() + 0.0  # no -0
     rows = plain.view(groups, plain.numel() // max(groups, 1))
-    exact = _trits(rows, plain, trits) if levels == 3 else _grid(rows, plain, levels, steps)
-    return exact or _table(rows, plain)
+    exact = _trits(rows, trits) if levels == 3 else _grid(rows, levels, steps)
+    form, count, codes, scales = exact or _table(rows)
+    return Encoded(form, count, groups, tuple(plain.shape), plain.dtype, codes, scales)
 
 
 def decode(encoded: Encoded) -> Tensor:
@@ -84,13 +85,9 @@ def decode(encoded: Encoded) -> Tensor:
     per_group = count // max(e.groups, 1)
     if e.groups * per_group != count:
         raise BitdialError(f"{count} weights must divide into {e.groups} groups")
-    shapes: dict[str, list[tuple[int, ...]]] = {
-        "base3": [(e.groups,), (2, e.groups)],
-        "2bit": [(e.groups,), (2, e.groups)],
-        "grid": [(e.groups,)],
-        "table": [(e.groups, e.levels)],
-    }
-    allowed = shapes[e.form]
+    allowed: list[tuple[int, ...]] = [(e.groups, e.levels) if e.form == "table" else (e.groups,)]
+    if e.form in ("base3", "2bit"):
+        allowed.append((2, e.groups))
     if tuple(e.scales.shape) not in allowed or e.scales.dtype != (torch.float32 if e.form == "grid" else e.dtype):
         raise BitdialError(
             f"scales of {e.groups} groups must have the shape {' or '.join(map(str, allowed))}, "
@@ -119,23 +116,19 @@ def same_bits(left: Tensor, right: Tensor) -> bool:
     return torch.equal(left, right) and torch.equal(left.signbit(), right.signbit())
 
 
-def _trits(rows: Tensor, plain: Tensor, packing: Trits) -> Encoded | None:
+def _trits(rows: Tensor, packing: Trits) -> _Packed | None:
     if rows.numel() == 0:
         scales = rows.new_zeros(1, rows.shape[0])
     else:
-        positive, negative = rows.amax(1).clamp_min(0), (0.0 - rows.amin(1)).clamp_min(0)
+        above, below = rows.amax(1).clamp_min(0), (0.0 - rows.amin(1)).clamp_min(0)
         # A group without one of the signs takes the other's scale: then one scale is enough.
-        positive, negative = (
-            torch.where(positive > 0, positive, negative),
-            torch.where(negative > 0, negative, positive),
-        )
+        positive, negative = torch.where(above > 0, above, below), torch.where(below > 0, below, above)
         scales = positive[None] if torch.equal(positive, negative) else torch.stack([positive, negative])
     codes = rows.sign().to(torch.int8)
     if not same_bits(_from_trits(codes, scales), rows):
         return None
     packed = pack_trits(codes) if packing == "base3" else pack_trits_2bit(codes)
-    scales = scales[0] if len(scales) == 1 else scales
-    return Encoded(packing, 3, rows.shape[0], tuple(plain.shape), plain.dtype, packed, scales)
+    return packing, 3, packed, scales[0] if len(scales) == 1 else scales
 
 
 def _from_trits(codes: Tensor, scales: Tensor) -> Tensor:
@@ -143,7 +136,7 @@ def _from_trits(codes: Tensor, scales: Tensor) -> Tensor:
     return torch.where(codes > 0, above, torch.where(codes < 0, below, torch.zeros_like(above)))
 
 
-def _grid(rows: Tensor, plain: Tensor, levels: int, likely: Tensor | None) -> Encoded | None:
+def _grid(rows: Tensor, levels: int, likely: Tensor | None) -> _Packed | None:
     if rows.numel() == 0:
         return None
     half = (levels - 1) / 2
@@ -161,15 +154,14 @@ def _grid(rows: Tensor, plain: Tensor, levels: int, likely: Tensor | None) -> En
         found |= fits
     if not bool(found.all()):
         return None
-    packed = pack_bits(codes, _bits(levels))
-    return Encoded("grid", levels, rows.shape[0], tuple(plain.shape), plain.dtype, packed, steps)
+    return "grid", levels, pack_bits(codes, _bits(levels)), steps
 
 
 def _from_grid(codes: Tensor, steps: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
     return ((codes.float() - (levels - 1) / 2) * steps[:, None]).to(dtype) + 0.0
 
 
-def _table(rows: Tensor, plain: Tensor) -> Encoded:
+def _table(rows: Tensor) -> _Packed:
     values = [row.unique() for row in rows]
     levels = max((len(own) for own in values), default=1) or 1
     if levels > MOST_LEVELS:
@@ -178,5 +170,4 @@ def _table(rows: Tensor, plain: Tensor) -> Encoded:
     for group, own in enumerate(values):
         table[group, : len(own)] = own
         codes[group] = torch.searchsorted(own, rows[group])
-    packed = pack_bits(codes, _bits(levels))
-    return Encoded("table", levels, rows.shape[0], tuple(plain.shape), plain.dtype, packed, table)
+    return "table", levels, pack_bits(codes, _bits(levels)), table

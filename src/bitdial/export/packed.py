@@ -6,6 +6,7 @@ The layout is described in ``docs/packed_format.md``.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from bitdial.errors import BitdialError
 from bitdial.export.container import DamagedPackedFile, from_bytes, read_file, to_bytes, write_file
 from bitdial.export.contents import (
     LayerRecord,
+    StoredWeight,
     bare,
     check_encoding,
     describe,
@@ -25,16 +27,22 @@ from bitdial.export.contents import (
     packs,
     plain_tensors,
     quantized_layers,
+    store,
 )
 from bitdial.export.encoding import Encoded, Trits, decode
-from bitdial.export.stored import StoredWeight, store
 from bitdial.layers import QuantizedLayer
 
 _CODES, _SCALES = "weight.packed", "weight.scales"
 _RECORDS = TypeAdapter(dict[str, LayerRecord])
 
 
-def save_packed(model: nn.Module, path: str | os.PathLike[str], encoding: Trits = "base3") -> Path:
+def save_packed(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    encoding: Trits = "base3",
+    *,
+    description: Mapping[str, Any] | None = None,
+) -> Path:
     """Write a quantized model to one file, its weights in the bits that the dial gives them now.
 
     Ternary weights take 1.6 bits each (``"base3"``, five trits a byte) or 2; weights on a grid of up to 8 bits take
@@ -45,6 +53,7 @@ def save_packed(model: nn.Module, path: str | os.PathLike[str], encoding: Trits 
         model: one that went through `bitdial.quantize`; bare, compiled or wrapped.
         path: the file, by custom ``NAME.safetensors``; its folder is made where it is missing.
         encoding: of ternary weights.
+        description: what the file is to say of its network, as plain values; `network_of` reads it.
 
     Returns:
         The path.
@@ -54,10 +63,10 @@ def save_packed(model: nn.Module, path: str | os.PathLike[str], encoding: Trits 
             not made of whole tensors, a path that cannot be written.
     """
     _check_path(path)
-    return write_file(path, packed_bytes(model, encoding))
+    return write_file(path, packed_bytes(model, encoding, description))
 
 
-def packed_bytes(model: nn.Module, encoding: Trits = "base3") -> bytes:
+def packed_bytes(model: nn.Module, encoding: Trits = "base3", description: Mapping[str, Any] | None = None) -> bytes:
     """The content of the file that `save_packed` writes."""
     inner = bare(model)
     check_encoding(encoding)
@@ -70,7 +79,20 @@ def packed_bytes(model: nn.Module, encoding: Trits = "base3") -> bytes:
         if encoded is not None:
             tensors[_key(name, _CODES)] = encoded.codes
             tensors[_key(name, _SCALES)] = encoded.scales
-    return to_bytes(tensors, {"encoding": encoding, "layers": records})
+    told = {} if description is None else {"network": dict(description)}
+    return to_bytes(tensors, {"encoding": encoding, "layers": records, **told})
+
+
+def network_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What a packed file says of its network, or None where it says nothing.
+
+    Raises:
+        DamagedPackedFile: any byte of the file differs from what was written, or bytes are missing.
+        BitdialError: another kind of file, or one that cannot be read.
+    """
+    _check_path(path)
+    described = from_bytes(read_file(path), path)[1].get("network")
+    return described if isinstance(described, dict) else None
 
 
 def load_packed(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
@@ -144,11 +166,8 @@ def _check_layers(
 ) -> None:
     for name in {**records, **layers}:
         if name not in layers or name not in records:
-            holder, other = ("the file", "the model") if name not in layers else ("the model", "the file")
-            raise BitdialError(
-                f'packed file {os.fspath(path)} must fit the model: layer "{name}" is quantized in {holder} and not in '
-                f"{other}; build and quantize the model as it was saved"
-            )
+            where = _only_in(name not in layers)
+            raise _misfit(path, f'layer "{name}" is quantized {where}; build and quantize the model as it was saved')
         record, own = records[name], describe(layers[name], None)
         if record.form is None and isinstance(layers[name].weight_quantizer, StoredWeight):
             raise BitdialError(
@@ -157,10 +176,10 @@ def _check_layers(
             )
         for part in ("kind", "options", "quantizer", "granularity", "shape", "dtype"):
             if getattr(record, part) != getattr(own, part):
-                raise BitdialError(
-                    f'packed file {os.fspath(path)} must fit the model: layer "{name}" has {part} '
-                    f"{getattr(record, part)} in the file and {getattr(own, part)} in the model; "
-                    "build and quantize the model as it was saved"
+                raise _misfit(
+                    path,
+                    f'layer "{name}" has {part} {getattr(record, part)} in the file and {getattr(own, part)} in the '
+                    "model; build and quantize the model as it was saved",
                 )
 
 
@@ -190,13 +209,18 @@ def _check_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], tar
     for key in {**tensors, **targets}:
         mine, given = targets.get(key), tensors.get(key)
         if mine is None or given is None:
-            holder, other = ("the file", "the model") if mine is None else ("the model", "the file")
-            raise BitdialError(
-                f"packed file {os.fspath(path)} must fit the model: {key} is in {holder} and not in {other}; "
-                "build and quantize the model as it was saved"
-            )
+            raise _misfit(path, f"{key} is {_only_in(mine is None)}; build and quantize the model as it was saved")
         if mine.shape != given.shape or mine.dtype != given.dtype:
-            raise BitdialError(
-                f"packed file {os.fspath(path)} must fit the model: {key} is {given.dtype} {tuple(given.shape)} in the "
-                f"file and {mine.dtype} {tuple(mine.shape)} in the model; build the model as it was saved"
+            raise _misfit(
+                path,
+                f"{key} is {given.dtype} {tuple(given.shape)} in the file and {mine.dtype} {tuple(mine.shape)} in the "
+                "model; build the model as it was saved",
             )
+
+
+def _only_in(file: bool) -> str:
+    return "in the file and not in the model" if file else "in the model and not in the file"
+
+
+def _misfit(path: str | os.PathLike[str], what: str) -> BitdialError:
+    return BitdialError(f"packed file {os.fspath(path)} must fit the model: {what}")

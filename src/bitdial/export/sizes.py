@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 from torch import nn
 
@@ -57,17 +59,19 @@ class PackedSizes:
         return "\n".join(lines)
 
 
-def packed_sizes(model: nn.Module, encoding: Trits = "base3") -> PackedSizes:
+def packed_sizes(
+    model: nn.Module, encoding: Trits = "base3", *, description: Mapping[str, Any] | None = None
+) -> PackedSizes:
     """Sizes of a model as `save_packed` would write it at its widths now, as `load_packed` holds it, and in float32.
 
     Args:
-        model, encoding: as for `save_packed`.
+        model, encoding, description: as for `save_packed`.
 
     Raises:
         BitdialError: as `save_packed`.
     """
     inner = bare(model)
-    data = packed_bytes(inner, encoding)
+    data = packed_bytes(inner, encoding, description)
     layers = {name: layer for name, layer in quantized_layers(inner).items() if packs(layer)}
     encoded = [encode_layer(name, layer, encoding) for name, layer in layers.items()]
     stored = plain_tensors(inner, layers)

@@ -11,8 +11,8 @@ from torch import nn
 from bitdial.errors import BitdialError, suggest
 from bitdial.integrations.rate import StepRate
 from bitdial.layers import BitDial, QuantizedLayer
+from bitdial.layers.cycling import CyclicPrecisionConfig, CyclicPrecisionScheduler
 from bitdial.numerics import check_bits
-from bitdial.recipes.cyclic import CyclicPrecisionConfig, CyclicPrecisionScheduler
 
 
 class CyclesPrecision:

@@ -1,4 +1,7 @@
-"""Any classifier of torchvision and of timm as it is, under `torchvision/NAME` and `timm/NAME`; timm is optional."""
+"""Networks that someone else built, and what is changed in them: stem, head, in-place activations.
+
+Any classifier of torchvision and of timm as it is, under `torchvision/NAME` and `timm/NAME`; timm is optional.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,104 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
+from torch.func import functional_call
 from torchvision import models
 
 from bitdial.errors import BitdialError, suggest
-from bitdial.models.surgery import check_fit, forbid_inplace, guarded, replace_head, replace_stem
+
+# What a network raises when the images do not fit it.
+_MISFIT = (RuntimeError, ValueError, AssertionError, TypeError, IndexError, NotImplementedError)
+
+
+def forbid_inplace(model: nn.Module) -> nn.Module:
+    """Switch every activation to out-of-place and return the model.
+
+    A quantized layer keeps its float input and rounds it again in the backward pass, so nothing may overwrite that
+    input after the layer ran.
+    """
+    for module in model.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+    return model
+
+
+def replace_stem(model: nn.Module, in_channels: int) -> None:
+    """Give the first convolution `in_channels` input channels; its weights are drawn anew when they change shape."""
+    name, conv = next((name, each) for name, each in model.named_modules() if isinstance(each, nn.Conv2d))
+    if conv.in_channels == in_channels:
+        return
+    fresh = nn.Conv2d(
+        in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+        conv.dilation,  # type: ignore[arg-type]
+        bias=conv.bias is not None,
+    )
+    nn.init.kaiming_normal_(fresh.weight, mode="fan_out", nonlinearity="relu")
+    model.set_submodule(name, fresh)
+
+
+def replace_head(model: nn.Module, num_classes: int) -> None:
+    """Give the last linear layer (or 1x1 convolution that serves as one) `num_classes` outputs, drawn anew."""
+    name, head = [
+        (name, each)
+        for name, each in model.named_modules()
+        if isinstance(each, nn.Linear | nn.Conv2d) and (isinstance(each, nn.Linear) or each.kernel_size == (1, 1))
+    ][-1]
+    if isinstance(head, nn.Linear):
+        fresh: nn.Module = nn.Linear(head.in_features, num_classes, bias=head.bias is not None)
+    else:
+        fresh = nn.Conv2d(head.in_channels, num_classes, 1, bias=head.bias is not None)
+    model.set_submodule(name, fresh)
+
+
+def check_fit(name: str, model: nn.Module, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """Return the model if it turns such images into such logits; tried on shapes alone, without arithmetic."""
+    was_training = model.training
+    model.eval()
+    state = {key: value.to("meta") for key, value in (*model.named_parameters(), *model.named_buffers())}
+    images = torch.empty(2, in_channels, image_size, image_size, device="meta")
+    try:
+        with torch.no_grad():
+            logits = functional_call(model, state, (images,))
+    except _MISFIT as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BitdialError(
+            f"{name} cannot take {in_channels}x{image_size}x{image_size} images ({reason}); give another image_size, "
+            "or choose a network for small images such as resnet20"
+        ) from error
+    finally:
+        model.train(was_training)
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
+        got = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise BitdialError(f"{name} must give logits [2, {num_classes}] for two images, got {got}; it is no classifier")
+    return model
+
+
+def guarded(name: str, build: Callable[[], nn.Module]) -> nn.Module:
+    """Call a foreign builder and turn its complaint, of its arguments or of a failed download, into one sentence."""
+    try:
+        return build()
+    except BitdialError:
+        raise
+    except (*_MISFIT, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BitdialError(
+            f"cannot build {name}: {reason}; check options and image_size, and for a download the network"
+        ) from error
+
+
+def check_torchvision_name(name: str) -> str:
+    """Return `torchvision/NAME`, or refuse a name that torchvision does not have."""
+    known = [f"torchvision/{each}" for each in models.list_models(module=models)]
+    label = f"torchvision/{name}"
+    if label not in known:
+        raise BitdialError(f"unknown model {label!r}; torchvision has {len(known)} classifiers{suggest(label, known)}")
+    return label
 
 
 def torchvision_model(
@@ -20,9 +116,8 @@ def torchvision_model(
 
     Args:
         name: Name of a classifier in torchvision, as `resnet50`.
-        num_classes: Number of logits.
-        in_channels: Channels of an image; other than 3 replaces the first convolution.
-        image_size: Side of an image; passed on to the networks that are built for one size.
+        in_channels: Other than 3 replaces the first convolution.
+        image_size: Passed on to the networks that are built for one size.
         pretrained: Start from torchvision's best ImageNet weights (downloaded); the classifier is drawn anew unless
             there are 1000 classes.
         options: Further arguments of the network's class.
@@ -30,11 +125,7 @@ def torchvision_model(
     Raises:
         BitdialError: An unknown name, an option that the network does not have, or images that it cannot take.
     """
-    known = models.list_models(module=models)
-    label = f"torchvision/{name}"
-    if name not in known:
-        labels = [f"torchvision/{each}" for each in known]
-        raise BitdialError(f"unknown model {label!r}; torchvision has {len(known)} classifiers{suggest(label, labels)}")
+    label = check_torchvision_name(name)
     for reserved in ("weights", "progress", "num_classes"):
         if reserved in options:
             raise BitdialError(f"option {reserved!r} of {label} is set by bitdial; use pretrained=True for weights")
@@ -59,19 +150,8 @@ def torchvision_model(
     return check_fit(label, forbid_inplace(model), num_classes, in_channels, image_size)
 
 
-def timm_model(name: str, num_classes: int, in_channels: int, image_size: int, **options: Any) -> nn.Module:
-    """Build `timm.create_model(NAME)` with its activations out of place.
-
-    Args:
-        name: A model name of timm, as `resnet10t` or `vit_tiny_patch16_224`.
-        num_classes: Number of logits.
-        in_channels: Channels of an image.
-        image_size: Side of an image; passed on to the networks that are built for one size.
-        options: Passed on to `timm.create_model` (`pretrained=True`, `drop_rate=.1`, ...).
-
-    Raises:
-        BitdialError: timm is missing, the name or an option is unknown, or the network cannot take the images.
-    """
+def timm_of(name: str) -> Any:
+    """Return the package timm, or refuse a name that it does not have."""
     label = f"timm/{name}"
     try:
         timm = importlib.import_module("timm")
@@ -80,6 +160,21 @@ def timm_model(name: str, num_classes: int, in_channels: int, image_size: int, *
     if not timm.is_model(name):
         known = [f"timm/{each}" for each in timm.list_models()]
         raise BitdialError(f"unknown model {label!r}; timm has {len(known)} models{suggest(label, known)}")
+    return timm
+
+
+def timm_model(name: str, num_classes: int, in_channels: int, image_size: int, **options: Any) -> nn.Module:
+    """Build `timm.create_model(NAME)` with its activations out of place.
+
+    Args:
+        name: A model name of timm, as `resnet10t` or `vit_tiny_patch16_224`.
+        image_size: Passed on to the networks that are built for one size.
+        options: Passed on to `timm.create_model` (`pretrained=True`, `drop_rate=.1`, ...).
+
+    Raises:
+        BitdialError: timm is missing, the name or an option is unknown, or the network cannot take the images.
+    """
+    label, timm = f"timm/{name}", timm_of(name)
     arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels, **options}
     config = timm.models.get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:
@@ -96,4 +191,8 @@ def _drop_auxiliary(model: nn.Module) -> None:
             setattr(model, name, None)
 
 
-LIBRARIES: dict[str, Callable[..., nn.Module]] = {"torchvision": torchvision_model, "timm": timm_model}
+LIBRARIES: dict[str, tuple[Callable[[str], object], Callable[..., nn.Module]]] = {
+    "torchvision": (check_torchvision_name, torchvision_model),
+    "timm": (timm_of, timm_model),
+}
+"""Library -> what refuses a name that it does not have, and what builds a network of it."""

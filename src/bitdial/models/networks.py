@@ -1,7 +1,8 @@
 """The networks with a name of their own; a network is a function `(num_classes, in_channels, image_size, *, options)`.
 
-They are small enough to see whole, or torchvision's adapted to small images. `network` registers such a function; its
-keyword-only arguments are the options that the network offers.
+They are small enough to see whole, or torchvision's adapted to small images. `network` registers such a function, which
+takes the number of logits, the channels and the side of an image; its keyword-only arguments are the options that the
+network offers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from bitdial.errors import BitdialError
-from bitdial.models.surgery import forbid_inplace, replace_stem
+from bitdial.models.foreign import forbid_inplace, replace_stem
 
 DEPTHS = (20, 32, 44, 56, 74, 110)
 # Up to this side the ImageNet stem (stride 4 or 2 at once) would throw away too much of the image.
@@ -123,9 +124,6 @@ def cifar_resnet(
 
     Args:
         depth: `6n + 2` layers; 20 gives 0.27 million parameters.
-        num_classes: Number of logits.
-        in_channels: Channels of an image.
-        image_size: Side of an image; any.
         shortcut: Where a stage begins: "A", the paper's, has no parameters; "B" is a 1x1 convolution with batch norm.
         width: Channels of the first stage.
 
@@ -159,6 +157,13 @@ def resnet18(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     return forbid_inplace(model)
 
 
+def _add_convolution(layers: dict[str, nn.Module], number: int, channels: int, out: int, stride: int) -> nn.Conv2d:
+    """Add a 3x3 convolution with batch norm and ReLU to named layers, and return the convolution."""
+    conv = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
+    layers |= {f"conv{number}": conv, f"bn{number}": nn.BatchNorm2d(out), f"relu{number}": nn.ReLU()}
+    return conv
+
+
 @network
 def vgg_small(num_classes: int, in_channels: int, image_size: int, *, width: int = 128) -> nn.Module:
     """Build `2 x conv(w) - pool - 2 x conv(2w) - pool - 2 x conv(4w) - pool - fc`, 3x3 with batch norm and ReLU.
@@ -167,9 +172,7 @@ def vgg_small(num_classes: int, in_channels: int, image_size: int, *, width: int
     the default width it has 4.66 million parameters.
 
     Args:
-        num_classes: Number of logits.
-        in_channels: Channels of an image.
-        image_size: Side of an image, at least 8 (three poolings halve it).
+        image_size: At least 8 (three poolings halve it).
         width: Channels of the first pair.
 
     Raises:
@@ -181,11 +184,8 @@ def vgg_small(num_classes: int, in_channels: int, image_size: int, *, width: int
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels = in_channels
     for number, out in enumerate([width, width, 2 * width, 2 * width, 4 * width, 4 * width], 1):
-        conv = nn.Conv2d(channels, out, 3, 1, 1, bias=False)
+        conv = _add_convolution(layers, number, channels, out, 1)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        layers[f"conv{number}"] = conv
-        layers[f"bn{number}"] = nn.BatchNorm2d(out)
-        layers[f"relu{number}"] = nn.ReLU()
         if number % 2 == 0:
             layers[f"pool{number // 2}"] = nn.MaxPool2d(2)
         channels = out
@@ -204,9 +204,6 @@ def mobilenetv2(
     4 times up to 16x16 (the fourth stage too).
 
     Args:
-        num_classes: Number of logits.
-        in_channels: Channels of an image.
-        image_size: Side of an image; any.
         width: Multiplier of all channel counts.
         dropout: Probability of dropout before the classifier, in [0, 1).
 
@@ -261,9 +258,7 @@ def tiny_cnn(num_classes: int, in_channels: int, image_size: int, *, width: int 
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels = in_channels
     for number, (out, stride) in enumerate([(width, 1), (2 * width, 2), (2 * width, 1)], 1):
-        layers[f"conv{number}"] = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
-        layers[f"bn{number}"] = nn.BatchNorm2d(out)
-        layers[f"relu{number}"] = nn.ReLU()
+        _add_convolution(layers, number, channels, out, stride)
         channels = out
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()

@@ -14,6 +14,23 @@ from bitdial.models.networks import NETWORKS, check_positive
 MODELS = tuple(NETWORKS)
 
 
+def check_name(name: str) -> None:
+    """Refuse what `build_model` has no network for, before anything is loaded or built.
+
+    Raises:
+        BitdialError: An unknown name, or a network of timm where that is not installed.
+    """
+    library, _, inner = name.partition("/")
+    if library in LIBRARIES and inner:
+        check, _ = LIBRARIES[library]
+        check(inner)
+    elif name not in NETWORKS:
+        raise BitdialError(
+            f"unknown model {name!r}; known are {', '.join(MODELS)}, torchvision/NAME and timm/NAME"
+            f"{suggest(name, MODELS)}"
+        )
+
+
 def build_model(name: str, *, num_classes: int, in_channels: int, image_size: int, **options: Any) -> nn.Module:
     """Build a classifier `[B, in_channels, image_size, image_size] -> [B, num_classes]`, in training mode, on the CPU.
 
@@ -31,14 +48,11 @@ def build_model(name: str, *, num_classes: int, in_channels: int, image_size: in
     """
     for argument, value in (("num_classes", num_classes), ("in_channels", in_channels), ("image_size", image_size)):
         check_positive(argument, value)
+    check_name(name)
     library, _, inner = name.partition("/")
-    if library in LIBRARIES and inner:
-        return LIBRARIES[library](inner, num_classes, in_channels, image_size, **options)
-    if name not in NETWORKS:
-        raise BitdialError(
-            f"unknown model {name!r}; known are {', '.join(MODELS)}, torchvision/NAME and timm/NAME"
-            f"{suggest(name, MODELS)}"
-        )
+    if inner:
+        _, build = LIBRARIES[library]
+        return build(inner, num_classes, in_channels, image_size, **options)
     builder = NETWORKS[name]
     offered = [each.name for each in inspect.signature(builder).parameters.values() if each.kind is each.KEYWORD_ONLY]
     for option in options:

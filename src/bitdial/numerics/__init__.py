@@ -4,7 +4,6 @@ Everything here takes its width as a 0-dim tensor, so that a compiled graph that
 other one. A plain reference stands beside each fast path (`bitdial.numerics.reference`).
 """
 
-import bitdial.numerics.opaque as _operators  # noqa: F401  (registers them)
 from bitdial.numerics.activations import fake_quantize as fake_quantize
 from bitdial.numerics.grid import min_max as min_max
 from bitdial.numerics.grid import snap as snap
@@ -28,13 +27,13 @@ from bitdial.numerics.quantizers import GRANULARITIES as GRANULARITIES
 from bitdial.numerics.quantizers import QUANTIZERS as QUANTIZERS
 from bitdial.numerics.quantizers import Quantizer as Quantizer
 from bitdial.numerics.quantizers import get_quantizer as get_quantizer
+from bitdial.numerics.reference import UNQUANTIZED as UNQUANTIZED
+from bitdial.numerics.reference import check_bits as check_bits
+from bitdial.numerics.reference import levels as levels
 from bitdial.numerics.rounding import quantize_gradient as quantize_gradient
 from bitdial.numerics.rounding import stochastic_round as stochastic_round
-from bitdial.numerics.ternary import TERNARY_BITS as TERNARY_BITS
-from bitdial.numerics.ternary import absmean_weight as absmean_weight
-from bitdial.numerics.ternary import twn_weight as twn_weight
+from bitdial.numerics.weights import TERNARY_BITS as TERNARY_BITS
+from bitdial.numerics.weights import absmean_weight as absmean_weight
 from bitdial.numerics.weights import dorefa_weight as dorefa_weight
+from bitdial.numerics.weights import twn_weight as twn_weight
 from bitdial.numerics.weights import uniform_weight as uniform_weight
-from bitdial.numerics.widths import UNQUANTIZED as UNQUANTIZED
-from bitdial.numerics.widths import check_bits as check_bits
-from bitdial.numerics.widths import levels as levels

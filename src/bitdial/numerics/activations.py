@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bitdial.numerics.grid import snap
-from bitdial.numerics.widths import UNQUANTIZED
+from bitdial.numerics.reference import UNQUANTIZED
 
 
 def straight_through(gradient: Tensor, x: Tensor, low: Tensor, high: Tensor, bits: Tensor, clip: bool) -> Tensor:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitdial.numerics.ternary import (
+from bitdial.numerics.reference import UNQUANTIZED
+from bitdial.numerics.weights import (
     group_dims,
     least_squares_scale,
     normalized,
@@ -20,7 +21,6 @@ from bitdial.numerics.ternary import (
     twn_scale,
     widened,
 )
-from bitdial.numerics.widths import UNQUANTIZED
 
 TTQ_THRESHOLD = 0.05
 """Threshold in units of max|w|, of Zhu et al."""
@@ -73,16 +73,10 @@ class _Ttq(torch.autograd.Function):
         slope = torch.where(
             above, _aligned(positive, weight).abs(), torch.where(below, _aligned(negative, weight).abs(), 1.0)
         )
-        by_weight = torch.where(ternary, gradient * slope, gradient)
-        return (
-            by_weight.to(weight.dtype),
-            (by_positive * _direction(positive) * ctx.factor).to(positive.dtype),
-            (by_negative * _direction(negative) * ctx.factor).to(negative.dtype),
-            None,
-            None,
-            None,
-            None,
-        )
+        by_weight = torch.where(ternary, gradient * slope, gradient).to(weight.dtype)
+        by_positive = (by_positive * _direction(positive) * ctx.factor).to(positive.dtype)
+        by_negative = (by_negative * _direction(negative) * ctx.factor).to(negative.dtype)
+        return by_weight, by_positive, by_negative, None, None, None, None
 
 
 def ttq_values(

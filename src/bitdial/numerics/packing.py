@@ -45,13 +45,8 @@ def pack_trits(codes: Tensor) -> Tensor:
     Raises:
         BitdialError: a code that is none of the three.
     """
-    digits = _digits(codes)
-    spare = -digits.numel() % TRITS_PER_BYTE
-    rows = torch.cat([digits, digits.new_ones(spare)]).view(-1, TRITS_PER_BYTE)
-    packed = rows[:, -1].clone()
-    for place in reversed(range(TRITS_PER_BYTE - 1)):  # Horner: at most 242 throughout
-        packed.mul_(3).add_(rows[:, place])
-    return packed
+    rows = _digits(codes, TRITS_PER_BYTE).view(-1, TRITS_PER_BYTE)
+    return (rows * rows.new_tensor(_PLACES)).sum(1, dtype=torch.uint8)
 
 
 def unpack_trits(packed: Tensor, shape: Sequence[int]) -> Tensor:
@@ -68,9 +63,7 @@ def unpack_trits(packed: Tensor, shape: Sequence[int]) -> Tensor:
             f"packed trits must be bytes up to {_BYTES_OF_TRITS - 1}, got {int(packed[at])} at byte {at}; the data are "
             "damaged, or packed in another way"
         )
-    codes = _TRITS.to(packed.device).index_select(0, packed.int()).view(-1)
-    _refuse_padding(codes[count:])
-    return codes[:count].view(tuple(shape))
+    return _without_padding(_TRITS.to(packed.device).index_select(0, packed.int()).view(-1), count, shape)
 
 
 def pack_trits_2bit(codes: Tensor) -> Tensor:
@@ -78,9 +71,7 @@ def pack_trits_2bit(codes: Tensor) -> Tensor:
 
     Args, Returns, Raises: as `pack_trits`, with ``(ceil(n / 4),)`` bytes.
     """
-    digits = _digits(codes)
-    spare = -digits.numel() % 4
-    return pack_bits(torch.cat([digits, digits.new_ones(spare)]), 2)
+    return pack_bits(_digits(codes, 4), 2)
 
 
 def unpack_trits_2bit(packed: Tensor, shape: Sequence[int]) -> Tensor:
@@ -98,9 +89,7 @@ def unpack_trits_2bit(packed: Tensor, shape: Sequence[int]) -> Tensor:
             f"packed trits must be pairs of bits up to 2, got 3 in byte {at // 4}; the data are damaged, or packed in "
             "another way"
         )
-    codes = digits.to(torch.int8) - 1
-    _refuse_padding(codes[count:])
-    return codes[:count].view(tuple(shape))
+    return _without_padding(digits.to(torch.int8) - 1, count, shape)
 
 
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
@@ -124,13 +113,7 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
             f"codes for {bits} bits must be whole numbers from 0 to {2**bits - 1}, got {_range_of(flat)}; "
             "quantize before packing"
         )
-    flat = flat.long()
-    rows = torch.cat([flat, flat.new_zeros(-flat.numel() % 8)]).view(-1, 8)  # eight codes are `bits` bytes
-    words = torch.zeros_like(rows[:, 0])
-    for place in range(8):
-        words |= rows[:, place] << (bits * place)
-    octets = torch.stack([(words >> (8 * byte)) & 255 for byte in range(bits)], dim=1)
-    return octets.to(torch.uint8).view(-1)[: packed_length(codes.numel(), bits)].clone()
+    return _regroup(flat.to(torch.uint8), bits, 8)
 
 
 def unpack_bits(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
@@ -142,25 +125,28 @@ def unpack_bits(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
     """
     _check_width(bits)
     count = _checked(packed, shape, bits)
-    wide = packed.long()
-    rows = torch.cat([wide, wide.new_zeros(-wide.numel() % bits)]).view(-1, bits)
-    words = torch.zeros_like(rows[:, 0])
-    for byte in range(bits):
-        words |= rows[:, byte] << (8 * byte)
-    codes = torch.stack([(words >> (bits * place)) & (2**bits - 1) for place in range(8)], dim=1)
-    codes = codes.to(torch.uint8).view(-1)
-    _refuse_padding(codes[count:])
-    return codes[:count].clone().view(tuple(shape))
+    return _without_padding(_regroup(packed, 8, bits), count, shape)
 
 
-def _digits(codes: Tensor) -> Tensor:
-    """Trits as the digits 0, 1, 2, uint8, flat."""
+def _regroup(numbers: Tensor, before: int, after: int) -> Tensor:
+    """The bits of uint8 numbers of `before` bits, lowest first, as numbers of `after` bits; filled up with 0."""
+    if before == after:
+        return numbers
+    places = torch.arange(8, dtype=torch.uint8, device=numbers.device)
+    bits = ((numbers[:, None] >> places[:before]) & 1).view(-1)
+    rows = torch.cat([bits, bits.new_zeros(-bits.numel() % after)]).view(-1, after)
+    return (rows << places[:after]).sum(1, dtype=torch.uint8)
+
+
+def _digits(codes: Tensor, multiple: int) -> Tensor:
+    """Trits as the digits 0, 1, 2, uint8, flat, filled up to a multiple with the digit of zero."""
     _check_numbers(codes)
     flat = codes.reshape(-1)
     positive, negative = flat == 1, flat == -1
     if not bool((positive | negative | (flat == 0)).all()):
         raise BitdialError(f"trits must be -1, 0 or 1, got {_range_of(flat)}; pass the signs of ternary weights")
-    return (positive.to(torch.int8) - negative.to(torch.int8) + 1).to(torch.uint8)
+    digits = (positive.to(torch.int8) - negative.to(torch.int8) + 1).to(torch.uint8)
+    return torch.cat([digits, digits.new_ones(-digits.numel() % multiple)])
 
 
 def _check_numbers(codes: object) -> None:
@@ -192,11 +178,13 @@ def _checked(packed: object, shape: Any, bits: int | None) -> int:
     return count
 
 
-def _refuse_padding(spare: Tensor) -> None:
-    if bool(spare.any()):
+def _without_padding(codes: Tensor, count: int, shape: Sequence[int]) -> Tensor:
+    """The first `count` codes in their shape."""
+    if bool(codes[count:].any()):
         raise DamagedPacking(
             "packed codes must be filled up with zeros, got other bits at the end; the data are damaged"
         )
+    return codes[:count].view(tuple(shape))
 
 
 def _range_of(flat: Tensor) -> str:

@@ -16,9 +16,15 @@ from bitdial.numerics.learned_ternary import (
     ternary_lsq_weight,
     ttq_weight,
 )
-from bitdial.numerics.ternary import TERNARY_BITS, absmean_weight, twn_weight
-from bitdial.numerics.weights import dorefa_weight, uniform_values, uniform_weight
-from bitdial.numerics.widths import UNQUANTIZED
+from bitdial.numerics.reference import UNQUANTIZED
+from bitdial.numerics.weights import (
+    TERNARY_BITS,
+    absmean_weight,
+    dorefa_weight,
+    twn_weight,
+    uniform_values,
+    uniform_weight,
+)
 
 GRANULARITIES = ("channel", "tensor")
 

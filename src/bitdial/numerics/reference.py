@@ -1,11 +1,53 @@
-"""The grids in their plainest form: no in-place arithmetic, no branches; what every fast path is tested against."""
+"""What a bit-width is, and its grids in their plainest form.
+
+A width is a real number from 1 to 32 and stands for a number of levels. The grids are written without in-place
+arithmetic and without branches: what every fast path is tested against.
+"""
 
 from __future__ import annotations
+
+import math
+import reprlib
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from bitdial.numerics.widths import UNQUANTIZED, levels
+from bitdial.errors import BitdialError
+
+UNQUANTIZED = 32.0
+"""The width that means "leave the values as they are"."""
+
+
+def levels(bits: Tensor) -> Tensor:
+    """Number of values on the grid of a width: ``round(2**bits)``, at least 2; float32, in the shape of `bits`.
+
+    Fractional widths are legal: 1.58 bits are 3 levels.
+    """
+    return torch.exp2(bits.float()).round().clamp_min(2.0)
+
+
+def level_count(bits: float) -> int:
+    """`levels` of one width, as a number."""
+    return max(2, round(math.pow(2.0, bits)))
+
+
+def check_bits(bits: object, where: str = "") -> float:
+    """Return `bits` as a float, or refuse it; `where` says in the message what it was meant for, ``'layer "conv1"'``.
+
+    32 means unquantized; 1 to 16 are the widths that are meant for use, those between are there for transitions.
+
+    Raises:
+        BitdialError: `bits` is not a number, or outside [1, 32].
+    """
+    place = f" for {where}" if where else ""
+    advice = "give a width from 1 to 16, or 32 for unquantized"
+    if isinstance(bits, bool) or not isinstance(bits, Real):
+        raise BitdialError(f"bits must be a number in [1, 32], got {reprlib.repr(bits)}{place}; {advice}")
+    value = float(bits)
+    if not (math.isfinite(value) and 1.0 <= value <= UNQUANTIZED):
+        raise BitdialError(f"bits must be in [1, 32], got {bits!r}{place}; {advice}")
+    return value
 
 
 def step_size(low: Tensor, high: Tensor, bits: Tensor) -> Tensor:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from bitdial.numerics.grid import min_max
-from bitdial.numerics.reference import step_size
-from bitdial.numerics.widths import UNQUANTIZED, levels
+from bitdial.numerics.reference import UNQUANTIZED, levels, step_size
 
 
 def stochastic_round(x: Tensor, generator: torch.Generator | None = None) -> Tensor:

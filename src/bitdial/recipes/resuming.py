@@ -1,115 +1,108 @@
-"""Which run ``--resume`` goes on with, under which options, and what may differ from those it was started with."""
+"""Under which options ``--resume`` goes on, and what may differ from those that a run was started with."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import yaml
-from rich.console import Console
 
-from bitdial.configuration import SharedConfig, load_config, read_yaml, to_yaml
+from bitdial.configuration import load_config, read_yaml, to_yaml
 from bitdial.errors import BitdialError
+from bitdial.recipes.options import SharedConfig
+from bitdial.recipes.recipe import O, Recipe
 from bitdial.training import RunFolder
-
-C = TypeVar("C", bound=SharedConfig)
 
 WHERE_IT_RUNS = frozenset({"resume", "run_dir", "data_path", "devices", "num_nodes", "strategy", "workers", "compile"})
 """Options of every recipe that may differ when a run is resumed: where it runs and where its data lies."""
 
 
-@dataclass(frozen=True)
-class Resuming(Generic[C]):
-    """How the runs of one recipe are resumed.
-
-    Attributes:
-        config_type: the recipe's options.
-        presets: its presets.
-        prog: what the user types to get to it, ``"bitdial train cyclic"``.
-        free: options that may differ when a run is resumed.
-    """
-
-    config_type: type[C]
-    presets: Mapping[str, Mapping[str, Any]]
-    prog: str
-    free: Set[str] = WHERE_IT_RUNS
-
-    def options(self, run: RunFolder, argv: Sequence[str]) -> tuple[C, C]:
-        """The options that a run was started with, and those that a command line asks for now.
-
-        The latter are the run's own file, under preset and flags.
-
-        Raises:
-            BitdialError: one that is not free differs, or the command line is wrong.
-        """
-        stored = load_config(self.config_type, {}, ["--config", str(run.config)], prog=self.prog)
-        own = read_yaml(run.config).values
-        exclusive = self.config_type.exclusive
-        below = {name: _over(own, preset, exclusive) for name, preset in self.presets.items()} | {str(run.path): own}
-        words = list(argv) if self._names_preset(argv) else ["--preset", str(run.path), *argv]
-        wanted = load_config(self.config_type, below, words, prog=self.prog)
-        self._refuse_changes(stored.model_dump(), wanted.model_dump(), run)
-        return stored, wanted
-
-    def command(self, run: RunFolder, argv: Sequence[str], config: C) -> str:
-        """The command line that makes a resumed run from its start: the same words where they say it all."""
-        words = list(argv)
-        at = next((i for i, word in enumerate(words) if word.partition("=")[0] == "--resume"), None)
-        if at is not None:
-            named = words[at] == "--resume" and at + 1 < len(words) and not words[at + 1].startswith("--")
-            del words[at : at + (2 if named else 1)]
-        same = plain(load_config(self.config_type, self.presets, words, prog=self.prog)) == plain(config)
-        return shlex.join([*self.prog.split(), *(words if same else ["--config", str(run.config)])])
-
-    def _names_preset(self, argv: Sequence[str]) -> bool:
-        flagged = any(word.partition("=")[0] == "--preset" for word in argv)
-        return flagged or (bool(argv) and argv[0] in self.presets)
-
-    def _refuse_changes(
-        self, stored: Mapping[str, Any], wanted: Mapping[str, Any], run: RunFolder, prefix: str = ""
-    ) -> None:
-        for name, before in stored.items():
-            now = wanted[name]
-            if prefix + name in self.free or before == now:
-                continue
-            if isinstance(before, Mapping) and before.keys() == now.keys() and not prefix:
-                self._refuse_changes(before, now, run, f"{name}.")
-                continue
-            raise BitdialError(
-                f"{prefix}{name} must stay {_short(before)} when {run.path} is resumed, got {_short(now)}; "
-                "leave it out, or start a new run"
-            )
-
-
-def newest_run(root: Path, recipe: str) -> RunFolder:
-    """The run folder with the highest number.
+def read_options(
+    recipe: Recipe[O, Any, Any, Any],
+    argv: Sequence[str],
+    values: Mapping[str, Any] | None = None,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+) -> O:
+    """The options of a command line, or of a call in Python: flags and `values` over file over preset.
 
     Raises:
-        BitdialError: there is none.
+        BitdialError: anything the user got wrong.
     """
-    numbered: Sequence[tuple[int, Path]] = sorted(
-        (int(path.name.rpartition("-")[2]), path)
-        for path in (root.glob(f"{recipe}-*") if root.is_dir() else ())
-        if path.name.rpartition("-")[2].isdigit() and (path / "config.yaml").is_file()
-    )
-    if not numbered:
-        raise BitdialError(f"expected a run to resume under {root}/, got none; start one, or give --resume FOLDER")
-    return RunFolder.open(numbered[-1][1])
+    known = recipe.presets if presets is None else presets
+    return load_config(recipe.options, known, argv, prog=recipe.prog, recipe=recipe.name, values=values)
 
 
-def tell_folder(run: RunFolder, *, resumed: bool) -> None:
-    """Say where a run is: a new one gets the next free number, and ``--resume`` alone takes the newest, whichever."""
-    text = f"going on with {run.path}" if resumed else f"run folder: {run.path}"
-    Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
+def options_of(recipe: Recipe[O, Any, Any, Any], run: RunFolder) -> O:
+    """The options that a run was started with."""
+    return read_options(recipe, ["--config", str(run.config)])
 
 
-def plain(config: SharedConfig) -> dict[str, Any]:
+def asked_of(
+    recipe: Recipe[O, Any, Any, Any], run: RunFolder, argv: Sequence[str], values: Mapping[str, Any] | None = None
+) -> O:
+    """The options that a run goes on with: its own file, under preset and flags.
+
+    Raises:
+        BitdialError: one differs that may not, or would become less, or the command line is wrong.
+    """
+    stored = options_of(recipe, run)
+    own = {name: value for name, value in read_yaml(run.config).values.items() if name != "recipe"}
+    exclusive = recipe.options.exclusive
+    below = {name: _over(own, preset, exclusive) for name, preset in recipe.presets.items()} | {str(run.path): own}
+    words = list(argv) if _names_preset(recipe, argv) else ["--preset", str(run.path), *argv]
+    wanted = read_options(recipe, words, values, below)
+    free = WHERE_IT_RUNS | recipe.may_change | recipe.may_grow
+    _refuse_changes(stored.model_dump(), wanted.model_dump(), run, free)
+    for name in sorted(recipe.may_grow):
+        before, now = getattr(stored, name), getattr(wanted, name)
+        if before is not None and now is None:
+            raise BitdialError(f"{run.path} counts {name}, expected --{name} to make it longer; give {name}")
+        if before is not None and now < before:
+            raise BitdialError(
+                f"{name} may only be raised when {run.path} is resumed, from {before}, got {now}; start a new run"
+            )
+    return wanted
+
+
+def command_of(recipe: Recipe[O, Any, Any, Any], run: RunFolder, argv: Sequence[str], options: O) -> str:
+    """The command line that makes a resumed run from its start: the same words where they say it all."""
+    words = list(argv)
+    if words and recipe.presets.get(words[0], {}).keys() == {"resume"}:
+        del words[0]  # it says no more than --resume
+    at = next((i for i, word in enumerate(words) if word.partition("=")[0] == "--resume"), None)
+    if at is not None:
+        named = words[at] == "--resume" and at + 1 < len(words) and not words[at + 1].startswith("--")
+        del words[at : at + (2 if named else 1)]
+    same = plain(read_options(recipe, words)) == plain(options)
+    return shlex.join([*recipe.prog.split(), *(words if same else ["--config", str(run.config)])])
+
+
+def plain(options: SharedConfig) -> dict[str, Any]:
     """The options as plain values, without those that say where this one run lies: they are not to be repeated."""
-    loaded: dict[str, Any] = yaml.safe_load(to_yaml(config.model_copy(update={"resume": False, "run_dir": None})))
+    loaded: dict[str, Any] = yaml.safe_load(to_yaml(options.model_copy(update={"resume": False, "run_dir": None})))
     return loaded
+
+
+def _names_preset(recipe: Recipe[Any, Any, Any, Any], argv: Sequence[str]) -> bool:
+    flagged = any(word.partition("=")[0] == "--preset" for word in argv)
+    return flagged or (bool(argv) and argv[0] in recipe.presets)
+
+
+def _refuse_changes(
+    stored: Mapping[str, Any], wanted: Mapping[str, Any], run: RunFolder, free: frozenset[str], prefix: str = ""
+) -> None:
+    for name, before in stored.items():
+        now = wanted[name]
+        if prefix + name in free or before == now:
+            continue
+        if isinstance(before, Mapping) and before.keys() == now.keys() and not prefix:
+            _refuse_changes(before, now, run, free, f"{name}.")
+            continue
+        raise BitdialError(
+            f"{prefix}{name} must stay {_short(before)} when {run.path} is resumed, got {_short(now)}; "
+            "leave it out, or start a new run"
+        )
 
 
 def _over(own: Mapping[str, Any], preset: Mapping[str, Any], exclusive: Sequence[Sequence[str]] = ()) -> dict[str, Any]:

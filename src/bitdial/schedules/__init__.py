@@ -26,8 +26,8 @@ from bitdial.schedules._curves import PROFILES as PROFILES
 from bitdial.schedules._curves import cosine_cycle as cosine_cycle
 from bitdial.schedules._curves import cpt as cpt
 from bitdial.schedules._curves import profile as profile
-from bitdial.schedules._pattern import pattern as pattern
 from bitdial.schedules._stairs import ladder as ladder
+from bitdial.schedules._stairs import pattern as pattern
 from bitdial.schedules._stairs import progressive as progressive
 from bitdial.schedules._stairs import random_bits as random_bits
 from bitdial.schedules._stairs import static as static

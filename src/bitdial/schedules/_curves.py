@@ -36,16 +36,12 @@ def cosine(z: float) -> float:
     The phase is inside the cosine, as in the published code of CPT, rather than a minus sign before it, so that the
     rounding of a value half-way between two widths falls as it falls there.
     """
-    return _half_wave(z, math.pi)
+    return 0.5 * (1 + math.cos(math.pi * z + math.pi))
 
 
 def falling_cosine(z: float) -> float:
     """Return ``(1 + cos(pi z)) / 2``: `cosine` from 1 to 0, exact at both ends, as learning rates fall."""
-    return _half_wave(z, 0.0)
-
-
-def _half_wave(z: float, phase: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * z + phase))
+    return 0.5 * (1 + math.cos(math.pi * z))
 
 
 def exponential(z: float) -> float:
@@ -89,8 +85,7 @@ def cosine_cycle(low: float, high: float, period: int, *, rounded: bool = False)
     and the continuous form approaches.
 
     Args:
-        low: the lowest width, in [1, 32].
-        high: the highest width, in [1, 32].
+        low, high: the lowest and the highest width, in [1, 32].
         period: steps in a cycle.
         rounded: round to whole bits, halves to the even neighbour.
 
@@ -115,8 +110,7 @@ def cpt(low: float, high: float, iterations: int, cycles: int) -> Schedule:
     `cycles` does not divide `iterations`, the steps left over begin one more cycle.
 
     Args:
-        low: the lowest width, in [1, 32] (Bmin).
-        high: the highest width, in [1, 32] (Bmax).
+        low, high: the lowest and the highest width, in [1, 32] (Bmin and Bmax).
         iterations: training steps.
         cycles: cycles over those steps (the paper's N; 32 on CIFAR).
 
@@ -194,28 +188,23 @@ def profile(name: str, low: float, high: float, iterations: int, cycles: int, ro
     ``*_triangular_vertical``       s = 1 - g(z) for even k (upside down), g(z) for odd k
     ==============================  ============================================================
 
-    ==================  ==========================  =====================================  =================
-    growth curve        g(z)                        names                                  paper
-    ==================  ==========================  =====================================  =================
-    cosine              (1 + cos(pi z + pi)) / 2    ``cosine_repeated``, ``_triangular``   CR (CPT's), CT
-    linear              z                           ``linear_repeated``, ``_triangular``   LR, LT
-    exponential         1 - exp(-4 z)               ``exponential_repeated``,              ER,
-                                                    ``_triangular_horizontal``,            ETH,
-                                                    ``_triangular_vertical``               ETV
-    REX                 1 - u / (.1 + .9 u),        ``rex_repeated``,                      RR,
-                        u = 1 - z                   ``_triangular_horizontal``,            RTH,
-                                                    ``_triangular_vertical``               RTV
-    ==================  ==========================  =====================================  =================
+    ==================  =================================  ==================
+    growth curve        g(z)                               in the paper
+    ==================  =================================  ==================
+    ``cosine_*``        (1 + cos(pi z + pi)) / 2           CR (CPT's), CT
+    ``linear_*``        z                                  LR, LT
+    ``exponential_*``   1 - exp(-4 z)                      ER, ETH, ETV
+    ``rex_*``           1 - u / (.1 + .9 u), u = 1 - z     RR, RTH, RTV
+    ==================  =================================  ==================
 
-    Cosine and linear curves are symmetric about their middle: both reflections give the same schedule, hence ten.
+    Cosine and linear curves are symmetric about their middle: their reflections are one, ``*_triangular``; hence ten.
     A triangle is made of two cycles, falling first; an even number of cycles ends at `high`, an odd number at `low`.
     The exponential curve ends at 1 - exp(-4) = .982 of the way, as published: rounded widths reach `high` while
     ``high - low`` is below 27, continuous ones do not.
 
     Args:
         name: one of `PROFILES`, or the paper's abbreviation.
-        low: the lowest width, in [1, 32].
-        high: the highest width, in [1, 32].
+        low, high: the lowest and the highest width, in [1, 32].
         iterations: training steps.
         cycles: cycles over those steps; steps left over begin one more.
         rounded: round to whole bits, halves to the even neighbour.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitdial.errors import BitdialError
-from bitdial.training.tasks import Task, TaskOutput
+from bitdial.training.tasks import Scored, Task, TaskOutput
 
 
 class Distillation:
@@ -77,7 +77,17 @@ class Distillation:
         """Run student and teacher on `batch` and return the mixed loss."""
         return self.loss_of(self.logits(model, batch), batch)
 
-    def score(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, int]:
+    @property
+    def metric(self) -> str:
+        """That of the wrapped task."""
+        return self.task.metric
+
+    @property
+    def higher_is_better(self) -> bool:
+        """As the wrapped task has it."""
+        return self.task.higher_is_better
+
+    def score(self, model: nn.Module, batch: Any) -> Scored:
         """Score the student alone, as the wrapped task does."""
         return self.task.score(model, batch)
 

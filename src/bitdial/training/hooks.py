@@ -10,7 +10,7 @@ from bitdial.errors import BitdialError
 
 if TYPE_CHECKING:
     from bitdial.training.state import TrainingState
-    from bitdial.training.tasks import TaskOutput
+    from bitdial.training.step.optimizer_step import StepResult
 
 
 class Hook:
@@ -29,8 +29,8 @@ class Hook:
     def before_step(self, state: TrainingState) -> None:
         """Before the forward pass; ``state.step`` optimizer steps are done."""
 
-    def after_step(self, state: TrainingState, output: TaskOutput) -> None:
-        """After the optimizer step; ``state.step`` counts it. `output` is of the step's last micro-batch."""
+    def after_step(self, state: TrainingState, result: StepResult) -> None:
+        """After the optimizer step, counted in ``state.step``; `result` has its batches and whether it was applied."""
 
     def after_epoch(self, state: TrainingState) -> None:
         """After the last step of an epoch; ``state.epoch`` epochs are done."""

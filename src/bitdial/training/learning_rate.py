@@ -8,9 +8,8 @@ of `bitdial.schedules`; here is what they mean for a rate.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -18,24 +17,18 @@ from bitdial.errors import BitdialError
 from bitdial.schedules import join
 from bitdial.schedules._curves import blend, falling_cosine
 from bitdial.schedules._stairs import Stairs
+from bitdial.training.options import ScheduleOptions
 
 LearningRateFactor = Callable[[int], float]
 
 
-class LearningRateConfig(BaseModel):
+class LearningRateConfig(ScheduleOptions):
     """The shape of the learning rate over a run."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
-
-    scheduler: Literal["cosine", "step", "none", "onecycle"] = "cosine"
-    """cosine: falls along half a cosine. step: times `decay` at each milestone. none: constant. onecycle: rises and
-    falls once."""
     warmup_steps: int = Field(default=0, ge=0)
     """Applied steps over which the rate rises linearly at the start (for onecycle: the length of its rise)."""
     final_factor: float = Field(default=0.0, ge=0.0, le=1.0)
     """cosine: where the rate ends, as a share of the full rate."""
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    """step: where the rate drops; below 1 a share of the run, from 1 on a step."""
     decay: float = Field(default=0.1, gt=0.0, le=1.0)
     """step: what the rate is multiplied with at each milestone."""
 

@@ -213,7 +213,7 @@ class _Loop:
             if state.ema is not None:
                 state.ema.update(state.model)
         for hook in state.hooks:
-            hook.after_step(state, result.output)
+            hook.after_step(state, result)
         state.recorder.add(state.step, state.last_learning_rate, state.values, result.tensors)
         if self.progress is not None:
             self.progress.update(state.step)

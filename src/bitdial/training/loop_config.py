@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from bitdial.training.options import LengthOptions, LongRunOptions, StepOptions
 
 
-class LoopConfig(BaseModel):
-    """How long to train, and what to do between the steps. A step is an optimizer step."""
+class LoopConfig(LengthOptions, StepOptions, LongRunOptions):
+    """How long to train, and what to do between the steps. A step is an optimizer step.
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    With `steps` and `epochs` the run ends at whichever is reached first. A row of the log is when the loss is looked
+    at, and the device waited for. A checkpoint is always written at the end and on Ctrl-C, besides.
+    """
 
-    steps: int | None = Field(default=None, ge=1)
-    """Stop after this many steps. With `epochs` too, whichever is reached first."""
-    epochs: int | None = Field(default=None, ge=1)
-    """Stop after this many passes over the data."""
-    gradient_accumulation_steps: int = Field(default=1, ge=1)
-    """Batches whose gradients make one step; the last step of an epoch takes what is left."""
-    max_grad_norm: float | None = Field(default=None, gt=0.0)
-    """Scale the gradient down to this 2-norm where it is longer; None: never."""
-    log_interval: int = Field(default=50, ge=1)
-    """Steps between two rows of the log. The loss is looked at, and the device waited for, this often."""
     eval_interval: int | None = Field(default=None, ge=1)
     """Steps between two evaluations; None: after every epoch."""
-    checkpoint_interval: int | None = Field(default=None, ge=1)
-    """Steps between two checkpoints; None: only by epochs. One is always written at the end and on Ctrl-C."""
     checkpoint_epochs: int | None = Field(default=1, ge=1)
     """Epochs between two checkpoints; None: only by steps."""
     checkpoint_best: bool = True
@@ -38,8 +30,6 @@ class LoopConfig(BaseModel):
     """Whether a larger (accuracy) or a smaller (loss) score is better."""
     stop_check_interval: int = Field(default=10, ge=1)
     """With several processes: steps between two agreements on whether Ctrl-C was pressed. One process always looks."""
-    ema_decay: float | None = Field(default=None, ge=0.0, lt=1.0)
-    """Keep an exponential moving average of the weights with this decay, and evaluate that; None: no average."""
     compile: bool = False
     """Compile the model with torch.compile before training."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from bitdial.errors import BitdialError
 from bitdial.training.csv_log import CsvLog
 
 if TYPE_CHECKING:
@@ -22,13 +23,19 @@ class MetricsLog:
             The phases share `metrics.csv`; each has its own folder of event files, ``tensorboard/cpt-0`` say, because
             steps start anew in each.
         tensorboard: write event files too.
+        copy: a second CSV file that gets the same rows, or None.
 
     The log holds nothing that depends on the clock, so that a resumed run's `metrics.csv` equals that of a run that was
     never stopped. No file is touched before the first `rewind` or `write`: only one process of a run may do these.
     """
 
     def __init__(
-        self, folder: str | Path, *, scope: Mapping[str, str | int] | None = None, tensorboard: bool = True
+        self,
+        folder: str | Path,
+        *,
+        scope: Mapping[str, str | int] | None = None,
+        tensorboard: bool = True,
+        copy: Path | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.scope = dict(scope or {})
@@ -36,6 +43,8 @@ class MetricsLog:
         """Rows written in this scope so far."""
         self._tensorboard = tensorboard
         self._csv: CsvLog | None = None
+        self._copy_path = copy
+        self._copy: CsvLog | None = None
         self._events: SummaryWriter | None = None
         self._first_step: int | None = None
 
@@ -57,6 +66,12 @@ class MetricsLog:
         self._file().keep(wanted)
         self.rows = min(seen, rows)
         self._first_step = step + 1 if rows else None
+        if self._copy_path is not None:  # made again from what is left
+            kept = self._file().rows()
+            self._copy = CsvLog(self._copy_path)
+            self._copy.keep(lambda _: False)
+            for row in kept:
+                self._copy.append(row)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Write one row; ``row["step"]`` is its place in TensorBoard.
@@ -64,6 +79,8 @@ class MetricsLog:
         Values are numbers, or text, which goes to `metrics.csv` only. NaN is written as ``nan``.
         """
         self._file().append({**self.scope, **row})
+        if self._copy is not None:
+            self._copy.append({**self.scope, **row})
         self.rows += 1
         if self._tensorboard:
             writer = self._writer()
@@ -78,9 +95,10 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close all files."""
-        if self._csv is not None:
-            self._csv.close()
-            self._csv = None
+        for file in (self._csv, self._copy):
+            if file is not None:
+                file.close()
+        self._csv = self._copy = None
         if self._events is not None:
             self._events.close()
             self._events = None
@@ -106,6 +124,19 @@ class MetricsLog:
             place = self.folder / "tensorboard" / phase if phase else self.folder
             self._events = SummaryWriter(str(place), purge_step=self._first_step, flush_secs=10)
         return self._events
+
+
+def check_copy(path: Path) -> None:
+    """Refuse a file for the copy of a log that a new run would write over, or that cannot be there.
+
+    Raises:
+        BitdialError: it exists, or its folder does not.
+    """
+    if path.exists():
+        what = "a folder" if path.is_dir() else "a file"
+        raise BitdialError(f"csv_log must name a new file, got {path}, which is {what} already; choose another name")
+    if not path.absolute().parent.is_dir():
+        raise BitdialError(f"csv_log must lie in a folder that exists, got {path}; make the folder first")
 
 
 def _tag(name: str) -> str:

@@ -4,35 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from bitdial.errors import BitdialError
+from bitdial.training.options import OptimizerOptions
 
 
-class OptimizerConfig(BaseModel):
+class OptimizerConfig(OptimizerOptions):
     """Which optimizer moves the weights, and how fast."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
-
-    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
-    """sgd: with momentum. adamw. muon: Muon for the matrices of hidden layers, AdamW for all else."""
     learning_rate: float = Field(default=0.1, gt=0.0)
     """The full rate, which the schedule scales."""
     weight_decay: float = Field(default=5e-4, ge=0.0)
     """Strength of weight decay (decoupled from the gradient in adamw and muon)."""
-    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """sgd and muon."""
-    nesterov: bool = False
-    """sgd: look ahead along the momentum."""
     betas: tuple[float, float] = (0.9, 0.999)
     """adamw, and the AdamW part of muon."""
-    decay_norm_and_bias: bool = True
-    """Whether norms, biases and learned scales (parameters of less than two dimensions) are decayed too."""
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:

@@ -29,7 +29,7 @@ class Progress:
         total: steps in all; None where nobody knows.
         enabled: False keeps silent (ranks other than 0).
         console: where to write; standard error by default.
-        plain_seconds: without a terminal, seconds between two lines.
+        plain_seconds: without a terminal, seconds between two lines; None: 5 in a notebook, 30 elsewhere.
         label_width: columns that the label takes at least, so that the lines of several phases stand in columns.
         transient: whether the live line goes when it is done.
 
@@ -43,7 +43,7 @@ class Progress:
         *,
         enabled: bool = True,
         console: Console | None = None,
-        plain_seconds: float = 30.0,
+        plain_seconds: float | None = None,
         label_width: int = 0,
         transient: bool = False,
     ) -> None:
@@ -51,7 +51,8 @@ class Progress:
         self.total = total
         self._enabled = enabled
         self._console = console if console is not None else Console(stderr=True)
-        self._plain_seconds = plain_seconds
+        usual = 5.0 if self._console.is_jupyter else 30.0
+        self._plain_seconds = usual if plain_seconds is None else plain_seconds
         self._label_width = label_width
         self._transient = transient
         self._live: RichProgress | None = None
@@ -70,6 +71,13 @@ class Progress:
         if self._live is not None:
             self._guard(self._live.stop)
             self._live = None
+
+    def passing(self, doing: str, total: int) -> Progress:
+        """A line like this one for something short that follows, which goes when it is done."""
+        label = f"{doing} {self.label}"
+        return Progress(
+            label, total, enabled=self._enabled, console=self._console, label_width=self._label_width, transient=True
+        )
 
     def update(self, step: int, **values: float | None) -> None:
         """Show `step` steps done, and `values` (loss, bits, learning_rate, best, ...); those not given stay.

@@ -33,6 +33,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def models(self) -> Path:
+        """Folder of the trained networks that are kept, with their records."""
+        return self.path / "models"
+
+    @property
     def plots(self) -> Path:
         """Folder of the plots."""
         return self.path / "plots"

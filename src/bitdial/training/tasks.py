@@ -33,12 +33,31 @@ class TaskOutput:
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
+Scored = tuple[dict[str, Tensor], int]
+"""Sums over the predictions of a batch, by name, as 0-dim tensors; and how many predictions they are over."""
+
+
 @runtime_checkable
 class Task(Protocol):
     """What the loop, distillation and evaluation ask of the work at hand.
 
     `logits` and `loss_of` are separate so that distillation can reuse the student's forward pass.
+
+    A task may have one method more, ``passes(batch) -> Sequence[item]``: the loop then goes forward and backward once
+    for each item, in one optimizer step, and minimises the mean of their losses. `examples` and `loss` get such an item
+    instead of a batch. What makes the passes differ (widths, one of several losses) belongs into the item, so that a
+    pass that is done again for want of memory is the same pass.
     """
+
+    @property
+    def metric(self) -> str:
+        """The score that tells the best model."""
+        ...
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more of it is better."""
+        ...
 
     def examples(self, batch: Any) -> int:
         """Return how many examples `batch` holds; weights the micro-batches of one optimizer step."""
@@ -56,8 +75,8 @@ class Task(Protocol):
         """Run `model` on `batch` and return the loss to minimise."""
         ...
 
-    def score(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, int]:
-        """Return ``(summed loss, correct predictions, predictions)`` of `batch`, the first two 0-dim tensors."""
+    def score(self, model: nn.Module, batch: Any) -> Scored:
+        """Score `batch` without a graph; among the sums are ``loss`` and that of `metric`."""
         ...
 
 
@@ -74,6 +93,9 @@ class Classification:
     Raises:
         BitdialError: `label_smoothing` out of range, a batch that is not a pair, or labels that do not fit the logits.
     """
+
+    metric = "accuracy"
+    higher_is_better = True
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         if not 0.0 <= label_smoothing < 1.0:
@@ -108,10 +130,11 @@ class Classification:
         return self.loss_of(self.logits(model, batch), batch)
 
     @torch.no_grad()
-    def score(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, int]:
-        """Return ``(summed cross-entropy, correct, B)`` without label smoothing and without a graph."""
+    def score(self, model: nn.Module, batch: Any) -> Scored:
+        """Sum cross-entropy (without label smoothing) and right answers over the B examples."""
         logits, labels = self.logits(model, batch), _pair(batch)[1]
-        return self._cross_entropy(logits, labels, "sum", 0.0), _hits(logits, labels).sum(), int(labels.shape[0])
+        sums = {"loss": self._cross_entropy(logits, labels, "sum", 0.0), "accuracy": _hits(logits, labels).sum()}
+        return sums, int(labels.shape[0])
 
     @staticmethod
     def _cross_entropy(logits: Tensor, labels: Tensor, reduction: str, smoothing: float) -> Tensor:

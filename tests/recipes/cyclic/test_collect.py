@@ -1,7 +1,7 @@
 from datetime import datetime
 
 from bitdial.evaluation.machine import describe_machine
-from bitdial.recipes.cyclic.collect import collect_results
+from bitdial.recipes.cyclic.results import collect_results
 from tests.evaluation.fabricate import arms_of, fabricate
 
 

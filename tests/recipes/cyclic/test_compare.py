@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from torch import nn
 
 from bitdial import BitDial, cost, quantize
 from bitdial.errors import BitdialError
-from bitdial.evaluation import ArmResult, CyclicResults
+from bitdial.evaluation import ArmResult
+from bitdial.evaluation.equal_cost import batches_in_step, matched_steps
 from bitdial.recipes.cyclic import (
     CyclicPrecisionConfig,
-    CyclicTrainingConfig,
-    Experiment,
+    CyclicResults,
     ExperimentConfig,
     ModelConfig,
     StaticPrecisionConfig,
@@ -25,7 +24,10 @@ from bitdial.recipes.cyclic import (
     schedule_bitops,
 )
 from bitdial.recipes.cyclic.arms import ablation_schedule, plan_arms
-from bitdial.recipes.cyclic.matched import batches_in_step, matched_steps
+from bitdial.recipes.cyclic.options import CyclicConfig, ModelOptions
+from bitdial.recipes.cyclic.recipe import CYCLIC, CyclicRun
+from bitdial.recipes.work import OwnWork
+from bitdial.training import RunFolder, Setup
 from tests.recipes.cyclic.tiny import (
     BATCH,
     LAYERS,
@@ -49,19 +51,25 @@ def compare(**changes: Any) -> CyclicResults:
     return compare_bit_configurations(network, loaders, **{**options, **changes})
 
 
-def experiment(folder: Path | None = None, **changes: Any) -> Experiment:
-    options: dict[str, Any] = {
-        "make_model": network,
-        "make_loaders": loaders,
-        "model": model_config(),
-        "training": training(),
-        "precision": precision(),
+def options(**changes: Any) -> CyclicConfig:
+    settings: dict[str, Any] = {
+        "model_options": ModelOptions(bit_widths=[2, 4, 8]),
+        "cyclic": precision(),
         "static": StaticPrecisionConfig(test_configurations={"4bit": 4}),
-        "experiment": ExperimentConfig(),
-        "seeds": [0],
-        "folder": folder,
+        "num_cpt_iterations": 20,
+        "num_static_iterations": 8,
+        "warmup_steps": 2,
+        "batch_size": BATCH,
+        "log_interval": 5,
     }
-    return Experiment(**{**options, **changes})
+    return CyclicConfig(**{**settings, **changes})
+
+
+def run(folder: Path | None = None, *, make_loaders: Any = loaders, seeds: Any = (0,), **changes: Any) -> CyclicRun:
+    """A run of the engine on the tiny network."""
+    work = OwnWork(network, lambda seed, rank, world: make_loaders(seed))
+    setup = changes.pop("setup", Setup())
+    return CyclicRun(CYCLIC, options(**changes), work, seeds, setup, None if folder is None else RunFolder(folder))
 
 
 def arm(results: CyclicResults, name: str) -> ArmResult:
@@ -267,26 +275,22 @@ class TestStarts:
     def test_fine_tunes_start_from_the_cyclic_weights_and_others_from_scratch(self, tmp_path: Path) -> None:
         """A fine-tune whose learning rate is next to nothing ends where it started: at the cyclic model."""
         still = StaticPrecisionConfig(test_configurations={"4bit": 4}, finetune_lr_scale=1e-12)
-        job = experiment(tmp_path, static=still)
-        job.run()
+        job = run(tmp_path, static=still)
+        job.arms()
         cyclic, tuned, matched = (job.load_arm(name, 0) for name in ("cpt", "static_4bit", "matched_cost"))
         assert weights(tuned) == pytest.approx(weights(cyclic), abs=1e-6)
         assert weights(matched) != pytest.approx(weights(cyclic), abs=1e-2)
 
     def test_the_baseline_teaches(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from bitdial.recipes.cyclic import experiment as module
+        teachers: dict[str, tuple[Any, float]] = {}
+        plain_fit = Setup.fit
 
-        teachers: dict[str, tuple[nn.Module | None, float]] = {}
-        for name in ("train_with_cpt", "train_with_static_precision"):
-            real = getattr(module, name)
+        def watched(setup: Setup, model: nn.Module, optimizer: Any, task: Any, *rest: Any, **named: Any) -> Any:
+            assert setup.progress is not None
+            teachers[setup.progress.label.split()[0]] = (getattr(task, "teacher", None), getattr(task, "alpha", 0.0))
+            return plain_fit(setup, model, optimizer, task, *rest, **named)
 
-            def watched(model: nn.Module, *rest: Any, real: Any = real, **named: Any) -> Any:
-                settings = next(value for value in rest if isinstance(value, CyclicTrainingConfig))
-                phase = real(model, *rest, **named)
-                teachers[named["setup"].progress.label.split()[0]] = (named["teacher"], settings.distillation_alpha)
-                return phase
-
-            monkeypatch.setattr(module, name, watched)
+        monkeypatch.setattr(Setup, "fit", watched)
         results = compare(training=training(distillation_alpha=0.5))
         assert teachers.pop("baseline_fp32") == (None, 0.0)
         teacher = teachers["cpt"][0]
@@ -306,32 +310,31 @@ class TestStarts:
             compare(training=training(num_static_iterations=2), static=down)
 
     def test_no_baseline(self) -> None:
-        arms = plan_arms(model_config(), StaticPrecisionConfig(compare_to_baseline=False), ExperimentConfig())
+        arms = plan_arms(options(static=StaticPrecisionConfig(compare_to_baseline=False)))
         assert arms[0].name == "cpt"
 
 
 class TestFiles:
     def test_finished_arms_are_not_trained_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        first = experiment(tmp_path).run()
+        first = run(tmp_path).arms()
         log = (tmp_path / "metrics.csv").read_text()
 
         def fail(*args: Any, **kwargs: Any) -> Any:
             raise AssertionError("trained again")
 
-        monkeypatch.setattr("bitdial.recipes.cyclic.experiment.train_with_cpt", fail)
-        monkeypatch.setattr("bitdial.recipes.cyclic.experiment.train_with_static_precision", fail)
-        assert experiment(tmp_path).run() == first
+        monkeypatch.setattr(Setup, "fit", fail)
+        assert run(tmp_path).arms() == first
         assert (tmp_path / "metrics.csv").read_text() == log
 
     def test_one_more_seed_trains_only_that(self, tmp_path: Path) -> None:
-        first = experiment(tmp_path).run()
-        both = experiment(tmp_path, seeds=[0, 1]).run()
+        first = run(tmp_path).arms()
+        both = run(tmp_path, seeds=[0, 1]).arms()
         assert both[: len(first)] == first
         assert {found.seed for found in both[len(first) :]} == {1}
 
     def test_a_damaged_last_checkpoint_is_not_taken_for_the_trained_model(self, tmp_path: Path) -> None:
-        job = experiment(tmp_path, setup=_saving_every(5))
-        job.run()
+        job = run(tmp_path, setup=Setup(checkpoint_interval=5))
+        job.arms()
         newest = max((tmp_path / "checkpoints" / "cpt-seed0").glob("*.pt"))
         newest.write_bytes(newest.read_bytes()[:1000])
         with pytest.raises(BitdialError, match=r"damaged.*remove .*arm\.json and resume"):
@@ -339,13 +342,13 @@ class TestFiles:
 
     def test_an_arm_that_was_not_trained_cannot_be_loaded(self, tmp_path: Path) -> None:
         with pytest.raises(BitdialError, match="not trained to its end"):
-            experiment(tmp_path).load_arm("cpt", 0)
+            run(tmp_path).load_arm("cpt", 0)
 
     def test_divergence_names_the_arm(self) -> None:
         bad = [(torch.full_like(x, float("nan")), y) for x, y in batches(0)]
-        job = experiment(make_loaders=lambda seed: type(loaders())(bad, bad, bad))
+        job = run(make_loaders=lambda seed: type(loaders())(bad, bad, bad))
         with pytest.raises(BitdialError, match=r"baseline_fp32 \(1/4\): the loss became nan"):
-            job.run()
+            job.arms()
 
     def test_ctrl_c_outside_of_the_steps_says_how_to_go_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -353,30 +356,22 @@ class TestFiles:
         def pressed(*args: Any, **kwargs: Any) -> Any:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("bitdial.recipes.cyclic.experiment.evaluate_cyclic_training", pressed)
+        monkeypatch.setattr("bitdial.recipes.cyclic.recipe.sweep", pressed)
         with pytest.raises(
             BitdialError, match=r"baseline_fp32 \(1/4\): stopped by Ctrl-C .* to go on: the same command"
         ):
-            experiment(tmp_path).run()
-
-
-def _saving_every(steps: int) -> Any:
-    from bitdial.recipes.cyclic import PhaseSetup
-
-    return PhaseSetup(checkpoint_interval=steps)
+            run(tmp_path).arms()
 
 
 def test_memory_is_given_back_when_the_configuration_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    module = "bitdial.recipes.cyclic.experiment"
-    monkeypatch.setattr(f"{module}.release_memory", lambda: events.append("released"))
-    for name in ("train_with_cpt", "train_with_static_precision"):
-        real = getattr(importlib.import_module(module), name)
+    monkeypatch.setattr("bitdial.recipes.run.release_memory", lambda: events.append("released"))
+    plain_fit = Setup.fit
 
-        def watched(model: nn.Module, *rest: Any, real: Any = real, **named: Any) -> Any:
-            events.append("trained")
-            return real(model, *rest, **named)
+    def watched(*args: Any, **named: Any) -> Any:
+        events.append("trained")
+        return plain_fit(*args, **named)
 
-        monkeypatch.setattr(f"{module}.{name}", watched)
-    experiment().run()
+    monkeypatch.setattr(Setup, "fit", watched)
+    run().arms()
     assert events == ["trained", "released"] * 4

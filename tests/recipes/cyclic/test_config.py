@@ -191,10 +191,11 @@ def test_yaml_reads_back_the_same(tmp_path: Any) -> None:
 
 
 def test_steps_and_epochs_are_those_of_the_cyclic_phase() -> None:
-    assert CyclicConfig().training(22).num_cpt_iterations == 400
-    assert CyclicConfig(steps=7).training(22).num_cpt_iterations == 7
-    assert CyclicConfig(epochs=3).training(22).num_cpt_iterations == 66
-    accumulating = CyclicConfig(epochs=3, gradient_accumulation_steps=4).training(22)
+    batches = [None] * 22
+    assert CyclicConfig().training(batches).num_cpt_iterations == 400
+    assert CyclicConfig(steps=7).training(batches).num_cpt_iterations == 7
+    assert CyclicConfig(epochs=3).training(batches).num_cpt_iterations == 66
+    accumulating = CyclicConfig(epochs=3, gradient_accumulation_steps=4).training(batches)
     assert accumulating.num_cpt_iterations == 3 * 6  # the last step of an epoch takes the two batches that are left
 
 
@@ -202,9 +203,9 @@ def test_shared_flags_reach_the_training() -> None:
     config = load_config(
         CyclicConfig, PRESETS, ["--lr", ".02", "--weight-decay", "0", "--seed", "5", "--batch_size", "8"]
     )
-    got = config.training(10)
+    got = config.training([])
     assert (got.learning_rate, got.weight_decay, got.seed, got.batch_size) == (0.02, 0.0, 5, 8)
-    assert load_config(CyclicConfig, PRESETS, ["--learning_rate", ".02"]).training(1).learning_rate == 0.02
+    assert load_config(CyclicConfig, PRESETS, ["--learning_rate", ".02"]).training([]).learning_rate == 0.02
 
 
 @pytest.mark.parametrize("name", ["cosine_repeated", "CT", "rex_triangular_horizontal"])

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from bitdial.recipes.cyclic.cycle_plots import cycle_statistics, training_curves
+from bitdial.recipes.cyclic.report import cycle_statistics, cyclic_curves
 from tests.evaluation.fabricate import fabricate
 
 
@@ -12,13 +12,13 @@ def results():
 
 
 def test_pyplot_and_its_global_figures_are_not_touched(results):
-    training_curves(results)
+    cyclic_curves(results)
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []
 
 
-def test_training_curves_show_every_cycle_boundary_and_units(results):
-    figure = training_curves(results)
+def test_cyclic_curves_show_every_cycle_boundary_and_units(results):
+    figure = cyclic_curves(results)
     loss, _, bits, _ = figure.axes
     boundaries = {float(line.get_xdata()[0]) for line in loss.lines if len(set(line.get_xdata())) == 1}
     assert boundaries == set(map(float, range(0, 200, 20)))
@@ -28,13 +28,13 @@ def test_training_curves_show_every_cycle_boundary_and_units(results):
 
 
 def test_a_loss_that_is_not_finite_is_marked():
-    figure = training_curves(fabricate(seeds=1, iterations=200, diverged=True))
+    figure = cyclic_curves(fabricate(seeds=1, iterations=200, diverged=True))
     marks = [line for line in figure.axes[0].lines if line.get_label() == "not finite"]
     assert [list(line.get_xdata()) for line in marks] == [[100]]
 
 
 def test_thousands_of_cycles_become_a_band():
-    figure = training_curves(fabricate(seeds=1, iterations=4000, cycle_length=10))
+    figure = cyclic_curves(fabricate(seeds=1, iterations=4000, cycle_length=10))
     assert len(figure.axes[0].lines) < 5
     assert len(figure.axes[2].collections) == 1
 

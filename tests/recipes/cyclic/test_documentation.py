@@ -10,7 +10,7 @@ import pytest
 
 from bitdial.configuration import load_config
 from bitdial.recipes.cyclic import PRESETS, CyclicConfig
-from bitdial.recipes.cyclic.config import Ablation
+from bitdial.recipes.cyclic.options import Ablation
 
 PAGE = (Path(__file__).parents[3] / "docs" / "cyclic.md").read_text(encoding="utf-8")
 

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from bitdial import BitDial, quantize
 from bitdial.data import load_dataset, make_loader
 from bitdial.errors import BitdialError
+from bitdial.evaluation.range_test import RangeTestRow
 from bitdial.models import build_model
 from bitdial.recipes.cyclic import PrecisionRangeTest, RangeTestResult
-from bitdial.recipes.cyclic.range_test import RangeTestRow
 from bitdial.training import Classification, random_state
 from tests.recipes.cyclic.tiny import batches, network
 from tests.training.running import differences

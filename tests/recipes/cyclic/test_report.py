@@ -7,8 +7,8 @@ import pytest
 from matplotlib.image import imread
 
 from bitdial.evaluation.page import render_page
-from bitdial.recipes.cyclic.collect import collect_results
 from bitdial.recipes.cyclic.report import FIGURES, render, report_page, save_plots, write_report
+from bitdial.recipes.cyclic.results import collect_results
 from tests.evaluation.fabricate import arms_of, fabricate
 from tests.evaluation.parsing import Parsed
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from bitdial import BitDial, cost, quantize
 from bitdial.errors import BitdialError
+from bitdial.evaluation.equal_cost import ledger_of
 from bitdial.layers import QuantizedLayer
 from bitdial.recipes.cyclic import (
     PhaseResult,
@@ -23,7 +24,7 @@ from bitdial.recipes.cyclic import (
     train_with_cpt,
     train_with_static_precision,
 )
-from bitdial.recipes.cyclic import train as recipe
+from bitdial.recipes.cyclic.recipe import CycleCheckpoints
 from bitdial.training import MetricsLog, seed_everything
 from tests.recipes.cyclic.tiny import (
     BATCH,
@@ -203,7 +204,7 @@ class TestCyclic:
         assert torch.equal(weights(cpt(teacher=network()).model), weights(cpt().model))
 
     def test_cycle_checkpoints(self, tmp_path: Path) -> None:
-        result = cpt(setup=PhaseSetup(cycle_checkpoints=tmp_path / "cycles"))
+        result = cpt(setup=PhaseSetup(hooks=[CycleCheckpoints(tmp_path / "cycles", 5)]))
         files = sorted((tmp_path / "cycles").iterdir())
         assert [file.name for file in files] == [f"cycle-{n:04d}.pt" for n in (1, 2, 3, 4)]
         last = torch.load(files[-1], weights_only=True)
@@ -335,4 +336,4 @@ class TestEvaluation:
 
 def test_ledger_is_taken_from_the_first_batch() -> None:
     model = quantize(network())
-    assert recipe.ledger_of(model, batches(0)) == cost(model, batches(0)[0][0][:1])
+    assert ledger_of(model, batches(0)) == cost(model, batches(0)[0][0][:1])

@@ -9,7 +9,7 @@ import pytest
 
 from bitdial.configuration import load_config, to_yaml
 from bitdial.errors import BitdialError
-from bitdial.recipes.ternary import SCENARIOS, TernaryConfig
+from bitdial.recipes.ternary import PRESETS, TernaryConfig
 
 KNOWN_FLAGS = (
     "--model resnet18 --dataset cifar10 --epochs 500 --batch_size 128 --lr .1 --weight_decay 5e-4 --scheduler cosine "
@@ -22,7 +22,7 @@ KNOWN_FLAGS = (
 
 
 def load(words: str) -> TernaryConfig:
-    return load_config(TernaryConfig, SCENARIOS, shlex.split(words), prog="bitdial train ternary")
+    return load_config(TernaryConfig, PRESETS, shlex.split(words), prog="bitdial train ternary")
 
 
 def test_every_option_has_a_default_and_a_sentence() -> None:
@@ -62,7 +62,7 @@ def test_schedulers_and_optimizers(scheduler: str, optimizer: str) -> None:
 
 def test_quantizer_none_is_a_name() -> None:
     assert load("--quantizer none").is_float
-    assert list(load("--quantizer none").each_experiment()) == ["float"]
+    assert list(load("--quantizer none").each_arm()) == ["float"]
 
 
 @pytest.mark.parametrize(
@@ -140,22 +140,22 @@ def test_what_is_wrong_is_said_in_one_sentence(words: str) -> None:
 
 class TestExperiments:
     def test_differ_only_in_what_they_say(self) -> None:
-        experiments = load("--experiments '{a: {quantizer: none}, b: {lr: .5}}' --cutmix").each_experiment()
+        experiments = load("--experiments '{a: {quantizer: none}, b: {lr: .5}}' --cutmix").each_arm()
         assert experiments["a"].is_float
         assert (experiments["b"].lr, experiments["b"].quantizer) == (0.5, "twn")
         assert all(each.cutmix and not each.experiments for each in experiments.values())
 
     def test_another_optimizer_brings_its_own_learning_rate(self) -> None:
-        experiments = load("--experiments '{a: {optimizer: adamw}, b: {optimizer: adamw, lr: .01}}'").each_experiment()
+        experiments = load("--experiments '{a: {optimizer: adamw}, b: {optimizer: adamw, lr: .01}}'").each_arm()
         assert (experiments["a"].lr, experiments["b"].lr) == (1e-3, 0.01)
 
     def test_are_the_same_after_the_configuration_was_written_and_read(self, tmp_path: Any) -> None:
         config = load("--experiments '{a: {optimizer: adamw}, b: {steps: 3}}'")
         (tmp_path / "config.yaml").write_text(to_yaml(config))
         again = load(f"--config {tmp_path / 'config.yaml'}")
-        assert again.each_experiment() == config.each_experiment()
+        assert again.each_arm() == config.each_arm()
 
     def test_one_that_counts_steps_among_others_that_count_epochs(self) -> None:
-        experiments = load("--experiments '{a: {steps: 3}, b: {}}'").each_experiment()
+        experiments = load("--experiments '{a: {steps: 3}, b: {}}'").each_arm()
         assert (experiments["a"].steps, experiments["a"].epochs) == (3, None)
         assert (experiments["b"].steps, experiments["b"].epochs) == (None, 30)

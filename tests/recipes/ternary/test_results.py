@@ -14,8 +14,7 @@ from bitdial.evaluation import describe_machine
 from bitdial.evaluation.page import render_page
 from bitdial.recipes.ternary import NetworkResult, TernaryResults
 from bitdial.recipes.ternary.report import captions, render_plots, report_page
-from bitdial.recipes.ternary.results import Curve, Score, Sizes, summarise
-from bitdial.recipes.ternary.table import bytes_text, results_table
+from bitdial.recipes.ternary.results import Curve, Score, Sizes, bytes_text, results_table, summarise
 
 
 def network(experiment: str, seed: int, accuracy: float, quantizer: str = "twn", **changes: Any) -> NetworkResult:
@@ -150,7 +149,8 @@ def test_read_back(tmp_path: Path) -> None:
         (None, "no results at"),
         ("{", "is not a JSON file"),
         ('{"schema_version": 2}', "schema_version"),
-        ("[]", "must be the results of `bitdial train ternary`"),
+        ("[]", "must have schema_version 1"),
+        ('{"schema_version": 1}', "of results of `bitdial train ternary`"),
     ],
 )
 def test_what_is_no_result_is_refused(content: str | None, sentence: str, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_what_shapes_results_must_stay(
     assert (whole / "config.yaml").read_bytes() == before
 
 
-def test_auto_and_the_scenario_take_the_newest_run(
+def test_auto_and_the_preset_take_the_newest_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -107,7 +107,7 @@ def test_auto_and_the_scenario_take_the_newest_run(
     assert (tmp_path / "runs/ternary-1/results.json").exists()
 
 
-def test_a_scenario_that_counts_epochs_over_a_run_that_counts_steps(
+def test_a_preset_that_counts_epochs_over_a_run_that_counts_steps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

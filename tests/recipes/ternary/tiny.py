@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-import bitdial.recipes.ternary.train as training_module
+import bitdial.training.setup as training_module
 from bitdial.cli import main
 from bitdial.training import Hook, TrainingState, read_checkpoint
 

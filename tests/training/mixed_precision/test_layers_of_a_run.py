@@ -17,7 +17,7 @@ from bitdial.training import (
     LoopConfig,
     MetricsLog,
     MixedPrecisionConfig,
-    TaskOutput,
+    StepResult,
     TrainingState,
     fit,
     make_fabric,
@@ -39,7 +39,7 @@ class Notes(Hook):
     def __init__(self) -> None:
         self.steps: list[dict[str, Any]] = []
 
-    def after_step(self, state: TrainingState, output: TaskOutput) -> None:
+    def after_step(self, state: TrainingState, result: StepResult) -> None:
         self.steps.append(seen(state.model))
 
 

@@ -22,6 +22,7 @@ from bitdial.training import (
     Hook,
     MixedPrecisionConfig,
     OptimizerConfig,
+    StepResult,
     TaskOutput,
     TrainingState,
     WeightStatistics,
@@ -59,7 +60,7 @@ class Look(Hook):
         self.share = self.state_share = math.nan
         self.groups: list[str] = []
 
-    def after_step(self, state: TrainingState, output: TaskOutput) -> None:
+    def after_step(self, state: TrainingState, result: StepResult) -> None:
         weights = list(state.model.parameters())
         self.share = _held(weights) / sum(p.numel() for p in weights)
         parts: Any = getattr(state.optimizer, "parts", [state.optimizer])

@@ -15,7 +15,6 @@ import ctypes
 import functools
 import math
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,14 +36,14 @@ class Kernels:
     def __init__(self, path: str) -> None:
         # PyDLL keeps the interpreter's lock: the calls are short, and letting go of it costs more than it is worth.
         loaded = ctypes.PyDLL(path)
-        self._functions: dict[str, Callable[..., None]] = {}
         for name, arguments in _SIGNATURES.items():
             function = getattr(loaded, f"bitdial_{name}")
             function.argtypes, function.restype = arguments, None
-            self._functions[name] = function
-        self._min_max = self._functions["min_max"]
-        self._snap = self._functions["snap"]
-        self._snap_rows = self._functions["snap_rows"]
+        self._min_max, self._snap, self._snap_rows = (
+            loaded.bitdial_min_max,
+            loaded.bitdial_snap,
+            loaded.bitdial_snap_rows,
+        )
 
     def min_max(self, x: Tensor) -> tuple[float, float]:
         """Smallest and largest value of a tensor that is not empty; both NaN where it has one."""

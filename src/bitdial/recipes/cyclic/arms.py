@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bitdial import schedules
+from bitdial.errors import BitdialError
 from bitdial.evaluation.results import ArmKind
-from bitdial.recipes.cyclic.config import (
-    Ablation,
-    CyclicPrecisionConfig,
-    ExperimentOptions,
-    ModelConfig,
-    StaticBits,
-    StaticPrecisionConfig,
-)
-from bitdial.recipes.cyclic.static import final_widths
+from bitdial.layers.cycling import CyclicPrecisionConfig
+from bitdial.recipes import recipe
+from bitdial.recipes.cyclic.options import Ablation, CyclicConfig, ModelConfig, StaticBits
 from bitdial.schedules import LayerSchedule
 
 CPT = "cpt"
@@ -24,22 +21,19 @@ BASELINE = "baseline_fp32"
 ABLATION = "ablation_"
 
 
-@dataclass(frozen=True)
-class Arm:
+@dataclass(frozen=True, kw_only=True)
+class Arm(recipe.Arm):
     """One arm.
 
     Attributes:
-        name, kind: what it is called, and what sort it is.
+        kind: what sort it is.
         ships_at: the width at which it is worth shipping, or widths that alternate over the layers.
         trains_at: a static configuration, or None for a cyclic or ablation arm.
-        fine_tuned: whether it starts from the cyclic model.
     """
 
-    name: str
     kind: ArmKind
     ships_at: float | list[float]
     trains_at: StaticBits | None = None
-    fine_tuned: bool = False
 
     @property
     def label(self) -> str:
@@ -53,20 +47,73 @@ class Arm:
         return final_widths(self.ships_at, layers) if isinstance(self.ships_at, list) else self.ships_at
 
 
-def plan_arms(model: ModelConfig, static: StaticPrecisionConfig, experiment: ExperimentOptions) -> list[Arm]:
+def plan_arms(options: CyclicConfig) -> list[Arm]:
     """All arms of one seed, in the order of training: the cyclic one comes before those that need it.
 
     The unquantized baseline comes first, so that it can teach the others when they are distilled.
+
+    Raises:
+        BitdialError: there is a share for a teacher and no teacher, or a fine-tune with fewer steps than rungs.
     """
-    default = model.default_bit_width
-    arms = [Arm(BASELINE, "baseline", 32.0, trains_at=32)] if static.compare_to_baseline else []
-    arms.append(Arm(CPT, "cpt", default))
+    model, static, default = options.network, options.static, options.model_options.default_bit_width
+    distils = options.distillation_alpha > 0
+    if distils and not static.compare_to_baseline:
+        raise BitdialError(
+            f"distillation_alpha is {options.distillation_alpha:g}, expected static.compare_to_baseline with it: the "
+            "unquantized baseline is the teacher; switch it on, or set distillation_alpha to 0"
+        )
+    rungs, steps = len(set(model.bit_widths)), options.num_static_iterations
+    if "progressive" in static.test_configurations.values() and steps < rungs:
+        raise BitdialError(
+            f"num_static_iterations must be at least {rungs}, one for each width that a progressive configuration "
+            f"steps down, got {steps}"
+        )
+    taught: dict[str, Any] = {"needs": (BASELINE,) if distils else ()}
+    arms: list[Arm] = []
+    if static.compare_to_baseline:
+        arms.append(Arm(name=BASELINE, kind="baseline", ships_at=32.0, trains_at=32, rehearsed=distils))
+    arms.append(Arm(name=CPT, kind="cpt", ships_at=default, **taught))
     for name, bits in static.test_configurations.items():
         ships_at = min(model.bit_widths) if bits == "progressive" else bits
-        arms.append(Arm(f"static_{name}", "static", ships_at, trains_at=bits, fine_tuned=True))
-    arms.append(Arm(MATCHED, "matched", default, trains_at=default))
-    arms += [Arm(f"{ABLATION}{name}", "ablation", default) for name in experiment.ablations_on]
+        arms.append(
+            Arm(name=f"static_{name}", kind="static", ships_at=ships_at, trains_at=bits, starts_from=CPT, **taught)
+        )
+    arms.append(
+        Arm(name=MATCHED, kind="matched", ships_at=default, trains_at=default, rehearsed=False, **taught),
+    )
+    for ablation in options.experiment.ablations_on:
+        name = f"{ABLATION}{ablation}"
+        arms.append(Arm(name=name, kind="ablation", ships_at=default, rehearsed=False, **taught))
     return arms
+
+
+def static_schedule(
+    bits: StaticBits, layers: int, iterations: int, widths: Sequence[float] = (8, 4, 2)
+) -> LayerSchedule:
+    """The schedule of a static configuration.
+
+    Args:
+        bits: one width; a list that alternates over the layers; or ``"progressive"``: down `widths` in equal stretches.
+        layers: number of quantized layers.
+        iterations: length of the phase.
+        widths: the rungs of ``"progressive"``.
+
+    Raises:
+        ValueError: a width outside [1, 32], or fewer iterations than rungs.
+    """
+    if bits == "progressive":
+        rungs = schedules.ladder(sorted(set(widths), reverse=True), iterations)
+        return lambda step, layer: rungs(step)
+    held = final_widths(bits, layers, widths)
+    return lambda step, layer: held[layer]
+
+
+def final_widths(bits: StaticBits, layers: int, widths: Sequence[float] = (8, 4, 2)) -> list[float]:
+    """The widths at which a static configuration ends, one for each layer."""
+    if bits == "progressive":
+        return [float(min(widths))] * layers
+    given = bits if isinstance(bits, list) else [bits]
+    return [float(given[layer % len(given)]) for layer in range(layers)]
 
 
 def ablation_schedule(

@@ -6,9 +6,12 @@ import math
 import statistics
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
+
+from pydantic import Field
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation.results import CycleAnalysis, CycleStatistics, History, Progress
+from bitdial.evaluation.results import History, Measured, Record
 
 TOLERANCE = 0.02
 """Relative change of the mean loss up to which it counts as standing still."""
@@ -17,6 +20,55 @@ CRITERION = (
     "the mean loss of the last quarter of the complete cycles (at least one) against that of the quarter before: "
     f"converged within ±{TOLERANCE:.0%}, improving below, worsening above; three complete cycles are needed"
 )
+
+
+Progress = Literal["converged", "improving", "worsening", "too few cycles"]
+
+
+class CycleStatistics(Record):
+    """The training loss within one cycle."""
+
+    index: int
+    """Number of the cycle, from 0."""
+    first_step: int
+    """First logged step of the cycle."""
+    last_step: int
+    """Last logged step of the cycle."""
+    mean: Measured
+    """Mean loss over the finite ones; null when there is none."""
+    std: Measured
+    """Standard deviation of the loss (divided by n)."""
+    min: Measured
+    """Lowest loss."""
+    max: Measured
+    """Highest loss."""
+    count: int
+    """How many finite losses were logged."""
+    non_finite: int
+    """How many losses were NaN or infinite; they are left out of the four numbers above."""
+    complete: bool
+    """False for a last cycle that training ended within."""
+
+
+class CycleAnalysis(Record):
+    """How the loss moves from cycle to cycle."""
+
+    arm: str | None = None
+    """The arm that was analysed."""
+    seed: int | None = None
+    """Its seed."""
+    cycles: list[CycleStatistics]
+    """Every cycle with a logged step."""
+    slope: float | None
+    """Slope of the means of the complete cycles, in loss per cycle; null with fewer than two."""
+    change: Measured | None
+    """Relative change of the mean loss in the last quarter of the complete cycles; null with fewer than three."""
+    convergence: Progress
+    """Whether the means have stopped moving: what `change` says under `criterion`."""
+    criterion: str
+    """The rule behind `convergence`, in words."""
+    stability_score: float = Field(ge=0, le=1)
+    """F / (1 + C + R) in [0, 1], see `analyze_cycle_progression`."""
 
 
 def analyze_cycle_progression(history: History) -> CycleAnalysis:

@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bitdial.evaluation import page as pages
 from bitdial.evaluation import plot_style, plots, report, wording
+from bitdial.evaluation.curves import training_curves
 from bitdial.evaluation.page import Block, Page, Row, Section, Table, Text
-from bitdial.evaluation.results import CycleAnalysis, CyclicResults
-from bitdial.recipes.cyclic.cycle_plots import cycle_statistics, training_curves
-from bitdial.recipes.cyclic.cycles import TOLERANCE
+from bitdial.recipes.cyclic.cycles import TOLERANCE, CycleAnalysis
+from bitdial.recipes.cyclic.results import CyclicResults
+
+BLUE, ORANGE = plot_style.COLOURS[:2]
+
+
+def cyclic_curves(results: CyclicResults) -> Figure | None:
+    """Draw loss and bits of the first CPT arm (any arm when there is none) over its steps."""
+    logged = [arm for arm in results.arms if arm.history.step]
+    arm = next((arm for arm in logged if arm.kind == "cpt"), logged[0] if logged else None)
+    return None if arm is None else training_curves(arm.history, f"{arm.name}, seed {arm.seed}")
+
+
+def cycle_statistics(results: CyclicResults) -> Figure | None:
+    """Draw mean, spread and range of the loss in each cycle, and its change from cycle to cycle; None without cycles.
+
+    The right panel shows the band within which the mean counts as standing still.
+    """
+    if not results.cycles:
+        return None
+    shown = next((a for a in results.cycles if a.arm == "cpt"), results.cycles[0])
+    same_arm = [a for a in results.cycles if a.arm == shown.arm]
+    figure = plot_style.new_figure(10.5, 4.2)
+    left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
+    _cycle_bands(left, shown, others=[a for a in same_arm if a is not shown])
+    _changes(right, shown)
+    moved = "" if shown.change is None else f" ({wording.change(shown.change)})"
+    score = f"stability {shown.stability_score:.2f}, {shown.convergence}{moved}"
+    plot_style.quiet(left, title=f"{shown.arm}, seed {shown.seed}: {score}", x="cycle", y="training loss (nats)")
+    plot_style.quiet(
+        right, title=f"Change of the mean (band: ±{100 * TOLERANCE:g}%)", x="cycle", y="against the cycle before (%)"
+    )
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.legend(loc="upper right", frameon=False, fontsize=9)
+    return figure
+
 
 FIGURES: dict[str, Callable[[CyclicResults], Figure | None]] = {
-    "bits_and_loss": training_curves,
+    "bits_and_loss": cyclic_curves,
     "accuracy_by_width": lambda results: plots.accuracy_against_width(results.comparison),
     "cycle_statistics": cycle_statistics,
     "accuracy_by_cost": lambda results: plots.accuracy_against_cost(results.comparison),
@@ -41,17 +81,17 @@ def render(results: CyclicResults) -> dict[str, bytes]:
     return plot_style.render({name: draw(results) for name, draw in FIGURES.items()})
 
 
-def save_plots(results: CyclicResults, folder: str | Path, *, images: Mapping[str, bytes] | None = None) -> list[Path]:
+def save_plots(results: CyclicResults, folder: str | Path) -> list[Path]:
     """Write the figures as PNG files into `folder` (made when missing) and return their paths.
 
     A figure without data (cycle statistics of a run that did not cycle) is not written.
-
-    Args:
-        results: what to draw.
-        folder: where to.
-        images: what `render` gave, if the figures are drawn already.
     """
-    return plot_style.save_plots(render(results) if images is None else images, folder)
+    return plot_style.save_plots(render(results), folder)
+
+
+def write_report(results: CyclicResults, path: str | Path) -> Path:
+    """Write the report to `path` atomically and return it."""
+    return pages.write_page(report_page(results, render(results)), path)
 
 
 def report_page(results: CyclicResults, images: Mapping[str, bytes]) -> Page:
@@ -82,17 +122,6 @@ def report_page(results: CyclicResults, images: Mapping[str, bytes]) -> Page:
         tiles=report.tiles(comparison),
         blocks=blocks,
     )
-
-
-def write_report(results: CyclicResults, path: str | Path, *, images: Mapping[str, bytes] | None = None) -> Path:
-    """Write the report to `path` atomically and return it.
-
-    Args:
-        results: what is reported.
-        path: where to.
-        images: what `render` gave, if the figures are drawn already.
-    """
-    return pages.write_page(report_page(results, render(results) if images is None else images), path)
 
 
 def _cycles_section(cycles: list[CycleAnalysis]) -> list[Block]:
@@ -137,3 +166,48 @@ def _cycles_row(item: CycleAnalysis) -> Row:
             f"{item.stability_score:.2f}",
         ],
     )
+
+
+def _cycle_bands(axes: Axes, shown: CycleAnalysis, others: list[CycleAnalysis]) -> None:
+    cycles = shown.cycles
+    index = [cycle.index for cycle in cycles]
+    mean, std = np.array([cycle.mean for cycle in cycles]), np.array([cycle.std for cycle in cycles])
+    low, high = [cycle.min for cycle in cycles], [cycle.max for cycle in cycles]
+    axes.fill_between(index, low, high, color=BLUE, alpha=0.12, lw=0, label="lowest to highest")
+    axes.fill_between(index, mean - std, mean + std, color=BLUE, alpha=0.3, lw=0, label="± standard deviation")
+    axes.plot(index, mean, color=BLUE, lw=1.8, marker="o" if len(cycles) < 40 else "", ms=4, label="mean")
+    for number, other in enumerate(others):
+        axes.plot(
+            [cycle.index for cycle in other.cycles],
+            [cycle.mean for cycle in other.cycles],
+            color=plot_style.FAINT,
+            lw=0.9,
+            label="mean of the other seeds" if number == 0 else None,
+        )
+    unfinished = [cycle for cycle in cycles if not cycle.complete]
+    if unfinished:
+        axes.plot(
+            [cycle.index for cycle in unfinished],
+            [cycle.mean for cycle in unfinished],
+            "o",
+            ms=6,
+            mfc="white",
+            mec=BLUE,
+            label="incomplete cycle",
+        )
+    if len(cycles) == 1:
+        axes.vlines(index, low, high, color=BLUE, alpha=0.4)
+    axes.set_ylim(bottom=0)
+
+
+def _changes(axes: Axes, shown: CycleAnalysis) -> None:
+    whole = [cycle for cycle in shown.cycles if cycle.complete]
+    pairs = [(a, b) for a, b in pairwise(whole) if a.mean and math.isfinite(a.mean + b.mean)]
+    change = [100 * (b.mean - a.mean) / abs(a.mean) for a, b in pairs]
+    colours = [ORANGE if value > 0 else BLUE for value in change]
+    axes.bar([b.index for _, b in pairs], change, color=colours, width=0.75, zorder=2)
+    limit = 100 * TOLERANCE
+    axes.axhspan(-limit, limit, color="#009E73", alpha=0.18, lw=0)
+    axes.axhline(0, color=plot_style.INK, lw=0.8)
+    if not pairs:
+        axes.text(0.5, 0.6, "too few complete cycles", ha="center", transform=axes.transAxes, color=plot_style.INK)

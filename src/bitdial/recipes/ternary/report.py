@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -12,9 +11,7 @@ from bitdial.evaluation import page as pages
 from bitdial.evaluation import wording
 from bitdial.evaluation.page import Block, Items, Page, Row, Section, Table, Text
 from bitdial.evaluation.plot_style import COLOURS, INK, legend_name, new_figure, quiet, render
-from bitdial.evaluation.plot_style import save_plots as save_plots
-from bitdial.recipes.ternary.results import NetworkResult, Summary, TernaryResults
-from bitdial.recipes.ternary.table import bytes_text, difference_text
+from bitdial.recipes.ternary.results import NetworkResult, Summary, TernaryResults, bytes_text, difference_text
 
 ZEROS_CAPTION = "Share of weights that are exactly zero, layer by layer from the input to the output, as shipped."
 
@@ -110,11 +107,6 @@ def report_page(results: TernaryResults, images: Mapping[str, bytes]) -> Page:
             *pages.machine_section(results.machine),
         ],
     )
-
-
-def write_report(results: TernaryResults, images: Mapping[str, bytes], path: Path) -> Path:
-    """Write the report atomically."""
-    return pages.write_page(report_page(results, images), path)
 
 
 def _accuracy_section(results: TernaryResults) -> list[Block]:

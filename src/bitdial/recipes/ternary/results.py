@@ -1,20 +1,21 @@
-"""What a run of ternary training found: the records behind ``results.json``, the table and the report."""
+"""What a run of ternary training found: the records behind ``results.json``, and the table of them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
-from bitdial.errors import BitdialError
-from bitdial.evaluation import Interval, Machine, interval, paired_difference
-from bitdial.evaluation.files import to_json, write_atomically
-from bitdial.evaluation.results import Record
+from bitdial.evaluation import Interval, interval, paired_difference, wording
+from bitdial.evaluation.results import ArmRecord, Record, RunResults
+from bitdial.evaluation.table import WIDE
 
-SCHEMA_VERSION: Final = 1
+KIB = 1024
 
 
 class Score(Record):
@@ -62,8 +63,10 @@ class Sizes(Record):
     """The whole unquantized network as float32."""
 
 
-class NetworkResult(Record):
+class NetworkResult(ArmRecord):
     """One network: an experiment with a seed."""
+
+    arm_field: ClassVar[str] = "experiment"
 
     experiment: str
     """Name of the experiment."""
@@ -113,11 +116,6 @@ class NetworkResult(Record):
     """Training epoch by epoch."""
 
     @property
-    def key(self) -> str:
-        """Name and seed in one."""
-        return f"{self.experiment}-seed{self.seed}"
-
-    @property
     def mean_zeros(self) -> float | None:
         """Mean share of zeros over the layers."""
         return sum(self.zeros.values()) / len(self.zeros) if self.zeros else None
@@ -148,53 +146,30 @@ class Summary(Record):
     """Seconds of training, mean over seeds."""
 
 
-class TernaryResults(Record):
+class TernaryResults(RunResults):
     """The whole of ``results.json``."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
-    """Version of this format."""
+    record_type: ClassVar[type[ArmRecord]] = NetworkResult
+
     recipe: Literal["ternary"] = "ternary"
     """What made it."""
-    created: str
-    """When: ISO 8601, with the time zone."""
-    command: str
-    """The command line that makes these results again."""
-    config: dict[str, Any]
-    """The configuration, with every default filled in."""
-    machine: Machine
-    """What it ran on."""
     networks: list[NetworkResult] = Field(min_length=1)
     """Every experiment with every seed."""
     summaries: list[Summary]
     """Every experiment over its seeds, in the order in which they were given."""
     reference: str | None
     """The experiment that the others are compared with: the first unquantized one, else the first; null if alone."""
-    notes: list[str] = []
-    """What a reader has to know."""
 
-    def save(self, path: Path) -> Path:
-        """Write the file atomically as strict JSON."""
-        return write_atomically(path, to_json(self.model_dump(mode="json")))
+    @property
+    def records(self) -> Sequence[NetworkResult]:
+        """Every experiment with every seed."""
+        return self.networks
 
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            BitdialError: there is no such file, or it is of another format.
-        """
-        try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise BitdialError(f"no results at {path}; a run writes them at its end") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise BitdialError(
-                f"{path} must be the results of `bitdial train ternary`, schema_version {SCHEMA_VERSION}, but "
-                f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-            ) from None
-        except ValueError as error:
-            raise BitdialError(f"{path} is not a JSON file ({error}); was it edited or cut short?") from None
+    def print(self, console: Console, folder: Path | None = None) -> None:
+        """Print the table and the sizes."""
+        console.print(results_table(self, width=console.width))
+        for line in sizes_text(self, folder or Path()):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def summarise(networks: Sequence[NetworkResult]) -> tuple[list[Summary], str | None]:
@@ -229,3 +204,84 @@ def _summary(name: str, group: Sequence[NetworkResult], reference: Sequence[Netw
         epochs=sum(each.epochs for each in group) / len(group),
         seconds=sum(each.seconds for each in group) / len(group),
     )
+
+
+def results_table(results: TernaryResults, *, width: int = WIDE) -> Table:
+    """One row an experiment: accuracy, difference to the reference, zeros, size of the packed file, time.
+
+    Args:
+        results: of the run.
+        width: columns of the terminal. From 100 on an interval stands beside its mean; below that, under it, and
+            the epochs are left out.
+    """
+    wide = width >= WIDE
+    several = max(row.test.n for row in results.summaries) > 1
+    under = "\n" if several and not wide else " "  # with intervals, 80 columns have no room for both on one line
+
+    def shown(text: str) -> str:
+        return text if wide else text.replace(" ±", "\n±")
+
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        title="Accuracy (%), and what is left of the network",
+        title_style="bold",
+    )
+    table.add_column("experiment", min_width=11)
+    table.add_column("weights", no_wrap=True)
+    for heading in ("held\nout", "test"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if results.reference is not None:
+        table.add_column(f"vs\n{results.reference}", justify="right", no_wrap=True)
+    for heading in ("zeros", "packed", *(("epochs",) if wide else ()), "sec."):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in results.summaries:
+        cells = [row.experiment, "float32" if row.quantizer == "none" else row.quantizer]
+        cells.append(wording.MISSING if row.validation is None else shown(wording.percent(row.validation, sign="")))
+        cells.append(shown(wording.percent(row.test, sign="")))
+        if results.reference is not None:
+            cells.append(wording.MISSING if row.difference is None else shown(difference_text(row.difference)))
+        cells.append(wording.MISSING if row.zeros is None else f"{row.zeros:.1%}")
+        if row.file_bytes is None or row.float32_bytes is None:
+            cells.append(wording.MISSING)
+        else:
+            ratio = f"({row.float32_bytes / row.file_bytes:.1f}x)"
+            cells.append(f"{bytes_text(row.file_bytes)}{under}{ratio}")
+        cells += [*([f"{row.epochs:g}"] if wide else []), wording.seconds(row.seconds)]
+        table.add_row(*cells)
+    table.caption = (
+        "± is half a 95% interval over seeds; differences are paired by seed, in points."
+        if several
+        else "One seed: no interval, small differences may be chance."
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def difference_text(value: Interval) -> str:
+    """A difference in points, with its interval where there is one."""
+    half = "" if value.half is None else f" ± {100 * value.half:.1f}"
+    return f"{wording.points(value.mean)}{half}"
+
+
+def bytes_text(count: int) -> str:
+    """A number of bytes, as KiB or MiB."""
+    return f"{count / KIB:.1f} KiB" if count < KIB**2 else f"{count / KIB**2:.2f} MiB"
+
+
+def sizes_text(results: TernaryResults, folder: Path) -> list[str]:
+    """Where the packed file is, and what is how small, for the first network that has one."""
+    network = next((each for each in results.networks if each.sizes is not None), None)
+    if network is None or network.sizes is None:
+        return []
+    sizes = network.sizes
+    return [
+        f"\nPacked: {folder / (network.packed_file or '')}",
+        f"  weights alone       {bytes_text(sizes.weights)} of {bytes_text(sizes.float32_weights)} in float32 "
+        f"({sizes.float32_weights / max(sizes.weights, 1):.1f}x)",
+        f"  whole file          {bytes_text(sizes.file)} of {bytes_text(sizes.float32)} "
+        f"({sizes.float32 / sizes.file:.1f}x)",
+        f"  memory at run time  {bytes_text(sizes.memory)} (packing does not lower it)",
+    ]

@@ -1,22 +1,24 @@
-"""Training one network of a run: optimizer, schedule, hooks, checkpoints, and how it is taken up again."""
+"""Training one ternary network: optimizer, schedule, hooks, and how it is taken up again."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
 
-from bitdial.data import BatchLoader
+from bitdial.errors import BitdialError
 from bitdial.evaluation import evaluate_loss_accuracy
-from bitdial.layers import BitDial, QuantizedLayer
-from bitdial.recipes.ternary.config import TernaryConfig
+from bitdial.options import part
+from bitdial.recipes.recipe import Arm, Bench, Work
+from bitdial.recipes.saved_model import load_saved
+from bitdial.recipes.states import Foreign
+from bitdial.recipes.ternary.options import TernaryConfig
+from bitdial.recipes.ternary.results import TernaryResults
 from bitdial.training import (
-    CheckpointManager,
     Classification,
     Distillation,
     EarlyStopping,
@@ -24,46 +26,21 @@ from bitdial.training import (
     LearningRateConfig,
     LearningRateFactor,
     LoopConfig,
-    MetricsLog,
-    MixedPrecisionConfig,
     OptimizerConfig,
-    Progress,
+    RunFolder,
+    Setup,
     Task,
     TrainingState,
     WeightStatistics,
     build_optimizer,
-    fit,
     learning_rate_factor,
+    make_fabric,
 )
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 LONGEST_WARMUP = 5
 """Epochs of warm-up in a long run, where the user says nothing."""
 SHARE_OF_WARMUP = 0.05
 """Share of a short run that is warm-up, where the user says nothing."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Where a network is trained and what that leaves.
-
-    Attributes:
-        fabric: launched.
-        precision: the floating-point format.
-        log: rows of metrics.
-        progress: the live line.
-        checkpoints: where states are saved.
-        how_to_resume: the command that goes on, for the message after Ctrl-C.
-    """
-
-    fabric: Fabric
-    precision: MixedPrecisionConfig
-    log: MetricsLog
-    progress: Progress
-    checkpoints: CheckpointManager
-    how_to_resume: str
 
 
 class BestScore(Hook):
@@ -88,163 +65,113 @@ class BestScore(Hook):
         self.best = float(state["best"])
 
 
-class DialledCheckpoints:
-    """Saves checkpoints that also hold the widths of the layers, for readers without the network."""
-
-    def __init__(self, manager: CheckpointManager, model: nn.Module) -> None:
-        self.manager = manager
-        self._dial = BitDial(model) if any(isinstance(module, QuantizedLayer) for module in model.modules()) else None
-
-    def save_checkpoint(
-        self,
-        epoch: int,
-        model_state: dict[str, Any],
-        optimizer_state: dict[str, Any],
-        metric_value: float,
-        is_best: bool | None = None,
-        **extra: Any,
-    ) -> Path:
-        """As `CheckpointManager.save_checkpoint`, with the key ``dial``: part -> layer -> width, or None."""
-        dial = None if self._dial is None else self._dial.state_dict()
-        return self.manager.save_checkpoint(
-            epoch, model_state, optimizer_state, metric_value, is_best, dial=dial, **extra
+def train(arm: Arm, bench: Bench[TernaryConfig]) -> TrainingState:
+    """Train a network as the options of its arm say, in place."""
+    options, model, loaders = bench.options, bench.model, bench.loaders
+    if options.holds_out and loaders.validation is None:
+        raise BitdialError(
+            f"validation_fraction is {options.validation_fraction:g}, expected data of which a part can be held out, "
+            "got batches; give tensors or a torch Dataset, or validation_fraction=0 and keep_best=0"
         )
-
-    @property
-    def busy(self) -> bool:
-        """Whether something is being written."""
-        return self.manager.busy
-
-    def wait(self) -> None:
-        """Wait for what is being written."""
-        self.manager.wait()
-
-
-def loop_config(config: TernaryConfig) -> LoopConfig:
-    """Length, intervals and averages of the loop."""
-    return LoopConfig(
-        steps=config.steps,
-        epochs=config.epochs,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        max_grad_norm=config.max_grad_norm,
-        log_interval=config.log_interval,
-        checkpoint_interval=config.checkpoint_interval,
-        checkpoint_epochs=config.save_freq,
-        checkpoint_best=bool(config.keep_best),
-        history_interval=config.log_interval,
-        monitor=config.monitor,
-        monitor_mode=config.monitor_mode,
-        ema_decay=config.ema_decay,
-        compile=config.compile,
+    optimizer = build_optimizer(model, part(options, OptimizerConfig))
+    if options.start_from is not None:
+        start = Foreign.read(options.start_from, 1, weights_only=True)
+        start.check(model, optimizer, options.start_from)
+    loop = part(
+        options,
+        LoopConfig,
+        checkpoint_epochs=options.save_freq,
+        checkpoint_best=bool(options.keep_best),
+        history_interval=options.log_interval,
+        monitor_mode=options.monitor_mode,
     )
-
-
-def optimizer_for(model: nn.Module, config: TernaryConfig) -> Optimizer:
-    """The optimizer of a configuration."""
-    return build_optimizer(
+    rate = _rate(options, loop, len(loaders.train))  # type: ignore[arg-type]
+    best = None if loaders.validation is None else BestScore(loaders.validation)
+    hooks: list[Hook] = [] if best is None else [best]
+    if not options.is_float:
+        hooks.append(WeightStatistics())
+    stopping = None
+    if options.early_stopping:
+        stopping = EarlyStopping(
+            options.early_stopping_patience, options.early_stopping_min_delta, mode=options.monitor_mode
+        )
+    return _with_patience(bench.setup, options).fit(
         model,
-        OptimizerConfig(
-            optimizer=config.optimizer,
-            learning_rate=config.lr,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            decay_norm_and_bias=config.decay_norm_and_bias,
-        ),
+        optimizer,
+        _task(options, bench),
+        loaders.train,
+        loop,
+        learning_rate=rate,
+        evaluate=best,
+        hooks=hooks,
+        early_stopping=stopping,
     )
 
 
-def steps_of(config: TernaryConfig, loader: BatchLoader) -> tuple[int, int]:
-    """Optimizer steps of an epoch, and of the whole run."""
-    total = loop_config(config).total_steps(len(loader))
-    assert total is not None  # the loader has a length
-    return -(-len(loader) // config.gradient_accumulation_steps), total
+def _task(options: TernaryConfig, bench: Bench[TernaryConfig]) -> Task:
+    task: Task = Classification(options.label_smoothing)
+    if options.teacher is None:
+        return task
+    teacher = (bench.setup.fabric or make_fabric()).to_device(load_teacher(options.teacher, bench.work))
+    return Distillation(task, teacher, options.distillation_alpha, options.distillation_temperature)
 
 
-def schedule_for(config: TernaryConfig, loader: BatchLoader) -> LearningRateFactor:
+def _rate(options: TernaryConfig, loop: LoopConfig, batches: int) -> LearningRateFactor:
     """The learning rate as a factor of the optimizer step.
 
     Raises:
         BitdialError: the warm-up is as long as the run, or a milestone is below 0.
     """
-    per_epoch, total = steps_of(config, loader)
-    if config.warmup_epochs is not None:
-        warmup = round(config.warmup_epochs * per_epoch)
-    elif config.scheduler == "onecycle":  # has a rise of its own
+    total = loop.total_steps(batches)
+    assert total is not None  # the loader has a length
+    per_epoch = -(-batches // options.gradient_accumulation_steps)
+    if options.warmup_epochs is not None:
+        warmup = round(options.warmup_epochs * per_epoch)
+    elif options.scheduler == "onecycle":  # has a rise of its own
         warmup = 0
     else:
         warmup = int(min(LONGEST_WARMUP * per_epoch, SHARE_OF_WARMUP * total))
-    shape = LearningRateConfig(
-        scheduler=config.scheduler, warmup_steps=warmup, milestones=tuple(config.milestones), decay=config.lr_decay
-    )
+    shape = part(options, LearningRateConfig, warmup_steps=warmup, decay=options.lr_decay)
     return learning_rate_factor(shape, total)
 
 
-def train_network(
-    model: nn.Module,
-    config: TernaryConfig,
-    training: BatchLoader,
-    validation: Iterable[Any] | None,
-    setup: Setup,
-    *,
-    teacher: nn.Module | None = None,
-    resume: Mapping[str, Any] | None = None,
-) -> TrainingState:
-    """Train a network as the configuration says, in place.
+def _with_patience(setup: Setup, options: TernaryConfig) -> Setup:
+    """The setup to resume in, with the patience that is asked for now."""
+    stopping = (setup.resume or {}).get("early_stopping")
+    if not stopping:
+        return setup
+    patience = {**stopping, "patience": options.early_stopping_patience}
+    return replace(setup, resume={**(setup.resume or {}), "early_stopping": patience})
+
+
+def load_teacher(path: Path, work: Work) -> nn.Module:
+    """The first unquantized network of a finished run, in evaluation mode.
 
     Args:
-        model: from `Network.build`.
-        config: of one experiment.
-        training: batches.
-        validation: batches of held-out images, or None.
-        setup: devices and files.
-        teacher: an unquantized network to learn from.
-        resume: a loaded checkpoint to go on from.
-
-    Returns:
-        The state at the end.
+        path: the run's folder.
+        work: what the student sees.
 
     Raises:
-        BitdialError: the checkpoint does not fit, or a loss is not finite.
-        RunInterrupted: stopped on request, after saving.
+        BitdialError: no such run, not finished, no unquantized network in it, or one for other images.
     """
-    task: Task = Classification(config.label_smoothing)
-    if teacher is not None:
-        task = Distillation(
-            task, setup.fabric.to_device(teacher), config.distillation_alpha, config.distillation_temperature
+    run = RunFolder.open(path)
+    if not run.results.exists():
+        raise BitdialError(f"teacher must be a finished run, got {path}, which has no results yet; resume it first")
+    results = TernaryResults.load(run.results)
+    network = next((each for each in results.networks if each.quantizer == "none"), None)
+    if network is None:
+        kinds = ", ".join(dict.fromkeys(each.quantizer for each in results.networks))
+        raise BitdialError(f"teacher must be a run with --quantizer none, got {path} with {kinds}; train that first")
+    trained, model = load_saved(run.models / f"{network.key}.pt")
+    facts, names = work.facts(), ("num_classes", "in_channels", "image_size")
+    if any(getattr(trained, name) != facts.get(name) for name in names):
+        told = [
+            f"{each['dataset']} ({each.get('num_classes')} classes, "
+            f"{each.get('in_channels')}x{each.get('image_size')}x{each.get('image_size')})"
+            for each in (trained.model_dump(), facts)
+        ]
+        raise BitdialError(
+            f"teacher and student must see the same images, got {told[0]} and {told[1]}; train the teacher on "
+            f"{facts['dataset']}"
         )
-    best = None if validation is None else BestScore(validation)
-    hooks: list[Hook] = [] if best is None else [best]
-    if not config.is_float:
-        hooks.append(WeightStatistics())
-    stopping = None
-    if config.early_stopping:
-        stopping = EarlyStopping(
-            config.early_stopping_patience, config.early_stopping_min_delta, mode=config.monitor_mode
-        )
-    return fit(
-        setup.fabric,
-        model,
-        optimizer_for(model, config),
-        task,
-        training,
-        loop_config(config),
-        learning_rate=schedule_for(config, training),
-        precision=setup.precision,
-        evaluate=best,
-        hooks=hooks,
-        early_stopping=stopping,
-        log=setup.log,
-        checkpoints=DialledCheckpoints(setup.checkpoints, model),
-        progress=setup.progress,
-        resume=None if resume is None else _with_patience(resume, config),
-        how_to_resume=setup.how_to_resume,
-    )
-
-
-def _with_patience(state: Mapping[str, Any], config: TernaryConfig) -> dict[str, Any]:
-    """The state to resume from, with the patience that is asked for now."""
-    stopping = state.get("early_stopping")
-    if not stopping:
-        return dict(state)
-    return {**state, "early_stopping": {**stopping, "patience": config.early_stopping_patience}}
+    return model.requires_grad_(False)

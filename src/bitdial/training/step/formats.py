@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import torch
 
 from bitdial.errors import BitdialError, suggest
+from bitdial.training.options import FORMAT_NAMES
 
 FLOAT8 = torch.float8_e4m3fn
 """What the name float8 stands for: forward values in e4m3, gradients in e5m2 (torchao chooses, layer by layer)."""
@@ -26,14 +27,6 @@ FORMATS: dict[str, torch.dtype] = {
 }
 """Name -> dtype, widest first."""
 
-_ALIASES = {
-    "fp32": "float32", "32": "float32", "32-true": "float32", "float": "float32",
-    "bf16": "bfloat16", "bf16-mixed": "bfloat16",
-    "fp16": "float16", "16": "float16", "16-mixed": "float16", "half": "float16",
-    "fp8": "float8", "float8_e4m3fn": "float8",
-}  # fmt: skip
-"""Other people's names (Lightning's, torch's) for the same."""
-
 WIDER = {torch.float16: torch.bfloat16, FLOAT8: torch.bfloat16, torch.bfloat16: torch.float32}
 """What a run falls back to when a format's numbers overflow again and again."""
 
@@ -47,7 +40,7 @@ def to_dtype(value: Any) -> torch.dtype:
     if isinstance(value, torch.dtype) and value in FORMATS.values():
         return value
     name = str(value).removeprefix("torch.").lower()
-    name = _ALIASES.get(name, name)
+    name = FORMAT_NAMES.get(name, name)
     if name not in FORMATS:
         known = ", ".join(FORMATS)
         raise BitdialError(f"dtype must be one of {known}, got {str(value)!r}{suggest(name, FORMATS)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bitdial.errors import BitdialError
 from bitdial.training.optimizers import scaled_learning_rate
 from bitdial.training.sharding import is_sharded, whole
 from bitdial.training.step.micro_batches import Hold, MicroBatches
@@ -28,11 +30,15 @@ class StepResult:
         tensors: 0-dim detached tensors: ``loss``, ``gradient_norm`` where it was clipped, and the task's metrics, all
             averaged over the micro-batches by their numbers of examples. Empty for a step that was lost.
         applied: False where loss or gradients were not finite, so that the weights did not move.
+        batches: the step's micro-batches, as the loader gave them.
+        passes: how many times each went forward and backward.
     """
 
     output: TaskOutput
     tensors: dict[str, Tensor]
     applied: bool
+    batches: Sequence[Any]
+    passes: int = 1
 
 
 class OptimizerStep:
@@ -50,6 +56,7 @@ class OptimizerStep:
         self.fabric = fabric
         self.task = task
         self.control = state.control
+        self._passes: Callable[[Any], Sequence[Any]] | None = getattr(task, "passes", None)
         self._plain_optimizer = optimizer
         self._moves = fabric.device.type != "cpu"
         model: nn.Module = plain
@@ -82,12 +89,18 @@ class OptimizerStep:
             TrainingDiverged: one step too many was lost.
             BitdialError: memory ran out, even with the batches in parts.
         """
+        given = batches
+        if self._passes is not None:
+            moved = [self.fabric.to_device(batch) if self._moves else batch for batch in batches]
+            batches = [item for batch in moved for item in self._passes(batch)]
+            if not batches:
+                raise BitdialError("a task's passes must give at least one item for each batch, got none")
         counts = [self.task.examples(batch) for batch in batches] if len(batches) > 1 else [1]
         total, last = sum(counts), len(batches) - 1
         tensors: dict[str, Tensor] = {}
         try:
             for index, (batch, count) in enumerate(zip(batches, counts, strict=True)):
-                if self._moves:
+                if self._moves and self._passes is None:
                     batch = self.fabric.to_device(batch)
                 output = self._micro.add(batch, count / total, last=index == last)
                 self._collect(tensors, output, count / total)
@@ -97,7 +110,7 @@ class OptimizerStep:
             self._micro.clear()
         if norm is not None:
             tensors["gradient_norm"] = whole(norm.detach())
-        return StepResult(output, tensors if applied else {}, applied)
+        return StepResult(output, tensors if applied else {}, applied, given, len(batches) // len(given))
 
     @staticmethod
     @torch.no_grad()

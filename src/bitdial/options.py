@@ -1,0 +1,75 @@
+"""What every group of options is: a pydantic model, declared once, inherited or nested wherever it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from bitdial.errors import BitdialError
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of every configuration: unknown keys are refused, and assignments are validated too.
+
+    The docstring under each field is its documentation, in Python and in ``--help``. A subclass that wants another
+    default for an inherited field says so in `defaults`, and does not declare the field again.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", validate_assignment=True, validate_default=True, use_attribute_docstrings=True
+    )
+
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Second names that flags and YAML keys of this model may use, each with the field it stands for."""
+
+    exclusive: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Sets of fields of which at most one may have a value; the one given last (preset, file, flags) wins."""
+
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Inherited field -> its default in this model."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        own: Mapping[str, Any] = cls.__dict__.get("defaults", {})
+        for name, value in own.items():
+            field = copy(cls.model_fields[name])
+            field.default = value
+            cls.model_fields[name] = field
+        if own:
+            cls.model_rebuild(force=True)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        values, given = dict(self.__dict__), set(self.__pydantic_fields_set__)
+        try:
+            super().__setattr__(name, value)
+        except ValidationError:  # pydantic leaves in place what only a validator of the whole model refused
+            object.__setattr__(self, "__dict__", values)
+            object.__setattr__(self, "__pydantic_fields_set__", given)
+            raise
+
+    @model_validator(mode="after")
+    def _at_most_one_of_a_set(self) -> Config:
+        for names in self.exclusive:
+            given = [name for name in names if getattr(self, name) is not None]
+            if len(given) > 1:
+                raise BitdialError(f"{' and '.join(given)} exclude each other, got both; give only one of them")
+        return self
+
+
+def part(options: Config, component: type[C], **own: Any) -> C:
+    """Cut the options of one component out of those of a recipe: every field of that name, or of its alias.
+
+    Args:
+        options: those of the whole.
+        component: the model of the part.
+        **own: what the part gets beside or instead.
+    """
+    names = {name: options.aliases.get(name, name) for name in component.model_fields}
+    known = type(options).model_fields
+    return component(**{name: getattr(options, source) for name, source in names.items() if source in known} | own)

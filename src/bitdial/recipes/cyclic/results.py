@@ -1,0 +1,110 @@
+"""The results of a run of cyclic precision training: ``cyclic_precision_results.json``, and how it is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from rich.console import Console
+
+from bitdial.evaluation.comparison import summarise
+from bitdial.evaluation.machine import describe_machine
+from bitdial.evaluation.results import ArmRecord, ArmResult, Comparison, RunResults
+from bitdial.evaluation.table import comparison_table
+from bitdial.recipes.cyclic.cycles import CycleAnalysis, analyze_cycle_progression
+
+_SIMULATED = (
+    "BitOps are simulated: multiply-accumulates x weight bits x activation bits. The arithmetic itself is "
+    "fake-quantized floating point, so fewer BitOps do not mean fewer seconds on this machine."
+)
+
+
+class CyclicResults(RunResults):
+    """The whole of ``cyclic_precision_results.json``."""
+
+    record_type: ClassVar[type[ArmRecord]] = ArmResult
+
+    recipe: Literal["cyclic"] = "cyclic"
+    """The recipe that was run; files of earlier versions do not say it."""
+    experiment: str = "cyclic"
+    """Name of the experiment."""
+    arms: list[ArmResult]
+    """Every arm with every seed."""
+    comparison: Comparison
+    """The arms side by side."""
+    cycles: list[CycleAnalysis] = []
+    """One analysis for every arm and seed that cycled."""
+
+    @property
+    def records(self) -> Sequence[ArmResult]:
+        """Every arm with every seed."""
+        return self.arms
+
+    def print(self, console: Console, folder: Path | None = None) -> None:
+        """Print the comparison and the recommendation."""
+        console.print(comparison_table(self.comparison, width=console.width))
+        console.print(f"\n{self.comparison.reason}\n", highlight=False, markup=False)
+
+
+def collect_results(
+    arms: Sequence[ArmResult],
+    *,
+    experiment: str = "cyclic",
+    notes: Sequence[str] = (),
+    analyze_cycles: bool = True,
+    **common: Any,
+) -> CyclicResults:
+    """Return the results of a run, ready to be saved, printed, plotted and reported.
+
+    Args:
+        arms: Every arm with every seed.
+        experiment: Its name.
+        notes: What else a reader has to know; the notes about seeds and about BitOps are added here.
+        analyze_cycles: Whether to analyse the arms that cycled.
+        **common: What all results hold, ``config`` at least; see `RunResults`. The rest is of this moment and machine.
+
+    Raises:
+        BitdialError: as `summarise`.
+    """
+    facts = {"created": datetime.now(UTC).isoformat(timespec="seconds"), **common}
+    if "machine" not in facts:
+        facts["machine"] = describe_machine()
+    return CyclicResults(
+        experiment=experiment,
+        arms=list(arms),
+        comparison=summarise(arms),
+        cycles=_analyses(arms) if analyze_cycles else [],
+        notes=[*_seed_notes(arms), *_divergence_notes(arms), _SIMULATED, *notes],
+        **facts,
+    )
+
+
+def _analyses(arms: Sequence[ArmResult]) -> list[CycleAnalysis]:
+    cycled = [arm for arm in arms if arm.history.cycle_boundaries and arm.history.step]
+    return [
+        analyze_cycle_progression(arm.history).model_copy(update={"arm": arm.name, "seed": arm.seed}) for arm in cycled
+    ]
+
+
+def _seed_notes(arms: Sequence[ArmResult]) -> list[str]:
+    seeds = {arm.seed for arm in arms}
+    if len(seeds) == 1:
+        return ["One seed: no interval. Differences between arms may be chance; give at least three seeds to tell."]
+    notes = [f"Intervals are 95% Student t intervals over {len(seeds)} seeds; differences are paired by seed."]
+    short = sorted({arm.name for arm in arms if len([a for a in arms if a.name == arm.name]) < len(seeds)})
+    if short:
+        notes.append(f"Not every arm has every seed: {', '.join(short)}.")
+    return notes
+
+
+def _divergence_notes(arms: Sequence[ArmResult]) -> list[str]:
+    notes = []
+    for arm in arms:
+        bad = sum(1 for loss in arm.history.loss if loss != loss or loss in (float("inf"), float("-inf")))
+        if bad:
+            notes.append(f"{arm.name}, seed {arm.seed}: {bad} of {len(arm.history.loss)} logged losses are not finite.")
+        if arm.precision_note is not None:
+            notes.append(f"{arm.name}, seed {arm.seed}, {arm.precision_note}.")
+    return notes

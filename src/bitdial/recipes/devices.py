@@ -1,0 +1,94 @@
+"""From the options of a run to its devices, and to the floating-point format that it computes in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+from torch import nn
+from torch.optim import Optimizer
+
+from bitdial.errors import BitdialError
+from bitdial.options import part
+from bitdial.recipes.options import SharedConfig
+from bitdial.training import MixedPrecisionConfig, make_fabric
+from bitdial.training.devices import STARTS_FUNCTIONS
+from bitdial.training.mixed_precision import PrecisionControl, parse_policies
+from bitdial.training.sharding import check_shardable, is_sharded
+from bitdial.training.step.config import prepare_layers
+from bitdial.training.step.formats import best_format, check_device, format_name, is_native, to_dtype
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+def fabric_for(options: SharedConfig) -> Fabric:
+    """The devices of a run; nothing is launched yet.
+
+    Args:
+        options: devices, machines, strategy, batch size.
+
+    Raises:
+        BitdialError: devices that are not there, or that cannot share a batch evenly.
+    """
+    if options.strategy in STARTS_FUNCTIONS:
+        raise BitdialError(
+            f"strategy must be one that starts this command once per device (auto, ddp, fsdp), got {options.strategy}, "
+            "which starts a function of a script"
+        )
+    fabric = make_fabric(options.devices, options.num_nodes, options.strategy)
+    world = fabric.world_size
+    if options.batch_size % world:
+        raise BitdialError(
+            f"batch_size must divide by the {world} processes, got {options.batch_size}; "
+            f"{max(options.batch_size // world, 1) * world} would do"
+        )
+    return fabric
+
+
+def mixed_precision_of(options: SharedConfig, device: torch.device) -> MixedPrecisionConfig:
+    """The format and scale that a run asks for.
+
+    Args:
+        options: ``precision`` and the group ``mixed_precision``.
+        device: where the run computes; what ``precision="auto"`` means depends on it.
+
+    Raises:
+        BitdialError: a format that the device lacks, or settings that contradict each other.
+    """
+    group = options.mixed_precision
+    name = options.format_on(device.type)
+    dtype = best_format(device) if name == "auto" else to_dtype(name)
+    check_device(dtype, device)
+    policies = parse_policies(group.policies) if group.policies else None
+    return part(group, MixedPrecisionConfig, dtype=dtype, policies=policies)
+
+
+def check_layers(
+    model: nn.Module, precision: MixedPrecisionConfig, fabric: Fabric, optimizer: Optimizer | None = None
+) -> None:
+    """Let the layers of a new model take their formats, so that what is wrong is found before a run begins.
+
+    Raises:
+        BitdialError: a policy that matches nothing, or that its layers cannot follow; weights that cannot be cut for
+            the devices, or that the optimizer cannot step on then.
+    """
+    if is_sharded(fabric):
+        check_shardable(model, optimizer, fabric.world_size)
+    layers = prepare_layers(model.to(fabric.device), PrecisionControl(precision, fabric.device))
+    if layers is not None:
+        layers.remove()
+
+
+def tell_if_slow(precision: MixedPrecisionConfig, fabric: Fabric) -> None:
+    """Say, once, that the device does not compute in a format natively, so that it saves no time here."""
+    dtype, device = precision.format, fabric.device
+    if not fabric.is_global_zero or is_native(dtype, device):
+        return
+    name = format_name(dtype)
+    Console(stderr=True).print(
+        f"{name} is not native on this {device.type}: expect slower steps than in float32 (`bitdial bench amp --dtype "
+        f"{name}` measures it)",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip

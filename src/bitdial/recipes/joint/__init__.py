@@ -1,0 +1,1 @@
+"""Joint training: one set of weights that works at many widths."""

@@ -1,0 +1,94 @@
+"""The options that every recipe shares."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sized
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from bitdial.errors import BitdialError
+from bitdial.layers.cycling import Width as Width
+from bitdial.options import Config
+from bitdial.training.options import DeviceOptions, LengthOptions
+
+ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""What an arm may be called: it becomes part of the names of files."""
+
+
+class BatchOptions(Config):
+    """What a batch is, and what is drawn."""
+
+    batch_size: int = Field(64, ge=1)
+    """Examples in one step, over all devices."""
+    weight_decay: float = Field(1e-4, ge=0, le=1e6)
+    """L2 penalty on the weights."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """The first seed; further ones count up from it."""
+
+
+class WorkOptions(Config):
+    """What is learned."""
+
+    model: str = "resnet20"
+    """Network to train, by name."""
+    dataset: str = "digits"
+    """Data set to train on, by name."""
+    data_path: Path | None = None
+    """Folder that holds the data set (or into which it is downloaded)."""
+
+
+class SharedConfig(DeviceOptions, BatchOptions, LengthOptions, WorkOptions):
+    """What every recipe takes: the model, the data, the length of training, the machine.
+
+    A recipe subclasses this together with the options of the parts that it uses, gives fields other defaults, and adds
+    its own groups as nested `Config` models.
+    """
+
+    aliases: ClassVar[Mapping[str, str]] = {"learning_rate": "lr"}
+    exclusive: ClassVar[tuple[tuple[str, ...], ...]] = (("epochs", "steps"),)
+
+    lr: float = Field(0.1, gt=0, le=1e6)
+    """Learning rate (also --learning_rate)."""
+    seeds: int = Field(1, ge=1)
+    """How many random seeds: everything is repeated for each, and results carry an interval from two on."""
+    resume: bool | Path = False
+    """Go on: auto or nothing after it takes the newest run; else the folder of a run or, where the run trains a single
+    network, a checkpoint or a state dict."""
+    run_dir: Path | None = None
+    """Folder of this run; default: the next free runs/RECIPE-N."""
+    workers: int = Field(0, ge=0)
+    """Processes that load data; 0 loads in the main process."""
+
+    @property
+    def root(self) -> Path:
+        """Where run folders are numbered."""
+        return Path("runs")
+
+    def format_on(self, device_type: str) -> str:
+        """The floating-point format that is asked for, where the run computes on such a device."""
+        return self.precision
+
+
+def autocast_format(device_type: str) -> str:
+    """What ``use_amp`` means on a device: bfloat16 on a CPU, float16 with a loss scaler on a GPU."""
+    return "float16" if device_type == "cuda" else "bfloat16"
+
+
+def total_steps(options: SharedConfig, loader: Iterable[Any]) -> int:
+    """Optimizer steps of a run that counts ``steps`` or ``epochs``.
+
+    Args:
+        options: with the length, and the batches that make a step.
+        loader: batches of one process.
+
+    Raises:
+        BitdialError: epochs of a loader that does not know its length.
+    """
+    if options.steps is not None:
+        return options.steps
+    if not isinstance(loader, Sized):
+        raise BitdialError("epochs of a loader without a length cannot be counted in steps; give steps instead")
+    return (options.epochs or 1) * -(-len(loader) // getattr(options, "gradient_accumulation_steps", 1))

@@ -1,0 +1,210 @@
+"""The file of a trained network: what it is built from, and its state; one form for every recipe."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from bitdial.errors import BitdialError
+from bitdial.evaluation.sweep import RECALIBRATION_LIMIT
+from bitdial.files import write_atomically
+from bitdial.layers import BitDial, QuantizedLayer, quantize, reestimate_batch_norm, skipped_layers
+from bitdial.models import build_model
+from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
+from bitdial.options import Config
+
+SCHEMA_VERSION: Final = 2
+
+
+class SavedModel(Config):
+    """What a trained network is built from, and what is needed to use it."""
+
+    schema_version: Literal[2] = SCHEMA_VERSION
+    """Version of the format."""
+    recipe: str
+    """The recipe that trained it."""
+    arm: str
+    """The arm that it comes from."""
+    seed: int
+    """Its seed."""
+    model: str | None = None
+    """Network, by name; none: a network of a script, which must be given to load it."""
+    quantize: dict[str, Any] | None = None
+    """What `bitdial.quantize` was called with; none: never."""
+    num_classes: int | None = None
+    """Classes it tells apart."""
+    in_channels: int | None = None
+    """Channels of an image."""
+    image_size: int | None = None
+    """Side of an image in pixels."""
+    dataset: str = ""
+    """What it was trained on."""
+    mean: list[float] = []
+    """Mean of the images per channel, as a share of 255 where they are 8-bit."""
+    std: list[float] = []
+    """Their standard deviation, in the same unit."""
+    class_names: list[str] = []
+    """Names of the classes, in the order of the outputs."""
+    bits: dict[str, float] = {}
+    """Width of the weights of each quantized layer."""
+    skipped_layers: dict[str, str] = {}
+    """Layers that were left unquantized, each with the reason."""
+
+    @property
+    def key(self) -> str:
+        """Arm and seed in one."""
+        return f"{self.arm}-seed{self.seed}"
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether anything in it is."""
+        return bool(self.bits)
+
+    def build(self, model: nn.Module | None = None) -> nn.Module:
+        """The network with new weights; draws no random numbers from torch's global generators.
+
+        Args:
+            model: the unquantized network, where the file cannot name it; quantized in place.
+
+        Raises:
+            BitdialError: the file names no network, and none is given.
+        """
+        if model is None and self.model is None:
+            raise BitdialError(
+                "this network was brought by a script and cannot be built by name; give it too: "
+                "bitdial.load(path, model=...)"
+            )
+        with torch.random.fork_rng(devices=[]):
+            if model is None:
+                shape = {"num_classes": self.num_classes, "in_channels": self.in_channels}
+                model = build_model(self.model or "", image_size=self.image_size, **shape)  # type: ignore[arg-type]
+            return quantized(model, self.quantize)
+
+    def described(self, model: nn.Module) -> SavedModel:
+        """The same with what is to be said of the layers of a network."""
+        layers = dict(bits_of(model))
+        return self.model_copy(update={"bits": layers, "skipped_layers": skipped_layers(model) if layers else {}})
+
+    def packed(self) -> dict[str, Any]:
+        """As plain values, without what a packed file says anyhow."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"bits", "skipped_layers"})
+
+    def save(self, model: nn.Module, path: Path) -> Path:
+        """Write the file of a network, its dial and its batch-norm statistics, atomically."""
+        described = self.described(model)
+        state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+        buffer = io.BytesIO()
+        torch.save({**described.model_dump(mode="json"), "model_state_dict": state}, buffer)
+        return write_atomically(path, buffer.getvalue())
+
+
+def dialled(model: nn.Module, bits: float | Sequence[float], batches: Iterable[Any]) -> nn.Module:
+    """A network at the widths that it ships at, its batch-norm statistics re-estimated there.
+
+    What is saved then scores what was measured, without anything being re-estimated again.
+    """
+    BitDial(model).set(bits)
+    reestimate_batch_norm(model, batches, limit=RECALIBRATION_LIMIT)
+    return model
+
+
+def quantized(model: nn.Module, how: dict[str, Any] | None) -> nn.Module:
+    """A model quantized as is said, unless it is quantized already or is not to be."""
+    if how is None or any(isinstance(module, QuantizedLayer) for module in model.modules()):
+        return model
+    return quantize(model, **how)
+
+
+def bits_of(model: nn.Module) -> list[tuple[str, float]]:
+    """Name and weight width of every quantized layer."""
+    if not any(isinstance(module, QuantizedLayer) for module in model.modules()):
+        return []
+    dial = BitDial(model)
+    return list(zip(dial.names, dial.weights, strict=True))
+
+
+def read_saved(path: Path) -> tuple[SavedModel, dict[str, Any]]:
+    """The description and the state of a file that `SavedModel.save` wrote, now or in an earlier version.
+
+    Raises:
+        BitdialError: there is no such file, it is damaged, or of another format.
+    """
+    if not path.is_file():
+        raise BitdialError(f"expected a trained network at {path}, got nothing; a run writes it at its end")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = content.pop("model_state_dict")
+        version = content.get("schema_version")
+        content = _from_version_1(content) if version == 1 else content
+        return SavedModel.model_validate(content), state
+    except ValidationError as error:
+        raise BitdialError(
+            f"{path} must be a trained network of schema_version {SCHEMA_VERSION}, got another format "
+            f"({error.errors()[0]['msg']}); use the version of bitdial that wrote it"
+        ) from error
+    except Exception as error:  # torch raises whatever a strange file makes it stumble over
+        raise BitdialError(f"{path} is not a trained network, or it is damaged; run the recipe again") from error
+
+
+def load_saved(path: Path, model: nn.Module | None = None) -> tuple[SavedModel, nn.Module]:
+    """The description and the network of a file, in evaluation mode, its dial where it ships.
+
+    Args:
+        path: the file.
+        model: the network to load into, where the file cannot name it.
+
+    Raises:
+        BitdialError: as `read_saved`; the state does not fit the network.
+    """
+    described, state = read_saved(path)
+    network = described.build(model)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise BitdialError(f"{path} does not fit the network: {reason[:300]}; give the one it was made with") from error
+    return described, network.eval()
+
+
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """What the cyclic and the ternary recipe wrote when each had a form of its own."""
+    shared = ("seed", "dataset", "mean", "std", "class_names")
+    new: dict[str, Any] = {name: content[name] for name in shared if name in content}
+    if "network" in content:  # ternary
+        network = dict(content["network"])
+        ternary = network["quantizer"] != "none"
+        how = {
+            "weights": TERNARY_BITS if ternary else UNQUANTIZED,
+            "activations": network["activation_bits"],
+            "quantizer": network["quantizer"] if ternary else "uniform",
+            "granularity": network["granularity"],
+            "skip": network["skip_layers"],
+        }
+        is_quantized = ternary or network["activation_bits"] < UNQUANTIZED
+        new |= {name: network[name] for name in ("model", "num_classes", "in_channels", "image_size")}
+        bits = {"(all)": float(how["weights"])} if is_quantized else {}
+        return {
+            **new,
+            "recipe": "ternary",
+            "arm": content["experiment"],
+            "quantize": how if bits else None,
+            "bits": bits,
+        }
+    options = content["model"]
+    gradients = None if content["gradient_bits"] == UNQUANTIZED else content["gradient_bits"]
+    how = {
+        "weights": options["default_bit_width"],
+        "activations": options["default_bit_width"],
+        "gradients": gradients,
+        "quantizer": options["quantizer"],
+        "granularity": options["granularity"],
+        "skip": options["skip_layers"],
+    }
+    new |= {name: content[name] for name in ("num_classes", "in_channels", "image_size", "bits", "skipped_layers")}
+    return {**new, "recipe": "cyclic", "arm": content["arm"], "model": options["name"], "quantize": how}

@@ -1,0 +1,230 @@
+"""How a run begins and ends: options, devices, rehearsal, folder; results, plots and report; it knows no recipe."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.console import Console
+
+from bitdial.errors import BitdialError, RunInterrupted
+from bitdial.evaluation.page import write_page
+from bitdial.evaluation.plot_style import save_plots
+from bitdial.files import write_atomically
+from bitdial.recipes.devices import fabric_for, mixed_precision_of, tell_if_slow
+from bitdial.recipes.recipe import A, O, R, Recipe, S
+from bitdial.recipes.rehearsal import Rehearsal, Rehearsed
+from bitdial.recipes.resuming import asked_of, command_of, options_of, plain, read_options
+from bitdial.recipes.run import Run, say, seeds_of
+from bitdial.recipes.states import NEW, Foreign, Source, find_source, newest_run
+from bitdial.training import RunFolder, Setup, TrainingDiverged, preserved_random_state
+from bitdial.training.metrics_log import check_copy
+from bitdial.training.options import CopiedLogOptions
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+def command(recipe: Recipe[Any, Any, Any, Any], argv: Sequence[str]) -> int:
+    """Run a recipe with the words after its name; print what it found; return the exit status."""
+    if recipe.listed is not None and "--list" in argv:
+        recipe.listed()
+        return 0
+    results, run = start(recipe, argv)
+    if results is not None:
+        show(results, run, Console())
+    return 0
+
+
+def start(
+    recipe: Recipe[O, A, R, S],
+    argv: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+    *,
+    told: str | None = None,
+    work: Any = None,
+) -> tuple[S | None, RunFolder]:
+    """Do a whole run, new or resumed.
+
+    Args:
+        recipe: which.
+        argv: the words of a command line.
+        values: options given in Python, by name.
+        told: how the run was started, for report and results; the command line if None.
+        work: options -> data and network, where a script brings its own.
+
+    Returns:
+        The results (None in all processes but the first), and the run's folder.
+
+    Raises:
+        BitdialError: see `prepare`.
+        RunInterrupted: stopped on request, after saving.
+    """
+    options = read_options(recipe, argv, values)
+    told = told or shlex.join([*recipe.prog.split(), *argv])
+    source = _source(recipe, options)
+    if source.run is not None:
+        options = asked_of(recipe, source.run, argv, values)
+        told = command_of(recipe, source.run, argv, options) if values is None else told
+        if source.checkpoint is None:
+            finished = finished_results(recipe, options, source.run)
+            if finished is not None:
+                return finished, source.run
+    run = prepare(recipe, options, source, work)
+    assert run.folder is not None
+    with told_once(run.fabric, RunInterrupted, TrainingDiverged):
+        return finish(run, told), run.folder
+
+
+def _source(recipe: Recipe[O, Any, Any, Any], options: O) -> Source:
+    if options.resume is False:
+        return NEW
+    if isinstance(options.resume, Path) and options.resume != Path("auto"):
+        return find_source(options.resume)
+    if options.run_dir is not None:
+        return Source(RunFolder.open(options.run_dir), None)
+    return Source(newest_run(options.root, recipe.name), None)
+
+
+def finished_results(recipe: Recipe[O, A, R, S], options: O, folder: RunFolder) -> S | None:
+    """The results of a run that has all it is asked for."""
+    if not folder.results.exists():
+        return None
+    results = recipe.results.load(folder.results)
+    records: dict[str, Any] = {record.key: record for record in results.records}
+    for arm in recipe.arms(options):
+        for seed in seeds_of(options):
+            record = records.pop(f"{arm.name}-seed{seed}", None)
+            if record is None or not recipe.suffices(arm.options or options, record):
+                return None
+    return None if records else results
+
+
+def show(results: Any, folder: RunFolder, console: Console) -> None:
+    """Print the table, what is to be said of it, and where the report is."""
+    results.print(console, folder.path)
+    console.print(f"Report: {folder.report}", highlight=False, soft_wrap=True)
+
+
+def prepare(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: Any = None) -> Run[O, A, R, S]:
+    """Check everything that can be checked, then make the run folder: what is refused leaves nothing behind.
+
+    Raises:
+        BitdialError: an option, the data, a checkpoint, or the place of the run folder is at fault.
+    """
+    if isinstance(options, CopiedLogOptions) and options.csv_log is not None and source.run is None:
+        check_copy(options.csv_log)
+    fabric = fabric_for(options)
+    precision = mixed_precision_of(options, fabric.device)
+    made = (work or recipe.work)(options)
+    run = Run(recipe, options, made, seeds_of(options), Setup(fabric, precision))
+    with preserved_random_state():
+        foreign = rehearse(run, source)
+    fabric.launch()
+    tell_if_slow(precision, fabric)
+    written = {"recipe": recipe.name, **plain(options)}
+    with told_once(fabric, BitdialError):
+        folder = source.run or RunFolder.create(
+            recipe.name, written, run_dir=options.run_dir, root=options.root, fabric=fabric
+        )
+    if fabric.is_global_zero:
+        if source.run is not None:  # it may be longer, or have more seeds, now
+            write_atomically(folder.config, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
+        say(f"going on with {folder.path}" if source.run is not None else f"run folder: {folder.path}")
+    fabric.barrier()
+    how = f"`{recipe.prog} --resume {shlex.quote(str(folder.path))}`"
+    return replace(
+        run,
+        work=run.work.to(fabric.device),
+        setup=Setup(fabric, precision, task=run.work.task, how_to_resume=how, compile=options.compile),
+        folder=folder,
+        source=source,
+        foreign=foreign,
+        show_progress=bool(fabric.is_global_zero),
+    )
+
+
+def rehearse(run: Run[Any, Any, Any, Any], source: Source = NEW) -> Foreign | None:
+    """Find now what would only be found when training starts, or hours later: let each arm begin on two examples.
+
+    Returns:
+        The state of the file that the run begins with, where it is one of no run.
+
+    Raises:
+        BitdialError: an arm cannot be trained, or the file does not fit it.
+    """
+    plan, file = run.recipe.arms(run.options), source.checkpoint
+    if file is not None and source.run is not None and any(arm.before for arm in plan):
+        raise BitdialError(
+            f"the arms of {source.run.path} build on one another, expected its folder to resume, got its file "
+            f"{file}; give --resume {source.run.path}"
+        )
+    if file is not None and source.run is None and len(plan) * len(run.seeds) > 1:
+        raise BitdialError(f"resume {file} goes on with one network, got several; resume a run folder instead")
+    setup = Rehearsal(run.setup.fabric, run.setup.precision, file=file if source.run is None else None)
+    for arm in (arm for arm in plan if arm.rehearsed and not arm.before):
+        try:
+            run.recipe.train(arm, run.bench(arm, run.seeds[0], run.new_model(arm, run.seeds[0]), setup))
+        except Rehearsed as done:
+            setup = replace(setup, foreign=done.foreign)
+    return setup.foreign
+
+
+def finish(run: Run[O, A, R, S], told: str) -> S | None:
+    """Train what is not trained yet; the first process writes, and returns, the results.
+
+    Args:
+        run: prepared.
+        told: how the run was started.
+    """
+    folder, recipe = run.folder, run.recipe
+    assert folder is not None
+    if run.is_first:
+        folder.results.unlink(missing_ok=True)  # where it is, the run is finished
+    records = run.arms()
+    if not run.is_first:
+        return None
+    results = run.conclude(records, told)
+    images = recipe.figures(results)  # the report shows them in any case
+    if recipe.saves_plots(run.options):
+        save_plots(images, folder.plots)
+    recipe.leave(results, run)
+    write_page(recipe.page(results, images), folder.report)
+    results.save(folder.results)
+    return results
+
+
+def open_run(
+    recipe: Recipe[O, A, R, S],
+    folder: RunFolder,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    model: Any = None,
+) -> Run[O, A, R, S]:
+    """A run that is on the disk, to load and measure what it trained; writes nothing.
+
+    Args:
+        recipe: which.
+        folder: of the run.
+        changes: options that differ by now, such as where the data lies.
+        model: the network, where a script brought it.
+    """
+    options = options_of(recipe, folder).model_copy(update=dict(changes or {}))
+    work = recipe.work(options) if model is None else recipe.work(options, model)
+    return Run(recipe, options, work, seeds_of(options), folder=folder)
+
+
+@contextmanager
+def told_once(fabric: Fabric, *errors: type[BitdialError]) -> Iterator[None]:
+    """Let the first process tell of an error that all have at once; the others end quietly."""
+    try:
+        yield
+    except errors as error:
+        if fabric.is_global_zero:
+            raise
+        raise SystemExit(0) from error

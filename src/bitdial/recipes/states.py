@@ -1,0 +1,202 @@
+"""Which state a run is taken up from: its own newest one, one of its files, or a file from somewhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from bitdial.errors import BitdialError
+from bitdial.layers import BitDial
+from bitdial.recipes.recipe import ArmFiles
+from bitdial.recipes.saved_model import SavedModel, bits_of
+from bitdial.training import CheckpointManager, RunFolder, read_checkpoint
+
+_MANAGERS_OWN = ("metric", "metric_name", "model_state_dict", "optimizer_state_dict", "epoch")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What ``--resume`` names.
+
+    Attributes:
+        run: the run to go on with, or None for a new run.
+        checkpoint: the file to go on from, or None for the newest of the run.
+    """
+
+    run: RunFolder | None
+    checkpoint: Path | None
+
+
+NEW = Source(None, None)
+"""Nothing: a run from its beginning."""
+
+
+def find_source(path: Path) -> Source:
+    """Tell a run folder, a checkpoint inside one, and a file from elsewhere apart.
+
+    Raises:
+        BitdialError: there is nothing.
+    """
+    if path.is_file():
+        above = [folder for folder in path.absolute().parents if folder.name == "checkpoints"]
+        inside = bool(above) and (above[0].parent / "config.yaml").is_file()
+        return Source(RunFolder.open(_relative(above[0].parent)) if inside else None, path)
+    if path.name == "checkpoints" and (path.parent / "config.yaml").is_file():
+        path = path.parent
+    if not path.exists():
+        raise BitdialError(f"expected a run folder or a checkpoint to resume at {path}, got nothing; check the path")
+    return Source(RunFolder.open(path), None)
+
+
+def _relative(folder: Path) -> Path:
+    """A folder as a user would write it."""
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+def newest_run(root: Path, recipe: str) -> RunFolder:
+    """The run folder with the highest number.
+
+    Raises:
+        BitdialError: there is none.
+    """
+    numbered = sorted(
+        (int(path.name.rpartition("-")[2]), path)
+        for path in (root.glob(f"{recipe}-*") if root.is_dir() else ())
+        if path.name.rpartition("-")[2].isdigit() and (path / "config.yaml").is_file()
+    )
+    if not numbered:
+        raise BitdialError(f"expected a run to resume under {root}/, got none; start one, or give --resume FOLDER")
+    return RunFolder.open(numbered[-1][1])
+
+
+def set_aside_newer(files: ArmFiles, chosen: Path) -> Path | None:
+    """Move the checkpoints that are newer than the one to go on from into a folder of their own.
+
+    The run goes on another way from there: what it left before must not be taken for its best or newest. Returns the
+    folder, or None where nothing was newer. Names of checkpoints sort as they were saved.
+    """
+    newer = [path for path in sorted(files.folder.glob(f"{files.prefix}-*.pt")) if path.name > chosen.name]
+    if not newer:
+        return None
+    number = 1
+    while (folder := files.folder / f"set-aside-{number}").exists():
+        number += 1
+    folder.mkdir()
+    for path in newer:
+        path.rename(folder / path.name)
+    return folder
+
+
+class DescribedCheckpoints:
+    """Saves checkpoints that also say which network they are of, and hold the widths of its layers.
+
+    Args:
+        manager: where they are saved.
+        model: the network.
+        described: how it is built.
+    """
+
+    def __init__(self, manager: CheckpointManager, model: nn.Module, described: SavedModel) -> None:
+        self.manager = manager
+        self._dial = BitDial(model) if bits_of(model) else None
+        self._described = described.model_dump(mode="json")
+
+    def save_checkpoint(self, *state: Any, **extra: Any) -> Path:
+        """As `CheckpointManager.save_checkpoint`, with ``dial`` (part -> layer -> width, or None) and ``network``."""
+        dial = None if self._dial is None else self._dial.state_dict()
+        return self.manager.save_checkpoint(*state, dial=dial, network=self._described, **extra)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being written."""
+        return self.manager.busy
+
+    def wait(self) -> None:
+        """Wait for what is being written."""
+        self.manager.wait()
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A state from a file that is no part of a run.
+
+    Attributes:
+        state: ready for the loop.
+        notes: what could not be restored or checked, a sentence each.
+    """
+
+    state: dict[str, Any]
+    notes: list[str]
+
+    @classmethod
+    def read(cls, path: Path, steps_per_epoch: int, *, weights_only: bool = False) -> Foreign:
+        """Read a file of this program, an older checkpoint with a model and an optimizer, or a plain state dict.
+
+        Args:
+            path: the file.
+            steps_per_epoch: to find the place in the schedule of a checkpoint that knows only its epoch.
+            weights_only: take nothing but the weights.
+
+        Raises:
+            BitdialError: there is no such file, or it is not a checkpoint.
+        """
+        loaded = read_checkpoint(path, expected=())
+        state = {key: value for key, value in loaded.state.items() if key not in _MANAGERS_OWN[:2]}
+        if weights_only:
+            return cls({"model_state_dict": state["model_state_dict"]}, loaded.notes)
+        notes = list(loaded.notes)
+        epoch = state.get("epoch")
+        if "step" not in state:
+            state.pop("scheduler_state_dict", None)  # whatever it counts, it is not the steps of this program
+            if isinstance(epoch, int) and epoch >= 0:
+                state["step"] = state["applied_steps"] = epoch * steps_per_epoch
+                notes.append(
+                    f"{path.name} does not say at which step it was made: it is taken up after epoch {epoch}, "
+                    f"step {state['step']}, with the learning rate that the schedule has there"
+                )
+            else:
+                state.pop("epoch", None)
+        return cls(state, notes)
+
+    def check(self, model: nn.Module, optimizer: Optimizer, path: Path) -> None:
+        """Refuse a state that does not fit before anything is written; changes model and optimizer.
+
+        Raises:
+            BitdialError: the weights or the optimizer's state are of another network.
+        """
+        weights = self.state["model_state_dict"]
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise BitdialError(
+                f"{path} does not fit the network: {reason[:300]}; give the --model and --quantizer it was made with"
+            ) from error
+        if self.state.get("optimizer_state_dict") is not None:
+            try:
+                optimizer.load_state_dict(self.state["optimizer_state_dict"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise BitdialError(
+                    f"the optimizer's state in {path} does not fit ({error}); give the --optimizer it was made with, "
+                    "or take the weights alone by --start_from"
+                ) from error
+
+    def adopt(self, manager: CheckpointManager) -> None:
+        """Make it the first checkpoint of a run, so that the run never needs the file again."""
+        state: Mapping[str, Any] = self.state
+        extra = {key: value for key, value in state.items() if key not in _MANAGERS_OWN}
+        extra.setdefault("step", 0)
+        manager.save_checkpoint(
+            int(state.get("epoch") or 0),
+            state["model_state_dict"],
+            state.get("optimizer_state_dict"),
+            None,
+            **extra,
+        )
+        manager.wait()  # every process loads it next

@@ -1,0 +1,148 @@
+"""The options of training's parts: each is declared here once, and recipes inherit or nest them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from bitdial.errors import BitdialError
+from bitdial.options import Config
+
+FORMAT_NAMES = {
+    "32-true": "float32", "32": "float32", "fp32": "float32", "float": "float32",
+    "bf16-mixed": "bfloat16", "bf16": "bfloat16",
+    "16-mixed": "float16", "16": "float16", "fp16": "float16", "half": "float16",
+    "fp8": "float8", "float8_e4m3fn": "float8",
+}  # fmt: skip
+"""What Lightning, torch and habit call the floating-point formats."""
+
+Precision = Annotated[
+    Literal["float32", "bfloat16", "float16", "float8", "auto"],
+    BeforeValidator(lambda value: FORMAT_NAMES.get(str(value), value)),
+]
+
+
+class LengthOptions(Config):
+    """How long to train."""
+
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the training data; give this or --steps."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps; give this or --epochs."""
+
+
+class StepOptions(Config):
+    """What makes a step, and how often one is told of."""
+
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Batches whose gradients make one step; the last step of an epoch takes what is left."""
+    max_grad_norm: float | None = Field(None, gt=0)
+    """Clip the gradient to this norm; none: never."""
+    log_interval: int = Field(50, ge=1)
+    """Steps between two rows of the log; every epoch has one in any case."""
+
+
+class LongRunOptions(Config):
+    """What a long run wants besides."""
+
+    checkpoint_interval: int | None = Field(None, ge=1)
+    """Steps between two checkpoints, besides those by epochs; none: only by epochs."""
+    ema_decay: float | None = Field(None, ge=0, lt=1)
+    """Average the weights with this decay (.999 is usual), and measure and keep the average; none: no average."""
+
+
+class OptimizerOptions(Config):
+    """Which optimizer moves the weights."""
+
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
+    """sgd with momentum; adamw; muon for the matrices of hidden layers, with adamw for all else."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd and muon."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum of sgd."""
+    decay_norm_and_bias: bool = True
+    """Decay norms, biases and learned scales (parameters of less than two dimensions) too."""
+
+
+class ScheduleOptions(Config):
+    """The shape of the learning rate over a run."""
+
+    scheduler: Literal["cosine", "step", "none", "onecycle"] = "cosine"
+    """Learning rate: half a cosine, drops at the milestones, constant, or one cycle."""
+    milestones: list[float] = [0.5, 0.75]
+    """Where the step scheduler drops: below 1 a share of the run, from 1 on an optimizer step."""
+
+
+class DistillationOptions(Config):
+    """Learning from another network's predictions."""
+
+    distillation_alpha: float = Field(0.0, ge=0, le=1)
+    """Share of the loss that follows an unquantized teacher, where there is one; 0: no distillation."""
+    distillation_temperature: float = Field(4.0, gt=0)
+    """Temperature of teacher and student."""
+
+
+class CopiedLogOptions(Config):
+    """A second log."""
+
+    csv_log: Path | None = None
+    """Write the log to this CSV file too."""
+
+
+class ScaleOptions(Config):
+    """How a narrow floating-point format is kept from losing gradients."""
+
+    init_scale: float = Field(2.0**16, gt=0, le=2.0**100)
+    """float16: what the loss is multiplied with at first."""
+    growth_factor: float = Field(2.0, gt=1, le=2.0**16)
+    """float16: factor on the scale after growth_interval steps without an overflow."""
+    backoff_factor: float = Field(0.5, gt=0, lt=1)
+    """float16: factor on the scale after an overflow."""
+    growth_interval: int = Field(2000, ge=1)
+    """float16: applied steps in a row between two growths of the scale."""
+    min_scale: float = Field(1.0, ge=1e-30)
+    """float16: the scale never falls below this; overflows there mean that float16 is too narrow."""
+    use_dynamic_loss_scaling: bool = True
+    """float16: let the scale move."""
+    memory_efficient: bool = True
+    """Free gradients after each step instead of overwriting them with zeros."""
+    overflow_patience: int = Field(10, ge=1)
+    """Steps in a row that may be lost before a wider format is taken, or the run stops."""
+    recovery_interval: int = Field(2000, ge=1)
+    """Applied steps in a row after which the format asked for is tried again; doubled each time that fails."""
+
+    @model_validator(mode="after")
+    def _scale_above_its_floor(self) -> ScaleOptions:
+        if self.min_scale > self.init_scale:
+            raise BitdialError(
+                f"min_scale must be at most init_scale, got {self.min_scale:g} above {self.init_scale:g}; lower it"
+            )
+        return self
+
+
+class MixedPrecisionOptions(ScaleOptions):
+    """How a narrow format is kept from losing gradients, and layers with a format of their own."""
+
+    policies: dict[str, str | dict[int, str]] = {}
+    """Layers with a format of their own: name or pattern -> format, or -> {step: format, ...}."""
+
+
+class DeviceOptions(Config):
+    """Where a run computes, and in which format."""
+
+    precision: Precision = "float32"
+    """Floating-point format of the arithmetic, under the quantization; auto: the narrowest that the device is good at.
+    Takes a wider one by itself where numbers overflow again and again."""
+    mixed_precision: MixedPrecisionOptions = MixedPrecisionOptions()
+    """How a narrow format is kept from losing gradients."""
+    devices: int | list[int] | Literal["auto"] = "auto"
+    """How many devices, or which ones by number."""
+    num_nodes: int = Field(1, ge=1)
+    """Machines that train together."""
+    strategy: str = "auto"
+    """How devices share the work. ddp (or auto): each holds the whole model; fsdp: each holds a part of the weights,
+    gradients and optimizer state."""
+    compile: bool = False
+    """Compile the model with torch.compile: a slow first step, faster ones after."""
