@@ -6,21 +6,18 @@ import atexit
 import logging
 import operator
 import os
-import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, SupportsFloat, SupportsIndex
 
 import torch
 from torch import distributed
 
 from bitdial.errors import BitdialError
-from bitdial.training.checkpoint import registry
 from bitdial.training.checkpoint.contents import Snapshot, prepare
 from bitdial.training.checkpoint.reading import LoadedCheckpoint, load_file, newest_sound
-from bitdial.training.checkpoint.registry import PREFIX, Record, file_name
-from bitdial.training.checkpoint.series import Policy, Series
+from bitdial.training.checkpoint.series import PREFIX, Policy, Record, Series, file_name
+from bitdial.training.checkpoint.writing import Aside
 
 logger = logging.getLogger("bitdial.training.checkpoint")
 
@@ -77,8 +74,7 @@ class CheckpointManager:
         policy = Policy(self.keep_last_n, self.keep_best, metric, self.higher_is_better)
         self._series = Series(self.save_dir, prefix, policy)
         self._snapshot = Snapshot()
-        self._thread: threading.Thread | None = None
-        self._failure: Exception | None = None
+        self._writing: Aside | None = None
         self._resumed: str | None = None  # the file loaded before the first save
         self._loaded: str | None = None  # the file loaded last: a run that rolled back has resumed from that
         self._saved = False
@@ -108,12 +104,12 @@ class CheckpointManager:
     @property
     def best(self) -> Path | None:
         """The checkpoint of best metric, or None when none has a finite one."""
-        return next((record.path for record in registry.best(self._look(), 1, self.higher_is_better)), None)
+        return next((record.path for record in self._series.policy.best(self._look())), None)
 
     @property
     def busy(self) -> bool:
         """Whether a background save is under way; False also when it has ended and its failure waits to be raised."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._writing is not None and self._writing.busy
 
     def save_checkpoint(
         self,
@@ -174,9 +170,15 @@ class CheckpointManager:
             self._series.save(record, *prepare(state), self._held)
             return record.path
         contents = self._snapshot.take(state)
-        # Not a daemon: the interpreter waits for it, so that the last checkpoint is never lost at the end.
-        self._thread = threading.Thread(target=self._in_background, args=(record, *contents), name="bitdial-checkpoint")
-        self._thread.start()
+
+        def write() -> None:
+            try:
+                self._series.save(record, *contents, self._held)
+            except Exception:
+                atexit.register(self._tell)  # in case nobody calls again
+                raise
+
+        self._writing = Aside(write)
         return record.path
 
     def load_latest(self, map_location: Any = "cpu") -> LoadedCheckpoint:
@@ -196,7 +198,7 @@ class CheckpointManager:
             BitdialError: there is no sound checkpoint with a finite metric.
         """
         records = self._look()
-        ranked = registry.best(records, len(records), self.higher_is_better)
+        ranked = self._series.policy.best(records)
         if records and not ranked:
             raise BitdialError(f"no checkpoint in {self.save_dir} has a finite {self.metric}; use load_latest instead")
         return self._load_first(ranked, map_location, "best")
@@ -223,13 +225,10 @@ class CheckpointManager:
         Raises:
             BitdialError: it failed.
         """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        writing, self._writing = self._writing, None
+        if writing is not None:
             atexit.unregister(self._tell)
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+            writing.finish()
 
     def close(self) -> None:
         """Wait for what is under way; nothing can be saved afterwards.
@@ -247,9 +246,7 @@ class CheckpointManager:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             self.close()
         except BitdialError as failure:
@@ -269,16 +266,11 @@ class CheckpointManager:
         path = self.save_dir / file_name(self.prefix, number, epoch, step)
         return Record(path, number, epoch, step, value, self.metric, self.higher_is_better, marked)
 
-    def _in_background(self, record: Record, state: dict[str, Any], unknown: list[str]) -> None:
-        try:
-            self._series.save(record, state, unknown, self._held)
-        except Exception as error:
-            self._failure = error
-            atexit.register(self._tell)  # in case nobody calls again
-
     def _tell(self) -> None:
-        if self._failure is not None:
-            logger.error("%s", self._failure)
+        try:
+            self.wait()
+        except Exception as failure:
+            logger.error("%s", failure)
 
     def _load_first(self, candidates: list[Record], map_location: Any, wanted: str) -> LoadedCheckpoint:
         record, loaded = newest_sound(self._series.registry, candidates, map_location, wanted)

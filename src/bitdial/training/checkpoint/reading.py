@@ -15,8 +15,8 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers.names import PREFIXES
-from bitdial.training.checkpoint.registry import Record, Registry, prefix_of
 from bitdial.training.checkpoint.sealing import DamagedCheckpoint, verify
+from bitdial.training.checkpoint.series import Record, Registry, prefix_of
 
 logger = logging.getLogger("bitdial.training.checkpoint")
 

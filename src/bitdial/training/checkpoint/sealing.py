@@ -16,9 +16,8 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from bitdial.errors import BitdialError
 
@@ -47,13 +46,6 @@ class DamagedCheckpoint(BitdialError):  # noqa: N818  (named for what it is, not
 
 class _MalformedError(Exception):
     """The archive's own structure makes no sense."""
-
-
-@dataclass(frozen=True)
-class _Record:
-    start: int
-    size: int
-    crc: int
 
 
 def seal(descriptor: int, size: int, header: dict[str, Any]) -> None:
@@ -86,12 +78,9 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         DamagedCheckpoint: the file is an archive that was cut short, or its seal cannot be read.
         OSError: the file cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        seal_ = _read_seal(path, descriptor)
-    finally:
-        os.close(descriptor)
-    return None if seal_ is None else seal_[0]
+    with open(path, "rb") as file:
+        sealed = _read_seal(path, file.fileno())
+    return None if sealed is None else sealed[0]
 
 
 def verify(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -101,24 +90,22 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         DamagedCheckpoint: any byte differs from what was written, or bytes are missing.
         OSError: the file cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        seal_ = _read_seal(path, descriptor)
-        if seal_ is None:
+    with open(path, "rb") as file:
+        descriptor = file.fileno()
+        sealed = _read_seal(path, descriptor)
+        if sealed is None:
             return None
-        header, structure_crc, end = seal_
+        header, structure_crc, end = sealed
         try:
             records, found = _layout(descriptor, end)
         except _MalformedError as error:
             raise DamagedCheckpoint(path, f"its structure is altered ({error})") from error
         if found != structure_crc:
             raise DamagedCheckpoint(path, "its structure does not match the checksum")
-        for record in records:
-            if _crc(descriptor, record.start, record.size) != record.crc:
-                raise DamagedCheckpoint(path, f"the data at byte {record.start} do not match their checksum")
+        for start, size, crc in records:
+            if _crc(descriptor, start, size) != crc:
+                raise DamagedCheckpoint(path, f"the data at byte {start} do not match their checksum")
         return header
-    finally:
-        os.close(descriptor)
 
 
 def _header_crc(text: bytes, structure_crc: int) -> int:
@@ -152,20 +139,22 @@ def _check_unsealed(path: str | os.PathLike[str], descriptor: int, size: int) ->
         raise DamagedCheckpoint(path, "its end is missing or altered (a copy or download that stopped half-way?)")
 
 
-def _layout(descriptor: int, end: int) -> tuple[list[_Record], int]:
-    """Return the records of the archive ``[0, end)`` and the CRC of all bytes that belong to no record's data."""
+def _layout(descriptor: int, end: int) -> tuple[list[tuple[int, int, int]], int]:
+    """Return (start, size, CRC) of each record's data in ``[0, end)``, and the CRC of all other bytes."""
     records, crc, position = [], 0, 0
     for offset, name_length, size, record_crc in _directory(descriptor, end):
         if offset < position:
             raise _MalformedError("records overlap")
         head = offset - position + _LOCAL.size
         gap = os.pread(descriptor, head + name_length + _LOCAL_SLACK, position)
-        fields = _LOCAL.unpack_from(gap, head - _LOCAL.size) if len(gap) >= head else _stop("a record is missing")
-        needed = head + int(fields[-2]) + int(fields[-1])
+        if len(gap) < head:
+            raise _MalformedError("a record is missing")
+        *_, name_size, extra_size = _LOCAL.unpack_from(gap, head - _LOCAL.size)
+        needed = head + name_size + extra_size
         if len(gap) < needed:
             gap = os.pread(descriptor, needed, position)
         crc = zlib.crc32(memoryview(gap)[:needed], crc)
-        records.append(_Record(position + needed, size, record_crc))
+        records.append((position + needed, size, record_crc))
         position += needed + size
     if position > end:
         raise _MalformedError("a record reaches past the end")
@@ -240,7 +229,3 @@ def _write_at(descriptor: int, data: bytes, offset: int) -> None:
     while data:  # a nearly full disk takes a part and reports the failure only at the next call
         count = os.pwrite(descriptor, data, offset)
         data, offset = data[count:], offset + count
-
-
-def _stop(reason: str) -> NoReturn:
-    raise _MalformedError(reason)

@@ -1,32 +1,183 @@
-"""One series of checkpoints on disk: save one, tell what there is, drop what need not be kept."""
+"""One series of checkpoints on disk: what there is, which are worth keeping, saving one, dropping the others."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import math
+import os
+import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from bitdial.errors import BitdialError
-from bitdial.training.checkpoint.registry import Record, Registry, is_leftover, kept, tracking
+from bitdial.training.checkpoint.sealing import DamagedCheckpoint, read_header
 from bitdial.training.checkpoint.writing import Aside, remove, save_sealed, save_text, sweep, sync_folder
 
 logger = logging.getLogger("bitdial.training.checkpoint")
 
+PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(rf"(?P<prefix>{PREFIX.pattern})-(?P<number>\d{{6,}})-epoch\d{{4,}}(?:-step\d+)?\.pt")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One checkpoint file, as its own name and header describe it.
+
+    Attributes:
+        path: the file.
+        number: counts the saves of this series; the order of the files.
+        epoch: as given to the save.
+        step: as given to the save, or None.
+        metric: the value that the file is ranked by; None when none was given; may be NaN or infinite.
+        metric_name: what `metric` measures.
+        higher_is_better: how `metric` is ranked.
+        marked: whether the caller called it the best.
+    """
+
+    path: Path
+    number: int
+    epoch: int
+    step: int | None
+    metric: float | None
+    metric_name: str
+    higher_is_better: bool
+    marked: bool
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the metric can be compared at all."""
+        return self.metric is not None and math.isfinite(self.metric)
+
+    def header(self, prefix: str) -> dict[str, Any]:
+        """Return the header to seal the file with."""
+        values = asdict(self)
+        del values["path"]
+        if self.metric is not None and not self.ranked:
+            values["metric"] = repr(self.metric)  # JSON has no NaN
+        return {"format": 1, "prefix": prefix, **values}
+
+
+def file_name(prefix: str, number: int, epoch: int, step: int | None) -> str:
+    """Return the name of a checkpoint, such as ``checkpoint-000012-epoch0003-step450.pt``; names sort as saved."""
+    return f"{prefix}-{number:06d}-epoch{epoch:04d}{'' if step is None else f'-step{step}'}.pt"
+
+
+def prefix_of(name: str) -> str | None:
+    """Return the prefix of a name that looks like a checkpoint of any series, or None."""
+    match = _NAME.fullmatch(name)
+    return match["prefix"] if match else None
+
+
+def _number_of(name: str, prefix: str) -> int | None:
+    """Return the number in a file name of this very series, or None for a name that is not its own."""
+    match = _NAME.fullmatch(name)
+    return int(match["number"]) if match and match["prefix"] == prefix else None
+
+
+def _read_record(path: Path, prefix: str) -> Record | None:
+    """Return the record of a file of this series by its header; None for a foreign file that merely has such a name.
+
+    Raises:
+        DamagedCheckpoint: the header cannot be read, or there is none although the name says that this is ours.
+        OSError: the file cannot be opened.
+    """
+    header = read_header(path)
+    if header is None:
+        raise DamagedCheckpoint(path, "it carries no header and no checksum")
+    if header.get("prefix") != prefix or header.get("number") != _number_of(path.name, prefix):
+        return None  # a renamed copy: somebody wanted it, so it is not ours to delete
+    values = {name: header[name] for name in Record.__dataclass_fields__ if name != "path"}
+    if values["metric"] is not None:
+        values["metric"] = float(values["metric"])
+    return Record(path, **values)
+
+
+class Registry:
+    """The checkpoints of one series in one folder, as the files themselves tell.
+
+    Attributes:
+        records: the readable files, oldest first.
+        damaged: file name -> reason, of files of this series that cannot be used.
+        names: everything in the folder at the last look.
+    """
+
+    def __init__(self, folder: Path, prefix: str) -> None:
+        self.folder, self.prefix = folder, prefix
+        self.records: list[Record] = []
+        self.damaged: dict[str, str] = {}
+        self.names: list[str] = []
+        self._known: dict[str, Record | None] = {}
+
+    def look(self) -> None:
+        """Bring the registry up to date with the folder; only files that are new are opened."""
+        self.names = sorted(os.listdir(self.folder))
+        present = {name for name in self.names if _number_of(name, self.prefix) is not None}
+        self.damaged = {name: why for name, why in self.damaged.items() if name in present}
+        self._known = {name: record for name, record in self._known.items() if name in present}
+        for name in sorted(present - self._known.keys() - self.damaged.keys()):
+            try:
+                self._known[name] = _read_record(self.folder / name, self.prefix)
+            except DamagedCheckpoint as error:
+                self.damaged[name] = error.reason
+            except FileNotFoundError:
+                continue  # removed since the listing
+            except (OSError, KeyError, TypeError, ValueError) as error:
+                self.damaged[name] = f"it cannot be read ({error})"
+        self.records = sorted((record for record in self._known.values() if record), key=lambda record: record.number)
+
+    def mark_damaged(self, error: DamagedCheckpoint) -> None:
+        """Strike a file that failed its checksum: it no longer takes the place of a sound one."""
+        self._known.pop(error.path.name, None)
+        self.damaged[error.path.name] = error.reason
+        self.records = [record for record in self.records if record.path.name != error.path.name]
+
+    @property
+    def next_number(self) -> int:
+        """One more than the highest number in use, damaged and half-written files included."""
+        inner = (name[1:-4] if name.startswith(".") else name for name in self.names)
+        return 1 + max((_number_of(name, self.prefix) or 0 for name in inner), default=0)
+
 
 @dataclass(frozen=True)
 class Policy:
-    """What to keep: see `CheckpointManager`."""
+    """What to keep of records, which come oldest first: see `CheckpointManager`."""
 
     keep_last_n: int
     keep_best: int
     metric: str
     higher_is_better: bool
+
+    def best(self, records: list[Record], count: int | None = None) -> list[Record]:
+        """Return the `count` records of best finite metric (all: None), best first; of equal ones the earlier first."""
+        sign = -1.0 if self.higher_is_better else 1.0
+        ranked = [record for record in records if record.ranked]
+        return sorted(ranked, key=lambda record: (sign * (record.metric or 0.0), record.number))[:count]
+
+    def kept(self, records: list[Record], held: set[str]) -> set[str]:
+        """Return the names to keep: the last, the best, the newest that was called the best, and those in `held`."""
+        marked = [record for record in records if record.marked and (record.metric is None or record.ranked)]
+        keep = [*records[-self.keep_last_n :], *self.best(records, self.keep_best), *marked[-1:]]
+        return held.union(record.path.name for record in keep)
+
+    def tracking(self, records: list[Record]) -> str:
+        """Return the text of the tracking file, paths relative to the folder.
+
+        ``last_checkpoints`` is a list of paths, oldest first; ``best_checkpoints`` one of ``{path, metric}``, best
+        first.
+        """
+        best = self.best(records, self.keep_best)
+        tracked = {
+            "last_checkpoints": [record.path.name for record in records[-self.keep_last_n :]],
+            "best_checkpoints": [{"path": record.path.name, "metric": record.metric} for record in best],
+        }
+        return json.dumps(tracked, indent=2, allow_nan=False)
 
 
 class Series:
@@ -90,11 +241,11 @@ class Series:
         """
         self.wait()  # the room of the files removed last time may be needed now
         for name in self.registry.names:
-            if is_leftover(name, self.prefix) and sweep(self.folder / name):
+            if self._is_leftover(name) and sweep(self.folder / name):
                 logger.info("removed %s, left by a save that was killed", name)
         try:
             check = (lambda temporary: _check_loads(temporary, record.path, unknown)) if unknown else None
-            tracked = self._tracking([*self.registry.records, record])
+            tracked = self.policy.tracking([*self.registry.records, record])
             save_sealed(record.path, state, record.header(self.prefix), (self.tracking_path, tracked), check)
         except OSError as error:
             raise self._failed(record.path, error) from error
@@ -107,11 +258,14 @@ class Series:
                 "dicts or lists of them"
             ) from error
         self.registry.look()
-        self._prune(held())
+        keep = self.policy.kept(self.registry.records, held())
+        failures, self._freeing = remove([each.path for each in self.registry.records if each.path.name not in keep])
+        for failure in failures:
+            logger.warning("could not remove an old checkpoint, trying again at the next save: %s", failure)
 
     def track(self) -> None:
         """Make the tracking file say what the files say, if it does not."""
-        text = self._tracking(self.registry.records)
+        text = self.policy.tracking(self.registry.records)
         with contextlib.suppress(OSError, UnicodeDecodeError):
             if self.tracking_path.read_text() == text:
                 return
@@ -121,20 +275,15 @@ class Series:
 
     def wait(self) -> None:
         """Wait until the space of the removed files is given back."""
-        if self._freeing is not None:
-            self._freeing.finish()
-            self._freeing = None
+        freeing, self._freeing = self._freeing, None
+        if freeing is not None:
+            freeing.finish()
 
-    def _tracking(self, records: list[Record]) -> str:
-        policy = self.policy
-        return tracking(records, policy.keep_last_n, policy.keep_best, policy.higher_is_better)
-
-    def _prune(self, held: set[str]) -> None:
-        records, policy = self.registry.records, self.policy
-        keep = kept(records, policy.keep_last_n, policy.keep_best, policy.higher_is_better, held)
-        failures, self._freeing = remove([record.path for record in records if record.path.name not in keep])
-        for failure in failures:
-            logger.warning("could not remove an old checkpoint, trying again at the next save: %s", failure)
+    def _is_leftover(self, name: str) -> bool:
+        """Whether `name` is a temporary file of this very series."""
+        inner = name[1:-4]
+        ours = inner == self.tracking_path.name or _number_of(inner, self.prefix) is not None
+        return ours and name == f".{inner}.tmp"
 
     def _failed(self, path: Path, error: OSError) -> BitdialError:
         try:

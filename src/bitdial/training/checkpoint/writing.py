@@ -8,6 +8,7 @@ import io
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 
@@ -46,36 +47,35 @@ class Aside:
     """
 
     def __init__(self, action: Callable[[], None]) -> None:
-        self._action = action
-        self._error: BaseException | None = None
-        self._thread: threading.Thread | None = threading.Thread(target=self._run, name="bitdial-checkpoint-aside")
-        try:
-            self._thread.start()
-        except RuntimeError:  # no new threads: the interpreter is about to end
-            self._thread = None
-            self._run()
+        self._outcome: Future[None] = Future()
 
-    def _run(self) -> None:
+        def run() -> None:
+            try:
+                action()
+            except BaseException as error:
+                self._outcome.set_exception(error)
+            else:
+                self._outcome.set_result(None)
+
         try:
-            self._action()
-        except BaseException as error:
-            self._error = error
+            threading.Thread(target=run, name="bitdial-checkpoint").start()
+        except RuntimeError:  # no new threads: the interpreter is about to end
+            run()
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is still at work."""
+        return not self._outcome.done()
 
     def finish(self) -> None:
         """Wait for the action and raise what it raised."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        self._outcome.result()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._thread is not None:
-            self._thread.join()  # before the caller takes away what the action works on
+        self._outcome.exception()  # waits, before the caller takes away what the action works on
 
 
 class _Sink(io.RawIOBase):
@@ -281,11 +281,9 @@ def _lock(descriptor: int) -> bool:
 @contextlib.contextmanager
 def _record_checksums() -> Iterator[None]:
     """Have torch compute the records' CRC, which the seal relies on, also where a user switched that off."""
-    if get_crc32_options():
-        yield
-        return
+    before = get_crc32_options()
     set_crc32_options(True)
     try:
         yield
     finally:
-        set_crc32_options(False)
+        set_crc32_options(before)
