@@ -1,16 +1,25 @@
-"""How a layer's product is computed from values that are on their grids: today in floating point.
+"""The step that every quantized layer takes: activations to the grid, then the product, in one autograd node.
 
-A quantized layer asks its grids for values and hands them to an arithmetic. An arithmetic has two methods, the
-product and its derivatives; nothing else in the package knows how either is computed.
+How the product is computed from values on their grids, today in floating point, is an arithmetic's business: it has two
+methods, the product and its derivatives, and nothing else in the package knows how either is computed.
+
+In one node because of memory: the float input is kept by whatever produced it (a ReLU keeps its output), so only that
+is saved, and its grid values, which the weight's gradient needs, are computed again in the backward pass. That takes
+one pass and saves a float copy of every activation. (Keeping them as int8 was tried: more memory, no less time.)
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from bitdial.numerics.activations import straight_through
+from bitdial.numerics.grid import IDENTITY, Grid, TensorGrid, snap, snap_again, snap_shared
+from bitdial.numerics.rounding import quantize_gradient
 
 Needs = tuple[bool, bool, bool]
 """Which derivatives are wanted: of the input, the weight, the bias."""
@@ -81,3 +90,85 @@ class ConvArithmetic(NamedTuple):
         if by_input is not None and not batched:
             by_input = by_input.squeeze(0)
         return by_input, by_weight, by_bias
+
+
+class _QuantizedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        on_grid: Tensor | None,
+        bias: Tensor | None,
+        grid: Grid | TensorGrid,
+        gradient_bits: Tensor | None,
+        clip: bool,
+        arithmetic: Arithmetic,
+    ) -> Tensor:
+        ctx.clip, ctx.arithmetic, ctx.has_bias, ctx.grid = clip, arithmetic, bias is not None, grid
+        weight = weight if on_grid is None else on_grid
+        # Copies: the dial may be turned before the backward pass (a teacher at 32 bits, a loss at two widths).
+        kept_bits = None if gradient_bits is None else gradient_bits.clone()
+        if isinstance(grid, TensorGrid):
+            ctx.grid = None
+            ctx.save_for_backward(x, weight, kept_bits, grid.low, grid.high, grid.bits.clone())
+            return arithmetic.product(snap(x, *grid, clip=clip), weight, bias)
+        ctx.save_for_backward(x, weight, kept_bits)
+        return arithmetic.product(snap_shared(x, grid, clip=clip), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        x, weight, gradient_bits, *tensors = ctx.saved_tensors
+        gradient: Tensor = gradients[0]
+        if gradient_bits is not None:
+            gradient = quantize_gradient(gradient, gradient_bits)
+        needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[3])
+        grid: Grid | None = ctx.grid
+        values = x
+        if needs[1]:
+            values = snap_again(x, *tensors, clip=ctx.clip) if grid is None else snap_shared(x, grid, clip=ctx.clip)
+        factor = weight
+        if gradient.dtype != weight.dtype or gradient.dtype != values.dtype:
+            # Under autocast the product was taken in the dtype of its output, and so are its derivatives.
+            values, factor = values.to(gradient.dtype), weight.to(gradient.dtype)
+        by_input, by_weight, by_bias = ctx.arithmetic.derivatives(gradient, values, factor, needs)
+        if by_input is not None:
+            by_input = by_input.to(x.dtype)
+            if grid is None:
+                low, high, bits = tensors
+                by_input = straight_through(by_input, x, low, high, bits, clip=ctx.clip)
+            elif ctx.clip and grid is not IDENTITY:
+                by_input = by_input * ((x >= grid.low) & (x <= grid.high))
+        if by_weight is not None:
+            by_weight = by_weight.to(weight.dtype)
+        return by_input, by_weight, None, by_bias, None, None, None, None
+
+
+def quantized_product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    grid: Grid | TensorGrid,
+    gradient_bits: Tensor | None,
+    clip: bool,
+    arithmetic: Arithmetic,
+    on_grid: Tensor | None = None,
+) -> Tensor:
+    """Product of the input's grid values and a weight, differentiable in input (straight-through), weight and bias.
+
+    Args:
+        x: the layer's float input; it must not be changed in place afterwards.
+        weight: already on its grid, unless `on_grid` is given.
+        bias: ``(out,)`` or None; stays in floating point.
+        grid: of the activations, as numbers where they may be read, else as tensors.
+        gradient_bits: 0-dim float tensor: the gradient that comes back through the layer's output is rounded to it
+            stochastically before either product of the backward pass takes it, as in CPT's code. None: it is not.
+        clip: whether inputs outside the grid are clipped (and get no gradient).
+        arithmetic: how the product is computed.
+        on_grid: the weight's grid values, where its gradient passes through them unchanged.
+    """
+    return _QuantizedProduct.apply(  # type: ignore[no-any-return]
+        x, weight, on_grid, bias, grid, gradient_bits, clip, arithmetic
+    )

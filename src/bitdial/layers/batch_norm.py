@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,22 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitdial.errors import BitdialError
 from bitdial.layers.modes import evaluating
+from bitdial.layers.names import check_model
 from bitdial.layers.quantized import QuantizedLayer
 
 
 def _first_of(model: nn.Module, batch: Any) -> Any:
     return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
-
-
-def _check(model: object, batches: object, limit: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
-    if isinstance(batches, (Tensor, str, bytes)) or not isinstance(batches, Iterable):
-        raise BitdialError(
-            f"batches must be an iterable of batches, got {type(batches).__name__}; pass a loader or a list of batches"
-        )
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise BitdialError(f"limit must be a whole number from 1 up, or None for all batches, got {limit!r}")
 
 
 @torch.no_grad()
@@ -57,18 +47,17 @@ def reestimate_batch_norm(
 
     Whatever goes wrong, also in `forward`, the statistics are then as before.
     """
-    _check(model, batches, limit)
+    check_model(model)
+    if isinstance(batches, (Tensor, str, bytes)) or not isinstance(batches, Iterable):
+        raise BitdialError(
+            f"batches must be an iterable of batches, got {type(batches).__name__}; pass a loader or a list of batches"
+        )
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise BitdialError(f"limit must be a whole number from 1 up, or None for all batches, got {limit!r}")
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     ranged = [m for m in model.modules() if isinstance(m, QuantizedLayer)]
-    iterator = islice(batches, limit)
-    first = list(islice(iterator, 1))
-    if not first:
-        raise BitdialError(
-            "batches must hold at least one batch to estimate statistics from, got none; "
-            "a generator gives its batches only once"
-        )
-    momenta = {norm: norm.momentum for norm in norms}
-    range_momenta = {layer: layer.range_momentum for layer in ranged}
+    momenta = [(norm, norm.momentum) for norm in norms]
+    range_momenta = [(layer, layer.range_momentum) for layer in ranged]
     before = [(buffer, buffer.clone()) for module in (*norms, *ranged) for buffer in module.buffers(recurse=False)]
     used = 0
     try:
@@ -83,16 +72,21 @@ def reestimate_batch_norm(
                 layer.train()
             # Uncompiled: this mixture of modes would be one more graph, for a few batches.
             with torch.compiler.set_stance("force_eager"):
-                for batch in chain(first, iterator):
+                for batch in islice(batches, limit):
                     forward(model, batch)
                     used += 1
+        if not used:
+            raise BitdialError(
+                "batches must hold at least one batch to estimate statistics from, got none; "
+                "a generator gives its batches only once"
+            )
     except BaseException:
         for buffer, value in before:
             buffer.copy_(value)
         raise
     finally:
-        for norm, momentum in momenta.items():
+        for norm, momentum in momenta:
             norm.momentum = momentum
-        for layer, momentum in range_momenta.items():
+        for layer, momentum in range_momenta:
             layer.range_momentum = momentum
     return used

@@ -11,16 +11,13 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from bitdial.errors import BitdialError, suggest
+from bitdial.layers.names import check_model
 from bitdial.layers.quantized import QuantConv1d, QuantConv2d, QuantizedLayer, QuantLinear
 
 FIRST = "<first>"
 LAST = "<last>"
 
-_KINDS: dict[type[nn.Module], type[QuantizedLayer]] = {
-    nn.Linear: QuantLinear,
-    nn.Conv1d: QuantConv1d,
-    nn.Conv2d: QuantConv2d,
-}
+_KINDS: dict[type, type[QuantizedLayer]] = {nn.Linear: QuantLinear, nn.Conv1d: QuantConv1d, nn.Conv2d: QuantConv2d}
 _PRODUCTS = re.compile(r"^(Lazy)?(Conv|Linear|Bilinear|Embedding|MultiheadAttention|RNN|LSTM|GRU)")
 _REPORT = "_bitdial_skipped"
 
@@ -97,8 +94,7 @@ def quantize(
         "quantizer": quantizer,
         "granularity": granularity,
     }
-    if not isinstance(model, nn.Module):
-        raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
+    check_model(model)
     if isinstance(skip, str):
         skip = (skip,)
     if not isinstance(skip, Sequence):
@@ -123,15 +119,13 @@ def quantize(
     for pattern in skip:
         for name in match_layers(names, pattern):
             skipped.setdefault(name, f"skipped as {pattern}")
-    if len(set(names) - set(skipped)) == 0:
+    chosen = [name for name in names if name not in skipped]
+    if not chosen:
         raise BitdialError(
             f"skip must leave a layer to quantize, got {list(skip)} which covers all {len(names)}; pass skip=()"
         )
-    swaps: dict[nn.Module, nn.Module] = {
-        modules[name]: _KINDS[type(modules[name])].from_float(modules[name], **options)
-        for name in names
-        if name not in skipped
-    }
+    layers = [modules[name] for name in chosen]
+    swaps: dict[nn.Module, nn.Module] = {layer: _KINDS[type(layer)].from_float(layer, **options) for layer in layers}
     for module in modules.values():
         swap_children(module, swaps)
     setattr(model, _REPORT, {name: skipped[name] for name in modules if name in skipped})

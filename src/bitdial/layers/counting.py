@@ -13,7 +13,7 @@ from bitdial.errors import BitdialError
 from bitdial.layers.convert import reasons_against
 from bitdial.layers.ledger import Ledger, LedgerRow
 from bitdial.layers.modes import evaluating
-from bitdial.layers.names import plain_names
+from bitdial.layers.names import check_model, plain_names
 from bitdial.layers.quantized import QuantizedLayer
 from bitdial.numerics import UNQUANTIZED
 
@@ -37,8 +37,7 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
     """
     if count not in ("layer", "cpt"):
         raise BitdialError(f"count must be 'layer' or 'cpt', got {count!r}")
-    if not isinstance(model, nn.Module):
-        raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
+    check_model(model)
     arguments, named, batch = arguments_of(example_input)
     rows: dict[str, LedgerRow] = {}
 
@@ -46,21 +45,20 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
         weight: Tensor = layer.weight  # type: ignore[assignment]
         x: Tensor = inputs[0] if inputs else next(iter(more.values()))
         macs = output.numel() * (weight.numel() // weight.shape[0]) // batch
-        quantized = isinstance(layer, QuantizedLayer)
         bits = [getattr(layer, f"{part}_bits", None) for part in ("weight", "activation", "gradient")]
         w, a, g = (UNQUANTIZED if b is None else float(b.item()) for b in bits)
         quantizer = layer.quantizer if isinstance(layer, QuantizedLayer) else None
         before = rows.get(name)
         bias = getattr(layer, "bias", None)
+        per_channel = getattr(layer, "granularity", "") == "channel"
         rows[name] = LedgerRow(
             name=name,
             kind=type(layer).__name__,
             macs=macs + (before.macs if before else 0),
             weights=weight.numel(),
             parameters=weight.numel() + (bias.numel() if bias is not None else 0),
-            scales=(weight.shape[0] if getattr(layer, "granularity", "") == "channel" else 1)
-            * (quantizer.scales if quantizer else 1),
-            quantized=quantized,
+            scales=(weight.shape[0] if per_channel else 1) * (quantizer.scales if quantizer else 1),
+            quantized=quantizer is not None,
             needs_input_gradient=x.requires_grad or bool(before and before.needs_input_gradient),
             weight_bits=quantizer.weight_width(w) if quantizer else w,
             activation_bits=a,

@@ -1,4 +1,4 @@
-"""The dial: the handle that turns a model's widths."""
+"""The dial: the handle that turns a model's widths, by hand or as a schedule says."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
 from bitdial.layers.convert import match_layers
-from bitdial.layers.names import plain_names
+from bitdial.layers.names import check_model, plain_names
 from bitdial.layers.quantized import QuantizedLayer
 from bitdial.numerics import check_bits
+from bitdial.schedules import LayerSchedule
 
 Bits = float | Sequence[float]
 """One width for every layer that is meant, or a list with one for each."""
 
-_PARTS = ("weights", "activations", "gradients")
-_BUFFERS = dict(zip(_PARTS, ("weight_bits", "activation_bits", "gradient_bits"), strict=True))
+_BUFFERS = {"weights": "weight_bits", "activations": "activation_bits", "gradients": "gradient_bits"}
 
 
 class BitDial:
@@ -39,8 +39,7 @@ class BitDial:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        if not isinstance(model, nn.Module):
-            raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
+        check_model(model)
         layers = {name: m for name, m in plain_names(model).items() if isinstance(m, QuantizedLayer)}
         if not layers:
             raise BitdialError("model must have quantized layers, got none; call bitdial.quantize(model) first")
@@ -94,16 +93,16 @@ class BitDial:
                 widths for a model that was built without gradient quantization.
         """
         chosen = self.names if layers == "*" else match_layers(self.names, layers)
-        wanted = {"weights": bits, "activations": bits}
-        for part, value in zip(_PARTS, (weights, activations, gradients), strict=True):
-            if value is not None:
-                wanted[part] = value
-        buffers: list[Tensor] = []
-        numbers: list[float] = []
+        wanted = {
+            "weights": bits if weights is None else weights,
+            "activations": bits if activations is None else activations,
+            "gradients": gradients,
+        }
+        turned: list[tuple[Tensor, float]] = []
         for part, value in wanted.items():
             if value is None:
                 continue
-            for name, width in zip(chosen, _spread(value, chosen), strict=True):
+            for name, width in zip(chosen, spread(value, len(chosen)), strict=True):
                 width = check_bits(width, f'layer "{name}"')
                 buffer = getattr(self._layers[name], _BUFFERS[part])
                 if buffer is None:
@@ -113,33 +112,25 @@ class BitDial:
                         f'gradients of layer "{name}" must stay at 32 bits, got {width:g}; '
                         "build the model with quantize(model, gradients=...) to quantize them"
                     )
-                buffers.append(buffer)
-                numbers.append(self._layers[name].quantizer.weight_width(width) if part == "weights" else width)
+                number = self._layers[name].quantizer.weight_width(width) if part == "weights" else width
+                turned.append((buffer, number))
         with torch.no_grad():
-            for buffer, number in zip(buffers, numbers, strict=True):
+            for buffer, number in turned:
                 buffer.fill_(number)
 
     @contextmanager
-    def held(
-        self,
-        bits: Bits | None = None,
-        *,
-        weights: Bits | None = None,
-        activations: Bits | None = None,
-        gradients: Bits | None = None,
-        layers: str = "*",
-    ) -> Iterator[BitDial]:
-        """Turn the dial for the length of a ``with`` block, and back at its end, errors included."""
+    def held(self, bits: Bits | None = None, *, layers: str = "*", **parts: Bits | None) -> Iterator[BitDial]:
+        """Turn the dial, as `set` does, for the length of a ``with`` block, and back at its end, errors included."""
         before = self.state_dict()
         try:
-            self.set(bits, weights=weights, activations=activations, gradients=gradients, layers=layers)
+            self.set(bits, layers=layers, **parts)
             yield self
         finally:
             self.load_state_dict(before)
 
     def state_dict(self) -> dict[str, dict[str, float]]:
         """Every width as plain numbers: part -> layer name -> width."""
-        return {part: dict(zip(self.names, self._read(part), strict=True)) for part in _PARTS}
+        return {part: dict(zip(self.names, self._read(part), strict=True)) for part in _BUFFERS}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, float]]) -> None:
         """Turn the dial to what `state_dict` gave.
@@ -148,7 +139,7 @@ class BitDial:
             BitdialError: the state is of a model with other layers.
         """
         widths: dict[str, Any] = {}
-        for part in _PARTS:
+        for part in _BUFFERS:
             given = state.get(part, {}) if isinstance(state, Mapping) else state
             if not isinstance(given, Mapping) or set(given) != set(self.names):
                 got = (", ".join(map(str, given)) or "none") if isinstance(given, Mapping) else type(given).__name__
@@ -164,9 +155,66 @@ class BitDial:
         return [32.0 if buffer is None else float(buffer.item()) for buffer in buffers]
 
 
-def _spread(value: Bits, chosen: Sequence[str]) -> Sequence[Any]:
+def spread(value: Bits, count: int) -> Sequence[Any]:
+    """One width for each of `count` layers.
+
+    Raises:
+        BitdialError: a list of another length.
+    """
     if isinstance(value, str) or not isinstance(value, Sequence):
-        return [value] * len(chosen)
-    if len(value) != len(chosen):
-        raise BitdialError(f"a list of bits must have one for each of the {len(chosen)} layers, got {len(value)}")
+        return [value] * count
+    if len(value) != count:
+        raise BitdialError(f"a list of bits must have one for each of the {count} layers, got {len(value)}")
     return value
+
+
+class PrecisionScheduler:
+    """Turns every layer of a model to what a schedule says, one iteration at a time.
+
+    The dial stands at iteration 0 from the start; call `step` after each training step, as with a learning-rate
+    scheduler. The widths are a pure function of the iteration, so every process of a distributed run has the same.
+
+    Args:
+        model_or_dial: a quantized model, or a dial of one.
+        schedule: ``(step, layer) -> width`` in [1, 32].
+        gradients: width of the gradients throughout; 32 leaves them unquantized.
+
+    Raises:
+        BitdialError: the model has no quantized layers, or the schedule gives a width outside [1, 32].
+    """
+
+    def __init__(self, model_or_dial: nn.Module | BitDial, schedule: LayerSchedule, *, gradients: float = 32) -> None:
+        self.dial = model_or_dial if isinstance(model_or_dial, BitDial) else BitDial(model_or_dial)
+        self.schedule = schedule
+        self.iteration = 0
+        self.dial.set(gradients=gradients)
+        self._turn()
+
+    @property
+    def bits(self) -> list[float]:
+        """Width of each layer at this iteration, in the order of ``dial.names``."""
+        return [float(self.schedule(self.iteration, layer)) for layer in range(len(self.dial))]
+
+    def step(self) -> None:
+        """Move one iteration on and turn the dial."""
+        self.iteration += 1
+        self._turn()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the scheduler stands, as plain numbers."""
+        return {"iteration": self.iteration}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to where `state_dict` stood, and turn the dial there.
+
+        Raises:
+            BitdialError: the state has no iteration of 0 or more.
+        """
+        iteration = state.get("iteration")
+        if isinstance(iteration, bool) or not isinstance(iteration, int) or iteration < 0:
+            raise BitdialError(f"scheduler state must have an iteration of 0 or more, got {iteration!r}")
+        self.iteration = iteration
+        self._turn()
+
+    def _turn(self) -> None:
+        self.dial.set(self.bits)

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from bitdial.errors import BitdialError
-from bitdial.layers.dial import Bits
+from bitdial.layers.dial import Bits, spread
 from bitdial.numerics import UNQUANTIZED, check_bits
 
 
@@ -92,11 +91,8 @@ class Ledger:
         Raises:
             BitdialError: a width outside [1, 32], or a list whose length is not the number of quantized layers.
         """
-        columns = (
-            self._widths(weights, "weight_bits"),
-            self._widths(activations, "activation_bits"),
-            self._widths(gradients, "gradient_bits"),
-        )
+        given = {"weight_bits": weights, "activation_bits": activations, "gradient_bits": gradients}
+        columns = [self._widths(bits, part) for part, bits in given.items()]
         forward = by_input = by_weight = 0.0
         for row, w, a, g in zip(self.rows, *columns, strict=True):
             forward += row.macs * w * a
@@ -131,7 +127,7 @@ class Ledger:
         """The ledger as text: a line a layer, then the totals."""
         lines = [f"{'layer':28} {'kind':12} {'MACs':>12} {'weights':>10} {'w/a/g bits':>12} {'forward BitOps':>15}"]
         for row in self.rows:
-            w, a, g = (getattr(row, part) for part in ("weight_bits", "activation_bits", "gradient_bits"))
+            w, a, g = row.weight_bits, row.activation_bits, row.gradient_bits
             widths, ops = f"{w:g}/{a:g}/{g:g}", row.macs * w * a
             lines.append(f"{row.name:28} {row.kind:12} {row.macs:12,} {row.weights:10,} {widths:>12} {ops:15.4g}")
         total = self.step_bitops()
@@ -147,16 +143,11 @@ class Ledger:
     def _widths(self, bits: Bits | None, part: str) -> list[float]:
         if bits is None:
             return [getattr(row, part) for row in self.rows]
-        quantized = sum(row.quantized for row in self.rows)
         one_each = isinstance(bits, Sequence) and not isinstance(bits, str)
-        if isinstance(bits, Sequence) and one_each:
-            if len(bits) != quantized:
-                raise BitdialError(f"a list of bits must have one for each of the {quantized} layers, got {len(bits)}")
-            turned = iter([check_bits(width) for width in bits])
-        else:
-            turned = iter([check_bits(bits)] * len(self.rows))
+        turned = spread(bits, sum(row.quantized for row in self.rows)) if one_each else [bits] * len(self.rows)
+        checked = iter([check_bits(width) for width in turned])
         everywhere = self.count == "cpt" and not one_each
-        widths = [next(turned) if row.quantized or everywhere else UNQUANTIZED for row in self.rows]
+        widths = [next(checked) if row.quantized or everywhere else UNQUANTIZED for row in self.rows]
         if part != "weight_bits":
             return widths
         fixed = (row.fixed_weight_bits for row in self.rows)

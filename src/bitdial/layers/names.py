@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from bitdial.errors import BitdialError
+
 _WRAPPERS = {
     "AveragedModel": "module",
     "CheckpointWrapper": "_checkpoint_wrapped_module",
@@ -25,6 +27,16 @@ _PASSING_ON = ("DataParallel", "DistributedDataParallel", "OptimizedModule", "_F
 
 PREFIXES = tuple(f"{_WRAPPERS[kind]}." for kind in ("DistributedDataParallel", "OptimizedModule"))
 """What wrappers leave in front of the names in a state dict; the others take theirs off."""
+
+
+def check_model(model: object) -> None:
+    """Refuse what is no module.
+
+    Raises:
+        BitdialError: it is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
 
 
 def plain_names(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Module]:

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitdial.errors import BitdialError, suggest
-from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmetic
-from bitdial.layers.function import quantized_product
+from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmetic, quantized_product
 from bitdial.numerics import UNQUANTIZED, check_bits, get_quantizer, min_max
 from bitdial.numerics.grid import Grid, TensorGrid, is_opaque, may_read, min_max_numbers, read_grid, track
 from bitdial.numerics.learned_ternary import LearnedWeight
@@ -83,7 +82,12 @@ class QuantizedLayer(nn.Module):
         self._init_quantization(weights, activations, gradients, quantizer, granularity)
 
     def _init_quantization(
-        self, weights: float, activations: float, gradients: float | None, quantizer: str, granularity: str | None
+        self,
+        weights: float = UNQUANTIZED,
+        activations: float = UNQUANTIZED,
+        gradients: float | None = None,
+        quantizer: str = "uniform",
+        granularity: str | None = None,
     ) -> None:
         self.quantizer = get_quantizer(quantizer)
         self.granularity = granularity or self.quantizer.granularity
@@ -105,8 +109,8 @@ class QuantizedLayer(nn.Module):
         for name, value in buffers.items():
             tensor = None if value is None else torch.tensor(value, dtype=torch.float32, device=self.weight.device)
             self.register_buffer(name, tensor)
-        learned = self.quantizer.make_weight and self.quantizer.make_weight(self.weight, self.granularity == "channel")
-        self.weight_quantizer = learned
+        make = self.quantizer.make_weight
+        self.weight_quantizer = make and make(self.weight, self.granularity == "channel")
 
     @classmethod
     def from_float(cls, layer: nn.Module, **quantization: Any) -> Self:
@@ -119,14 +123,7 @@ class QuantizedLayer(nn.Module):
         shape = {name: getattr(layer, name) for name in cls._shape}
         new = cls(**shape, bias=layer.bias is not None, device="meta")
         new.weight, new.bias = layer.weight, layer.bias
-        defaults: dict[str, Any] = {
-            "weights": UNQUANTIZED,
-            "activations": UNQUANTIZED,
-            "gradients": None,
-            "quantizer": "uniform",
-            "granularity": None,
-        }
-        new._init_quantization(**(defaults | quantization))
+        new._init_quantization(**quantization)
         take_hooks(new, layer)
         return new.train(layer.training)
 
@@ -227,11 +224,8 @@ class QuantizedLayer(nn.Module):
     def extra_repr(self) -> str:
         """The layer's shape, its quantizer and the widths in force."""
         widths = {"weights": self.weight_bits, "activations": self.activation_bits, "gradients": self.gradient_bits}
-        bits = [
-            f"{part}=?" if width.is_meta else f"{part}={width.item():g}"
-            for part, width in widths.items()
-            if width is not None
-        ]
+        known = {part: width for part, width in widths.items() if width is not None}
+        bits = [f"{part}=?" if width.is_meta else f"{part}={width.item():g}" for part, width in known.items()]
         return f"{super().extra_repr()}, {self.quantizer.name}: {', '.join(bits)}"
 
 
@@ -260,16 +254,7 @@ class QuantLinear(QuantizedLayer, nn.Linear):
 class _QuantConv(QuantizedLayer):
     """What the convolutions of one and two dimensions share."""
 
-    _shape = (
-        "in_channels",
-        "out_channels",
-        "kernel_size",
-        "stride",
-        "padding",
-        "dilation",
-        "groups",
-        "padding_mode",
-    )
+    _shape = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
     stride: tuple[int, ...]
     padding: tuple[int, ...] | str
