@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bitdial.errors import BitdialError
-from bitdial.integrations.rate import StepRate
+from bitdial.integrations.cycling import StepRate
 
 
 def optimizer(rate: float | torch.Tensor = 0.1) -> torch.optim.SGD:

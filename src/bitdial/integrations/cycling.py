@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from bitdial.errors import BitdialError, suggest
-from bitdial.integrations.rate import StepRate
 from bitdial.layers import BitDial, QuantizedLayer
 from bitdial.layers.cycling import CyclicPrecisionConfig, CyclicPrecisionScheduler
 from bitdial.numerics import check_bits
+
+_BASE = "learning_rate_before_bits"
+
+
+class MissingPackageError(BitdialError, ImportError):
+    """A package is not installed; the text says how to install it. An `ImportError` too, as that is what is caught."""
 
 
 class CyclesPrecision:
     """The part of a callback that no trainer is needed for.
 
     The position in the cycle is the trainer's own count of optimizer steps and nothing else, so that it can neither
-    drift from the trainer's log nor be lost with a checkpoint.
-
-    Args:
-        config: how the precision moves; its defaults if None.
-        module: name of the part of the model that cycles (``"encoder"``); the whole model if empty.
-        target_bits: width outside the training steps: in validation, in checkpoints, and after training. The widest of
-            the pattern if None.
+    drift from the trainer's log nor be lost with a checkpoint. The arguments are those of the callbacks.
 
     Attributes:
         scheduler: what turns the dial; None before training starts.
@@ -38,8 +39,7 @@ class CyclesPrecision:
         self, config: CyclicPrecisionConfig | None = None, *, module: str = "", target_bits: float | None = None
     ) -> None:
         super().__init__()
-        if config is None:
-            config = CyclicPrecisionConfig()
+        config = CyclicPrecisionConfig() if config is None else config
         if not isinstance(config, CyclicPrecisionConfig):
             raise BitdialError(
                 f"config must be a CyclicPrecisionConfig, got {type(config).__name__}; "
@@ -49,9 +49,9 @@ class CyclesPrecision:
             raise BitdialError(f"module must be the name of a part of the model, got {type(module).__name__}")
         self.config = config
         self.module = module
-        self.target_bits = (
-            max(config.bit_width_pattern) if target_bits is None else check_bits(target_bits, "target_bits")
-        )
+        self.target_bits = max(config.bit_width_pattern)
+        if target_bits is not None:
+            self.target_bits = check_bits(target_bits, "target_bits")
         self.scheduler: CyclicPrecisionScheduler | None = None
         self._part: nn.Module | None = None
         self._rate: StepRate | None = None
@@ -152,3 +152,68 @@ class CyclesPrecision:
 
 def _layers(part: nn.Module | None) -> set[QuantizedLayer]:
     return set() if part is None else {layer for layer in part.modules() if isinstance(layer, QuantizedLayer)}
+
+
+class StepRate:
+    """Multiplies the learning rates of optimizers with a factor while they step, and puts the exact values back.
+
+    It hangs on the optimizer's own step hooks: whatever happens between two steps (a scheduler, a log, a checkpoint)
+    sees the unscaled rate, and a step that a loss scaler skips is never scaled. Several on one optimizer multiply.
+
+    Args:
+        optimizers: what to scale.
+        factor: asked at every step.
+
+    Raises:
+        BitdialError: an optimizer without step hooks.
+    """
+
+    def __init__(self, optimizers: Iterable[Any], factor: Callable[[], float]) -> None:
+        self._optimizers = [_innermost(optimizer) for optimizer in optimizers]
+        self._factor = factor
+        self._handles: list[RemovableHandle] = []
+        for optimizer in self._optimizers:
+            _put_back(optimizer)  # a step that raised may have left its rate scaled
+            self._handles.append(optimizer.register_step_pre_hook(self._scale))
+            self._handles.append(optimizer.register_step_post_hook(lambda stepped, *_: _put_back(stepped)))
+
+    def detach(self) -> None:
+        """Take the hooks off, and put back what a step that raised has left scaled."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for optimizer in self._optimizers:
+            _put_back(optimizer)
+
+    def _scale(self, optimizer: Optimizer, *_: Any) -> None:
+        factor = self._factor()
+        for group in optimizer.param_groups:
+            rate = group["lr"]
+            # A tensor keeps its identity: captured graphs and schedulers hold on to it.
+            if isinstance(rate, Tensor):
+                group.setdefault(_BASE, rate.detach().clone())
+                rate.mul_(factor)
+            else:
+                group.setdefault(_BASE, rate)
+                group["lr"] = rate * factor
+
+
+def _put_back(optimizer: Optimizer) -> None:
+    for group in optimizer.param_groups:
+        base = group.pop(_BASE, None)
+        if isinstance(base, Tensor):
+            group["lr"].copy_(base)
+        elif base is not None:
+            group["lr"] = base
+
+
+def _innermost(optimizer: Any) -> Optimizer:
+    """Find the torch optimizer in its wrappers (accelerate's claims to be one, but has no hooks)."""
+    while isinstance(getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = optimizer.optimizer
+    if not isinstance(optimizer, Optimizer):
+        raise BitdialError(
+            f"adjust_lr_with_bits must have a torch optimizer whose rate it can scale, got {type(optimizer).__name__}; "
+            "set adjust_lr_with_bits=False, or train without the plugin that replaces the optimizer"
+        )
+    return optimizer

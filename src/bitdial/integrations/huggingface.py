@@ -8,8 +8,7 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from bitdial.integrations.cycling import CyclesPrecision
-from bitdial.integrations.missing import MissingPackageError
+from bitdial.integrations.cycling import CyclesPrecision, MissingPackageError
 
 try:
     from transformers import TrainerCallback
@@ -19,7 +18,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+    from transformers import Trainer, TrainerState
 
 _callbacks: weakref.WeakSet[CyclicPrecisionTrainerCallback] = weakref.WeakSet()
 
@@ -65,9 +64,7 @@ class CyclicPrecisionTrainerCallback(CyclesPrecision, TrainerCallback):
         callbacks = trainer.callback_handler.callbacks
         callbacks[:] = [self, *(each for each in callbacks if each is not self)]
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **kwargs: Any) -> None:
         """Take hold of the quantized layers and of the optimizer."""
         self._start(kwargs["model"])
         # The trainer hands its callbacks no list of themselves; those of one training share its state object.
@@ -77,21 +74,19 @@ class CyclicPrecisionTrainerCallback(CyclesPrecision, TrainerCallback):
         self._check_continuation(state)
         self._scale_rates([kwargs["optimizer"]])
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: object, state: TrainerState, control: object, **kwargs: Any) -> None:
         """Turn the dial to the widths of this optimizer step."""
         self._go_to(state.global_step)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: object, state: TrainerState, control: object, **kwargs: Any) -> None:
         """Leave the dial at the target width for what comes between two steps."""
         self._rest()
 
     def on_log(
         self,
-        args: TrainingArguments,
+        args: object,
         state: TrainerState,
-        control: TrainerControl,
+        control: object,
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -107,9 +102,7 @@ class CyclicPrecisionTrainerCallback(CyclesPrecision, TrainerCallback):
         logs.update(added)
         state.log_history[-1].update(added)  # a copy of logs, made before the callbacks were asked
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: object, state: TrainerState, control: object, **kwargs: Any) -> None:
         """Let go of the optimizer, and leave the model at its target width whatever has been loaded since."""
         self._rest()
         self._release_rates()

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bitdial.errors import BitdialError
-from bitdial.integrations.cycling import CyclesPrecision
-from bitdial.integrations.missing import MissingPackageError
+from bitdial.integrations.cycling import CyclesPrecision, MissingPackageError
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

@@ -31,7 +31,7 @@ from bitdial.training import (
     seed_everything,
     sharding,
 )
-from bitdial.training.sharding import groups
+from bitdial.training.sharding import sharded_model
 from bitdial.training.step.config import prepare_layers
 from tests.training.running import FileSaver, Jumping, StopAfter, config, differences, load, task_data, train
 
@@ -350,7 +350,7 @@ def in_each_process(fabric: Any, root: str) -> None:
     """Runs in both processes; what it finds goes to files."""
     torch.set_num_threads(1)
     warnings.filterwarnings("error", message="FSDP2")
-    groups.SMALLEST_GROUP = 1000
+    sharded_model.SMALLEST_GROUP = 1000
     kind = "shards" if sharding.is_sharded(fabric) else "whole"
     folder = Path(root) / kind
     found: dict[str, Any] = {name: case() for name, case in cases(fabric).items()}

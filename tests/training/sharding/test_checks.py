@@ -15,7 +15,7 @@ from torch.distributed import fsdp
 from bitdial.errors import BitdialError
 from bitdial.training import Classification, LoopConfig, TaskOutput, fit, make_fabric
 from bitdial.training.devices import _leave_process_group
-from bitdial.training.sharding import groups
+from bitdial.training.sharding import sharded_model
 from tests.training.running import task_data
 from tests.training.sharding.cases import BadLoss, network, run
 
@@ -184,7 +184,7 @@ def half_way(fabric: Any) -> list[str]:
 
 def in_each_process(fabric: Any, root: str) -> None:
     torch.set_num_threads(1)
-    groups.SMALLEST_GROUP = 1000
+    sharded_model.SMALLEST_GROUP = 1000
     said: dict[str, str] = {}
     for name, (act, _) in REFUSED.items():
         try:

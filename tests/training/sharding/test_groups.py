@@ -8,16 +8,16 @@ import pytest
 from torch import nn
 
 from bitdial.models import build_model
-from bitdial.training.sharding import groups
+from bitdial.training.sharding import sharded_model
 from tests.training.sharding.cases import network
 
 
 @pytest.fixture
 def smallest(monkeypatch: pytest.MonkeyPatch) -> Any:
     def names_of(model: nn.Module, size: int) -> list[str]:
-        monkeypatch.setattr(groups, "SMALLEST_GROUP", size)
+        monkeypatch.setattr(sharded_model, "SMALLEST_GROUP", size)
         names = {module: name for name, module in model.named_modules()}
-        return [names[module] for module in groups.groups_of(model)]
+        return [names[module] for module in sharded_model.groups_of(model)]
 
     return names_of
 
