@@ -14,8 +14,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,7 @@ MAGIC = b"bitdial1"
 
 _FOOTER = struct.Struct("<IIH8s")  # structure CRC, header CRC, header length, magic
 _END = struct.Struct("<4s4H2LH")  # end of central directory
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR64 = struct.Struct("<4sLQL")
-_ENTRY = struct.Struct("<4s4B4HL2L5H2L")  # one record in the central directory
+_END_SIGNATURE = b"PK\x05\x06"
 _LOCAL = struct.Struct("<4s2B4HL2L2H")  # the header in front of a record's data
 _LOCAL_SLACK = 96  # torch pads records to 64 bytes with an extra field of the local header: one read gets it all
 _BLOCK = 1 << 20
@@ -65,8 +63,11 @@ def seal(descriptor: int, size: int, header: dict[str, Any]) -> None:
         _, structure_crc = _layout(descriptor, size)
     except _MalformedError as error:  # the archive was never written whole although no write failed
         raise OSError(f"the archive that was just written reads back wrong ({error})") from error
-    header_crc = _header_crc(text, structure_crc)
-    _write_at(descriptor, text + _FOOTER.pack(structure_crc, header_crc, len(text), MAGIC), size)
+    footer = _FOOTER.pack(structure_crc, _header_crc(text, structure_crc), len(text), MAGIC)
+    if _END_SIGNATURE in footer:  # checksums that readers would take for the end of the directory: one in 10^9
+        seal(descriptor, size, {**header, "again": header.get("again", 0) + 1})
+        return
+    _write_at(descriptor, text + footer, size)
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -135,18 +136,25 @@ def _check_unsealed(path: str | os.PathLike[str], descriptor: int, size: int) ->
     if os.pread(descriptor, 4, 0) != b"PK\x03\x04":
         return  # not an archive: an old-style pickle or no checkpoint at all; the reader finds out
     tail = os.pread(descriptor, _END.size, max(0, size - _END.size))
-    if len(tail) < _END.size or not tail.startswith(b"PK\x05\x06") or not tail.endswith(b"\0\0"):
+    if len(tail) < _END.size or not tail.startswith(_END_SIGNATURE) or not tail.endswith(b"\0\0"):
         raise DamagedCheckpoint(path, "its end is missing or altered (a copy or download that stopped half-way?)")
 
 
 def _layout(descriptor: int, end: int) -> tuple[list[tuple[int, int, int]], int]:
     """Return (start, size, CRC) of each record's data in ``[0, end)``, and the CRC of all other bytes."""
+    try:
+        with open(descriptor, "rb", closefd=False) as file, zipfile.ZipFile(file) as archive:
+            directory = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, OverflowError, ValueError, struct.error) as error:
+        raise _MalformedError(f"its directory cannot be read: {error}") from error
     records, crc, position = [], 0, 0
-    for offset, name_length, size, record_crc in _directory(descriptor, end):
-        if offset < position:
-            raise _MalformedError("records overlap")
-        head = offset - position + _LOCAL.size
-        gap = os.pread(descriptor, head + name_length + _LOCAL_SLACK, position)
+    for entry in directory:
+        if not position <= entry.header_offset <= end:
+            raise _MalformedError("records overlap, or reach past the end")
+        if entry.compress_size != entry.file_size:
+            raise _MalformedError("a record is compressed")
+        head = entry.header_offset - position + _LOCAL.size
+        gap = os.pread(descriptor, head + len(entry.orig_filename) + _LOCAL_SLACK, position)
         if len(gap) < head:
             raise _MalformedError("a record is missing")
         *_, name_size, extra_size = _LOCAL.unpack_from(gap, head - _LOCAL.size)
@@ -154,63 +162,11 @@ def _layout(descriptor: int, end: int) -> tuple[list[tuple[int, int, int]], int]
         if len(gap) < needed:
             gap = os.pread(descriptor, needed, position)
         crc = zlib.crc32(memoryview(gap)[:needed], crc)
-        records.append((position + needed, size, record_crc))
-        position += needed + size
+        records.append((position + needed, entry.file_size, entry.CRC))
+        position += needed + entry.file_size
     if position > end:
         raise _MalformedError("a record reaches past the end")
     return records, _crc(descriptor, position, end - position, crc)
-
-
-def _directory(descriptor: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (offset of the local header, length of the name, size, CRC) of each record, in the order of the file."""
-    *_, count, length, start, _ = _unpack(_END, descriptor, end - _END.size, b"PK\x05\x06")
-    if count == 0xFFFF or length == 0xFFFFFFFF or start == 0xFFFFFFFF:
-        _, _, end64, _ = _unpack(_LOCATOR64, descriptor, end - _END.size - _LOCATOR64.size, b"PK\x06\x07")
-        *_, count, length, start = _unpack(_END64, descriptor, end64, b"PK\x06\x06")
-    if start + length > end:
-        raise _MalformedError("its directory reaches past the end")
-    directory = os.pread(descriptor, length, start)
-    at = 0
-    for _ in range(count):
-        if at + _ENTRY.size > len(directory):
-            raise _MalformedError("its directory is short")
-        entry = _ENTRY.unpack_from(directory, at)
-        crc, stored, size, name_length, extra_length, comment_length = entry[9:15]
-        offset = entry[-1]
-        extra_at = at + _ENTRY.size + name_length
-        if 0xFFFFFFFF in (stored, size, offset):
-            size, offset = _wide(directory[extra_at : extra_at + extra_length], size, stored, offset)
-        elif stored != size:
-            raise _MalformedError("a record is compressed")
-        yield offset, name_length, size, crc
-        at = extra_at + extra_length + comment_length
-
-
-def _wide(extra: bytes, size: int, stored: int, offset: int) -> tuple[int, int]:
-    """Return size and offset of a record beyond 4 GB from its zip64 extra field, which lists only what did not fit."""
-    at = 0
-    while at + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, at)
-        if kind == 1:
-            values = iter(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
-            try:
-                size = next(values) if size == 0xFFFFFFFF else size
-                stored = next(values) if stored == 0xFFFFFFFF else stored
-                offset = next(values) if offset == 0xFFFFFFFF else offset
-            except StopIteration:
-                break
-            if stored != size:
-                raise _MalformedError("a record is compressed")
-            return size, offset
-        at += 4 + length
-    raise _MalformedError("a record's size is missing")
-
-
-def _unpack(form: struct.Struct, descriptor: int, offset: int, signature: bytes) -> tuple[Any, ...]:
-    data = os.pread(descriptor, form.size, offset) if offset >= 0 else b""
-    if len(data) < form.size or not data.startswith(signature):
-        raise _MalformedError("its directory is not where it should be")
-    return form.unpack(data)
 
 
 def _crc(descriptor: int, start: int, size: int, crc: int = 0) -> int:
