@@ -6,7 +6,7 @@ import atexit
 import gc
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -75,6 +75,26 @@ def make_fabric(
 def is_distributed() -> bool:
     """Whether this process is one of a group, be it of one."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def in_first_process(fabric: Fabric, action: Callable[[], str], told: Callable[[Exception], str] = str) -> str:
+    """Do something in the first process and return its answer in all. Every process must call this.
+
+    A failure reaches all: the first process raises it, the others a `BitdialError` that says what `told` makes of it.
+    """
+    answer, failure = "", None
+    if fabric.is_global_zero:
+        try:
+            answer = action()
+        except Exception as error:  # raised again below, once the others know
+            failure = error
+    if fabric.world_size > 1:
+        answer, problem = fabric.broadcast((answer, failure and told(failure)))
+        if problem and failure is None:
+            raise BitdialError(problem)
+    if failure is not None:
+        raise failure
+    return answer
 
 
 def is_lost_process(error: RuntimeError) -> bool:

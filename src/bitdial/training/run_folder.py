@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from pydantic import BaseModel
 
 from bitdial.errors import BitdialError
 from bitdial.files import write_atomically
+from bitdial.training.devices import in_first_process
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -21,41 +24,20 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def config(self) -> Path:
+        self.config = path / "config.yaml"
         """The configuration, YAML, the first file of a run."""
-        return self.path / "config.yaml"
-
-    @property
-    def checkpoints(self) -> Path:
+        self.checkpoints = path / "checkpoints"
         """Folder of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def models(self) -> Path:
+        self.models = path / "models"
         """Folder of the trained networks that are kept, with their records."""
-        return self.path / "models"
-
-    @property
-    def plots(self) -> Path:
+        self.plots = path / "plots"
         """Folder of the plots."""
-        return self.path / "plots"
-
-    @property
-    def metrics(self) -> Path:
+        self.metrics = path / "metrics.csv"
         """The log, CSV."""
-        return self.path / "metrics.csv"
-
-    @property
-    def results(self) -> Path:
+        self.results = path / "results.json"
         """The results, JSON."""
-        return self.path / "results.json"
-
-    @property
-    def report(self) -> Path:
+        self.report = path / "report.html"
         """The report, one self-contained HTML file."""
-        return self.path / "report.html"
 
     def load_config(self) -> dict[str, Any]:
         """Return the configuration that the run was started with."""
@@ -86,40 +68,26 @@ class RunFolder:
         Raises:
             BitdialError: the place is a file, holds something already, or cannot be written to.
         """
-        if fabric is None or fabric.world_size == 1:
-            return cls._create(recipe, config, run_dir, Path(root))
-        answer: tuple[str, str] = ("", "")
-        if fabric.is_global_zero:
-            try:
-                answer = (str(cls._create(recipe, config, run_dir, Path(root)).path), "")
-            except BitdialError as error:  # the others wait for an answer, whatever it is
-                answer = ("", str(error))
-        path, problem = fabric.broadcast(answer)
-        if problem:
-            raise BitdialError(problem)
-        return cls(Path(path))
-
-    @classmethod
-    def _create(
-        cls, recipe: str, config: Mapping[str, Any] | BaseModel, run_dir: str | Path | None, root: Path
-    ) -> RunFolder:
-        place = root if run_dir is None else Path(run_dir)
-        try:
-            run = cls(_numbered(root, recipe) if run_dir is None else _given(Path(run_dir)))
-            run._write_config(config)
-            run.checkpoints.mkdir(exist_ok=True)
-            run.plots.mkdir(exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise BitdialError(
-                f"expected a folder at {place}, got a file in its way ({error}); choose another"
-            ) from error
-        except OSError as error:
-            raise BitdialError(f"cannot write a run to {place}: {error.strerror}; choose another --run_dir") from error
-        return run
-
-    def _write_config(self, config: Mapping[str, Any] | BaseModel) -> None:
+        place = Path(root) if run_dir is None else Path(run_dir)
         plain = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
-        write_atomically(self.config, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+        def make() -> str:
+            try:
+                run = cls(_numbered(place, recipe) if run_dir is None else _given(place))
+                write_atomically(run.config, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+                run.checkpoints.mkdir(exist_ok=True)
+                run.plots.mkdir(exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise BitdialError(
+                    f"expected a folder at {place}, got a file in its way ({error}); choose another"
+                ) from error
+            except OSError as error:
+                raise BitdialError(
+                    f"cannot write a run to {place}: {error.strerror}; choose another --run_dir"
+                ) from error
+            return str(run.path)
+
+        return cls(Path(make() if fabric is None else in_first_process(fabric, make)))
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -139,15 +107,12 @@ class RunFolder:
 
 def _numbered(root: Path, recipe: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
+    for number in itertools.count(1):
         path = root / f"{recipe}-{number}"
-        try:
-            path.mkdir(exist_ok=False)  # the one atomic step: of two runs at once, one gets the number
-        except FileExistsError:
-            number += 1
-            continue
-        return path
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()  # the one atomic step: of two runs at once, one gets the number
+            break
+    return path
 
 
 def _given(path: Path) -> Path:

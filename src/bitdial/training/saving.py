@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from bitdial.errors import BitdialError
+from bitdial.training.devices import in_first_process
 from bitdial.training.recorder import TrainingDiverged
 from bitdial.training.sharding import whole
 from bitdial.training.state import TrainingState
@@ -97,7 +98,7 @@ class Saves:
             )
             return str(path)
 
-        self._pending = Path(self._on_rank_0(write))
+        self._pending = Path(self._in_first_process(write))
         if self._behind is None:
             self._confirm()
 
@@ -117,7 +118,7 @@ class Saves:
             return
         if self._behind is not None:
             try:
-                self._on_rank_0(self._wait)
+                self._in_first_process(self._wait)
             except Exception:
                 self._pending = None  # told once
                 raise
@@ -146,19 +147,8 @@ class Saves:
         for hook in self.state.hooks:
             hook.on_checkpoint(self.state, self.state.last_checkpoint)
 
-    def _on_rank_0(self, action: Callable[[], str]) -> str:
-        """Do something in the first process and return its answer in all; a failure reaches all."""
-        fabric = self.state.fabric
-        answer, failure = "", None
-        if fabric.is_global_zero:
-            try:
-                answer = action()
-            except Exception as error:  # raised again below, once the others know
-                failure = error
-        if fabric.world_size > 1:
-            answer, problem = fabric.broadcast((answer, failure and f"{type(failure).__name__}: {failure}"))
-            if problem and failure is None:
-                raise BitdialError(f"the first process could not save a checkpoint: {problem}")
-        if failure is not None:
-            raise failure
-        return answer
+    def _in_first_process(self, action: Callable[[], str]) -> str:
+        def told(error: Exception) -> str:
+            return f"the first process could not save a checkpoint: {type(error).__name__}: {error}"
+
+        return in_first_process(self.state.fabric, action, told)
