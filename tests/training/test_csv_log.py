@@ -77,7 +77,7 @@ def test_killed_at_random_there_are_only_whole_rows(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     script = (
         "import sys, importlib.util as u\n"
-        "from bitdial.training.csv_log import CsvLog\n"
+        "from bitdial.training.metrics_log import CsvLog\n"
         f"log = CsvLog({str(path)!r}); n = 0\n"
         "while True:\n"
         "    n += 1\n"

@@ -160,9 +160,7 @@ class StepRate:
     It hangs on the optimizer's own step hooks: whatever happens between two steps (a scheduler, a log, a checkpoint)
     sees the unscaled rate, and a step that a loss scaler skips is never scaled. Several on one optimizer multiply.
 
-    Args:
-        optimizers: what to scale.
-        factor: asked at every step.
+    `factor` is asked at every step.
 
     Raises:
         BitdialError: an optimizer without step hooks.

@@ -3,12 +3,12 @@
 from bitdial.layers.batch_norm import reestimate_batch_norm as reestimate_batch_norm
 from bitdial.layers.convert import quantize as quantize
 from bitdial.layers.convert import skipped_layers as skipped_layers
-from bitdial.layers.counting import cost as cost
 from bitdial.layers.dial import BitDial as BitDial
 from bitdial.layers.dial import PrecisionScheduler as PrecisionScheduler
 from bitdial.layers.ledger import BitOps as BitOps
 from bitdial.layers.ledger import Ledger as Ledger
 from bitdial.layers.ledger import LedgerRow as LedgerRow
+from bitdial.layers.ledger import cost as cost
 from bitdial.layers.quantized import QuantConv1d as QuantConv1d
 from bitdial.layers.quantized import QuantConv2d as QuantConv2d
 from bitdial.layers.quantized import QuantizedLayer as QuantizedLayer

@@ -25,12 +25,8 @@ _REPORT = "_bitdial_skipped"
 def match_layers(names: Sequence[str], pattern: str, kind: str = "a layer that can be quantized") -> list[str]:
     """Those names that a pattern means: shell wildcards (``*.conv1``), or ``<first>`` and ``<last>``.
 
-    A pattern also means everything inside the module that it names: ``layer1`` is ``layer1.0.conv1`` and so on.
-
-    Args:
-        names: the names to choose from.
-        pattern: what the user wrote.
-        kind: what the names are names of, for the message.
+    A pattern also means everything inside the module that it names: ``layer1`` is ``layer1.0.conv1`` and so on. `kind`
+    is what the names are names of, for the message.
 
     Raises:
         BitdialError: nothing matches; the message gives the nearest name.

@@ -156,11 +156,7 @@ class BitDial:
 
 
 def spread(value: Bits, count: int) -> Sequence[Any]:
-    """One width for each of `count` layers.
-
-    Raises:
-        BitdialError: a list of another length.
-    """
+    """Return one width for each of `count` layers; a list of another length is refused with a `BitdialError`."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         return [value] * count
     if len(value) != count:

@@ -30,11 +30,7 @@ PREFIXES = tuple(f"{_WRAPPERS[kind]}." for kind in ("DistributedDataParallel", "
 
 
 def check_model(model: object) -> None:
-    """Refuse what is no module.
-
-    Raises:
-        BitdialError: it is none.
-    """
+    """Refuse with a `BitdialError` what is no module."""
     if not isinstance(model, nn.Module):
         raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
 

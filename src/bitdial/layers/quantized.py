@@ -116,9 +116,7 @@ class QuantizedLayer(nn.Module):
     def from_float(cls, layer: nn.Module, **quantization: Any) -> Self:
         """The same layer quantized: it takes over the very parameters of `layer`, its hooks, mode and device.
 
-        Args:
-            layer: the float layer of the kind that this class quantizes.
-            quantization: weights, activations, gradients, quantizer, granularity, as in the constructor.
+        `quantization` has weights, activations, gradients, quantizer and granularity, as the constructor does.
         """
         shape = {name: getattr(layer, name) for name in cls._shape}
         new = cls(**shape, bias=layer.bias is not None, device="meta")

@@ -5,7 +5,7 @@ from bitdial.training.checkpoint import CheckpointManager as CheckpointManager
 from bitdial.training.checkpoint import DamagedCheckpoint as DamagedCheckpoint
 from bitdial.training.checkpoint import LoadedCheckpoint as LoadedCheckpoint
 from bitdial.training.checkpoint import read_checkpoint as read_checkpoint
-from bitdial.training.csv_log import CsvLog as CsvLog
+from bitdial.training.metrics_log import CsvLog as CsvLog
 from bitdial.training.devices import make_fabric as make_fabric
 from bitdial.training.distillation import Distillation as Distillation
 from bitdial.training.early_stopping import EarlyStopping as EarlyStopping

@@ -51,13 +51,9 @@ class BatchStream:
             return None
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[tuple[list[Any], bool]]:
-        """Yield ``(batches, whether the epoch is over with them)``.
+        """Yield ``(batches, whether the epoch is over with them)``, from batch number `skip` of the epoch on.
 
         A loader of unknown length ends with a pair without batches.
-
-        Args:
-            epoch: its number, from 0.
-            skip: batches of it that were already used.
 
         Raises:
             BitdialError: an epoch without a batch.
@@ -105,8 +101,7 @@ class BatchStream:
     def random_state(self, *, mid_epoch: bool) -> dict[str, Any] | None:
         """Return what another process needs to take up the stream here; None for a loader that jumps.
 
-        Args:
-            mid_epoch: whether some batches of the running epoch were used.
+        `mid_epoch` says whether some batches of the running epoch were used.
         """
         if hasattr(self.loader, "start_at"):
             return None

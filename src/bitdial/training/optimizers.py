@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, overload
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -62,18 +62,11 @@ def _build_muon(model: nn.Module, named: list[tuple[str, nn.Parameter]], config:
     matrices = [p for _, p in named if p.ndim == 2 and id(p) not in embeddings]
     chosen = {id(p) for p in matrices}
     rest = [p for _, p in named if id(p) not in chosen]
-    # "match_rms_adamw": one learning rate and weight decay then suit both halves (arXiv 2502.16982).
     parts: list[Optimizer] = []
     if matrices:
-        parts.append(
-            muon_class(
-                matrices,
-                lr=config.learning_rate,
-                weight_decay=config.weight_decay,
-                momentum=config.momentum,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
+        # "match_rms_adamw": one learning rate and weight decay then suit both halves (arXiv 2502.16982).
+        rates = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "momentum": config.momentum}
+        parts.append(muon_class(matrices, adjust_lr_fn="match_rms_adamw", **rates))
     if rest:
         parts.append(AdamW(_decay_groups(rest, config), lr=config.learning_rate, betas=config.betas))
     return parts[0] if len(parts) == 1 else CombinedOptimizer(*parts)
@@ -93,16 +86,10 @@ class CombinedOptimizer(Optimizer):
     def _share_groups(self) -> None:
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Step every part; `closure`, if given, is evaluated once, before."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = closure() if closure is not None else None
         for part in self.parts:
             part.step()
         return loss
@@ -148,11 +135,11 @@ def scaled_learning_rate(optimizer: Optimizer, scale: float) -> Iterator[None]:
     if scale == 1.0:
         yield
         return
-    scheduled = [group["lr"] for group in optimizer.param_groups]
-    for group, rate in zip(optimizer.param_groups, scheduled, strict=True):
+    scheduled = [(group, group["lr"]) for group in optimizer.param_groups]
+    for group, rate in scheduled:
         group["lr"] = rate * scale
     try:
         yield
     finally:
-        for group, rate in zip(optimizer.param_groups, scheduled, strict=True):
+        for group, rate in scheduled:
             group["lr"] = rate

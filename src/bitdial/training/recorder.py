@@ -50,12 +50,8 @@ class StepRecorder:
     def flush(self, fabric: Any, *, finite: tuple[str, ...] = ("loss",)) -> None:
         """Bring the pending steps to the host. Every process must call this at the same step.
 
-        Args:
-            fabric: gives the mean over the processes.
-            finite: names of tensors that must be finite numbers.
-
         Raises:
-            TrainingDiverged: one of them is not; the text names the step.
+            TrainingDiverged: one of the tensors named in `finite` is no finite number; the text names the step.
         """
         if not self._pending:
             return

@@ -54,11 +54,8 @@ class Saves:
 
     ``state.last_checkpoint`` and the hooks' `on_checkpoint` follow the disk, not the request: with a saver that writes
     in the background they lag behind by as long as the write takes. With one process that is looked for between any two
-    steps; several processes, which must act alike, look at the next save, when they stop and at the end.
-
-    Args:
-        state: of the run.
-        checkpoints: where it is saved; None: nowhere.
+    steps; several processes, which must act alike, look at the next save, when they stop and at the end. Without
+    `checkpoints` nothing is saved.
     """
 
     def __init__(self, state: TrainingState, checkpoints: CheckpointSaver | None) -> None:

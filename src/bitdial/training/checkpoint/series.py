@@ -167,11 +167,7 @@ class Policy:
         return held.union(record.path.name for record in keep)
 
     def tracking(self, records: list[Record]) -> str:
-        """Return the text of the tracking file, paths relative to the folder.
-
-        ``last_checkpoints`` is a list of paths, oldest first; ``best_checkpoints`` one of ``{path, metric}``, best
-        first.
-        """
+        """Return the text of the tracking file: the last ones, oldest first, and the best ones, best first."""
         best = self.best(records, self.keep_best)
         tracked = {
             "last_checkpoints": [record.path.name for record in records[-self.keep_last_n :]],

@@ -127,9 +127,7 @@ def save_sealed(
     flushed while the state is being written, so that it costs no wait of its own.
 
     Args:
-        path: the file to make.
-        state: what ``torch.save`` takes.
-        header: see `bitdial.training.checkpoint.sealing.seal`.
+        path, state, header: see `bitdial.training.checkpoint.sealing.seal`.
         companion: path and text of the small file.
         check: called with the temporary file when that is complete; what it raises stops the save.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
 from bitdial.layers import cost
-from bitdial.layers.counting import arguments_of
+from bitdial.layers.ledger import arguments_of
 from bitdial.training.step.formats import good_at_bfloat16, good_at_float16, parse_device
 
 GB = 1 << 30

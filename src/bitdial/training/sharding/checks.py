@@ -11,12 +11,7 @@ from bitdial.training.optimizers import parts_of
 
 
 def check_shardable(model: nn.Module, optimizer: Optimizer | None = None, processes: int = 1) -> None:
-    """Refuse a model, or an optimizer, that does not go together with weights in shards.
-
-    Args:
-        model: to train.
-        optimizer: over its parameters.
-        processes: how many there are.
+    """Refuse a model, or an optimizer over its parameters, that does not go together with weights in shards.
 
     Raises:
         BitdialError: a parameter that cannot be cut, or cannot be replaced by a part of it; parameters of several

@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 def in_shards(state: TrainingState) -> Iterator[None]:
     """Hold the weights of a run in shards inside of the body; after it they are whole again, on the run's device.
 
+    The state is ready to train; its weights may still be on the host.
+
     An error in the body leaves the model with the weights that training began with, and the optimizer without a state:
     nobody may wait for processes that have perhaps stopped. A stop on request is no error: all agreed on it.
-
-    Args:
-        state: of the run, ready to train; the weights may still be on the host.
 
     Raises:
         BitdialError: what the body did does not go together with weights in shards.
