@@ -92,7 +92,21 @@ class ConvArithmetic(NamedTuple):
         return by_input, by_weight, by_bias
 
 
-class _QuantizedProduct(torch.autograd.Function):
+class QuantizedProduct(torch.autograd.Function):
+    """Product of the input's grid values and a weight, differentiable in input (straight-through), weight and bias.
+
+    Args of `apply`:
+        x: the layer's float input; it must not be changed in place afterwards.
+        weight: already on its grid, unless `on_grid` is given.
+        on_grid: the weight's grid values, where its gradient passes through them unchanged; else None.
+        bias: ``(out,)`` or None; stays in floating point.
+        grid: of the activations, as numbers where they may be read, else as tensors.
+        gradient_bits: 0-dim float tensor: the gradient that comes back through the layer's output is rounded to it
+            stochastically before either product of the backward pass takes it, as in CPT's code. None: it is not.
+        clip: whether inputs outside the grid are clipped (and get no gradient).
+        arithmetic: how the product is computed.
+    """
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -105,6 +119,7 @@ class _QuantizedProduct(torch.autograd.Function):
         clip: bool,
         arithmetic: Arithmetic,
     ) -> Tensor:
+        """Output of the layer, in the shape that its arithmetic gives."""
         ctx.clip, ctx.arithmetic, ctx.has_bias, ctx.grid = clip, arithmetic, bias is not None, grid
         weight = weight if on_grid is None else on_grid
         # Copies: the dial may be turned before the backward pass (a teacher at 32 bits, a loss at two widths).
@@ -119,6 +134,7 @@ class _QuantizedProduct(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        """Derivatives in the order of the arguments."""
         x, weight, gradient_bits, *tensors = ctx.saved_tensors
         gradient: Tensor = gradients[0]
         if gradient_bits is not None:
@@ -143,32 +159,3 @@ class _QuantizedProduct(torch.autograd.Function):
         if by_weight is not None:
             by_weight = by_weight.to(weight.dtype)
         return by_input, by_weight, None, by_bias, None, None, None, None
-
-
-def quantized_product(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    grid: Grid | TensorGrid,
-    gradient_bits: Tensor | None,
-    clip: bool,
-    arithmetic: Arithmetic,
-    on_grid: Tensor | None = None,
-) -> Tensor:
-    """Product of the input's grid values and a weight, differentiable in input (straight-through), weight and bias.
-
-    Args:
-        x: the layer's float input; it must not be changed in place afterwards.
-        weight: already on its grid, unless `on_grid` is given.
-        bias: ``(out,)`` or None; stays in floating point.
-        grid: of the activations, as numbers where they may be read, else as tensors.
-        gradient_bits: 0-dim float tensor: the gradient that comes back through the layer's output is rounded to it
-            stochastically before either product of the backward pass takes it, as in CPT's code. None: it is not.
-        clip: whether inputs outside the grid are clipped (and get no gradient).
-        arithmetic: how the product is computed.
-        on_grid: the weight's grid values, where its gradient passes through them unchanged.
-    """
-    return _QuantizedProduct.apply(  # type: ignore[no-any-return]
-        x, weight, on_grid, bias, grid, gradient_bits, clip, arithmetic
-    )

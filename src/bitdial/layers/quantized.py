@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitdial.errors import BitdialError, suggest
-from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmetic, quantized_product
+from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmetic, QuantizedProduct
 from bitdial.numerics import UNQUANTIZED, check_bits, get_quantizer, min_max
 from bitdial.numerics.grid import Grid, TensorGrid, is_opaque, may_read, min_max_numbers, read_grid, track
 from bitdial.numerics.learned_ternary import LearnedWeight
@@ -208,15 +208,8 @@ class QuantizedLayer(nn.Module):
             weight = self.weight
             with torch.no_grad():
                 on_grid = values(weight, self.weight_bits, self.granularity == "channel")
-        return quantized_product(
-            x,
-            weight,
-            self.bias,
-            grid=grid,
-            gradient_bits=self.gradient_bits,
-            clip=clip,
-            arithmetic=arithmetic,
-            on_grid=on_grid,
+        return QuantizedProduct.apply(  # type: ignore[no-any-return]
+            x, weight, on_grid, self.bias, grid, self.gradient_bits, clip, arithmetic
         )
 
     def extra_repr(self) -> str:

@@ -43,20 +43,13 @@ class EarlyStopping:
 
     def update(self, score: float) -> bool:
         """Take the score of one evaluation; return `should_stop`."""
-        if self._improves(score):
-            self.best_score = score
-            self.counter = 0
-        else:
-            self.counter += 1
+        gain = math.inf
+        if self.best_score is not None:
+            gain = score - self.best_score if self.mode == "max" else self.best_score - score
+        self.counter += 1
+        if math.isfinite(score) and gain > self.min_delta:
+            self.best_score, self.counter = score, 0
         return self.should_stop
-
-    def _improves(self, score: float) -> bool:
-        if not math.isfinite(score):
-            return False
-        if self.best_score is None:
-            return True
-        gain = score - self.best_score if self.mode == "max" else self.best_score - score
-        return gain > self.min_delta
 
     def state_dict(self) -> dict[str, Any]:
         """Return ``{counter, best_score, patience}``."""

@@ -90,15 +90,11 @@ def learning_rate_factor(config: LearningRateConfig, total_steps: int) -> Learni
         return with_warmup(cosine(total_steps - warmup, final_factor=config.final_factor), warmup)
     if config.scheduler == "none":
         return with_warmup(lambda _: 1.0, warmup)
-    return with_warmup(_milestones(config, total_steps, warmup), warmup)
-
-
-def _milestones(config: LearningRateConfig, total_steps: int, warmup: int) -> LearningRateFactor:
     if any(milestone < 0 for milestone in config.milestones):
         raise BitdialError(f"milestones must be 0 or more, got {list(config.milestones)}")
     # Milestones are points of the run; with_warmup counts from the warm-up's end.
     steps = [round(m * total_steps) if m < 1 else round(m) for m in config.milestones]
-    return step_decay([max(0, step - warmup) for step in steps], config.decay)
+    return with_warmup(step_decay([max(0, step - warmup) for step in steps], config.decay), warmup)
 
 
 def make_scheduler(optimizer: Optimizer, factor: LearningRateFactor | None) -> LambdaLR:

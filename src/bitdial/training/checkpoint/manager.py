@@ -18,6 +18,7 @@ from bitdial.training.checkpoint.contents import Snapshot, prepare
 from bitdial.training.checkpoint.reading import LoadedCheckpoint, load_file, newest_sound
 from bitdial.training.checkpoint.series import PREFIX, Policy, Record, Series, file_name
 from bitdial.training.checkpoint.writing import Aside
+from bitdial.training.devices import is_distributed
 
 logger = logging.getLogger("bitdial.training.checkpoint")
 
@@ -81,7 +82,7 @@ class CheckpointManager:
         self._closed = False
         if _rank() == 0:
             self._series.make_folder()
-        self._series.look()
+        self._series.registry.look()
         self._series.check_policy()
         if _rank() == 0:
             self._series.track()
@@ -214,10 +215,10 @@ class CheckpointManager:
         chosen = Path(path) if Path(path).exists() else self.save_dir / path
         if not chosen.is_file():
             raise BitdialError(f"no checkpoint file {path}, here or in {self.save_dir}; load_latest takes the newest")
-        state, notes = load_file(chosen, map_location)
+        loaded = load_file(chosen, map_location)
         if chosen.resolve().parent == self.save_dir.resolve():
             self._hold(chosen.name)
-        return LoadedCheckpoint(chosen, state, notes)
+        return loaded
 
     def wait(self) -> None:
         """Wait for a background save.
@@ -256,12 +257,12 @@ class CheckpointManager:
 
     def _look(self) -> list[Record]:
         self.wait()
-        return self._series.look()
+        return self._series.registry.look()
 
     def _next_record(self, epoch: int, step: int | None, value: float | None, marked: bool) -> Record:
         if not self.save_dir.is_dir():  # somebody removed the whole folder while the run went on
             self._series.make_folder()
-        self._series.look()
+        self._series.registry.look()
         number = self._series.registry.next_number
         path = self.save_dir / file_name(self.prefix, number, epoch, step)
         return Record(path, number, epoch, step, value, self.metric, self.higher_is_better, marked)
@@ -273,8 +274,8 @@ class CheckpointManager:
             logger.error("%s", failure)
 
     def _load_first(self, candidates: list[Record], map_location: Any, wanted: str) -> LoadedCheckpoint:
-        record, loaded = newest_sound(self._series.registry, candidates, map_location, wanted)
-        self._hold(record.path.name)
+        loaded = newest_sound(self._series.registry, candidates, map_location, wanted)
+        self._hold(loaded.path.name)
         if loaded.notes and _rank() == 0:
             self._series.track()
         return loaded
@@ -289,7 +290,7 @@ class CheckpointManager:
 
 
 def _rank() -> int:
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+    return distributed.get_rank() if is_distributed() else 0
 
 
 def _whole(name: str, value: Any, least: int) -> int:

@@ -74,7 +74,7 @@ def read_checkpoint(
     if path.is_dir():
         loaded = _read_folder(path, prefix, map_location)
     elif path.exists():
-        loaded = LoadedCheckpoint(path, *load_file(path, map_location))
+        loaded = load_file(path, map_location)
     else:
         near = suggest(path.name, (entry.name for entry in path.parent.iterdir())) if path.parent.is_dir() else ""
         raise BitdialError(f"no checkpoint at {path}: expected a file, a run folder or a checkpoints folder{near}")
@@ -86,9 +86,7 @@ def read_checkpoint(
     return LoadedCheckpoint(loaded.path, state, notes)
 
 
-def newest_sound(
-    registry: Registry, candidates: Iterable[Record], map_location: Any, wanted: str
-) -> tuple[Record, LoadedCheckpoint]:
+def newest_sound(registry: Registry, candidates: Iterable[Record], map_location: Any, wanted: str) -> LoadedCheckpoint:
     """Load the first of `candidates` that is sound; each damaged one is struck from the registry, logged and noted.
 
     Raises:
@@ -98,7 +96,7 @@ def newest_sound(
     damaged = list(reversed(registry.damaged.items()))
     for record in candidates:
         try:
-            state, _ = load_file(record.path, map_location)
+            state = load_file(record.path, map_location).state
         except DamagedCheckpoint as error:
             registry.mark_damaged(error)
             damaged.append((error.path.name, error.reason))
@@ -110,7 +108,7 @@ def newest_sound(
         notes = [f"{name} is damaged ({why}); took {record.path.name} instead" for name, why in sorted(damaged)]
         for note in notes:
             logger.warning("%s", note)
-        return record, LoadedCheckpoint(record.path, state, notes)
+        return LoadedCheckpoint(record.path, state, notes)
     tried = "".join(f"; {name} is damaged ({why})" for name, why in sorted(damaged))
     raise BitdialError(
         f"no sound checkpoint named {registry.prefix}-*.pt in {registry.folder}{tried}; "
@@ -136,12 +134,11 @@ def _read_folder(folder: Path, prefix: str | None, map_location: Any) -> LoadedC
         names = ", ".join(f"'{series}'" for _, series in found)
         raise BitdialError(f"{folder} holds several series of checkpoints ({names}); name a file, or say which series")
     registry = Registry(*found[0])
-    registry.look()
-    return newest_sound(registry, reversed(registry.records), map_location, "newest")[1]
+    return newest_sound(registry, reversed(registry.look()), map_location, "newest")
 
 
-def load_file(path: Path, map_location: Any) -> tuple[dict[str, Any], list[str]]:
-    """Verify one file byte for byte, where it carries a checksum, and load it; return the state and notes.
+def load_file(path: Path, map_location: Any) -> LoadedCheckpoint:
+    """Verify one file byte for byte, where it carries a checksum, and load it.
 
     Raises:
         DamagedCheckpoint: it is cut short or altered.
@@ -150,7 +147,7 @@ def load_file(path: Path, map_location: Any) -> tuple[dict[str, Any], list[str]]
     """
     try:
         header = verify(path)
-    except (FileNotFoundError, DamagedCheckpoint):
+    except FileNotFoundError:
         raise
     except OSError as error:
         raise BitdialError(
@@ -165,7 +162,7 @@ def load_file(path: Path, map_location: Any) -> tuple[dict[str, Any], list[str]]
         raise BitdialError(_why_not(path, error)) from error
     if not isinstance(state, dict):
         raise BitdialError(f"{path} holds a {type(state).__name__}, expected a dict of states; is it a checkpoint?")
-    return state, notes
+    return LoadedCheckpoint(path, state, notes)
 
 
 def _why_not(path: Path, error: Exception) -> str:

@@ -115,9 +115,12 @@ class Registry:
         self.names: list[str] = []
         self._known: dict[str, Record | None] = {}
 
-    def look(self) -> None:
-        """Bring the registry up to date with the folder; only files that are new are opened."""
-        self.names = sorted(os.listdir(self.folder))
+    def look(self) -> list[Record]:
+        """Bring the registry up to date with the folder, and return its records; only new files are opened."""
+        try:
+            self.names = sorted(os.listdir(self.folder))
+        except FileNotFoundError:
+            self.names = []
         present = {name for name in self.names if _number_of(name, self.prefix) is not None}
         self.damaged = {name: why for name, why in self.damaged.items() if name in present}
         self._known = {name: record for name, record in self._known.items() if name in present}
@@ -131,6 +134,7 @@ class Registry:
             except (OSError, KeyError, TypeError, ValueError) as error:
                 self.damaged[name] = f"it cannot be read ({error})"
         self.records = sorted((record for record in self._known.values() if record), key=lambda record: record.number)
+        return self.records
 
     def mark_damaged(self, error: DamagedCheckpoint) -> None:
         """Strike a file that failed its checksum: it no longer takes the place of a sound one."""
@@ -206,14 +210,6 @@ class Series:
             raise BitdialError(
                 f"cannot use {self.folder} for checkpoints: {reason}; choose a folder that you can write to"
             ) from error
-
-    def look(self) -> list[Record]:
-        """Return the records, oldest first, after a look at the folder."""
-        try:
-            self.registry.look()
-        except FileNotFoundError:
-            self.registry.records = []
-        return self.registry.records
 
     def check_policy(self) -> None:
         """Refuse to rank by one metric what was saved by another.
