@@ -130,11 +130,9 @@ def _resolve(accelerator: str) -> str:
 
 def _check_devices(devices: int | str | Sequence[int], kind: str) -> int | list[int] | str:
     present = torch.cuda.device_count() if kind == "cuda" else 1 if kind == "mps" else (os.cpu_count() or 1)
-    if isinstance(devices, str):
-        if devices == "auto":
-            return 1 if kind != "cuda" else "auto"
-        if not devices.isdigit():
-            raise BitdialError(f"devices must be a number, a list of indices or 'auto', got {devices!r}")
+    if devices == "auto":
+        return 1 if kind != "cuda" else "auto"
+    if isinstance(devices, str) and devices.isdigit():
         devices = int(devices)
     if isinstance(devices, int) and not isinstance(devices, bool):
         if devices < 1:
@@ -143,7 +141,7 @@ def _check_devices(devices: int | str | Sequence[int], kind: str) -> int | list[
             what = "CPU cores" if kind == "cpu" else f"{kind} devices"
             raise BitdialError(f"{devices} devices were asked for, but this machine has {present} {what}")
         return devices
-    if isinstance(devices, bool) or not devices:
+    if isinstance(devices, bool | str) or not devices:
         raise BitdialError(f"devices must be a number, a list of indices or 'auto', got {devices!r}")
     if kind == "cpu":
         raise BitdialError(f"CPU devices have no indices; give their number, got {list(devices)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import torch
@@ -96,8 +97,7 @@ class Distillation:
         """Return the teacher's predictions, shape ``[N, K]``; the random generators end where they began."""
         if self.teacher.training:
             self.teacher.eval()
-        parameter = next(self.teacher.parameters(), None)
-        on_gpu = parameter is not None and parameter.is_cuda
+        devices = [parameter.device for parameter in islice(self.teacher.parameters(), 1) if parameter.is_cuda]
         # A quantized teacher may round stochastically even in eval; the student's stream must not notice.
-        with torch.random.fork_rng(devices=[parameter.device] if parameter is not None and on_gpu else []):
+        with torch.random.fork_rng(devices=devices):
             return self.task.logits(self.teacher, batch)

@@ -182,13 +182,10 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close all files."""
-        for file in (self._csv, self._copy):
+        for file in (self._csv, self._copy, self._events):
             if file is not None:
                 file.close()
-        self._csv = self._copy = None
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        self._csv = self._copy = self._events = None
 
     def __enter__(self) -> MetricsLog:
         return self

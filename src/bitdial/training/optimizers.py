@@ -32,17 +32,17 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     Raises:
         BitdialError: a model without trainable parameters, nesterov without momentum, or Muon on a torch without it.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if not named:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
         raise BitdialError("the model has no trainable parameters; nothing is left to optimize")
     if config.optimizer == "sgd":
         if config.nesterov and config.momentum == 0:
             raise BitdialError("nesterov needs a momentum above 0, got momentum 0; set momentum (.9) or nesterov off")
-        groups = _decay_groups([p for _, p in named], config)
+        groups = _decay_groups(parameters, config)
         return SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov)
     if config.optimizer == "adamw":
-        return AdamW(_decay_groups([p for _, p in named], config), lr=config.learning_rate, betas=config.betas)
-    return _build_muon(model, named, config)
+        return AdamW(_decay_groups(parameters, config), lr=config.learning_rate, betas=config.betas)
+    return _build_muon(model, parameters, config)
 
 
 def _decay_groups(parameters: list[nn.Parameter], config: OptimizerConfig) -> list[dict[str, Any]]:
@@ -54,14 +54,13 @@ def _decay_groups(parameters: list[nn.Parameter], config: OptimizerConfig) -> li
     return [group for group in groups if group["params"]]
 
 
-def _build_muon(model: nn.Module, named: list[tuple[str, nn.Parameter]], config: OptimizerConfig) -> Optimizer:
+def _build_muon(model: nn.Module, parameters: list[nn.Parameter], config: OptimizerConfig) -> Optimizer:
     muon_class = getattr(torch.optim, "Muon", None)
     if muon_class is None:
         raise BitdialError(f"optimizer muon needs torch 2.9 or newer, got torch {torch.__version__}; use adamw")
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    matrices = [p for _, p in named if p.ndim == 2 and id(p) not in embeddings]
-    chosen = {id(p) for p in matrices}
-    rest = [p for _, p in named if id(p) not in chosen]
+    matrices = [p for p in parameters if p.ndim == 2 and id(p) not in embeddings]
+    rest = [p for p in parameters if p.ndim != 2 or id(p) in embeddings]
     parts: list[Optimizer] = []
     if matrices:
         # "match_rms_adamw": one learning rate and weight decay then suit both halves (arXiv 2502.16982).

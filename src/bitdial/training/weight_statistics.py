@@ -34,7 +34,7 @@ class WeightStatistics(Hook):
 
     def __init__(self) -> None:
         self._signs: dict[str, Tensor] = {}
-        self._loaded: Mapping[str, Any] | None = None
+        self._loaded: dict[str, Tensor] | None = None  # packed, until the model is there
 
     def before_step(self, state: TrainingState) -> None:
         """At the first step, remember where the weights are."""
@@ -55,7 +55,7 @@ class WeightStatistics(Hook):
     def state_dict(self) -> dict[str, Any]:
         """The signs at the last row, five a byte."""
         if not self._signs:
-            return {} if self._loaded is None else dict(self._loaded)
+            return {} if self._loaded is None else {"signs": dict(self._loaded)}
         return {"signs": {name: pack_trits(signs).cpu() for name, signs in self._signs.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -67,24 +67,19 @@ class WeightStatistics(Hook):
                 "resume with the hooks that the run was started with"
             )
         self._signs = {}
-        self._loaded = {"signs": dict(signs)}
+        self._loaded = dict(signs)
 
     def _restored(self, layers: dict[str, QuantizedLayer]) -> dict[str, Tensor]:
         """The loaded signs, unpacked for the layers of this model."""
-        assert self._loaded is not None
-        packed: dict[str, Tensor] = self._loaded["signs"]
-        self._loaded = None
-        fitting = {n: layer for n, layer in layers.items() if n in packed}
-        lengths = all(packed[n].numel() == packed_length(layer.weight.numel()) for n, layer in fitting.items())
-        if fitting.keys() != packed.keys() or fitting.keys() != layers.keys() or not lengths:
+        packed, self._loaded = self._loaded or {}, None
+        sizes = {name: packed_length(layer.weight.numel()) for name, layer in layers.items()}
+        if {name: signs.numel() for name, signs in packed.items()} != sizes:
             raise BitdialError(
                 f"the state of WeightStatistics must be of a model with the layers {', '.join(layers)}, "
                 f"got {', '.join(packed) or 'none'}, or other sizes; resume with the model that it came from"
             )
-        return {
-            name: unpack_trits(packed[name], tuple(layer.weight.shape)).to(layer.weight.device)
-            for name, layer in layers.items()
-        }
+        weights = {name: layer.weight for name, layer in layers.items()}
+        return {name: unpack_trits(packed[name], tuple(w.shape)).to(w.device) for name, w in weights.items()}
 
 
 def _layers(model: nn.Module) -> dict[str, QuantizedLayer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import ctypes
 from collections import Counter, OrderedDict, defaultdict
@@ -50,12 +51,10 @@ def prepare(
             return value.item()
         if kind not in _CONTAINERS:
             unknown.append(f"{where}: {kind.__name__}")
-            if tensor is None:
-                return value
-            try:
-                return copy.deepcopy(value)
-            except Exception:  # it cannot be pickled either, and that is where the user is told
-                return value
+            if tensor is not None:
+                with contextlib.suppress(Exception):  # it cannot be pickled either, and that is where the user is told
+                    return copy.deepcopy(value)
+            return value
         if id(value) in seen:
             return seen[id(value)]
         return walk_container(value, where)

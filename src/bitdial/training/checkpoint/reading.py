@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -166,12 +167,8 @@ def load_file(path: Path, map_location: Any) -> LoadedCheckpoint:
 
 
 def _why_not(path: Path, error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):
-        try:
-            unsafe = get_unsafe_globals_in_checkpoint(path)
-        except Exception:
-            unsafe = []
-        if unsafe:
+    with contextlib.suppress(Exception):
+        if isinstance(error, pickle.UnpicklingError) and (unsafe := get_unsafe_globals_in_checkpoint(path)):
             return (
                 f"{path} holds objects that only unsafe loading would give ({', '.join(sorted(unsafe))}); if you trust "
                 "it, save it again with plain values, or allow these types with torch.serialization.add_safe_globals"

@@ -215,19 +215,11 @@ def sync_folder(folder: Path) -> None:
 
 def sweep(temporary: Path) -> bool:
     """Remove what a killed save left, unless a living process is writing it; return whether it was removed."""
-    try:
-        descriptor = os.open(temporary, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        if not _lock(descriptor):
-            return False
-        temporary.unlink(missing_ok=True)
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
+    with contextlib.suppress(OSError), temporary.open("r+b") as file:
+        if _lock(file.fileno()):
+            temporary.unlink(missing_ok=True)
+            return True
+    return False
 
 
 def remove(paths: list[Path]) -> tuple[list[OSError], Aside | None]:
@@ -265,14 +257,13 @@ def _close(descriptors: list[int]) -> None:
 
 def _lock(descriptor: int) -> bool:
     """Mark the file as being written by a living process; a kill of any kind releases the mark."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks
+            pass
     return True
 
 
