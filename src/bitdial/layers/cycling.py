@@ -11,8 +11,7 @@ from torch import nn
 
 from bitdial import schedules
 from bitdial.errors import BitdialError
-from bitdial.layers.dial import BitDial
-from bitdial.layers.scheduler import PrecisionScheduler
+from bitdial.layers.dial import BitDial, PrecisionScheduler
 from bitdial.options import Config
 from bitdial.schedules import LayerSchedule
 

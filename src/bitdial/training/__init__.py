@@ -5,7 +5,6 @@ from bitdial.training.checkpoint import CheckpointManager as CheckpointManager
 from bitdial.training.checkpoint import DamagedCheckpoint as DamagedCheckpoint
 from bitdial.training.checkpoint import LoadedCheckpoint as LoadedCheckpoint
 from bitdial.training.checkpoint import read_checkpoint as read_checkpoint
-from bitdial.training.metrics_log import CsvLog as CsvLog
 from bitdial.training.devices import make_fabric as make_fabric
 from bitdial.training.distillation import Distillation as Distillation
 from bitdial.training.early_stopping import EarlyStopping as EarlyStopping
@@ -18,6 +17,7 @@ from bitdial.training.learning_rate import LearningRateFactor as LearningRateFac
 from bitdial.training.learning_rate import learning_rate_factor as learning_rate_factor
 from bitdial.training.loop import fit as fit
 from bitdial.training.loop_config import LoopConfig as LoopConfig
+from bitdial.training.metrics_log import CsvLog as CsvLog
 from bitdial.training.metrics_log import MetricsLog as MetricsLog
 from bitdial.training.mixed_precision import AdaptiveMixedPrecisionTrainer as AdaptiveMixedPrecisionTrainer
 from bitdial.training.mixed_precision import MixedPrecisionConfig as MixedPrecisionConfig
