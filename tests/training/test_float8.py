@@ -18,9 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import bitdial as bd
 from bitdial.errors import BitdialError
 from bitdial.training.mixed_precision import apply_policies, convert_to_float8, remove_policies
+from bitdial.training.step import float8
 from bitdial.training.step.formats import FLOAT8
-from bitdial.training.step.layers import float8
-from bitdial.training.step.layers.policy_layers import is_float8_layer
+from bitdial.training.step.policy_layers import is_float8_layer
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 NARROW = (torch.float8_e4m3fn, torch.float8_e5m2)

@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor, nn
 
 from bitdial.training.mixed_precision import PrecisionPolicies, apply_policies, parse_policies, remove_policies
-from bitdial.training.step.layers.policy_layers import to_float32
+from bitdial.training.step.policy_layers import to_float32
 from tests.training.probing import Net, seen, tokens
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
@@ -227,11 +227,11 @@ def test_what_is_sliced_out_of_a_covered_container_has_no_policy_of_its_own() ->
 
 
 def test_the_format_is_written_only_where_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bitdial.training.step.layers import applied_policies
+    from bitdial.training.step import policies
 
     turned: list[Any] = []
-    real = applied_policies.turn
-    monkeypatch.setattr(applied_policies, "turn", lambda module, format: (turned.append(module), real(module, format)))
+    real = policies.turn
+    monkeypatch.setattr(policies, "turn", lambda module, format: (turned.append(module), real(module, format)))
     applied = apply_policies(Net(), [("*", "bfloat16"), ("head", {0: "float32", 5: "float16"})])
     turned.clear()
     for step in range(1, 10):

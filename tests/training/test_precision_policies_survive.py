@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 import bitdial as bd
 from bitdial.training import WeightAverage
 from bitdial.training.mixed_precision import apply_policies, remove_policies
-from bitdial.training.step.layers.policy_layers import is_covered
+from bitdial.training.step.policy_layers import is_covered
 from tests.layers.nets import ResidualNet, images, rows
 from tests.training.probing import Net, seen, tokens
 

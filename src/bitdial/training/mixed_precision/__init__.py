@@ -14,10 +14,17 @@ from bitdial.training.mixed_precision.records import StepOutcome
 from bitdial.training.mixed_precision.trainer import MixedPrecisionTrainer
 from bitdial.training.step.config import MixedPrecisionConfig
 from bitdial.training.step.control import PrecisionControl
+from bitdial.training.step.float8 import Float8Conversion, convert_to_float8
 from bitdial.training.step.formats import mixed_precision_context
-from bitdial.training.step.layers.applied_policies import AppliedPolicies, apply_policies, remove_policies
-from bitdial.training.step.layers.float8 import Float8Conversion, convert_to_float8
-from bitdial.training.step.layers.policies import PolicyRule, PrecisionPolicies, Stages, parse_policies
+from bitdial.training.step.policies import (
+    AppliedPolicies,
+    PolicyRule,
+    PrecisionPolicies,
+    Stages,
+    apply_policies,
+    parse_policies,
+    remove_policies,
+)
 
 __all__ = [
     "AdaptiveMixedPrecisionTrainer",

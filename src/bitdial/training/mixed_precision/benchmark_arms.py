@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
+from bitdial.training.step.float8 import convert_to_float8
 from bitdial.training.step.formats import FLOAT8, autocast_dtype, format_name, mixed_precision_context
-from bitdial.training.step.layers.float8 import convert_to_float8
 
 KEPT = "kept for the backward pass"
 ALLOCATED = "peak allocated on the GPU"

@@ -11,11 +11,17 @@ from torch import nn
 from bitdial.layers.convert import FIRST, LAST
 from bitdial.layers.names import plain_names
 from bitdial.training.options import ScaleOptions
+from bitdial.training.step.float8 import convert_to_float8
 from bitdial.training.step.formats import FLOAT8, format_name, to_dtype
-from bitdial.training.step.layers.applied_policies import AppliedPolicies, apply_policies
-from bitdial.training.step.layers.float8 import convert_to_float8
-from bitdial.training.step.layers.policies import PolicyRule, PrecisionPolicies, Stages, govern, parse_policies
-from bitdial.training.step.layers.policy_layers import is_float8_layer
+from bitdial.training.step.policies import (
+    AppliedPolicies,
+    PolicyRule,
+    PrecisionPolicies,
+    apply_policies,
+    govern,
+    parse_policies,
+)
+from bitdial.training.step.policy_layers import is_float8_layer
 
 if TYPE_CHECKING:
     from bitdial.training.step.control import PrecisionControl
@@ -60,9 +66,7 @@ class MixedPrecisionConfig(ScaleOptions):
     def has_float16_layers(self) -> bool:
         """Whether a policy lets a layer compute in float16 at some step (a function is asked for step 0)."""
         rules = () if self.policies is None else self.policies.rules
-        schedules = [(rule, rule.schedule) for rule in rules]
-        formats = [each.formats if isinstance(each, Stages) else (rule.format_at(0),) for rule, each in schedules]
-        return any(torch.float16 in each for each in formats)
+        return any(torch.float16 in rule.formats for rule in rules)
 
     @property
     def needs_scale(self) -> bool:

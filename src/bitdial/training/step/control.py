@@ -18,7 +18,7 @@ from bitdial.training.recorder import TrainingDiverged
 from bitdial.training.step.config import MixedPrecisionConfig
 from bitdial.training.step.diagnosis import Culprit
 from bitdial.training.step.formats import WIDER, autocast_dtype, format_name, to_dtype
-from bitdial.training.step.layers.applied_policies import AppliedPolicies
+from bitdial.training.step.policies import AppliedPolicies
 from bitdial.training.step.scaler import LossScaler
 
 logger = logging.getLogger("bitdial.training.mixed_precision")

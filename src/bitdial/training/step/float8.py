@@ -17,10 +17,9 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers import QuantizedLayer
 from bitdial.layers.convert import match_layers, swap_children
-from bitdial.layers.names import plain_names
 from bitdial.layers.quantized import take_hooks
 from bitdial.training.step.formats import FLOAT8, check_device, check_torchao
-from bitdial.training.step.layers.policy_layers import is_covered, is_float8_layer
+from bitdial.training.step.policy_layers import is_covered, is_float8_layer, modules_of
 
 Recipe = Literal["tensorwise", "rowwise"]
 """How values are scaled into float8's range: one scale per tensor (faster), or one per row (more exact)."""
@@ -69,8 +68,7 @@ def convert_to_float8(
         BitdialError: no torchao; a device that cannot compute in float8 (without `emulate`); a recipe or pattern that
             does not exist; a model without a layer to convert, that is one itself, or that has precision policies.
     """
-    if not isinstance(model, nn.Module):
-        raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
+    modules = modules_of(model)
     if recipe not in get_args(Recipe):
         known = ", ".join(get_args(Recipe))
         raise BitdialError(f"recipe must be one of {known}, got {recipe!r}{suggest(str(recipe), get_args(Recipe))}")
@@ -80,10 +78,10 @@ def convert_to_float8(
     if not isinstance(patterns, Sequence):
         raise BitdialError(f'skip must be names or patterns such as ("<first>", "head"), got {skip!r}')
     check_torchao()
-    modules = plain_names(model)
     if any(is_covered(module) for module in modules.values()):
         raise BitdialError("model must have no policies yet; remove them, convert, and apply them again")
-    linears = [name for name, module in modules.items() if _is_linear(module)]
+    # Conv1D is GPT-2's linear layer, transposed.
+    linears = [name for name, m in modules.items() if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D"]
     skipped = {name: reason for name in linears if (reason := _reason_against(modules[name]))}
     for pattern in patterns:
         for name in match_layers(linears, pattern, "a linear layer"):
@@ -99,17 +97,13 @@ def convert_to_float8(
         there = {parameter.device for name in converted for parameter in modules[name].parameters()}
         for place in there if device is None else {device}:
             check_device(FLOAT8, place)
-    config = _config(recipe, emulate)
+    from torchao.float8 import Float8LinearConfig
+
+    config = replace(Float8LinearConfig.from_recipe_name(recipe), emulate=emulate)
     swaps = {modules[name]: _to_float8(modules[name], config) for name in converted}
     for module in modules.values():
         swap_children(module, swaps)
     return Float8Conversion(converted, skipped)
-
-
-def _config(recipe: Recipe, emulate: bool) -> Any:
-    from torchao.float8 import Float8LinearConfig
-
-    return replace(Float8LinearConfig.from_recipe_name(recipe), emulate=emulate)
 
 
 def _to_float8(layer: nn.Module, config: Any) -> nn.Module:
@@ -119,10 +113,6 @@ def _to_float8(layer: nn.Module, config: Any) -> nn.Module:
     assert new is not layer
     take_hooks(new, layer)
     return new.train(layer.training)
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # GPT-2's linear layer, transposed
 
 
 def _reason_against(module: nn.Module) -> str | None:

@@ -18,6 +18,8 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor, nn
 
+from bitdial.errors import BitdialError
+from bitdial.layers.names import plain_names
 from bitdial.training.step.formats import FORWARD_BFLOAT16, LayerFormat, needs_float8, plain_dtype
 
 _made: weakref.WeakValueDictionary[type, type] = weakref.WeakValueDictionary()
@@ -38,6 +40,17 @@ class PolicyLayer:
         if "_bitdial_base" in vars(made) and isinstance(reduced, tuple) and reduced[1] == (made,):
             return (_rebuild, (self._bitdial_base,), *reduced[2:])
         return reduced
+
+
+def modules_of(model: Any, *, every_name: bool = False) -> dict[str, nn.Module]:
+    """Every module of a model by its name, as `plain_names` has it.
+
+    Raises:
+        BitdialError: not a module.
+    """
+    if not isinstance(model, nn.Module):
+        raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
+    return plain_names(model, every_name=every_name)
 
 
 def is_float8_class(kind: type) -> bool:
@@ -140,7 +153,10 @@ def _forward_of(base: type[nn.Module]) -> Callable[..., Any]:
         # A float8 layer out of float8 is the linear layer that it was made from, on the same weight.
         inner = nn.Linear.forward if float8 and not needs_float8(format) else base.forward
         dtype = plain_dtype(format)
-        kind = _device_kind(self, args, kwargs)
+        tensor = _first_tensor((args, kwargs))
+        if tensor is None:
+            tensor = next(self.parameters(), None)
+        kind = "cpu" if tensor is None else tensor.device.type
         if dtype == torch.float32:
             args, kwargs = to_float32(args), to_float32(kwargs)
         elif attention:
@@ -206,15 +222,6 @@ def _cast_query(args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtyp
         new.append(tensor.to(dtype) if same is None else new[same])
     cast = dict(zip(given | named, new, strict=True))
     return (*(cast[name] for name in given), *args[3:]), {**kwargs, **{name: cast[name] for name in named}}
-
-
-def _device_kind(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> str:
-    tensor = _first_tensor(args)
-    if tensor is None:
-        tensor = _first_tensor(tuple(kwargs.values()))
-    if tensor is None:
-        tensor = next(module.parameters(), None)
-    return "cpu" if tensor is None else tensor.device.type
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # older compilers cannot trace the question
