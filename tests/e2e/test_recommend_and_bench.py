@@ -27,8 +27,7 @@ QUICK = ["--model", "tiny_cnn", "--dataset", "digits", "--batch_size", "4", "--i
 @pytest.fixture(autouse=True)
 def a_processor_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the tests run on; and a terminal of 80 columns."""
-    for home in ("training.step.formats", "training.mixed_precision.facts", "commands.recommend",
-                 "training.mixed_precision.benchmark"):  # fmt: skip
+    for home in ("training.step.formats", "commands.recommend"):
         monkeypatch.setattr(f"bitdial.{home}.good_at_bfloat16", lambda _: True)
         monkeypatch.setattr(f"bitdial.{home}.good_at_float16", lambda _: False)
     monkeypatch.setenv("COLUMNS", "80")
@@ -83,9 +82,8 @@ class TestRecommend:
     def test_float16_takes_its_scale_along(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for home in ("step.formats", "mixed_precision.facts"):
-            monkeypatch.setattr(f"bitdial.training.{home}.good_at_bfloat16", lambda _: False)
-            monkeypatch.setattr(f"bitdial.training.{home}.good_at_float16", lambda _: True)
+        monkeypatch.setattr("bitdial.training.step.formats.good_at_bfloat16", lambda _: False)
+        monkeypatch.setattr("bitdial.training.step.formats.good_at_float16", lambda _: True)
         found = as_json(capsys, "recommend", "--model", "resnet18", "--device", "cpu")
         assert "--precision float16 --mixed_precision.init_scale 262144" in found["commands"]["train"]
 

@@ -17,12 +17,11 @@ from bitdial.training.mixed_precision import (
     MixedPrecisionConfig,
     advised_settings,
     create_mixed_precision_config,
-    facts,
     mixed_precision_context,
     optimize_mixed_precision_settings,
     should_use_mixed_precision,
 )
-from bitdial.training.mixed_precision.facts import MACS_PER_VALUE, share_of_products
+from bitdial.training.mixed_precision.advice import MACS_PER_VALUE, share_of_products
 
 PLENTY = 64.0
 LITTLE = 8.0
@@ -35,9 +34,8 @@ def linear_of(parameters: int) -> nn.Module:
 
 def device_with(monkeypatch: pytest.MonkeyPatch, *, bfloat16: bool, float16: bool) -> None:
     """Pretend that the device has these formats."""
-    for home in ("step.formats", "mixed_precision.facts"):
-        monkeypatch.setattr(f"bitdial.training.{home}.good_at_bfloat16", lambda _: bfloat16)
-        monkeypatch.setattr(f"bitdial.training.{home}.good_at_float16", lambda _: float16)
+    monkeypatch.setattr("bitdial.training.step.formats.good_at_bfloat16", lambda _: bfloat16)
+    monkeypatch.setattr("bitdial.training.step.formats.good_at_float16", lambda _: float16)
 
 
 @pytest.fixture
@@ -140,7 +138,8 @@ class TestDecision:
 
     def test_memory_of_a_gpu_is_what_is_free_on_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 * 2**30, 80 * 2**30))
-        assert facts.memory_in_gb(None, torch.device("cuda")) == 3.0
+        monkeypatch.setattr("bitdial.training.mixed_precision.advice.device_of", lambda *_: torch.device("cuda"))
+        assert should_use_mixed_precision(linear_of(5_000_000), 64).available_memory == 3.0
 
     def test_it_leaves_the_model_and_the_random_state_as_they_are(self, able: None) -> None:
         model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout())

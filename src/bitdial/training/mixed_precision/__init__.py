@@ -10,8 +10,7 @@ from bitdial.training.mixed_precision.advice import (
     should_use_mixed_precision,
 )
 from bitdial.training.mixed_precision.benchmark import MixedPrecisionBenchmark, benchmark_mixed_precision
-from bitdial.training.mixed_precision.records import StepOutcome
-from bitdial.training.mixed_precision.trainer import MixedPrecisionTrainer
+from bitdial.training.mixed_precision.trainer import MixedPrecisionTrainer, StepOutcome
 from bitdial.training.step.config import MixedPrecisionConfig
 from bitdial.training.step.control import PrecisionControl
 from bitdial.training.step.float8 import Float8Conversion, convert_to_float8

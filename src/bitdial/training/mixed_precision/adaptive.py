@@ -79,29 +79,23 @@ class AdaptiveMixedPrecisionTrainer(MixedPrecisionTrainer):
 
     def _reduce_mixed_precision_aggressiveness(self, reason: str = "asked for") -> str:
         """Take the next wider format."""
-        control = self.control
-        if control.format not in WIDER:
-            return f"stays in {format_name(control.format)}, the widest format: {reason}"
-        self._check_between_steps()
-        control.change_format(WIDER[control.format], reason)
-        return f"now in {format_name(control.format)}: {reason}"
+        return self._take(WIDER.get(self.control.format), "the widest format", reason)
 
     def _increase_mixed_precision_aggressiveness(self, reason: str = "asked for") -> str:
         """Take the next narrower format, down to the one asked for."""
-        control = self.control
-        if control.format == self.config.format:
-            return f"stays in {format_name(control.format)}, the format asked for: {reason}"
-        self._check_between_steps()
-        control.change_format(narrower(control.format, self.config.format), reason)
-        return f"now in {format_name(control.format)}: {reason}"
+        now, wanted = self.control.format, self.config.format
+        return self._take(None if now == wanted else narrower(now, wanted), "the format asked for", reason)
 
-    def _check_between_steps(self) -> None:
-        """The gradients of a step are scaled alike, so its format stays to its end."""
-        if self._batches_under_way:
+    def _take(self, dtype: torch.dtype | None, last: str, reason: str) -> str:
+        if dtype is None:
+            return f"stays in {format_name(self.control.format)}, {last}: {reason}"
+        if self._batches_under_way:  # the gradients of a step are scaled alike, so its format stays to its end
             raise BitdialError(
                 "the format must stay the same while gradients are accumulated, got a change after "
                 f"{self._batches_under_way} of {self.config.accumulation_steps} batches; call finish_step first"
             )
+        self.control.change_format(dtype, reason)
+        return f"now in {format_name(dtype)}: {reason}"
 
 
 _SIGNS = {"accuracy": 1.0, "loss": -1.0, "step_time": -1.0}
@@ -153,75 +147,60 @@ def train_with_mixed_precision(
     """
     if isinstance(num_epochs, bool) or not isinstance(num_epochs, int) or num_epochs < 1:
         raise BitdialError(f"num_epochs must be a whole number of at least 1, got {num_epochs!r}")
-    kind = AdaptiveMixedPrecisionTrainer if adaptive else MixedPrecisionTrainer
-    trainer = kind(config)
+    trainer = (AdaptiveMixedPrecisionTrainer if adaptive else MixedPrecisionTrainer)(config)
     model = trainer.prepare_model(model)
-    device = next(model.parameters()).device
-    try:
-        return _epochs(trainer, model, device, train_loader, optimizer, criterion, num_epochs, scheduler)
-    finally:
-        if trainer.control.layers is not None:
-            trainer.control.layers.remove()  # the handle ends here, and nobody else could take them off or turn them
-
-
-def _epochs(
-    trainer: MixedPrecisionTrainer,
-    model: nn.Module,
-    device: torch.device,
-    train_loader: Iterable[Any],
-    optimizer: Optimizer,
-    criterion: Criterion,
-    num_epochs: int,
-    scheduler: LRScheduler | None,
-) -> dict[str, Any]:
-    model.train()
-    began = time.perf_counter()
+    control, device = trainer.control, next(model.parameters()).device
     epochs: list[dict[str, Any]] = []
     scales: list[float] = []
     skipped: list[int] = []
-    for epoch in range(num_epochs):
+
+    def note() -> None:
+        if control.steps > len(scales):
+            scales.append(control.scaler.scale)
+        if control.skipped_steps > len(skipped):
+            skipped.append(control.steps)
+
+    def one_epoch(epoch: int) -> None:
         start = time.perf_counter()
         losses: list[Tensor] = []
         for batch in train_loader:
-            data, target = _pair(batch, device)
+            if not isinstance(batch, tuple | list) or len(batch) != 2:
+                got = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
+                raise BitdialError(f"train_loader must give pairs (data, target), got {got}")
+            data, target = to_device(batch, device)
             outcome = trainer.train_step(model, optimizer, criterion, data, target, scheduler=scheduler)
             losses.append(outcome.loss_tensor)
-            _note(trainer, outcome.stepped, outcome.skipped, scales, skipped)
+            note()
         if not losses:
             raise BitdialError(f"train_loader gave no batch in epoch {epoch}; is it empty, or gone through already?")
-        before = trainer.control.steps
-        stepped = trainer.finish_step(scheduler)
-        _note(trainer, stepped, trainer.control.steps > before and not stepped, scales, skipped)
+        trainer.finish_step(scheduler)
+        note()
         numbers = [loss for loss in torch.stack([each.float() for each in losses]).tolist() if math.isfinite(loss)]
         epochs.append(
             {
                 "epoch": epoch,
                 "loss": math.fsum(numbers) / len(numbers) if numbers else math.nan,
                 "seconds": time.perf_counter() - start,
-                "scale": trainer.control.scaler.scale,
-                "skipped_steps": trainer.control.skipped_steps,
-                "format": trainer.get_performance_summary()["precision"],
+                "scale": control.scaler.scale,
+                "skipped_steps": control.skipped_steps,
+                "format": format_name(control.format),
             }
         )
+
+    try:
+        model.train()
+        began = time.perf_counter()
+        for epoch in range(num_epochs):
+            one_epoch(epoch)
+        seconds = time.perf_counter() - began
+    finally:
+        if control.layers is not None:
+            control.layers.remove()  # the handle ends here, and nobody else could take them off or turn them
     return {
-        "total_training_time": time.perf_counter() - began,
+        "total_training_time": seconds,
         "final_loss": epochs[-1]["loss"],
         "epochs": epochs,
         "scale_history": scales,
         "skipped_steps": skipped,
         "summary": trainer.get_performance_summary(),
     }
-
-
-def _note(trainer: MixedPrecisionTrainer, stepped: bool, lost: bool, scales: list[float], skipped: list[int]) -> None:
-    if stepped or lost:
-        scales.append(trainer.control.scaler.scale)
-    if lost:
-        skipped.append(trainer.control.steps)
-
-
-def _pair(batch: Any, device: torch.device) -> tuple[Any, Any]:
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        got = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
-        raise BitdialError(f"train_loader must give pairs (data, target), got {got}")
-    return to_device(batch[0], device), to_device(batch[1], device)

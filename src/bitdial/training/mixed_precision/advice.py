@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
-from bitdial.training.mixed_precision.facts import (
-    check_batch_size,
-    count_parameters,
-    device_of,
-    memory_in_gb,
-    narrow_format,
-    share_of_products,
-)
+from bitdial.layers import cost
+from bitdial.layers.ledger import arguments_of
+from bitdial.machine import free_memory
 from bitdial.training.step.config import MixedPrecisionConfig
-from bitdial.training.step.formats import best_format, format_name
+from bitdial.training.step.formats import best_format, format_name, narrow_format, parse_device
 
-MANY_PARAMETERS, FEW_PARAMETERS = 1_000_000, 100_000
-LARGE_BATCH, TINY_BATCH = 8, 4
-LITTLE_MEMORY = 16.0
-"""In GB."""
-ENOUGH_POINTS = 2
+GB = 1 << 30
+"""Bytes of a GB, as memory is sold."""
+
+MACS_PER_VALUE = 64
+"""What moving one value between two layers counts as, in multiply-accumulates: while memory reads and writes 8 bytes, a
+processor or GPU computes about that many in float32 (10-20 floating-point operations for each byte)."""
+
+_LOOK_UPS = (nn.Embedding, nn.EmbeddingBag)
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 
 
 @dataclass(frozen=True)
@@ -98,20 +98,24 @@ def should_use_mixed_precision(
     Raises:
         BitdialError: an argument that is out of range, or a model without parameters.
     """
-    parameters = count_parameters(model)
-    batch_size = check_batch_size(batch_size)
-    where = device_of(model, device)
-    memory = memory_in_gb(available_memory, where)
+    parameters, where, memory = _facts(model, batch_size, available_memory, device)
     share = share_of_products(model, example_input)
-    verdicts = [
-        _on_parameters(parameters),
-        _on_batch(batch_size),
-        _on_memory(memory),
-        _on_share(share, counted=example_input is not None),
-    ]
-    points = sum(worth for worth, _ in verdicts)
-    reasons_for = [reason for worth, reason in verdicts if worth > 0]
-    reasons_against = [reason for worth, reason in verdicts if worth < 0]
+    part = f"{share:.0%} of its {'weights are' if example_input is None else 'work is'}"
+    weighed = (
+        (parameters > 1_000_000, 2,
+         f"It has {parameters / 1e6:.1f} million parameters, so its products are large (above 1 million)."),
+        (parameters < 100_000, -3,
+         f"It has only {parameters:,} parameters (below 100,000): its steps are mostly overhead."),
+        (batch_size >= 8, 1, f"A batch of {batch_size} keeps the device busy (8 or more)."),
+        (batch_size < 4, -1, f"A batch of {batch_size} leaves the device waiting (below 4)."),
+        (memory < 16, 1,
+         f"Only {memory:.1f} GB of memory are available (below 16), and activations would take half of theirs."),
+        (share >= 0.5, 1, f"{part} convolutions and matrix products, which become faster."),
+        (share < 0.5, -1, f"Only {part} convolutions and matrix products; the rest does not become faster."),
+    )  # fmt: skip
+    points = sum(worth for holds, worth, _ in weighed if holds)
+    reasons_for = [reason for holds, worth, reason in weighed if holds and worth > 0]
+    reasons_against = [reason for holds, worth, reason in weighed if holds and worth < 0]
     native = best_format(where) != torch.float32
     if not native:
         reasons_against.insert(
@@ -120,7 +124,7 @@ def should_use_mixed_precision(
             "take less time than float32; this decides.",
         )
     return PrecisionDecision(
-        use=native and points >= ENOUGH_POINTS,
+        use=native and points >= 2,
         reasons_for=tuple(reasons_for),
         reasons_against=tuple(reasons_against),
         points=points,
@@ -130,40 +134,6 @@ def should_use_mixed_precision(
         product_share=share,
         available_memory=memory,
     )
-
-
-Verdict = tuple[int, str]
-"""Points, and the reason for them."""
-
-
-def _on_parameters(count: int) -> Verdict:
-    if count > MANY_PARAMETERS:
-        return 2, f"It has {count / 1e6:.1f} million parameters, so its products are large (above 1 million)."
-    if count < FEW_PARAMETERS:
-        return -3, f"It has only {count:,} parameters (below 100,000): its steps are mostly overhead."
-    return 0, ""
-
-
-def _on_batch(size: int) -> Verdict:
-    if size >= LARGE_BATCH:
-        return 1, f"A batch of {size} keeps the device busy (8 or more)."
-    if size < TINY_BATCH:
-        return -1, f"A batch of {size} leaves the device waiting (below 4)."
-    return 0, ""
-
-
-def _on_memory(memory: float) -> Verdict:
-    if memory < LITTLE_MEMORY:
-        return 1, f"Only {memory:.1f} GB of memory are available (below 16), and activations would take half of theirs."
-    return 0, ""
-
-
-def _on_share(share: float, *, counted: bool) -> Verdict:
-    what = "work is" if counted else "weights are"
-    part = f"{share:.0%} of its {what} convolutions and matrix products"
-    if share >= 0.5:
-        return 1, f"{part}, which become faster."
-    return -1, f"Only {part}; the rest does not become faster."
 
 
 @dataclass(frozen=True)
@@ -183,10 +153,7 @@ def advised_settings(
     device: torch.device | str | None = None,
 ) -> tuple[AdvisedSetting, ...]:
     """Return the settings of `optimize_mixed_precision_settings`, each with its reason; arguments and errors alike."""
-    parameters = count_parameters(model)
-    check_batch_size(batch_size)
-    where = device_of(model, device)
-    memory_in_gb(available_memory, where)
+    parameters, where, _ = _facts(model, batch_size, available_memory, device)
     dtype = narrow_format(where)
     name = format_name(dtype)
     native = best_format(where) == dtype
@@ -269,3 +236,113 @@ def create_mixed_precision_config(
         name = ".".join(str(part) for part in error["loc"])
         expected = error["msg"].removeprefix("Input should be ")
         raise BitdialError(f"{name} must be {expected}, got {error['input']!r}; change it") from None
+
+
+def _facts(
+    model: nn.Module, batch_size: int, available_memory: float | None, device: torch.device | str | None
+) -> tuple[int, torch.device, float]:
+    """The number of parameters, the device and the GB to count with (where not given, what is free on it now)."""
+    parameters = count_parameters(model)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise BitdialError(f"batch_size must be a whole number from 1 up, got {batch_size!r}; give the examples a step")
+    where = device_of(model, device)
+    memory: Any = available_memory
+    if memory is None:
+        free = torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else free_memory()
+        return parameters, where, free / GB
+    usable = isinstance(memory, int | float) and not isinstance(memory, bool)
+    if not usable or not math.isfinite(memory) or memory <= 0:
+        raise BitdialError(
+            f"available_memory must be a number of GB above 0, got {memory!r}; leave it out to ask the device"
+        )
+    return parameters, where, float(memory)
+
+
+def count_parameters(model: Any) -> int:
+    """Return the number of a model's parameters, shared ones once.
+
+    Raises:
+        BitdialError: it is no model, has no parameters, or some whose shapes are not known yet.
+    """
+    if not isinstance(model, nn.Module):
+        raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
+    parameters = list(model.parameters())
+    if any(isinstance(each, nn.parameter.UninitializedParameter) for each in parameters):
+        raise BitdialError("model must know its shapes, got lazy layers without; run one batch through it first")
+    total = sum(each.numel() for each in parameters)
+    if not total:
+        raise BitdialError(f"model must have parameters, got {type(model).__name__} without; pass a network")
+    return total
+
+
+def device_of(model: nn.Module, device: torch.device | str | None = None) -> torch.device:
+    """Return the device that advice is about: the one given, else the model's.
+
+    A model on the meta device has none yet: then the machine's GPU, or its processor.
+
+    Raises:
+        BitdialError: a device that this build of torch does not know, or a GPU that is not there.
+    """
+    if device is None:
+        device = next(model.parameters()).device
+    found = parse_device(device)
+    if found.type == "meta":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if found.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (found.index or 0) >= count:
+            raise BitdialError(f"device must be one that is here, got {found} on a machine with {count} GPUs; use cpu")
+    return found
+
+
+def share_of_products(model: nn.Module, example_input: Any = None) -> float:
+    """Return which share of a network's work is convolutions and matrix products, which a narrow format speeds up.
+
+    Args:
+        model: any network; left as it is.
+        example_input: as for `bitdial.cost`. With one, the share is ``macs / (macs + MACS_PER_VALUE * values)``: macs
+            are the multiply-accumulates of linear and convolution layers, values what all other layers put out. Without
+            one, it is the share of weights that belong to products, look-up tables left out.
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        BitdialError: an example that the network cannot take.
+    """
+    if example_input is not None:
+        return _share_of_work(model, example_input)
+    look_ups = {p for each in model.modules() if isinstance(each, _LOOK_UPS) for p in each.parameters(recurse=False)}
+    in_product: dict[Tensor, bool] = {}  # of a weight that several layers share, the first one says it
+    for module in model.modules():
+        for weight in {*module.parameters(recurse=False)} - look_ups:
+            in_product.setdefault(weight, weight.dim() > 1 and not isinstance(module, _NORMS))
+    total = sum(weight.numel() for weight in in_product)
+    return sum(weight.numel() for weight, product in in_product.items() if product) / total if total else 0.0
+
+
+def _share_of_work(model: nn.Module, example_input: Any) -> float:
+    values = 0
+
+    def count(module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal values
+        if isinstance(output, Tensor):
+            values += output.numel()
+
+    others = [
+        module
+        for module in model.modules()
+        if not any(module.children()) and not isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, *_LOOK_UPS))
+    ]
+    handles = [module.register_forward_hook(count) for module in others]
+    try:
+        macs = cost(model, example_input).macs
+    except BitdialError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:  # as torch says it
+        raise BitdialError(f"the network cannot take the example_input: {' '.join(str(error).split())}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    *_, examples = arguments_of(example_input)
+    return macs / (macs + MACS_PER_VALUE * values / examples)

@@ -6,15 +6,17 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
+from bitdial.training.batches import to_device
+from bitdial.training.mixed_precision.advice import count_parameters, device_of
 from bitdial.training.mixed_precision.benchmark_arms import (
     ALLOCATED,
     KEPT,
@@ -25,14 +27,13 @@ from bitdial.training.mixed_precision.benchmark_arms import (
     take_turns,
     ways,
 )
-from bitdial.training.mixed_precision.facts import count_parameters, device_of, narrow_format
 from bitdial.training.seeding import preserved_random_state
 from bitdial.training.step.formats import (
     best_format,
     check_device,
     format_name,
-    good_at_bfloat16,
-    good_at_float16,
+    is_native,
+    narrow_format,
     to_dtype,
 )
 from bitdial.training.step.memory import is_out_of_memory
@@ -109,11 +110,16 @@ class MixedPrecisionBenchmark(Mapping[str, Any]):
     @property
     def verdict(self) -> str:
         """Whether it pays, in words."""
-        sentences = [self._on_time(), self._on_memory()]
-        if not self.pays:
-            sentences.append(f"It does not pay here: stay in float32{self._other()}.")
-        else:
+        sentences = [self._on_time()]
+        saved = self.memory_savings_percent
+        change = "the same" if abs(saved) < 1 else f"{abs(saved):.0f}% {'less' if saved > 0 else 'more'}"
+        sentences.append(f"Memory {self.memory_kind} is {change}.")
+        if self.pays:
             sentences.append("It pays here." if self._is_faster else "It pays here in memory, not in time.")
+        else:
+            best = format_name(best_format(self.device))
+            other = "" if best in ("float32", self.dtype) else f", or try {best}, which is native here"
+            sentences.append(f"It does not pay here: stay in float32{other}.")
         skipped = self.rows[1].skipped_steps
         if skipped > self.iterations / 10:
             sentences.append(f"{skipped} of {self.iterations} steps overflowed and were skipped, which flatters it.")
@@ -122,29 +128,16 @@ class MixedPrecisionBenchmark(Mapping[str, Any]):
     def _on_time(self) -> str:
         low, high = self.speedup_quartiles
         spread = f"{low:.2f}-{high:.2f}"
-        if low > 1 + CLEAR:
+        if self._is_faster:
             return f"Steps in {self.dtype} are {self.speedup:.2f} times as fast as in float32 (quartiles {spread})."
         if high < 1 - CLEAR:
+            native = is_native(to_dtype(self.dtype), self.device)
+            why = "" if native else f": this device has no {self.dtype} arithmetic of its own"
             return (
                 f"Steps in {self.dtype} take {1 / self.speedup:.2f} times as long as in float32 "
-                f"(quartiles {1 / high:.2f}-{1 / low:.2f}){self._why_slow()}."
+                f"(quartiles {1 / high:.2f}-{1 / low:.2f}){why}."
             )
         return f"Steps take about as long in {self.dtype} as in float32 (speedup {self.speedup:.2f}, {spread})."
-
-    def _why_slow(self) -> str:
-        device = torch.device(self.device)
-        good = {"bfloat16": good_at_bfloat16, "float16": good_at_float16}.get(self.dtype)
-        return "" if good is None or good(device) else f": this device has no {self.dtype} arithmetic of its own"
-
-    def _on_memory(self) -> str:
-        saved = self.memory_savings_percent
-        if abs(saved) < 1:
-            return f"Memory {self.memory_kind} is the same."
-        return f"Memory {self.memory_kind} is {abs(saved):.0f}% {'less' if saved > 0 else 'more'}."
-
-    def _other(self) -> str:
-        best = format_name(best_format(self.device))
-        return "" if best in ("float32", self.dtype) else f", or try {best}, which is native here"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, fit for JSON."""
@@ -221,21 +214,23 @@ def benchmark_mixed_precision(
     where = device_of(model, device)
     if any(each.is_meta for each in model.parameters()):
         raise BitdialError("model must have values to train, got one on the meta device; build it on cpu or cuda")
-    narrow = _checked_format(narrow_format(where) if dtype is None else dtype, where)
+    narrow = narrow_format(where) if dtype is None else to_dtype(dtype)
+    if narrow == torch.float32:
+        raise BitdialError("dtype must be a format to compare with float32, got float32 itself; use bfloat16")
+    check_device(narrow, where)
     with preserved_random_state():
-        batches = [_to_device(batch, where) for batch in _batches(data)]
-        loss = criterion or _default_criterion(batches[0][1])
-        arms = {name: Arm(model, batches, loss, optimizer or _sgd, where, way) for name, way in ways(narrow, where)}
+        batches = [to_device(batch, where) for batch in _batches(data)]
+        by_value = functional.mse_loss if batches[0][1].is_floating_point() else functional.cross_entropy
+        make = optimizer or partial(torch.optim.SGD, lr=1e-3, momentum=0.9)
+        arms = {name: Arm(model, batches, criterion or by_value, make, where, way) for name, way in ways(narrow, where)}
         with _one_sentence(batches[0][0]):
             memory = {name: arm.measure_memory() for name, arm in arms.items()}
             seconds = take_turns(list(arms.values()), num_iterations, on_round)
-    measured = dict(zip(arms, seconds, strict=True))
     rows = []
-    for name, times in measured.items():
+    for (name, arm), times in zip(arms.items(), seconds, strict=True):
         low, middle, high = quartiles(times)
-        rows.append(Row(name, middle, (low, high), memory[name], arms[name].skipped))
-    plain, other = seconds[0], seconds[1]
-    low, middle, high = quartiles([one / two for one, two in zip(plain, other, strict=True)])
+        rows.append(Row(name, middle, (low, high), memory[name], arm.skipped))
+    low, middle, high = quartiles([plain / other for plain, other in zip(seconds[0], seconds[1], strict=True)])
     return MixedPrecisionBenchmark(
         dtype=format_name(narrow),
         device=str(where),
@@ -248,18 +243,10 @@ def benchmark_mixed_precision(
     )
 
 
-def _checked_format(dtype: Any, device: torch.device) -> torch.dtype:
-    narrow = to_dtype(dtype)
-    if narrow == torch.float32:
-        raise BitdialError("dtype must be a format to compare with float32, got float32 itself; use bfloat16")
-    check_device(narrow, device)
-    return narrow
-
-
 def _batches(data: Any) -> list[Batch]:
     expected = "data must be a pair (inputs, targets) of tensors or an iterable of such pairs"
     if _is_pair(data):
-        return [tuple(data)]
+        data = [data]
     if isinstance(data, Tensor | str | dict) or not isinstance(data, Iterable):
         raise BitdialError(f"{expected}, got {type(data).__name__}; pass for instance (x, y)")
     batches = list(islice(data, BATCHES))
@@ -274,18 +261,6 @@ def _batches(data: Any) -> list[Batch]:
 def _is_pair(data: Any) -> bool:
     pair = isinstance(data, tuple | list) and len(data) == 2
     return pair and all(isinstance(part, Tensor) and part.dim() > 0 and len(part) > 0 for part in data)
-
-
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    return batch[0].to(device), batch[1].to(device)
-
-
-def _default_criterion(targets: Tensor) -> Criterion:
-    return functional.mse_loss if targets.is_floating_point() else functional.cross_entropy
-
-
-def _sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
-    return torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
 
 
 @contextmanager

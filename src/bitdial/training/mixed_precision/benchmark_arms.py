@@ -54,64 +54,62 @@ class Arm:
         self._dtype, self._tf32 = way
         self._taken = 0
         self.skipped = 0
-        self._model: nn.Module | None = None
+        self._made: tuple[nn.Module, Optimizer, torch.amp.GradScaler] | None = None
 
-    def _build(self) -> None:
+    def _make(self) -> tuple[nn.Module, Optimizer, torch.amp.GradScaler]:
         try:
             copied = copy.deepcopy(self._source)
         except (RuntimeError, TypeError) as error:
             raise BitdialError(
                 f"model must be one that copy.deepcopy can copy, got: {' '.join(str(error).split())}"
             ) from error
-        self._model = copied.to(self._device).train()
+        model = copied.to(self._device).train()
         if self._dtype == FLOAT8:
-            convert_to_float8(self._model)
-        self._optimizer = self._factory(self._model.parameters())
-        if not isinstance(self._optimizer, Optimizer):
-            got = type(self._optimizer).__name__
+            convert_to_float8(model)
+        optimizer = self._factory(model.parameters())
+        if not isinstance(optimizer, Optimizer):
+            got = type(optimizer).__name__
             raise BitdialError(f"optimizer must make an optimizer of parameters, got a function that made a {got}")
-        scaling = self._dtype == torch.float16
-        self._scaler = torch.amp.GradScaler(self._device.type, enabled=scaling)
+        return model, optimizer, torch.amp.GradScaler(self._device.type, enabled=self._dtype == torch.float16)
 
     def measure_memory(self) -> int:
         """Return the bytes of one step, after some to warm up; nothing of it stays behind on a GPU."""
         if self._device.type != "cuda":
-            self._build()
-            assert self._model is not None
             for _ in range(WARM_UP - 1):
                 self.step()
-            with kept_bytes(self._model) as kept:
+            assert self._made is not None
+            with kept_bytes(self._made[0]) as kept:
                 self.step()
-            return kept.total
+            return sum(kept.values())
         before = torch.cuda.memory_allocated(self._device)
-        self._build()
         for _ in range(WARM_UP):
             self.step()
-        peak = peak_on_gpu(self._device, before, self.step)
-        self._model = None  # the next way is to be measured alone
-        del self._optimizer, self._scaler
-        return peak
+        torch.cuda.synchronize(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self.step()
+        torch.cuda.synchronize(self._device)
+        peak = torch.cuda.max_memory_allocated(self._device)
+        self._made = None  # the next way is to be measured alone
+        return peak - before
 
     def step(self) -> float:
         """Train on the next batch; return the seconds, with nothing left in the device's queue."""
-        if self._model is None:
-            self._build()
-        assert self._model is not None
+        model, optimizer, scaler = self._made = self._made or self._make()
         inputs, targets = self._batches[self._taken % len(self._batches)]
         self._taken += 1
-        before = self._scaler.get_scale()
+        before = scaler.get_scale()
         with _tf32(self._tf32):
             _synchronise(self._device)
             began = time.perf_counter()
-            self._optimizer.zero_grad()
+            optimizer.zero_grad()
             with mixed_precision_context(dtype=autocast_dtype(self._dtype), device=self._device):
-                loss = self._criterion(self._model(inputs), targets)
-            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
+                loss = self._criterion(model(inputs), targets)
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)
+            scaler.update()
             _synchronise(self._device)
             seconds = time.perf_counter() - began
-        self.skipped += self._scaler.get_scale() < before
+        self.skipped += scaler.get_scale() < before
         return seconds
 
 
@@ -155,56 +153,31 @@ def _tf32(on: bool | None) -> Iterator[None]:
             place.fp32_precision = former
 
 
-class KeptBytes:
-    """Counts the bytes that autograd keeps for the backward pass; every storage once, however many tensors share it."""
-
-    def __init__(self, excluded: Iterable[Tensor]) -> None:
-        self._excluded = {_place(each) for each in excluded}
-        self._sizes: dict[int, int] = {}
-
-    @property
-    def total(self) -> int:
-        """Bytes so far."""
-        return sum(self._sizes.values())
-
-    def add(self, tensor: Tensor) -> Tensor:
-        """Take notice of a tensor that is being saved."""
-        place = _place(tensor)
-        if place not in self._excluded:
-            self._sizes[place] = max(self._sizes.get(place, 0), _bytes(tensor))
-        return tensor
-
-
 @contextmanager
-def kept_bytes(model: nn.Module) -> Iterator[KeptBytes]:
-    """Count what autograd saves while the body runs forward, parameters and buffers of `model` left out.
+def kept_bytes(model: nn.Module) -> Iterator[dict[int, int]]:
+    """Collect what autograd saves for the backward pass while the body runs forward: place of a storage -> bytes.
 
-    Copies of parameters in a narrower format do count: they take memory until the backward pass is over. What a custom
+    Every storage is there once, however many tensors share it; parameters and buffers of `model` are left out. Copies
+    of parameters in a narrower format do count: they take memory until the backward pass is over. What a custom
     function keeps as plain attributes is not seen.
     """
-    counted = KeptBytes([*model.parameters(), *model.buffers()])
-    with torch.autograd.graph.saved_tensors_hooks(counted.add, lambda tensor: tensor):
-        yield counted
+    own = {_storage(each)[0] for each in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        place, size = _storage(tensor)
+        if place not in own:
+            kept[place] = max(kept.get(place, 0), size)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield kept
 
 
-def _place(tensor: Tensor) -> int:
+def _storage(tensor: Tensor) -> tuple[int, int]:
+    """Where a tensor's storage is, and its bytes."""
     try:
-        return tensor.untyped_storage().data_ptr()
+        storage = tensor.untyped_storage()
+        return storage.data_ptr(), storage.nbytes()
     except (RuntimeError, NotImplementedError):  # sparse and other layouts have no storage of their own
-        return -id(tensor)
-
-
-def _bytes(tensor: Tensor) -> int:
-    try:
-        return tensor.untyped_storage().nbytes()
-    except (RuntimeError, NotImplementedError):
-        return tensor.numel() * tensor.element_size()
-
-
-def peak_on_gpu(device: torch.device, before: int, step: Callable[[], object]) -> int:
-    """Return the highest number of bytes allocated during a step, less those that were allocated `before`."""
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    step()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
+        return -id(tensor), tensor.numel() * tensor.element_size()

@@ -1,9 +1,14 @@
-"""The trainer that is stepped by hand."""
+"""The trainer that is stepped by hand, and the outcome of a call."""
 
 from __future__ import annotations
 
+import json
+import statistics
 import time
+import zlib
+from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from bitdial.errors import BitdialError
 from bitdial.layers.names import unwrapped
-from bitdial.training.mixed_precision.records import Performance, StepOutcome, read_state, write_state
+from bitdial.training.checkpoint.writing import save_text
 from bitdial.training.step.config import MixedPrecisionConfig, prepare_layers
 from bitdial.training.step.control import PrecisionControl
 from bitdial.training.step.formats import check_device, format_name
@@ -22,6 +27,36 @@ from bitdial.training.step.micro_batches import MicroBatches
 from bitdial.training.tasks import TaskOutput
 
 Criterion = Callable[[Any, Any], Tensor]
+
+WINDOW = 1000
+"""Calls that the median time is over."""
+_KIND = "scaler state 1"
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What came of one call of `train_step`.
+
+    Attributes:
+        loss_tensor: mean loss of the batch, 0-dim, detached, on its device.
+        scale: the loss scale after the call.
+        stepped: whether the optimizer moved the weights.
+        skipped: whether it should have, but loss or gradients were not finite. Both are False in mid-accumulation.
+        gradient_norm: 2-norm of the gradient before clipping, where it was clipped.
+        seconds: wall-clock time of the call; on a GPU what is still queued is not in it. 0 without `track_performance`.
+    """
+
+    loss_tensor: Tensor
+    scale: float
+    stepped: bool
+    skipped: bool
+    gradient_norm: Tensor | None
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        """The loss as a number; waits for the device."""
+        return float(self.loss_tensor)
 
 
 class MixedPrecisionTrainer:
@@ -49,17 +84,15 @@ class MixedPrecisionTrainer:
                 "MixedPrecisionConfig(dtype='bfloat16')"
             )
         self.config = config or MixedPrecisionConfig()
-        self.performance = Performance()
+        self._calls, self._seconds = 0, 0.0
+        self._recent: deque[float] = deque(maxlen=WINDOW)
         self._control: PrecisionControl | None = None
         self._micro: MicroBatches | None = None
 
     @property
     def control(self) -> PrecisionControl:
         """Format, scale and counters; on the CPU until a model says otherwise."""
-        if self._control is None:
-            self._begin(torch.device("cpu"))
-        assert self._control is not None
-        return self._control
+        return self._control or self._begin(torch.device("cpu"))
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Make a model ready, in place, before it is wrapped for several devices; return it.
@@ -71,11 +104,11 @@ class MixedPrecisionTrainer:
                 policy that matches nothing.
         """
         self._check_weights(model)
-        self._begin(_device_of(model))
-        if self.control.layers is not None:
-            self.control.layers.remove()
-            self.control.layers = None
-        prepare_layers(model, self.control)
+        control = self._begin(_device_of(model))
+        if control.layers is not None:
+            control.layers.remove()
+            control.layers = None
+        prepare_layers(model, control)
         return model
 
     def train_step(
@@ -120,7 +153,9 @@ class MixedPrecisionTrainer:
         seconds = 0.0
         if self.config.track_performance:
             seconds = time.perf_counter() - began
-            self.performance.add(seconds)
+            self._calls += 1
+            self._seconds += seconds
+            self._recent.append(seconds)
         return StepOutcome(
             output.metrics["loss"], self.control.scaler.scale, stepped, last and not stepped, norm, seconds
         )
@@ -144,13 +179,16 @@ class MixedPrecisionTrainer:
         ``not_finite_steps``, ``format_changes``.
         """
         control = self.control
-        narrow = control.format != torch.float32
+        on_gpu = control.device.type == "cuda"
         return {
             "performance": {
                 "training_steps": control.steps,
                 "applied_steps": control.applied_steps,
                 "skipped_steps": control.skipped_steps,
-                **self.performance.summary(control.device),
+                "total_time": self._seconds,
+                "average_step_time": self._seconds / self._calls if self._calls else 0.0,
+                "median_step_time": statistics.median(self._recent) if self._recent else 0.0,
+                "peak_memory_bytes": torch.cuda.max_memory_allocated(control.device) if on_gpu else None,
             },
             "scaler_info": {
                 "enabled": control.scaler.scaling,
@@ -159,7 +197,7 @@ class MixedPrecisionTrainer:
                 "overflows": control.overflows,
             },
             "precision": format_name(control.format),
-            "estimated_memory_savings": 50.0 if narrow else 0.0,
+            "estimated_memory_savings": 0.0 if control.format == torch.float32 else 50.0,
             "memory_retries": control.memory_retries,
             "not_finite_steps": control.not_finite,
             "format_changes": [
@@ -190,7 +228,9 @@ class MixedPrecisionTrainer:
 
     def save_scaler_state(self, path: str | Path) -> Path:
         """Write the state to a file of its own, whole or not at all; return its path."""
-        return write_state(path, self.control.state_dict())
+        text, file = json.dumps(self.control.state_dict()), Path(path)
+        save_text(file, json.dumps({"bitdial": _KIND, "crc32": zlib.crc32(text.encode()), "state": text}))
+        return file
 
     def load_scaler_state(self, path: str | Path) -> list[str]:
         """Go on from a file that `save_scaler_state` wrote; return what a user should know.
@@ -198,7 +238,20 @@ class MixedPrecisionTrainer:
         Raises:
             BitdialError: there is no such file, it is damaged, or holds something else.
         """
-        return self.load_state_dict(read_state(path))
+        file = Path(path)
+        if not file.is_file():
+            raise BitdialError(f"expected a file that save_scaler_state wrote, got {file}, which is not there")
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content["bitdial"] != _KIND or zlib.crc32(content["state"].encode()) != content["crc32"]:
+                raise ValueError
+            state = json.loads(content["state"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise BitdialError(
+                f"expected a file that save_scaler_state wrote, got {file}, which is damaged or something else; start "
+                "without it: the scale settles within a few steps"
+            ) from None
+        return self.load_state_dict(state)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or one that is pickled, goes on between two steps: without model, optimizer and gradients."""
@@ -208,14 +261,14 @@ class MixedPrecisionTrainer:
     def _batches_under_way(self) -> int:
         return 0 if self._micro is None else len(self._micro)
 
-    def _begin(self, device: torch.device) -> None:
-        if self._control is not None and self._control.device == device:
-            return
-        check_device(self.config.format, device)
+    def _begin(self, device: torch.device) -> PrecisionControl:
         if self._control is None:
+            check_device(self.config.format, device)
             self._control = PrecisionControl(self.config, device, adaptive=self._adaptive)
-        else:
+        elif self._control.device != device:
+            check_device(self.config.format, device)
             self._control.move(device)
+        return self._control
 
     def _check_weights(self, model: nn.Module) -> None:
         halves = (torch.float16, torch.bfloat16)
@@ -242,8 +295,8 @@ class MixedPrecisionTrainer:
         if isinstance(optimizer, LBFGS):
             raise BitdialError("optimizer must step on one gradient, got LBFGS, which evaluates the loss several times")
         self._check_weights(model)
-        self._begin(_device_of(model))
-        self._micro = MicroBatches(self.control, model, unwrapped(model), optimizer, self._forward)
+        control = self._begin(_device_of(model))
+        self._micro = MicroBatches(control, model, unwrapped(model), optimizer, self._forward)
         return self._micro
 
     def _forward(self, model: nn.Module, batch: tuple[Any, Any, Criterion]) -> TaskOutput:

@@ -164,6 +164,17 @@ def best_format(device: torch.device | str) -> torch.dtype:
     return torch.float16 if good_at_float16(device) else torch.float32
 
 
+def narrow_format(device: torch.device | str) -> torch.dtype:
+    """Return the narrow format that a device is better at: the `best_format`, where that is narrow.
+
+    Else the one that torch computes less slowly there: bfloat16 on a processor, float16 on a GPU.
+    """
+    best = best_format(device)
+    if best != torch.float32:
+        return best
+    return torch.bfloat16 if torch.device(device).type == "cpu" else torch.float16
+
+
 def mixed_precision_context(
     enabled: bool = True, dtype: torch.dtype | str = torch.float16, *, device: torch.device | str | None = None
 ) -> torch.autocast:
