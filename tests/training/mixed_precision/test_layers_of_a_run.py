@@ -25,7 +25,7 @@ from bitdial.training import (
 from bitdial.training.mixed_precision import AdaptiveMixedPrecisionTrainer, MixedPrecisionTrainer
 from bitdial.training.step.config import prepare_layers
 from bitdial.training.step.control import PrecisionControl
-from bitdial.training.step.micro_batches import MicroBatches
+from bitdial.training.step.optimizer_step import MicroBatches
 from bitdial.training.step.policy_layers import is_float8_layer
 from tests.training.probing import Net, seen, tokens
 

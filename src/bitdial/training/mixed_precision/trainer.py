@@ -23,7 +23,7 @@ from bitdial.training.checkpoint.writing import save_text
 from bitdial.training.step.config import MixedPrecisionConfig, prepare_layers
 from bitdial.training.step.control import PrecisionControl
 from bitdial.training.step.formats import check_device, format_name
-from bitdial.training.step.micro_batches import MicroBatches
+from bitdial.training.step.optimizer_step import MicroBatches
 from bitdial.training.tasks import TaskOutput
 
 Criterion = Callable[[Any, Any], Tensor]

@@ -19,7 +19,7 @@ from bitdial.training.step.config import MixedPrecisionConfig
 from bitdial.training.step.diagnosis import Culprit
 from bitdial.training.step.formats import WIDER, autocast_dtype, format_name, to_dtype
 from bitdial.training.step.policies import AppliedPolicies
-from bitdial.training.step.scaler import LossScaler
+from bitdial.training.step.scaler import LossScaler, checked
 
 logger = logging.getLogger("bitdial.training.mixed_precision")
 
@@ -58,6 +58,9 @@ class PrecisionControl:
         not_finite: steps lost because loss or gradient were not finite, whatever the scale.
         memory_retries: how often a step was tried again at half the micro-batch.
         parts: into how many parts every batch is cut since memory ran out; 1: whole.
+        lost_in_a_row: lost steps since the last applied one that a lower scale could not have mended.
+        stable_steps: steps applied in a row.
+        recovery_wait: how many of them it takes to try a narrower format again.
         history: every change of format.
         layers: layers with formats of their own, turned at the beginning of every step.
     """
@@ -80,9 +83,8 @@ class PrecisionControl:
         self.parts = 1
         self.history: list[Adaptation] = []
         self.scaler = self._make_scaler(self.format)
-        self._lost_in_a_row = 0
-        self._stable_steps = 0
-        self._recovery_wait = config.recovery_interval
+        self.lost_in_a_row = self.stable_steps = 0
+        self.recovery_wait = config.recovery_interval
         self._culprit: Culprit | None = None
 
     @property
@@ -96,18 +98,9 @@ class PrecisionControl:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=autocast_dtype(self.format))
 
-    def begin_step(self) -> None:
-        """Turn the layers that have formats of their own."""
-        if self.layers is not None:
-            self.layers.set_step(self.steps)
-
     def beyond_scaling(self, *, loss_is_finite: bool) -> bool:
         """Whether a lost step is one that a lower scale cannot mend."""
         return not loss_is_finite or self.scaler.at_floor
-
-    def needs_diagnosis(self, *, loss_is_finite: bool) -> bool:
-        """Whether a lost step is one that a lower scale cannot mend, and the first of its row."""
-        return self.beyond_scaling(loss_is_finite=loss_is_finite) and self._lost_in_a_row == 0
 
     def move(self, device: torch.device) -> None:
         """Go on on another device."""
@@ -119,10 +112,10 @@ class PrecisionControl:
         self.steps += 1
         self.applied_steps += 1
         self.scaler.applied()
-        self._lost_in_a_row, self._culprit = 0, None
-        self._stable_steps += 1
-        if self.adaptive and self.format != self.config.format and self._stable_steps >= self._recovery_wait:
-            reason = f"{self._stable_steps} steps in a row were stable"
+        self.lost_in_a_row, self._culprit = 0, None
+        self.stable_steps += 1
+        if self.adaptive and self.format != self.config.format and self.stable_steps >= self.recovery_wait:
+            reason = f"{self.stable_steps} steps in a row were stable"
             self.change_format(narrower(self.format, self.config.format), reason)
 
     def lost(self, *, loss_is_finite: bool, culprit: Culprit | None = None) -> None:
@@ -132,72 +125,60 @@ class PrecisionControl:
             TrainingDiverged: too many in a row, and no wider format would help.
         """
         self.steps += 1
-        self._stable_steps = 0
+        self.stable_steps = 0
         self._culprit = culprit or self._culprit
         if not self.beyond_scaling(loss_is_finite=loss_is_finite):
-            self._back_off()
+            before = self.scaler.scale
+            self.overflows += 1
+            self.scaler.overflowed()
+            if self.overflows == 1:
+                self.tell(
+                    f"step {self.steps}: a gradient was too large for float16 at the loss scale {before:g}; the step "
+                    f"is skipped and the scale is now {self.scaler.scale:g}. A few of these are normal while the scale "
+                    "settles; further ones are only counted"
+                )
             return
-        if loss_is_finite and self.scaler.dynamic:
+        overflowed = loss_is_finite and self.scaler.dynamic
+        if overflowed:
             self.overflows += 1
         else:
             self.not_finite += 1
         self.scaler.forget()
-        self._lost_in_a_row += 1
-        if self._lost_in_a_row == 1:
-            self._say_lost(loss_is_finite)
-        if self._lost_in_a_row >= self.config.overflow_patience:
-            self._widen_or_stop(loss_is_finite)
-
-    def _back_off(self) -> None:
-        before = self.scaler.scale
-        self.overflows += 1
-        self.scaler.overflowed()
-        if self.overflows == 1:
+        self.lost_in_a_row += 1
+        what, patience = "a gradient" if loss_is_finite else "the loss", self.config.overflow_patience
+        may_widen = self.adaptive and self.format in WIDER and (self._culprit is None or self._culprit.curable)
+        if self.lost_in_a_row == 1:
             self.tell(
-                f"step {self.steps}: a gradient was too large for float16 at the loss scale {before:g}; the step is "
-                f"skipped and the scale is now {self.scaler.scale:g}. A few of these are normal while the scale "
-                "settles; further ones are only counted"
+                f"step {self.steps}: {what} is not a finite number in {format_name(self.format)}{self._where()}; the "
+                f"step is skipped, {patience} in a row {'change the format' if may_widen else 'stop the run'}"
             )
-
-    def _say_lost(self, loss_is_finite: bool) -> None:
-        what = "a gradient" if loss_is_finite else "the loss"
-        patience = self.config.overflow_patience
-        self.tell(
-            f"step {self.steps}: {what} is not a finite number in {format_name(self.format)}"
-            f"{self._where()}; the step is skipped, {patience} in a row "
-            f"{'change the format' if self._may_widen() else 'stop the run'}"
-        )
+        if self.lost_in_a_row >= patience and may_widen:
+            self._widen(f" at the lowest loss scale, {self.scaler.scale:g}" if overflowed else "")
+        elif self.lost_in_a_row >= patience:
+            curable = self._culprit is not None and self._culprit.curable
+            wider_one = "take a wider format, in which the same step is finite; or " if curable else ""
+            raise TrainingDiverged(
+                f"{what} was not a finite number in {self.lost_in_a_row} steps in a row, the last of them step "
+                f"{self.steps}, in {format_name(self.format)}{self._where()}; expected a finite number: {wider_one}"
+                "lower the learning rate, clip gradients with max_grad_norm, or look for bad values in the data"
+            )
 
     def _where(self) -> str:
         return f", first seen in {self._culprit.what}" if self._culprit is not None else ""
 
-    def _may_widen(self) -> bool:
-        return self.adaptive and self.format in WIDER and (self._culprit is None or self._culprit.curable)
-
-    def _widen_or_stop(self, loss_is_finite: bool) -> None:
-        count, name = self._lost_in_a_row, format_name(self.format)
-        if self._may_widen():
-            at = f" at the lowest loss scale, {self.scaler.scale:g}" if self.scaler.dynamic and loss_is_finite else ""
-            wider = format_name(WIDER[self.format])
-            failed_before = sum((each.before, each.after) == (name, wider) for each in self.history)
-            self._recovery_wait = self.config.recovery_interval * 2 ** min(failed_before, 20)
-            self.change_format(WIDER[self.format], f"{count} steps in a row were lost in {name}{at}{self._where()}")
-            return
-        what = "a gradient" if loss_is_finite else "the loss"
-        curable = self._culprit is not None and self._culprit.curable
-        wider_one = "take a wider format, in which the same step is finite; or " if curable else ""
-        raise TrainingDiverged(
-            f"{what} was not a finite number in {count} steps in a row, the last of them step {self.steps}, in {name}"
-            f"{self._where()}; expected a finite number: {wider_one}lower the learning rate, clip gradients with "
-            "max_grad_norm, or look for bad values in the data"
-        )
+    def _widen(self, at: str) -> None:
+        name, wider = format_name(self.format), format_name(WIDER[self.format])
+        failed_before = sum((each.before, each.after) == (name, wider) for each in self.history)
+        self.recovery_wait = self.config.recovery_interval * 2 ** min(failed_before, 20)
+        reason = f"{self.lost_in_a_row} steps in a row were lost in {name}{at}{self._where()}"
+        self.change_format(WIDER[self.format], reason)
 
     def change_format(self, dtype: torch.dtype, reason: str) -> None:
         """Compute in another format from now on."""
         before, after = format_name(self.format), format_name(dtype)
         self.history.append(Adaptation(self.steps, before, after, reason))
         self.format, self.scaler = dtype, self._make_scaler(dtype)
-        self._lost_in_a_row = self._stable_steps = 0
+        self.lost_in_a_row = self.stable_steps = 0
         self._culprit = None
         self.tell(f"step {self.steps}: the format changes from {before} to {after}: {reason}")
 
@@ -243,9 +224,6 @@ class PrecisionControl:
             "asked_format": format_name(self.config.format),
             "scaler": self.scaler.state_dict(),
             **{name: getattr(self, name) for name in _COUNTERS},
-            "lost_in_a_row": self._lost_in_a_row,
-            "stable_steps": self._stable_steps,
-            "recovery_wait": self._recovery_wait,
             "culprit": None if self._culprit is None else asdict(self._culprit),
             "history": [asdict(each) for each in self.history],
         }
@@ -265,9 +243,7 @@ class PrecisionControl:
             return self.scaler.load_state_dict(state)
         try:
             dtype, asked = to_dtype(state["format"]), to_dtype(state["asked_format"])
-            counters = {
-                name: _count(name, state[name], 1 if name == "parts" else 0) for name in (*_COUNTERS, *_PRIVATE)
-            }
+            counters = {n: int(checked("mixed precision", n, state[n], least)) for n, least in _COUNTERS.items()}
             history = [Adaptation(**each) for each in state["history"]]
             culprit = Culprit(**state["culprit"]) if state.get("culprit") is not None else None
             scaler = dict(state["scaler"])
@@ -285,24 +261,16 @@ class PrecisionControl:
             fresh = self._make_scaler(dtype)
             notes += fresh.load_state_dict(scaler)  # may refuse: then nothing is taken
             self.format, self.scaler = dtype, fresh
-        for name in _COUNTERS:
-            setattr(self, name, counters[name])
-        self._lost_in_a_row, self._stable_steps = counters["lost_in_a_row"], counters["stable_steps"]
-        self._recovery_wait = counters["recovery_wait"]
+        vars(self).update(counters)
         self.history, self._culprit = history, culprit
         return notes
 
 
-_COUNTERS = ("steps", "applied_steps", "overflows", "not_finite", "memory_retries", "parts")
-_PRIVATE = ("lost_in_a_row", "stable_steps", "recovery_wait")
-
-
-def _count(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
-        raise BitdialError(
-            f"the state of mixed precision must have {name} of {least} or more, got {value!r}; it is damaged"
-        )
-    return int(value)
+_COUNTERS = {
+    "steps": 0, "applied_steps": 0, "overflows": 0, "not_finite": 0, "memory_retries": 0, "parts": 1,
+    "lost_in_a_row": 0, "stable_steps": 0, "recovery_wait": 0,
+}  # fmt: skip
+"""What of a control is a whole number and saved, with the least that it can be."""
 
 
 def narrower(dtype: torch.dtype, wanted: torch.dtype) -> torch.dtype:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,8 +57,11 @@ def first_not_finite(model: nn.Module, losses: Callable[[], Iterable[Tensor]]) -
             if watch.found is None and not bool(torch.isfinite(loss)):
                 watch.found = Culprit("", "the loss, though every layer's output was finite")
             loss.backward()  # type: ignore[no-untyped-call]
-    from_gradients = _parameter_gradient(model)  # asked in any case: on gradients in shards, it is a conversation
-    return watch.found or from_gradients
+    # Asked in any case: on gradients in shards, it is a conversation. Backward, the last one was the first.
+    names = [name for name, p in model.named_parameters() if p.grad is not None and not _finite(p.grad)]
+    if watch.found is None and names:
+        return Culprit(names[-1].rpartition(".")[0], f"the gradient of the parameter '{names[-1]}'", True)
+    return watch.found
 
 
 def agreed(culprit: Culprit | None) -> Culprit | None:
@@ -80,9 +84,9 @@ class _Watch:
     def over(self, model: nn.Module) -> Iterator[None]:
         handles: list[Any] = [model.register_forward_pre_hook(self._input, with_kwargs=True)]
         for name, module in model.named_modules():
-            handles.append(module.register_forward_hook(self._forward(name)))
-            if not any(True for _ in module.children()):
-                handles.append(module.register_forward_hook(self._on_gradient(name)))
+            handles.append(module.register_forward_hook(partial(self._output, name)))
+            if next(module.children(), None) is None:
+                handles.append(module.register_forward_hook(partial(self._gradient, name)))
         try:
             yield
         finally:
@@ -93,50 +97,36 @@ class _Watch:
         if self.found is None and not _finite((args, kwargs)):
             self.found = Culprit("", "the model's input: look for bad values in the data")
 
-    def _forward(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if self.found is not None or _finite(output):
-                return
-            kind = type(module).__name__
-            if not name:
-                self.found = Culprit("", f"the output of the model ({kind})")
-            elif _finite(inputs):
-                self.found = Culprit(name, f"the output of layer '{name}' ({kind})")
-            else:
-                self.found = Culprit(name, f"what reaches layer '{name}' ({kind}) from an operation before it")
+    def _output(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self.found is not None or _finite(output):
+            return
+        kind = type(module).__name__
+        if not name:
+            self.found = Culprit("", f"the output of the model ({kind})")
+        elif _finite(inputs):
+            self.found = Culprit(name, f"the output of layer '{name}' ({kind})")
+        else:
+            self.found = Culprit(name, f"what reaches layer '{name}' ({kind}) from an operation before it")
 
-        return hook
-
-    def _on_gradient(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def _gradient(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         """Watch the gradient that flows out of a layer at its input, given that what came in at its output is sound."""
+        kind = type(module).__name__
+        sound = True
 
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            kind = type(module).__name__
-            sound = [True]
+        def arrives(gradient: Tensor) -> None:
+            nonlocal sound
+            sound = sound and _finite(gradient)
 
-            def arrives(gradient: Tensor) -> None:
-                sound[0] = sound[0] and _finite(gradient)
+        def leaves(gradient: Tensor) -> None:
+            if self.found is None and sound and not _finite(gradient):
+                self.found = Culprit(name, f"the gradient that layer '{name}' ({kind}) passes back", True)
 
-            def leaves(gradient: Tensor) -> None:
-                if self.found is None and sound[0] and not _finite(gradient):
-                    self.found = Culprit(name, f"the gradient that layer '{name}' ({kind}) passes back", True)
-
-            for tensor in _floats(output):
-                if tensor.requires_grad:
-                    tensor.register_hook(arrives)  # type: ignore[no-untyped-call]
-            for tensor in _floats(inputs):
-                if tensor.requires_grad and not any(tensor is each for each in _floats(output)):
-                    tensor.register_hook(leaves)  # type: ignore[no-untyped-call]
-
-        return hook
-
-
-def _parameter_gradient(model: nn.Module) -> Culprit | None:
-    """The last layer whose parameters got a gradient that is not finite: backward, it was the first."""
-    names = [name for name, p in model.named_parameters() if p.grad is not None and not _finite(p.grad)]
-    if not names:
-        return None
-    return Culprit(names[-1].rpartition(".")[0], f"the gradient of the parameter '{names[-1]}'", True)
+        for tensor in _floats(output):
+            if tensor.requires_grad:
+                tensor.register_hook(arrives)  # type: ignore[no-untyped-call]
+        for tensor in _floats(inputs):
+            if tensor.requires_grad and not any(tensor is each for each in _floats(output)):
+                tensor.register_hook(leaves)  # type: ignore[no-untyped-call]
 
 
 def _floats(value: Any) -> Iterator[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from itertools import pairwise
 from typing import Any
 
@@ -23,19 +22,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "DefaultCPUAllocator: can't allocate memory" in text
-        or "DefaultCPUAllocator: not enough memory" in text
-        or "out of memory" in text.lower()
-        or any(name in text for name in ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"))
-    )
+    return isinstance(error, RuntimeError) and ("out of memory" in text.lower() or any(one in text for one in _SAID))
 
 
-def release(device: torch.device) -> None:
-    """Give back what caches hold."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+_SAID = (
+    "DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 class Snapshot:
@@ -67,13 +60,17 @@ class Snapshot:
             self._owners, self._ids = [(owner, dict(owner.items())) for owner in owners], ids
             self._live = [b for _, own in self._owners for b in own.values() if b is not None and _can_be_written(b)]
             self._kept = [each.detach().clone() for each in self._live]
-        self._random = self.random_state()
+        on_gpu = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
+        self._random = torch.get_rng_state(), on_gpu
 
     def restore(self) -> None:
         """Put everything back to where it was."""
         assert self._random is not None, "take first"
         self.restore_buffers()
-        self.restore_random(self._random)
+        on_cpu, on_gpu = self._random
+        torch.set_rng_state(on_cpu)
+        if on_gpu is not None:
+            torch.cuda.set_rng_state(on_gpu, self._device)
 
     def restore_buffers(self) -> None:
         """Put the buffers alone back."""
@@ -82,16 +79,6 @@ class Snapshot:
                 owner.clear()
                 owner.update(own)
         _copy(self._live, self._kept)
-
-    def random_state(self) -> tuple[Tensor, Tensor | None]:
-        """Return the state of the generators."""
-        return torch.get_rng_state(), torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
-
-    def restore_random(self, state: tuple[Tensor, Tensor | None]) -> None:
-        """Put the generators back to a state."""
-        torch.set_rng_state(state[0])
-        if state[1] is not None:
-            torch.cuda.set_rng_state(state[1], self._device)
 
 
 def _buffers_of_modules(model: nn.Module) -> list[Any]:
@@ -126,18 +113,14 @@ def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
         torch._foreach_copy_(targets, sources)
 
 
-Versions = tuple[list[Tensor], list[int]]
-"""Tensors, and the count of changes of each."""
-
-
-def versions(optimizer: Optimizer) -> Versions:
-    """Return parameters and their states as they are before an update."""
+def versions(optimizer: Optimizer) -> tuple[list[Tensor], list[int]]:
+    """Return parameters and their states as they are before an update, and the count of changes of each."""
     tensors: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
     tensors += [v for _, _, s in _states(optimizer) for v in s.values() if isinstance(v, Tensor)]
     return tensors, [each._version for each in tensors]
 
 
-def forget_new_state(optimizer: Optimizer, before: Versions, problem: str) -> None:
+def forget_new_state(optimizer: Optimizer, before: tuple[list[Tensor], list[int]], problem: str) -> None:
     """Take off what an update that ran out of memory made, so that it can be repeated.
 
     Raises:

@@ -1,27 +1,312 @@
-"""One optimizer step of the loop: its micro-batches through forward and backward, and what came of it."""
+"""One optimizer step: forward and scaled backward of its micro-batches, again in halves without memory, the update."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+import dataclasses
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
+from bitdial.layers.names import hold_of
+from bitdial.training.devices import is_distributed
 from bitdial.training.optimizers import scaled_learning_rate
 from bitdial.training.sharding import is_sharded, whole
-from bitdial.training.step.micro_batches import Hold, MicroBatches
+from bitdial.training.step.control import PrecisionControl
+from bitdial.training.step.diagnosis import Culprit, agreed, first_not_finite
+from bitdial.training.step.memory import (
+    RETRIES,
+    Snapshot,
+    batch_size,
+    forget_new_state,
+    is_out_of_memory,
+    split,
+    versions,
+)
 from bitdial.training.tasks import Task, TaskOutput
 
 if TYPE_CHECKING:
     from bitdial.training.state import TrainingState
 
+Forward = Callable[[nn.Module, Any], TaskOutput]
+"""``(model, batch) -> output`` whose loss is the mean over the batch's examples."""
 
-@dataclass(frozen=True, slots=True)
+Hold = Callable[[], AbstractContextManager[Any]]
+"""Makes the context of a forward and backward pass whose gradients the processes do not exchange yet."""
+
+
+class MicroBatches:
+    """Collects the gradients of one optimizer step, and applies them where they are finite.
+
+    Args:
+        control: the format in force, and what is decided about a step.
+        model: what `forward` is called with; may be wrapped for several processes.
+        plain: the same model without wrapping.
+        optimizer: over its parameters.
+        forward: what a batch means.
+        backward: goes back from a scaled loss; ``loss.backward()`` if None.
+        hold: wraps passes before a step's last; that of DistributedDataParallel if None.
+        sums: whether a batch's loss is a sum over its examples, so that its parts are not weighted.
+        checks: whether to look at every step if its loss and gradients are finite, which makes the host wait for the
+            device; False applies every step.
+
+    Nothing of a try that ran out of memory stays: random numbers, batch norm's statistics and activation ranges are put
+    back. So are the latter two where a step is lost to values that are not finite. A step whose gradients merely
+    overflowed the loss scale leaves the statistics of its forward pass, as in any loop with a scaler.
+    """
+
+    def __init__(
+        self,
+        control: PrecisionControl,
+        model: nn.Module,
+        plain: nn.Module,
+        optimizer: Optimizer,
+        forward: Forward,
+        *,
+        backward: Callable[[Tensor], None] | None = None,
+        hold: Hold | None = None,
+        sums: bool = False,
+        checks: bool = True,
+    ) -> None:
+        self.control = control
+        self.model, self.plain, self.optimizer = model, plain, optimizer
+        self.forward, self.backward, self.hold = forward, backward or _backward, hold or hold_of(model)
+        self.sums, self.checks = sums, checks
+        self._snapshot = Snapshot(plain, control.device)
+        self._taken: list[tuple[Any, float]] = []
+        self._losses: list[Tensor] = []
+        self._exchanged = False
+        self._retries = 0
+
+    def __len__(self) -> int:
+        """How many micro-batches the step has so far."""
+        return len(self._taken)
+
+    def add(self, batch: Any, share: float = 1.0, *, last: bool = True) -> TaskOutput:
+        """Add the gradient of one micro-batch. An error forgets the whole step: half a gradient helps nobody.
+
+        Args:
+            batch: on the device.
+            share: weight of its loss in the step's.
+            last: whether the step has no further micro-batch.
+
+        Returns:
+            Its output; the loss is detached.
+
+        Raises:
+            BitdialError: it does not fit into memory, not even in parts.
+        """
+        if not self._taken:
+            if self.control.layers is not None:
+                self.control.layers.set_step(self.control.steps)
+            self._snapshot.take()
+            self._retries = 0
+        self._taken.append((batch, share))
+        self._exchanged = last
+        try:
+            try:
+                return self._pass(batch, share, last=last)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = str(error)
+            return self._again(problem, last=last)  # outside of the handler, whose traceback holds on to memory
+        except BaseException:
+            self.clear()
+            raise
+
+    def exchange(self) -> None:
+        """Do the step again, with gradients exchanged between processes, if its last batch was not known to be it."""
+        if self._exchanged or self.hold is nullcontext:
+            return
+        self._exchanged = True
+        self._replay(last=True)
+
+    def apply(
+        self, step: Callable[[], Any], max_grad_norm: float | None, *, factor: float = 1.0
+    ) -> tuple[bool, Tensor | None]:
+        """Clip and step where everything is finite. The caller clears afterwards.
+
+        Args:
+            step: moves the weights.
+            max_grad_norm: 2-norm that the gradient is scaled down to; None: not at all.
+            factor: what the gradient is multiplied with first.
+
+        Returns:
+            Whether the step was applied, and the norm of the gradient before it was clipped.
+
+        Raises:
+            TrainingDiverged: one step too many was lost.
+            BitdialError: memory ran out, and the step cannot be repeated.
+        """
+        while True:
+            before = versions(self.optimizer)
+            try:
+                return self._apply(step, max_grad_norm, factor)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = str(error)
+            forget_new_state(self.optimizer, before, problem)
+            self._again(problem, last=True)
+
+    def clear(self) -> None:
+        """Forget the step under way, its gradients too."""
+        self._taken, self._losses = [], []
+        self.control.scaler.forget()
+        torch.clear_autocast_cache()  # inside of another autocast, even one that is off, PyTorch keeps the old weights
+        self.optimizer.zero_grad(set_to_none=self.control.config.memory_efficient)
+
+    def _pass(self, batch: Any, share: float, *, last: bool) -> TaskOutput:
+        outputs, parts = [], self._cut(batch)
+        for index, (part, part_share) in enumerate(parts):
+            with nullcontext() if last and index == len(parts) - 1 else self.hold():
+                with self.control.autocast():
+                    output = self.forward(self.model, part)
+                loss, weight = output.loss, share * part_share
+                self._losses.append(loss.detach())
+                self.backward(self.control.scaler.scaled(loss if weight == 1.0 else loss * weight))
+            outputs.append((dataclasses.replace(output, loss=loss.detach()), part_share))
+        return outputs[0][0] if len(parts) == 1 else _joined(outputs)
+
+    def _cut(self, batch: Any) -> list[tuple[Any, float]]:
+        """The parts of a batch, each with the weight of its loss in that of the batch."""
+        parts = split(batch, self.control.parts)
+        if self.sums or len(parts) == 1:
+            return [(part, 1.0) for part in parts]
+        size = batch_size(batch)
+        return [(part, batch_size(part) / size) for part in parts]
+
+    def _again(self, problem: str, *, last: bool) -> TaskOutput:
+        """Do the step from its start in smaller parts, until it fits or too often."""
+        control = self.control
+        largest = max(batch_size(batch) for batch, _ in self._taken)
+        world = torch.distributed.get_world_size() if is_distributed() else 1
+        while True:
+            if self._retries >= RETRIES or control.parts >= largest or world > 1:
+                whole = f"of {largest} examples" if largest > 1 else "of 1 example (or of a form that cannot be cut)"
+                tried = f"in {control.parts} parts" if control.parts > 1 else whole
+                why = f" ({world} processes cannot retry a step alone)" if world > 1 else ""
+                raise BitdialError(
+                    f"out of memory with micro-batches {tried}{why}: {' '.join(problem.split())[:200]}; lower the "
+                    "batch size, or accumulate more batches to a step"
+                )
+            self._retries += 1
+            control.memory_retries += 1
+            control.parts = min(control.parts * 2, largest)
+            control.tell(
+                f"step {control.steps + 1}: out of memory; the step is tried again with every batch in "
+                f"{control.parts} parts, which stays so (the same gradient, more slowly)"
+            )
+            self.optimizer.zero_grad(set_to_none=True)
+            gc.collect()
+            if control.device.type == "cuda":
+                torch.cuda.empty_cache()
+            try:
+                return self._replay(last=last)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    error.add_note(
+                        f"this came up while a step that had run out of memory was tried again in {control.parts} "
+                        "parts; are the examples along the first dimension of every tensor of the batch?"
+                    )
+                    raise
+                problem = str(error)
+
+    def _replay(self, *, last: bool) -> TaskOutput:
+        """Do all micro-batches again from the state that the first began with; return the last one's output."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.control.scaler.forget()
+        self._losses = []
+        self._snapshot.restore()
+        for index, (batch, share) in enumerate(self._taken):
+            output = self._pass(batch, share, last=last and index == len(self._taken) - 1)
+        return output
+
+    def _apply(self, step: Callable[[], Any], max_grad_norm: float | None, factor: float) -> tuple[bool, Tensor | None]:
+        control = self.control
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None] if factor != 1.0 else []
+        if gradients:
+            torch._foreach_mul_(gradients, factor)
+        if self.checks:
+            found = control.scaler.unscale(self.optimizer)
+            loss_finite, gradient_finite = control.are_finite(self._losses, found)
+            if not (loss_finite and gradient_finite):
+                self._lost(loss_is_finite=loss_finite)
+                return False, None
+        norm = None
+        if max_grad_norm is not None:
+            norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+        step()
+        control.applied()
+        return True, norm
+
+    def _lost(self, *, loss_is_finite: bool) -> None:
+        culprit = None
+        if self.control.beyond_scaling(loss_is_finite=loss_is_finite):
+            if self.control.lost_in_a_row == 0:
+                culprit = self._diagnose()
+            self._snapshot.restore_buffers()  # values that are not finite would stay in running averages for good
+        self.control.lost(loss_is_finite=loss_is_finite, culprit=culprit)
+
+    def _diagnose(self) -> Culprit | None:
+        """Do the lost step again, watched, and once more in float32; all is left as it is found.
+
+        Every process does the same passes, whatever it alone finds: where weights are in shards, each pass is a
+        conversation.
+        """
+        now = Snapshot(self.plain, self.control.device)
+        now.take()
+        try:
+            culprit = agreed(self._watched(narrow=True))
+            if culprit is not None and self.control.format != torch.float32:
+                culprit = dataclasses.replace(culprit, curable=agreed(self._watched(narrow=False)) is None)
+            return culprit
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+            now.restore()
+
+    def _watched(self, *, narrow: bool) -> Culprit | None:
+        control, wide = self.control, torch.autocast(self.control.device.type, enabled=False)
+
+        def losses() -> Iterator[Tensor]:
+            for batch, share in self._taken:
+                for part, part_share in self._cut(batch):
+                    with control.autocast() if narrow else wide:
+                        loss = self.forward(self.plain, part).loss * (share * part_share)
+                    yield control.scaler.scaled(loss) if narrow else loss
+
+        self.optimizer.zero_grad(set_to_none=True)
+        self._snapshot.restore()
+        try:
+            return first_not_finite(self.plain, losses)
+        except Exception as error:  # the diagnosis is a service; the step is lost with or without it
+            control.tell(f"the layer could not be found: {type(error).__name__}: {' '.join(str(error).split())}")
+            return None
+
+
+def _backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _joined(outputs: list[tuple[TaskOutput, float]]) -> TaskOutput:
+    """The output of a whole batch from those of its parts."""
+    loss = torch.stack([output.loss * share for output, share in outputs]).sum()
+    metrics = {
+        name: torch.stack([output.metrics[name] * share for output, share in outputs]).sum()
+        for name in outputs[0][0].metrics
+    }
+    return TaskOutput(loss, sum(output.examples for output, _ in outputs), metrics)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StepResult:
     """What came of one optimizer step.
 
@@ -49,16 +334,19 @@ class OptimizerStep:
 
     A run that is to compute in float32 takes every step as it comes: nothing waits for the device, and a loss that is
     not finite is found when a row of the log is due. In any other format every step is looked at.
+
+    Attributes:
+        checks: whether every step is looked at before it is applied.
     """
 
     def __init__(self, state: TrainingState, task: Task) -> None:
         fabric, plain, optimizer = state.fabric, state.model, state.optimizer
-        self.fabric = fabric
-        self.task = task
-        self.control = state.control
+        self.fabric, self.task, self.control = fabric, task, state.control
         self._passes: Callable[[Any], Sequence[Any]] | None = getattr(task, "passes", None)
         self._plain_optimizer = optimizer
         self._moves = fabric.device.type != "cpu"
+        config = self.control.config
+        self.checks = config.format != torch.float32 or config.needs_scale
         model: nn.Module = plain
         hold: Hold = nullcontext
         if is_sharded(fabric):  # gradients of every micro-batch go to their shards: whole ones would be held else
@@ -67,20 +355,8 @@ class OptimizerStep:
             wrapped, self.optimizer = fabric.setup(plain, optimizer)
             model, hold = wrapped, partial(fabric.no_backward_sync, wrapped)
         self._micro = MicroBatches(
-            self.control,
-            model,
-            plain,
-            optimizer,
-            task.loss,
-            backward=fabric.backward,
-            hold=hold,
-            checks=self.checks,
+            self.control, model, plain, optimizer, task.loss, backward=fabric.backward, hold=hold, checks=self.checks
         )
-
-    @property
-    def checks(self) -> bool:
-        """Whether every step is looked at before it is applied."""
-        return self.control.config.format != torch.float32 or self.control.config.needs_scale
 
     def __call__(self, batches: list[Any], lr_scale: float = 1.0) -> StepResult:
         """Step on `batches`, the micro-batches of one step, at `lr_scale` times the scheduled learning rate.

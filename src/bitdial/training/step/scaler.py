@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
-import struct
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
@@ -37,8 +37,7 @@ class LossScaler:
     def __init__(self, config: MixedPrecisionConfig, device: torch.device | str, *, scaling: bool) -> None:
         self.scaling = scaling and config.use_grad_scaling
         self.dynamic = self.scaling and config.use_dynamic_loss_scaling
-        self.growth_factor, self.backoff_factor = config.growth_factor, config.backoff_factor
-        self.growth_interval, self.min_scale = config.growth_interval, _float32(config.min_scale)
+        self.config, self.min_scale = config, _float32(config.min_scale)
         self.scale = _float32(config.init_scale) if self.scaling else 1.0
         self.growth_tracker = 0
         self._kernels = torch.amp.GradScaler(torch.device(device).type, init_scale=self.scale)
@@ -76,8 +75,8 @@ class LossScaler:
         """Take notice of a step without overflow."""
         if self.dynamic:
             self.growth_tracker += 1
-            if self.growth_tracker == self.growth_interval:
-                grown = _float32(self.scale * self.growth_factor)
+            if self.growth_tracker == self.config.growth_interval:
+                grown = _float32(self.scale * self.config.growth_factor)
                 self.scale = grown if math.isfinite(grown) else self.scale
                 self.growth_tracker = 0
         self.forget()
@@ -85,7 +84,7 @@ class LossScaler:
     def overflowed(self) -> None:
         """Take notice of a step that was lost to an overflow: back off, down to the floor."""
         if self.dynamic:
-            self.scale = max(_float32(self.scale * self.backoff_factor), self.min_scale)
+            self.scale = max(_float32(self.scale * self.config.backoff_factor), self.min_scale)
             self.growth_tracker = 0
         self.forget()
 
@@ -95,8 +94,10 @@ class LossScaler:
 
     def forget(self) -> None:
         """Make ready for the next backward pass, with nothing noticed."""
-        if self.scaling:
-            self._kernels = _renewed(self._kernels, self.scale)
+        if self.scaling and self._kernels._scale is None:  # nothing was scaled yet
+            self._kernels = torch.amp.GradScaler(self._kernels._device, init_scale=self.scale)
+        elif self.scaling:
+            self._kernels.update(self.scale)
 
     def state_dict(self) -> dict[str, Any]:
         """Return scale and growth tracker."""
@@ -112,8 +113,8 @@ class LossScaler:
             return []
         if not state:
             return [f"the saved scaler was switched off: the loss scale starts at {self.scale:g}"]
-        scale = _number(state, "scale")
-        tracker = _number(state, "growth_tracker" if "growth_tracker" in state else "_growth_tracker")
+        count = "growth_tracker" if "growth_tracker" in state else "_growth_tracker"
+        scale, tracker = (checked("the loss scaler", name, state.get(name)) for name in ("scale", count))
         notes = []
         if scale < self.min_scale:
             notes.append(f"the saved loss scale of {scale:g} is below min_scale: it starts at {self.min_scale:g}")
@@ -157,25 +158,17 @@ def any_not_finite(gradients: list[Tensor]) -> Tensor:
     return (~torch.isfinite(torch.nn.utils.get_total_norm(dense, norm_type=math.inf))).float()
 
 
-def _renewed(kernels: torch.amp.GradScaler, scale: float) -> torch.amp.GradScaler:
-    """Return the scaler at a scale, ready for the next backward pass, its tensors on their device kept."""
-    if kernels._scale is None:  # nothing was scaled yet
-        return torch.amp.GradScaler(kernels._device, init_scale=scale)
-    kernels.update(scale)
-    return kernels
+def checked(owner: str, name: str, value: Any, least: int = 0) -> float:
+    """Return a number out of a saved state.
 
-
-def _number(state: Mapping[str, Any], name: str) -> float:
-    value = state.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
-        raise BitdialError(f"the state of the loss scaler must have {name} of 0 or more, got {value!r}; it is damaged")
-    return float(value)
+    Raises:
+        BitdialError: not a finite number of `least` or more.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
+        raise BitdialError(f"the state of {owner} must have {name} of {least} or more, got {value!r}; it is damaged")
+    return value
 
 
 def _float32(value: float) -> float:
     """Round to the nearest float32: the scale is one on the device. Infinite where float32 ends."""
-    try:
-        rounded: float = struct.unpack("f", struct.pack("f", value))[0]
-    except OverflowError:
-        return math.inf
-    return rounded
+    return ctypes.c_float(value).value
