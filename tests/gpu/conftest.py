@@ -10,7 +10,7 @@ import torch
 
 from bitdial.layers import quantized
 from bitdial.numerics import grid
-from bitdial.training.mixed_precision.benchmark_arms import _tf32 as tf32
+from bitdial.training.mixed_precision.benchmark import _tf32 as tf32
 
 
 class Device(str):

@@ -15,10 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bitdial.errors import BitdialError
 from bitdial.training import random_state
-from bitdial.training.mixed_precision import MixedPrecisionBenchmark, benchmark_arms, benchmark_mixed_precision
+from bitdial.training.mixed_precision import MixedPrecisionBenchmark, benchmark_mixed_precision
 from bitdial.training.mixed_precision import benchmark as module
-from bitdial.training.mixed_precision.benchmark import Row, quartiles
-from bitdial.training.mixed_precision.benchmark_arms import kept_bytes
+from bitdial.training.mixed_precision.benchmark import Row, kept_bytes, quartiles
 
 BATCH, WIDTH, CLASSES = 16, 32, 4
 
@@ -145,7 +144,7 @@ def test_float8_converts_the_copy_and_computes_the_rest_in_bfloat16(monkeypatch:
         return nn.functional.cross_entropy(output, target)
 
     monkeypatch.setattr(module, "check_device", lambda dtype, device: None)
-    monkeypatch.setattr(benchmark_arms, "convert_to_float8", converted.append)
+    monkeypatch.setattr(module, "convert_to_float8", converted.append)
     model = nn.Linear(8, CLASSES)
     result = benchmark_mixed_precision(model, data(), 2, dtype="float8", criterion=criterion)
     assert result.dtype == "float8"
@@ -274,7 +273,7 @@ def test_tf32_is_put_back_as_it_was() -> None:
     before = [place.fp32_precision for place in places]
 
     def fail(on: bool, name: str) -> None:
-        with benchmark_arms._tf32(on):
+        with module._tf32(on):
             assert [place.fp32_precision for place in places] == [name, name]
             raise KeyError
 
@@ -288,7 +287,7 @@ def test_tf32_is_put_back_as_it_was() -> None:
 
 
 def test_a_gpu_also_shows_float32_with_tf32_off_and_on() -> None:
-    names = [name for name, _ in benchmark_arms.ways(torch.float16, torch.device("cuda"))]
+    names = list(module.ways(torch.float16, torch.device("cuda")))
     assert names == ["float32", "float16", "float32, TF32 off", "float32, TF32 on"]
 
 

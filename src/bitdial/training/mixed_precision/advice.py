@@ -329,12 +329,9 @@ def _share_of_work(model: nn.Module, example_input: Any) -> float:
         if isinstance(output, Tensor):
             values += output.numel()
 
-    others = [
-        module
-        for module in model.modules()
-        if not any(module.children()) and not isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, *_LOOK_UPS))
-    ]
-    handles = [module.register_forward_hook(count) for module in others]
+    counted = (nn.Linear, nn.Conv1d, nn.Conv2d, *_LOOK_UPS)
+    leaves = [module for module in model.modules() if not any(module.children())]
+    handles = [leaf.register_forward_hook(count) for leaf in leaves if not isinstance(leaf, counted)]
     try:
         macs = cost(model, example_input).macs
     except BitdialError:

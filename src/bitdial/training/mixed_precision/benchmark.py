@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,26 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
 from bitdial.training.batches import to_device
 from bitdial.training.mixed_precision.advice import count_parameters, device_of
-from bitdial.training.mixed_precision.benchmark_arms import (
-    ALLOCATED,
-    KEPT,
-    Arm,
-    Batch,
-    Criterion,
-    OptimizerFactory,
-    take_turns,
-    ways,
-)
 from bitdial.training.seeding import preserved_random_state
+from bitdial.training.step.float8 import convert_to_float8
 from bitdial.training.step.formats import (
+    FLOAT8,
+    autocast_dtype,
     best_format,
     check_device,
     format_name,
     is_native,
+    mixed_precision_context,
     narrow_format,
     to_dtype,
 )
@@ -40,6 +37,19 @@ from bitdial.training.step.memory import is_out_of_memory
 
 CLEAR = 0.03
 """A difference below this share is called none: other work on a machine moves medians by as much."""
+
+BATCHES = 8
+"""At most so many batches are taken from an iterable, and used in turn."""
+
+KEPT = "kept for the backward pass"
+ALLOCATED = "peak allocated on the GPU"
+
+WARM_UP = 3
+"""Steps of each way before the clock runs: kernels are chosen, caches filled, the loss scale settles."""
+
+Batch = tuple[Tensor, Tensor]
+Criterion = Callable[[Any, Any], Tensor]
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 @dataclass(frozen=True)
@@ -170,10 +180,6 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-BATCHES = 8
-"""At most so many batches are taken from an iterable, and used in turn."""
-
-
 def benchmark_mixed_precision(
     model: nn.Module,
     data: Batch | Iterable[Batch],
@@ -221,8 +227,8 @@ def benchmark_mixed_precision(
     with preserved_random_state():
         batches = [to_device(batch, where) for batch in _batches(data)]
         by_value = functional.mse_loss if batches[0][1].is_floating_point() else functional.cross_entropy
-        make = optimizer or partial(torch.optim.SGD, lr=1e-3, momentum=0.9)
-        arms = {name: Arm(model, batches, criterion or by_value, make, where, way) for name, way in ways(narrow, where)}
+        given = (model, batches, criterion or by_value, optimizer or partial(torch.optim.SGD, lr=1e-3, momentum=0.9))
+        arms = {name: Arm(*given, where, *way) for name, way in ways(narrow, where).items()}
         with _one_sentence(batches[0][0]):
             memory = {name: arm.measure_memory() for name, arm in arms.items()}
             seconds = take_turns(list(arms.values()), num_iterations, on_round)
@@ -278,3 +284,156 @@ def _one_sentence(inputs: Tensor) -> Iterator[None]:
             ) from error
         shape, problem = list(inputs.shape), " ".join(str(error).split())
         raise BitdialError(f"the network cannot train on inputs of shape {shape}: {problem}") from error
+
+
+def ways(narrow: torch.dtype, device: torch.device) -> dict[str, tuple[torch.dtype, bool | None]]:
+    """Return what is compared: name -> the format, and whether TF32 is on; None leaves that as it is."""
+    found: dict[str, tuple[torch.dtype, bool | None]] = {
+        "float32": (torch.float32, None),
+        format_name(narrow): (narrow, None),
+    }
+    if device.type == "cuda":
+        found |= {"float32, TF32 off": (torch.float32, False), "float32, TF32 on": (torch.float32, True)}
+    return found
+
+
+@dataclass(eq=False)
+class Arm:
+    """A copy of the model that trains in one way; made when it is first needed."""
+
+    source: nn.Module
+    batches: list[Batch]
+    criterion: Criterion
+    factory: OptimizerFactory
+    device: torch.device
+    dtype: torch.dtype
+    tf32: bool | None
+    skipped: int = 0
+    _taken: int = 0
+    _made: tuple[nn.Module, Optimizer, torch.amp.GradScaler] | None = None
+
+    def _make(self) -> tuple[nn.Module, Optimizer, torch.amp.GradScaler]:
+        try:
+            copied = copy.deepcopy(self.source)
+        except (RuntimeError, TypeError) as error:
+            raise BitdialError(
+                f"model must be one that copy.deepcopy can copy, got: {' '.join(str(error).split())}"
+            ) from error
+        model = copied.to(self.device).train()
+        if self.dtype == FLOAT8:
+            convert_to_float8(model)
+        optimizer = self.factory(model.parameters())
+        if not isinstance(optimizer, Optimizer):
+            got = type(optimizer).__name__
+            raise BitdialError(f"optimizer must make an optimizer of parameters, got a function that made a {got}")
+        return model, optimizer, torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    def measure_memory(self) -> int:
+        """Return the bytes of one step, after some to warm up; nothing of it stays behind on a GPU."""
+        if self.device.type != "cuda":
+            for _ in range(WARM_UP - 1):
+                self.step()
+            assert self._made is not None
+            with kept_bytes(self._made[0]) as kept:
+                self.step()
+            return sum(kept.values())
+        before = torch.cuda.memory_allocated(self.device)
+        for _ in range(WARM_UP):
+            self.step()
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        self.step()
+        torch.cuda.synchronize(self.device)
+        peak = torch.cuda.max_memory_allocated(self.device)
+        self._made = None  # the next way is to be measured alone
+        return peak - before
+
+    def step(self) -> float:
+        """Train on the next batch; return the seconds, with nothing left in the device's queue."""
+        model, optimizer, scaler = self._made = self._made or self._make()
+        inputs, targets = self.batches[self._taken % len(self.batches)]
+        self._taken += 1
+        before = scaler.get_scale()
+        with _tf32(self.tf32):
+            _synchronise(self.device)
+            began = time.perf_counter()
+            optimizer.zero_grad()
+            with mixed_precision_context(dtype=autocast_dtype(self.dtype), device=self.device):
+                loss = self.criterion(model(inputs), targets)
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)
+            scaler.update()
+            _synchronise(self.device)
+            seconds = time.perf_counter() - began
+        self.skipped += scaler.get_scale() < before
+        return seconds
+
+
+def take_turns(arms: list[Arm], rounds: int, on_round: Callable[[int], None] | None) -> list[list[float]]:
+    """Return the seconds of every round for each way; who goes first rotates."""
+    seconds: list[list[float]] = [[] for _ in arms]
+    for arm in arms:
+        for _ in range(WARM_UP):
+            arm.step()
+        arm.skipped = 0
+    for done in range(rounds):
+        for turn in range(len(arms)):
+            index = (done + turn) % len(arms)
+            seconds[index].append(arms[index].step())
+        if on_round is not None:
+            on_round(done + 1)
+    return seconds
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+@contextmanager
+def _tf32(on: bool | None) -> Iterator[None]:
+    """Switch TF32 for products and convolutions while the body runs; None leaves it as it is."""
+    if on is None:
+        yield
+        return
+    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "tf32" if on else "ieee"
+        yield
+    finally:
+        for place, former in zip(places, before, strict=True):
+            place.fp32_precision = former
+
+
+@contextmanager
+def kept_bytes(model: nn.Module) -> Iterator[dict[int, int]]:
+    """Collect what autograd saves for the backward pass while the body runs forward: place of a storage -> bytes.
+
+    Every storage is there once, however many tensors share it; parameters and buffers of `model` are left out. Copies
+    of parameters in a narrower format do count: they take memory until the backward pass is over. What a custom
+    function keeps as plain attributes is not seen.
+    """
+    own = {_storage(each)[0] for each in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        place, size = _storage(tensor)
+        if place not in own:
+            kept[place] = max(kept.get(place, 0), size)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield kept
+
+
+def _storage(tensor: Tensor) -> tuple[int, int]:
+    """Where a tensor's storage is, and its bytes."""
+    try:
+        storage = tensor.untyped_storage()
+        return storage.data_ptr(), storage.nbytes()
+    except (RuntimeError, NotImplementedError):  # sparse and other layouts have no storage of their own
+        return -id(tensor), tensor.numel() * tensor.element_size()

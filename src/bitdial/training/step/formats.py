@@ -47,15 +47,6 @@ def to_dtype(value: Any) -> torch.dtype:
     return FORMATS[name]
 
 
-def to_format(value: Any) -> LayerFormat:
-    """Return the format of a layer that a name or a dtype stands for.
-
-    Raises:
-        BitdialError: there is no such format.
-    """
-    return FORWARD_BFLOAT16 if value == FORWARD_BFLOAT16 else to_dtype(value)
-
-
 def format_name(format: LayerFormat) -> str:
     """Return the name of one of the `FORMATS`, or of a layer's format."""
     return format if isinstance(format, str) else next(name for name, known in FORMATS.items() if known == format)
@@ -73,19 +64,14 @@ def parse_device(device: Any) -> torch.device:
         raise BitdialError(f"device must be a device's name, got {device!r}; e.g. cpu or cuda") from error
 
 
-def autocast_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return what autocast computes in: float8 layers sit in a bfloat16 network."""
-    return torch.bfloat16 if dtype == FLOAT8 else dtype
-
-
 def needs_float8(format: LayerFormat) -> bool:
     """Whether only float8 layers can follow this format to the letter."""
     return format in (FLOAT8, FORWARD_BFLOAT16)
 
 
-def plain_dtype(format: LayerFormat) -> torch.dtype:
-    """What a layer that is not a float8 layer computes in under a format, and what autocast is set to."""
-    return torch.bfloat16 if isinstance(format, str) else autocast_dtype(format)
+def autocast_dtype(format: LayerFormat) -> torch.dtype:
+    """What autocast is set to under a format: float8 layers sit in a bfloat16 network."""
+    return torch.bfloat16 if isinstance(format, str) or format == FLOAT8 else format
 
 
 def check_device(dtype: torch.dtype, device: torch.device | str) -> None:
@@ -96,13 +82,10 @@ def check_device(dtype: torch.dtype, device: torch.device | str) -> None:
             mixed format on a device without autocast.
     """
     kind = torch.device(device).type
-    if dtype == FLOAT8:
-        _check_float8(kind)
-    elif dtype != torch.float32 and not torch.amp.is_autocast_available(kind):
+    if dtype not in (FLOAT8, torch.float32) and not torch.amp.is_autocast_available(kind):
         raise BitdialError(f"{format_name(dtype)} needs a device with autocast, got {kind}; use float32")
-
-
-def _check_float8(kind: str) -> None:
+    if dtype != FLOAT8:
+        return
     needs = "float8 needs an NVIDIA GPU of compute capability 8.9 or newer (Ada, Hopper, Blackwell)"
     if kind != "cuda" or not torch.cuda.is_available():
         raise BitdialError(f"{needs}, got {kind}; use bfloat16")

@@ -52,7 +52,6 @@ class MicroBatches:
         forward: what a batch means.
         backward: goes back from a scaled loss; ``loss.backward()`` if None.
         hold: wraps passes before a step's last; that of DistributedDataParallel if None.
-        sums: whether a batch's loss is a sum over its examples, so that its parts are not weighted.
         checks: whether to look at every step if its loss and gradients are finite, which makes the host wait for the
             device; False applies every step.
 
@@ -71,13 +70,13 @@ class MicroBatches:
         *,
         backward: Callable[[Tensor], None] | None = None,
         hold: Hold | None = None,
-        sums: bool = False,
         checks: bool = True,
     ) -> None:
         self.control = control
         self.model, self.plain, self.optimizer = model, plain, optimizer
         self.forward, self.backward, self.hold = forward, backward or _backward, hold or hold_of(model)
-        self.sums, self.checks = sums, checks
+        self.checks = checks
+        self.sums = False  # True: a batch's loss is a sum over its examples, so that its parts are not weighted
         self._snapshot = Snapshot(plain, control.device)
         self._taken: list[tuple[Any, float]] = []
         self._losses: list[Tensor] = []
@@ -166,14 +165,18 @@ class MicroBatches:
     def _pass(self, batch: Any, share: float, *, last: bool) -> TaskOutput:
         outputs, parts = [], self._cut(batch)
         for index, (part, part_share) in enumerate(parts):
-            with nullcontext() if last and index == len(parts) - 1 else self.hold():
-                with self.control.autocast():
-                    output = self.forward(self.model, part)
-                loss, weight = output.loss, share * part_share
-                self._losses.append(loss.detach())
-                self.backward(self.control.scaler.scaled(loss if weight == 1.0 else loss * weight))
-            outputs.append((dataclasses.replace(output, loss=loss.detach()), part_share))
+            sync = last and index == len(parts) - 1
+            outputs.append((self._one(part, share * part_share, sync=sync), part_share))
         return outputs[0][0] if len(parts) == 1 else _joined(outputs)
+
+    def _one(self, batch: Any, share: float, *, sync: bool) -> TaskOutput:
+        with nullcontext() if sync else self.hold():
+            with self.control.autocast():
+                output = self.forward(self.model, batch)
+            loss = output.loss
+            self._losses.append(loss.detach())
+            self.backward(self.control.scaler.scaled(loss if share == 1.0 else loss * share))
+        return dataclasses.replace(output, loss=loss.detach())
 
     def _cut(self, batch: Any) -> list[tuple[Any, float]]:
         """The parts of a batch, each with the weight of its loss in that of the batch."""

@@ -17,12 +17,13 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from bitdial.errors import BitdialError
 from bitdial.layers.convert import FIRST, LAST, find_layers
 from bitdial.training.step.formats import (
+    FORWARD_BFLOAT16,
     LayerFormat,
+    autocast_dtype,
     check_device,
     format_name,
     needs_float8,
-    plain_dtype,
-    to_format,
+    to_dtype,
 )
 from bitdial.training.step.policy_layers import cover, is_covered, is_float8_layer, modules_of, owner_of, turn, uncover
 
@@ -155,7 +156,7 @@ def _schedule(value: Any, pattern: str) -> Stages | Callable[[int], Any]:
 
 def _format(value: Any, where: str) -> LayerFormat:
     try:
-        return to_format(value)
+        return FORWARD_BFLOAT16 if value == FORWARD_BFLOAT16 else to_dtype(value)
     except BitdialError as error:
         raise BitdialError(f"{where}: {error}") from None
 
@@ -244,7 +245,7 @@ def remove_policies(model: nn.Module) -> None:
     for module in modules_of(model, every_name=True).values():
         if is_covered(module):
             uncover(module)
-        _give_fused_kernels_back(module)
+        _fused_kernels(module, allowed=True)
 
 
 class AppliedPolicies:
@@ -284,7 +285,7 @@ class AppliedPolicies:
                     f'layer "{name}" must be of a class that can be subclassed, got {kind} ({error}); name other layers'
                 ) from error
         for module in self._fused:
-            _take_fused_kernels(module)
+            _fused_kernels(module, allowed=False)
         self._formats: tuple[Any, ...] = (None,) * len(policies.rules)
         self.set_step(0)
 
@@ -327,7 +328,7 @@ class AppliedPolicies:
         found: dict[str, LayerFormat] = {}
         for name, module in self._names.items():
             format = self._formats[self._rule_of[module]]
-            found[name] = format if is_float8_layer(module) else plain_dtype(format)
+            found[name] = format if is_float8_layer(module) else autocast_dtype(format)
         return found
 
     def remove(self) -> None:
@@ -337,7 +338,7 @@ class AppliedPolicies:
         for module in mine:
             uncover(module)
         for module in self._fused if mine else ():
-            _give_fused_kernels_back(module)
+            _fused_kernels(module, allowed=True)
 
     def _check(self, index: int, format: LayerFormat) -> None:
         """Refuse a format that a layer under this rule, or its device, cannot compute in."""
@@ -349,7 +350,7 @@ class AppliedPolicies:
                 f"policy {pattern!r} must cover a float8 layer to give {format_name(format)}, got none; "
                 "call convert_to_float8(model) first"
             )
-        dtype = plain_dtype(format)
+        dtype = autocast_dtype(format)
         for module in modules:
             _check_parameters(self._first_names[module], module, dtype)
         for device in {p.device for m in modules for p in m.parameters(recurse=False) if not p.is_meta}:
@@ -362,17 +363,13 @@ _FUSED = {
 }
 
 
-def _take_fused_kernels(module: nn.Module) -> None:
+def _fused_kernels(module: nn.Module, *, allowed: bool) -> None:
     """In evaluation torch's transformer hands bare weights to one fused kernel, past the layers that they belong to."""
     for kind, (name, off) in _FUSED.items():
-        if isinstance(module, kind):
+        if isinstance(module, kind) and not allowed:
             vars(module).setdefault("_bitdial_fused", getattr(module, name))
             setattr(module, name, off)
-
-
-def _give_fused_kernels_back(module: nn.Module) -> None:
-    for kind, (name, _) in _FUSED.items():
-        if isinstance(module, kind) and "_bitdial_fused" in vars(module):
+        elif isinstance(module, kind) and "_bitdial_fused" in vars(module):
             setattr(module, name, vars(module).pop("_bitdial_fused"))
 
 

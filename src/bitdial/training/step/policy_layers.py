@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
 from bitdial.layers.names import plain_names
-from bitdial.training.step.formats import FORWARD_BFLOAT16, LayerFormat, needs_float8, plain_dtype
+from bitdial.training.step.formats import FORWARD_BFLOAT16, LayerFormat, autocast_dtype, needs_float8
 
 _made: weakref.WeakValueDictionary[type, type] = weakref.WeakValueDictionary()
 
@@ -88,8 +88,15 @@ def turn(module: nn.Module, format: LayerFormat | None) -> None:
     if is_float8_layer(module):
         config: Any = vars(module).pop("_bitdial_float8", None) or module.config
         if format == FORWARD_BFLOAT16:
+            from torchao.float8 import CastConfig, ScalingType
+
             vars(module)["_bitdial_float8"] = config
-            config = _forward_only(config)
+            # The casts for the backward products stand in fields of their own, which keep their values.
+            off: dict[str, Any] = {}
+            for name in ("cast_config_input", "cast_config_weight"):
+                dtype = getattr(config, name).target_dtype
+                off[name] = CastConfig(scaling_type=ScalingType.DISABLED, target_dtype=dtype)
+            config = replace(config, **off)
         module.config = config
     vars(module)["_bitdial_format"] = format
 
@@ -102,19 +109,6 @@ def is_covered(module: nn.Module) -> bool:
 def owner_of(module: nn.Module) -> object | None:
     """What `cover` was given, or nothing."""
     return vars(module).get("_bitdial_owner")
-
-
-def _forward_only(config: Any) -> Any:
-    """Return a float8 layer's torchao configuration with its forward product left in the surrounding precision."""
-    from torchao.float8 import CastConfig, ScalingType
-
-    def off(cast: Any) -> Any:
-        return CastConfig(scaling_type=ScalingType.DISABLED, target_dtype=cast.target_dtype)
-
-    # The casts for the backward products stand in fields of their own, which keep their values.
-    return replace(
-        config, cast_config_input=off(config.cast_config_input), cast_config_weight=off(config.cast_config_weight)
-    )
 
 
 def policy_class(base: type[nn.Module]) -> type[nn.Module]:
@@ -152,7 +146,7 @@ def _forward_of(base: type[nn.Module]) -> Callable[..., Any]:
             return base.forward(self, *args, **kwargs)
         # A float8 layer out of float8 is the linear layer that it was made from, on the same weight.
         inner = nn.Linear.forward if float8 and not needs_float8(format) else base.forward
-        dtype = plain_dtype(format)
+        dtype = autocast_dtype(format)
         tensor = _first_tensor((args, kwargs))
         if tensor is None:
             tensor = next(self.parameters(), None)
