@@ -229,9 +229,13 @@ def benchmark_mixed_precision(
         by_value = functional.mse_loss if batches[0][1].is_floating_point() else functional.cross_entropy
         given = (model, batches, criterion or by_value, optimizer or partial(torch.optim.SGD, lr=1e-3, momentum=0.9))
         arms = {name: Arm(*given, where, *way) for name, way in ways(narrow, where).items()}
-        with _one_sentence(batches[0][0]):
+        try:
             memory = {name: arm.measure_memory() for name, arm in arms.items()}
             seconds = take_turns(list(arms.values()), num_iterations, on_round)
+        except BitdialError:
+            raise
+        except (RuntimeError, MemoryError, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise BitdialError(_sentence(error, batches[0][0])) from error
     rows = []
     for (name, arm), times in zip(arms.items(), seconds, strict=True):
         low, middle, high = quartiles(times)
@@ -269,21 +273,14 @@ def _is_pair(data: Any) -> bool:
     return pair and all(isinstance(part, Tensor) and part.dim() > 0 and len(part) > 0 for part in data)
 
 
-@contextmanager
-def _one_sentence(inputs: Tensor) -> Iterator[None]:
-    """Turn what torch says about a network and its data into a sentence that says which."""
-    try:
-        yield
-    except BitdialError:
-        raise
-    except (RuntimeError, MemoryError, ValueError, TypeError, IndexError, AttributeError) as error:
-        if is_out_of_memory(error):
-            raise BitdialError(
-                f"memory ran out with a batch of {len(inputs)}, expected room for a copy of the model in each format; "
-                "lower the batch size"
-            ) from error
-        shape, problem = list(inputs.shape), " ".join(str(error).split())
-        raise BitdialError(f"the network cannot train on inputs of shape {shape}: {problem}") from error
+def _sentence(error: Exception, inputs: Tensor) -> str:
+    """What torch says about a network and its data, in a sentence that says which."""
+    if is_out_of_memory(error):
+        return (
+            f"memory ran out with a batch of {len(inputs)}, expected room for a copy of the model in each format; "
+            "lower the batch size"
+        )
+    return f"the network cannot train on inputs of shape {list(inputs.shape)}: {' '.join(str(error).split())}"
 
 
 def ways(narrow: torch.dtype, device: torch.device) -> dict[str, tuple[torch.dtype, bool | None]]:

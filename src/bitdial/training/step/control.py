@@ -152,9 +152,11 @@ class PrecisionControl:
                 f"step {self.steps}: {what} is not a finite number in {format_name(self.format)}{self._where()}; the "
                 f"step is skipped, {patience} in a row {'change the format' if may_widen else 'stop the run'}"
             )
-        if self.lost_in_a_row >= patience and may_widen:
+        if self.lost_in_a_row < patience:
+            return
+        if may_widen:
             self._widen(f" at the lowest loss scale, {self.scaler.scale:g}" if overflowed else "")
-        elif self.lost_in_a_row >= patience:
+        else:
             curable = self._culprit is not None and self._culprit.curable
             wider_one = "take a wider format, in which the same step is finite; or " if curable else ""
             raise TrainingDiverged(
