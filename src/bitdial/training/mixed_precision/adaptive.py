@@ -38,14 +38,11 @@ class AdaptiveMixedPrecisionTrainer(MixedPrecisionTrainer):
     _adaptive = True
 
     def adapt_config(self, current_performance: Measured, baseline_performance: Measured) -> str:
-        """Compare a run with its float32 baseline, and change the format where that is called for.
+        """Compare a run with its float32 baseline, change the format where called for, and say in a sentence why.
 
         Args:
             current_performance, baseline_performance: a number of which more is better (accuracy), or a mapping with
                 any of ``accuracy`` (more is better), ``loss`` and ``step_time`` (less is better; seconds).
-
-        Returns:
-            What was done and why, in a sentence.
 
         Raises:
             BitdialError: nothing to compare, values that are not finite numbers, or a step under way.

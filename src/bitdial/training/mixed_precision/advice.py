@@ -296,16 +296,13 @@ def device_of(model: nn.Module, device: torch.device | str | None = None) -> tor
 
 
 def share_of_products(model: nn.Module, example_input: Any = None) -> float:
-    """Return which share of a network's work is convolutions and matrix products, which a narrow format speeds up.
+    """Return which share of a network's work, in [0, 1], is products and convolutions: what a narrow format speeds up.
 
     Args:
         model: any network; left as it is.
         example_input: as for `bitdial.cost`. With one, the share is ``macs / (macs + MACS_PER_VALUE * values)``: macs
             are the multiply-accumulates of linear and convolution layers, values what all other layers put out. Without
             one, it is the share of weights that belong to products, look-up tables left out.
-
-    Returns:
-        A number in [0, 1].
 
     Raises:
         BitdialError: an example that the network cannot take.

@@ -80,7 +80,7 @@ class MixedPrecisionConfig(ScaleOptions):
 
 
 def prepare_layers(model: nn.Module, control: PrecisionControl, *, emulate: bool = False) -> AppliedPolicies | None:
-    """Make the layers of a model follow the formats of a run, in place; the handle turns them as steps go by.
+    """Make the layers of a model follow the formats of a run, in place; return the handle, None if none is to follow.
 
     In a float8 run the linear layers become float8 layers (first and last ones stay), which follow the run's format
     where that changes. The configuration's own policies come after, and win.
@@ -89,9 +89,6 @@ def prepare_layers(model: nn.Module, control: PrecisionControl, *, emulate: bool
         model: bare; on the device that trains, or on its way there.
         control: of the run.
         emulate: compute float8 products in wider numbers, on any device (for tests).
-
-    Returns:
-        None where nothing is asked of single layers.
 
     Raises:
         BitdialError: a policy that matches nothing, or that its layers or their device cannot follow.

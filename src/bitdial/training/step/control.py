@@ -257,8 +257,6 @@ class PrecisionControl:
                 f"the run was to compute in {format_name(asked)} before, now in {format_name(self.config.format)}: it "
                 "does not go on bit for bit"
             )
-        elif dtype == self.format:
-            notes += self.scaler.load_state_dict(scaler)
         else:
             fresh = self._make_scaler(dtype)
             notes += fresh.load_state_dict(scaler)  # may refuse: then nothing is taken

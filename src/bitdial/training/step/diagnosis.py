@@ -7,7 +7,7 @@ wrong, it is done once more, from the same buffers and random state, with every 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,22 +37,20 @@ class Culprit:
 
 
 def first_not_finite(model: nn.Module, losses: Callable[[], Iterable[Tensor]]) -> Culprit | None:
-    """Do a step again and return the first layer whose output, or else whose gradient, is not finite.
+    """Do a step again and return the first layer whose output, or else gradient, is not finite; None: all are, now.
 
     Args:
         model: plain, not wrapped for several processes: nothing is sent.
         losses: gives the loss of one forward pass after the other, scaled as it was, to go backward from. All are gone
             through, whatever is found: where weights are in shards, the processes must do the same passes.
-
-    Returns:
-        None where everything is finite this time.
     """
     for name, parameter in model.named_parameters():
         if not _finite(parameter):
             layer = name.rpartition(".")[0]
             return Culprit(layer, f"the parameter '{name}', which is not finite itself")
     watch = _Watch()
-    with watch.over(model), torch.compiler.set_stance("force_eager"):
+    with ExitStack() as hooks, torch.compiler.set_stance("force_eager"):
+        watch.over(model, hooks)
         for loss in losses():
             if watch.found is None and not bool(torch.isfinite(loss)):
                 watch.found = Culprit("", "the loss, though every layer's output was finite")
@@ -80,18 +78,12 @@ class _Watch:
     def __init__(self) -> None:
         self.found: Culprit | None = None
 
-    @contextmanager
-    def over(self, model: nn.Module) -> Iterator[None]:
-        handles: list[Any] = [model.register_forward_pre_hook(self._input, with_kwargs=True)]
+    def over(self, model: nn.Module, hooks: ExitStack) -> None:
+        hooks.enter_context(model.register_forward_pre_hook(self._input, with_kwargs=True))
         for name, module in model.named_modules():
-            handles.append(module.register_forward_hook(partial(self._output, name)))
+            hooks.enter_context(module.register_forward_hook(partial(self._output, name)))
             if next(module.children(), None) is None:
-                handles.append(module.register_forward_hook(partial(self._gradient, name)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+                hooks.enter_context(module.register_forward_hook(partial(self._gradient, name)))
 
     def _input(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self.found is None and not _finite((args, kwargs)):

@@ -29,7 +29,7 @@ _DIVISOR = 16  # what the hardware's float8 products need of both dimensions of 
 
 @dataclass(frozen=True)
 class Float8Conversion:
-    """What `convert_to_float8` did.
+    """What `convert_to_float8` did, layer by layer.
 
     Attributes:
         converted: names of the layers that now compute in float8, in the model's order.
@@ -60,9 +60,6 @@ def convert_to_float8(
         skip: names or patterns of linear layers to leave alone, as in `bitdial.quantize`.
         emulate: compute the products in wider numbers after rounding to float8: the same values on any device, slowly.
         device: where the model will compute; where it is if None.
-
-    Returns:
-        The names of the swapped layers, and each other linear layer with the reason.
 
     Raises:
         BitdialError: no torchao; a device that cannot compute in float8 (without `emulate`); a recipe or pattern that

@@ -88,15 +88,14 @@ class MicroBatches:
         return len(self._taken)
 
     def add(self, batch: Any, share: float = 1.0, *, last: bool = True) -> TaskOutput:
-        """Add the gradient of one micro-batch. An error forgets the whole step: half a gradient helps nobody.
+        """Add the gradient of one micro-batch; return its output, the loss detached.
+
+        An error forgets the whole step: half a gradient helps nobody.
 
         Args:
             batch: on the device.
             share: weight of its loss in the step's.
             last: whether the step has no further micro-batch.
-
-        Returns:
-            Its output; the loss is detached.
 
         Raises:
             BitdialError: it does not fit into memory, not even in parts.
@@ -130,15 +129,14 @@ class MicroBatches:
     def apply(
         self, step: Callable[[], Any], max_grad_norm: float | None, *, factor: float = 1.0
     ) -> tuple[bool, Tensor | None]:
-        """Clip and step where everything is finite. The caller clears afterwards.
+        """Clip and step where everything is finite; return whether it was, and the gradient's norm before clipping.
+
+        The caller clears afterwards.
 
         Args:
             step: moves the weights.
             max_grad_norm: 2-norm that the gradient is scaled down to; None: not at all.
             factor: what the gradient is multiplied with first.
-
-        Returns:
-            Whether the step was applied, and the norm of the gradient before it was clipped.
 
         Raises:
             TrainingDiverged: one step too many was lost.

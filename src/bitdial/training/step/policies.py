@@ -249,11 +249,7 @@ def remove_policies(model: nn.Module) -> None:
 
 
 class AppliedPolicies:
-    """The handle of policies that are in force on a model; made by `apply_policies`.
-
-    Attributes:
-        policies: the rules.
-    """
+    """The handle of policies that are in force on a model; made by `apply_policies`. Its `policies` are the rules."""
 
     def __init__(self, model: nn.Module, policies: PrecisionPolicies) -> None:
         modules = modules_of(model, every_name=True)

@@ -205,17 +205,15 @@ def _cast_query(args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtyp
 
     Handed float32 in evaluation it would take a fused kernel, which autocast on a CPU does not reach.
     """
-    given = dict(zip(("query", "key", "value"), args, strict=False))
-    named = {name: kwargs[name] for name in ("query", "key", "value") if name in kwargs}
-    old: list[Any] = []
-    new: list[Any] = []
-    for tensor in (given | named).values():
-        same = next((index for index, one in enumerate(old) if one is tensor), None)
-        old.append(tensor)
+    names = ("query", "key", "value")
+    given = dict(zip(names, args, strict=False)) | {name: kwargs[name] for name in names if name in kwargs}
+    cast: dict[str, Any] = {}
+    for name, tensor in given.items():
         # One tensor in three places stays one, so that its projections are still taken at once.
-        new.append(tensor.to(dtype) if same is None else new[same])
-    cast = dict(zip(given | named, new, strict=True))
-    return (*(cast[name] for name in given), *args[3:]), {**kwargs, **{name: cast[name] for name in named}}
+        same = next((cast[other] for other in cast if given[other] is tensor), None)
+        cast[name] = tensor.to(dtype) if same is None else same
+    positional = tuple(cast[name] for name in names[: len(args)])
+    return (*positional, *args[3:]), {name: cast.get(name, value) for name, value in kwargs.items()}
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # older compilers cannot trace the question
