@@ -32,6 +32,8 @@ class LayerRecord(BaseModel):
     options: dict[str, Any]
     """The arguments that the layer was made with (sizes, stride, ...)."""
     quantizer: str
+    activations: str | None = None
+    """The activation quantizer, where it is not the one that goes with `quantizer`."""
     granularity: str
     form: Form | None
     """How the weight is packed; None: it stands at 32 bits and is stored as it is."""
@@ -81,6 +83,7 @@ def describe(layer: QuantizedLayer, encoded: Encoded | None) -> LayerRecord:
         kind=type(layer).__name__,
         options=json.loads(json.dumps({name: getattr(layer, name) for name in layer._shape})),  # tuples become lists
         quantizer=layer.quantizer.name,
+        activations=None if layer.activation.name == layer.quantizer.activations else layer.activation.name,
         granularity=layer.granularity,
         form=encoded.form if encoded else None,
         levels=encoded.levels if encoded else 0,

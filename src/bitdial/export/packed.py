@@ -75,7 +75,7 @@ def packed_bytes(model: nn.Module, encoding: Trits = "base3", description: Mappi
     records: dict[str, Any] = {}
     for name, layer in layers.items():
         encoded = encode_layer(name, layer, encoding) if packs(layer) else None
-        records[name] = describe(layer, encoded).model_dump()
+        records[name] = describe(layer, encoded).model_dump(exclude_defaults=True)
         if encoded is not None:
             tensors[_key(name, _CODES)] = encoded.codes
             tensors[_key(name, _SCALES)] = encoded.scales
@@ -174,7 +174,7 @@ def _check_layers(
                 f'layer "{name}" of the model holds weights from a packed file and cannot take the unquantized ones of '
                 f"{os.fspath(path)}; build and quantize the model anew"
             )
-        for part in ("kind", "options", "quantizer", "granularity", "shape", "dtype"):
+        for part in ("kind", "options", "quantizer", "activations", "granularity", "shape", "dtype"):
             if getattr(record, part) != getattr(own, part):
                 raise _misfit(
                     path,

@@ -57,6 +57,8 @@ def quantize(
     *,
     quantizer: str = "uniform",
     granularity: str | None = None,
+    weight_quantizer: str | None = None,
+    activation_quantizer: str | None = None,
     skip: Sequence[str] = (FIRST, LAST),
 ) -> nn.Module:
     """Swap the linear and convolution layers of a model for quantized ones, in place.
@@ -73,6 +75,8 @@ def quantize(
             ``"ternary_lsq"``, whatever their width below 32, which then reads 1.585. The last two learn scales, which
             are new parameters: make the optimizer afterwards.
         granularity: one weight range per output ``"channel"`` or one per ``"tensor"``; None: the quantizer's own.
+        weight_quantizer, activation_quantizer: another one for weights, or for activations, than `quantizer` says, such
+            as ``weight_quantizer="twn", activation_quantizer="dorefa"``.
         skip: names or patterns of layers to leave in floating point; ``<first>`` and ``<last>`` are the first and the
             last layer of the model in order of definition (usual practice, and the default). Where the model itself is
             one layer, that layer is always swapped.
@@ -89,6 +93,8 @@ def quantize(
         "gradients": gradients,
         "quantizer": quantizer,
         "granularity": granularity,
+        "weight_quantizer": weight_quantizer,
+        "activation_quantizer": activation_quantizer,
     }
     check_model(model)
     if isinstance(skip, str):

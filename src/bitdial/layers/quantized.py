@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmetic, QuantizedProduct
-from bitdial.numerics import UNQUANTIZED, check_bits, get_quantizer, min_max
+from bitdial.numerics import UNQUANTIZED, check_bits, get_activation_quantizer, get_quantizer, min_max
 from bitdial.numerics.grid import Grid, TensorGrid, is_opaque, may_read, min_max_numbers, read_grid, track
 from bitdial.numerics.learned_ternary import LearnedWeight
 from bitdial.numerics.quantizers import GRANULARITIES
@@ -52,7 +52,8 @@ class QuantizedLayer(nn.Module):
 
     `weight_quantizer` is the module that turns the weight into its grid values where these have learned scales, else
     None. Its scales fit the weight that the layer was made with, or that it loaded from a state of the float layer;
-    after writing other weights into the layer call ``weight_quantizer.reset(weight)``.
+    after writing other weights into the layer call ``weight_quantizer.reset(weight)``. `activation_quantizer` is the
+    module that brings the input to its grid where that is learned, else None.
     """
 
     _shape: ClassVar[tuple[str, ...]]  # the constructor's arguments that say what the float layer is
@@ -60,6 +61,7 @@ class QuantizedLayer(nn.Module):
     weight: Any
     bias: Any
     weight_quantizer: nn.Module | None
+    activation_quantizer: nn.Module | None
     weight_bits: Tensor
     activation_bits: Tensor
     gradient_bits: Tensor | None
@@ -76,10 +78,14 @@ class QuantizedLayer(nn.Module):
         gradients: float | None = None,
         quantizer: str = "uniform",
         granularity: str | None = None,
+        weight_quantizer: str | None = None,
+        activation_quantizer: str | None = None,
         **more: Any,
     ) -> None:
         super().__init__(*shape, **more)
-        self._init_quantization(weights, activations, gradients, quantizer, granularity)
+        self._init_quantization(
+            weights, activations, gradients, quantizer, granularity, weight_quantizer, activation_quantizer
+        )
 
     def _init_quantization(
         self,
@@ -88,8 +94,11 @@ class QuantizedLayer(nn.Module):
         gradients: float | None = None,
         quantizer: str = "uniform",
         granularity: str | None = None,
+        weight_quantizer: str | None = None,
+        activation_quantizer: str | None = None,
     ) -> None:
-        self.quantizer = get_quantizer(quantizer)
+        self.quantizer = get_quantizer(weight_quantizer or quantizer)
+        self.activation = get_activation_quantizer(activation_quantizer or get_quantizer(quantizer).activations)
         self.granularity = granularity or self.quantizer.granularity
         if self.granularity not in GRANULARITIES:
             known = ", ".join(GRANULARITIES)
@@ -97,7 +106,7 @@ class QuantizedLayer(nn.Module):
                 f"granularity must be one of {known}, got {granularity!r}{suggest(str(granularity), GRANULARITIES)}"
             )
         self.range_momentum = RANGE_MOMENTUM
-        low, high = self.quantizer.activation_range or (0.0, 0.0)
+        low, high = self.activation.range or (0.0, 0.0)
         buffers = {
             "weight_bits": self.quantizer.weight_width(check_bits(weights, "weights")),
             "activation_bits": check_bits(activations, "activations"),
@@ -111,6 +120,8 @@ class QuantizedLayer(nn.Module):
             self.register_buffer(name, tensor)
         make = self.quantizer.make_weight
         self.weight_quantizer = make and make(self.weight, self.granularity == "channel")
+        learned = self.activation.make
+        self.activation_quantizer = learned and learned().to(self.weight.device)
 
     @classmethod
     def from_float(cls, layer: nn.Module, **quantization: Any) -> Self:
@@ -141,6 +152,9 @@ class QuantizedLayer(nn.Module):
         if of_float and isinstance(self.weight_quantizer, LearnedWeight):
             fitting = self.weight_quantizer.initial(state_dict[prefix + "weight"])  # it loads after this, from the same
             state_dict.update({f"{prefix}weight_quantizer.{name}": scale for name, scale in fitting.items()})
+        if of_float and self.activation_quantizer is not None:  # it stays as it is
+            kept = self.activation_quantizer.state_dict()
+            state_dict.update({f"{prefix}activation_quantizer.{name}": value for name, value in kept.items()})
         super()._load_from_state_dict(state_dict, prefix, *rest)
         if of_float:
             missing: list[str] = rest[2]
@@ -149,13 +163,13 @@ class QuantizedLayer(nn.Module):
 
     def reset_range(self) -> None:
         """Forget the running range of the activations (a fixed one stays)."""
-        if self.quantizer.activation_range is None:
+        if self.activation.range is None:
             for buffer in (self.range_low, self.range_high, self.range_batches):
                 buffer.zero_()
 
     def _grid(self, x: Tensor) -> tuple[Grid | TensorGrid, bool]:
         """The activations' grid for this batch, and whether inputs can lie outside."""
-        fixed = self.quantizer.activation_range is not None
+        fixed = self.activation.range is not None
         clip = fixed or not self.training
         if may_read(x):
             if fixed or (clip and self.range_batches.item() > 0):
@@ -200,7 +214,11 @@ class QuantizedLayer(nn.Module):
         if x.dim() == 4 and is_opaque(x):
             # Inductor's convolutions on a CPU want channels last; operators between them must not break the chain.
             x = x.contiguous(memory_format=torch.channels_last)
-        grid, clip = self._grid(x)
+        if self.activation_quantizer is None:
+            grid, clip = self._grid(x)
+        else:  # it is on its grid when it comes to the product
+            x, clip = self.activation_quantizer(x, self.activation_bits), False
+            grid = TensorGrid(self.range_low, self.range_high, torch.full_like(self.activation_bits, UNQUANTIZED))
         values = self.quantizer.values
         if values is None:
             weight, on_grid = self.quantized_weight(), None
@@ -217,7 +235,9 @@ class QuantizedLayer(nn.Module):
         widths = {"weights": self.weight_bits, "activations": self.activation_bits, "gradients": self.gradient_bits}
         known = {part: width for part, width in widths.items() if width is not None}
         bits = [f"{part}=?" if width.is_meta else f"{part}={width.item():g}" for part, width in known.items()]
-        return f"{super().extra_repr()}, {self.quantizer.name}: {', '.join(bits)}"
+        own = self.activation.name == self.quantizer.activations
+        name = self.quantizer.name if own else f"{self.quantizer.name}/{self.activation.name}"
+        return f"{super().extra_repr()}, {name}: {', '.join(bits)}"
 
 
 class QuantLinear(QuantizedLayer, nn.Linear):
@@ -230,6 +250,7 @@ class QuantLinear(QuantizedLayer, nn.Linear):
         quantizer: ``"uniform"``, ``"dorefa"``, or for ternary weights ``"twn"``, ``"absmean"``, ``"ttq"`` or
             ``"ternary_lsq"``; ternary at any width of the weights below 32, which then reads 1.585.
         granularity: one weight range per output ``"channel"`` or one per ``"tensor"``; None: the quantizer's own.
+        weight_quantizer, activation_quantizer: another one for weights, or for activations, than `quantizer` says.
 
     Raises:
         BitdialError: a width, quantizer or granularity that does not exist.
@@ -272,7 +293,8 @@ class QuantConv1d(_QuantConv, nn.Conv1d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
             in `torch.nn.Conv1d`.
-        weights, activations, gradients, quantizer, granularity: as in `QuantLinear`.
+        weights, activations, gradients, quantizer, granularity, weight_quantizer, activation_quantizer: as in
+            `QuantLinear`.
     """
 
 
@@ -282,5 +304,6 @@ class QuantConv2d(_QuantConv, nn.Conv2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
             in `torch.nn.Conv2d`.
-        weights, activations, gradients, quantizer, granularity: as in `QuantLinear`.
+        weights, activations, gradients, quantizer, granularity, weight_quantizer, activation_quantizer: as in
+            `QuantLinear`.
     """

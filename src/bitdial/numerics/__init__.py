@@ -23,10 +23,15 @@ from bitdial.numerics.packing import packed_length as packed_length
 from bitdial.numerics.packing import unpack_bits as unpack_bits
 from bitdial.numerics.packing import unpack_trits as unpack_trits
 from bitdial.numerics.packing import unpack_trits_2bit as unpack_trits_2bit
+from bitdial.numerics.quantizers import ACTIVATION_QUANTIZERS as ACTIVATION_QUANTIZERS
 from bitdial.numerics.quantizers import GRANULARITIES as GRANULARITIES
 from bitdial.numerics.quantizers import QUANTIZERS as QUANTIZERS
+from bitdial.numerics.quantizers import ActivationQuantizer as ActivationQuantizer
 from bitdial.numerics.quantizers import Quantizer as Quantizer
+from bitdial.numerics.quantizers import get_activation_quantizer as get_activation_quantizer
 from bitdial.numerics.quantizers import get_quantizer as get_quantizer
+from bitdial.numerics.quantizers import register as register
+from bitdial.numerics.quantizers import register_activations as register_activations
 from bitdial.numerics.reference import UNQUANTIZED as UNQUANTIZED
 from bitdial.numerics.reference import check_bits as check_bits
 from bitdial.numerics.reference import levels as levels

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitdial.numerics.quantizers import Quantizer, register
 from bitdial.numerics.reference import UNQUANTIZED
 from bitdial.numerics.weights import (
+    TERNARY_BITS,
     group_dims,
     least_squares_scale,
     normalized,
@@ -276,3 +278,7 @@ def ternary_lsq_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -
     """Ternary LSQ with the step that a new layer begins with; a layer learns its own (`LearnedStepWeight`)."""
     scales = LearnedStepWeight(weight, per_channel).requires_grad_(False)
     return scales(weight, bits)  # type: ignore[no-any-return]
+
+
+register(Quantizer("ttq", ttq_weight, "tensor", 2, TERNARY_BITS, TrainedTernaryWeight))
+register(Quantizer("ternary_lsq", ternary_lsq_weight, "channel", 1, TERNARY_BITS, LearnedStepWeight))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bitdial.numerics.grid import snap_symmetric, snap_to_own_range
+from bitdial.numerics.quantizers import Quantizer, register
 from bitdial.numerics.reference import UNQUANTIZED
 
 TERNARY_BITS = math.log2(3)
@@ -210,3 +211,9 @@ def dorefa_weight(weight: Tensor, bits: Tensor, per_channel: bool = False) -> Te
         per_channel: take the maximum and E per output channel instead of over the tensor.
     """
     return _DorefaWeight.apply(weight, bits, per_channel)  # type: ignore[no-any-return]
+
+
+register(Quantizer("uniform", uniform_weight, "channel", values=uniform_values))
+register(Quantizer("dorefa", dorefa_weight, "tensor", activations="dorefa"))
+register(Quantizer("twn", twn_weight, "channel", fixed_bits=TERNARY_BITS))
+register(Quantizer("absmean", absmean_weight, "tensor", fixed_bits=TERNARY_BITS))
