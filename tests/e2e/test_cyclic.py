@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from bitdial.errors import BitdialError
 from bitdial.evaluation.sweep import evaluate_loss_accuracy
 from bitdial.layers import BitDial
 from bitdial.recipes.cyclic import CyclicResults, load_best_model
+from bitdial.recipes.cyclic.recipe import CYCLIC, leave
+from bitdial.recipes.run import Run
+from bitdial.training import RunFolder, Setup, make_fabric
 from tests.e2e.cyclic_runs import SMALL, bitdial, results_of, train
 
 
@@ -106,7 +111,29 @@ class TestBestModel:
         assert not model.training
         assert dict(zip(BitDial(model).names, BitDial(model).weights, strict=True)) == content["bits"]
         loader = make_loader(load_dataset("digits").test, 256, train=False)
-        assert evaluate_loss_accuracy(model, loader) == (arm.own.loss, arm.own.accuracy)
+        chosen = results.comparison.chosen
+        score = arm.own if chosen.label == arm.own_label else arm.at(chosen.bits)
+        assert score is not None
+        assert evaluate_loss_accuracy(model, loader) == (score.loss, score.accuracy)
+
+    @pytest.mark.parametrize(
+        ("name", "label"), [("cpt", "4"), ("static_mixed", "2/4 alternating"), ("static_mixed", "8")]
+    )
+    def test_it_is_the_recommended_arm_at_the_recommended_width(
+        self, run: Path, name: str, label: str, tmp_path: Path
+    ) -> None:
+        folder = shutil.copytree(run, tmp_path / "run")
+        results = CyclicResults.load(folder / "results.json")
+        (wanted,) = [item for item in results.comparison.candidates if (item.arm, item.label) == (name, label)]
+        chosen = {"recommended": name, "recommended_bits": wanted.bits, "recommended_label": label}
+        results.comparison = results.comparison.model_copy(update=chosen)
+        opened = replace(Run.open(CYCLIC, RunFolder.open(folder)), setup=Setup(make_fabric()))
+        leave(results, opened)
+        arm = next(a for a in results.arms if a.name == name and a.seed == 0)
+        score = arm.own if label == arm.own_label else arm.at(wanted.bits)
+        loader = make_loader(load_dataset("digits").test, 256, train=False)
+        assert score is not None
+        assert evaluate_loss_accuracy(load_best_model(folder), loader) == (score.loss, score.accuracy)
 
     def test_loading_it_draws_no_random_numbers(self, run: Path) -> None:
         state = torch.get_rng_state()

@@ -101,6 +101,7 @@ def _arm(
         scores=scores,
         own=shipped,
         own_label=label,
+        visited=[2.0, 4.0, 8.0] if kind == "cpt" else None,
         average_bits=average_bits,
         bitops=bitops,
         bitops_own=bitops_own,
@@ -132,8 +133,13 @@ def arms_of(
     bitops: float = 1e12,
     scores: dict[float, list[float]] | None = None,
     first_seed: int = 0,
+    label: str | None = None,
+    visited: list[float] | None = None,
 ) -> list[ArmResult]:
-    """Return one arm with one result for each accuracy, scored at its own width and at those of `scores`."""
+    """Return one arm with one result for each accuracy, scored at its own width and at those of `scores`.
+
+    With a `label` its own width is none that all layers share, so that `bits` is their mean.
+    """
     return [
         ArmResult(
             name=name,
@@ -141,10 +147,11 @@ def arms_of(
             seed=first_seed + index,
             scores=[
                 WidthScore(bits=width, accuracy=values[index], loss=1.0)
-                for width, values in {bits: accuracies, **(scores or {})}.items()
+                for width, values in {**({} if label else {bits: accuracies}), **(scores or {})}.items()
             ],
             own=WidthScore(bits=bits, accuracy=accuracy, loss=1.0),
-            own_label=f"{bits:g}",
+            own_label=label or f"{bits:g}",
+            visited=visited,
             average_bits=bits,
             bitops=bitops,
             bitops_own=bitops,

@@ -16,7 +16,8 @@ def comparison():
 def test_every_arm_and_every_interval_is_in_the_width_figure(comparison):
     axes = accuracy_against_width(comparison).axes[0]
     labels = axes.get_legend_handles_labels()[1]
-    assert labels[:-1] == comparison.ranking
+    assert labels[:-2] == comparison.ranking
+    assert labels[-1] == "recommended: static_4bit at 4 bits"
     assert axes.get_ylabel() == "accuracy (%)"
     assert len(axes.collections) == 9  # the bars of one arm each
     single = accuracy_against_width(fabricate(seeds=1, iterations=40).comparison).axes[0]
@@ -53,6 +54,16 @@ def test_the_drawn_front_is_that_of_the_comparison(comparison):
     assert list(front.get_xdata()) == expected
 
 
+def test_a_star_stands_at_the_recommended_candidate():
+    arms = arms_of("a", [0.95, 0.96], scores={4: [0.95, 0.96]}, bitops=2e12) + arms_of("b", [0.5, 0.6], bits=2)
+    comparison = summarise(arms)
+    for figure, x in ((accuracy_against_width(comparison), 4), (accuracy_against_cost(comparison), 2e12)):
+        (star,) = [line for line in figure.axes[0].lines if line.get_label().startswith("recommended")]
+        assert list(star.get_xdata()) == [pytest.approx(x, rel=0.05)]
+        assert list(star.get_ydata()) == [pytest.approx(95.5)]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["a (8)", "b (2)", "a (4)"]
+
+
 def test_arms_look_different_from_each_other(comparison):
     styles = arm_styles(comparison.summaries)
     assert len({(style.colour, style.marker) for style in styles.values()}) == 9
@@ -65,7 +76,7 @@ def test_difficult_names_are_drawn():
     width, cost = accuracy_against_width(comparison), accuracy_against_cost(comparison)
     assert all(image.startswith(b"\x89PNG") for image in render({"width": width, "cost": cost}).values())
     labels = width.axes[0].get_legend_handles_labels()[1]
-    assert labels[:-1] == [" _hidden", r"\$x_{\$", r"a\$b"]
+    assert labels[:-2] == [" _hidden", r"\$x_{\$", r"a\$b"]
 
 
 def test_what_had_nothing_to_draw_leaves_no_file(tmp_path, comparison):

@@ -28,19 +28,45 @@ def test_every_arm_stands_in_the_order_of_the_ranking_with_its_interval(comparis
     assert [row.name for row in table.rows] == [f"{i}. {name}" for i, name in enumerate(comparison.ranking, 1)]
     assert [row.best for row in table.rows] == [name == comparison.recommended for name in comparison.ranking]
     for row, summary in zip(table.rows, comparison.summaries, strict=True):
-        assert row.cells[-1] == f"{100 * summary.own.mean:.1f} ± {100 * summary.own.half:.1f}"
+        assert row.cells[-1].text == f"{100 * summary.own.mean:.1f} ± {100 * summary.own.half:.1f}"
 
 
-def test_the_frame_is_at_the_width_that_ships(comparison):
+def marked(comparison, mark):
     table = comparison_section(comparison)[1]
-    for row, summary in zip(table.rows, comparison.summaries, strict=True):
-        framed = [
-            heading
-            for heading, cell in zip(table.columns[1:], row.cells, strict=True)
-            if getattr(cell, "mark", None) == "framed"
-        ]
-        whole = summary.own_bits in (2, 4, 8, 16, 32)
-        assert framed == ([f"{summary.own_bits:g} bit"] if whole else [])
+    return [
+        (row.name.split()[-1], heading)
+        for row in table.rows
+        for heading, cell in zip(table.columns[1:], row.cells, strict=True)
+        if getattr(cell, "mark", None) == mark
+    ]
+
+
+def test_one_frame_is_at_the_recommended_width(comparison):
+    assert marked(comparison, "framed") == [("static_4bit", "4 bit")]
+    elsewhere = summarise(arms_of("a", [0.9], scores={4: [0.9]}))
+    assert marked(elsewhere, "framed") == [("a", "4 bit")]
+    # a target width that equals the mean of alternating widths is another candidate
+    alternating = summarise(arms_of("a", [0.9], bits=3, label="2/4 alternating", scores={3: [0.8]}))
+    assert marked(alternating, "framed") == [("a", "at its\nown width")]
+
+
+def test_candidates_at_widths_that_they_were_not_trained_for_are_faint(comparison):
+    faint = marked(comparison, "faint")
+    assert [width for name, width in faint if name == "cpt"] == ["16 bit"]
+    assert [width for name, width in faint if name == "matched_cost"] == ["2 bit", "4 bit", "16 bit"]
+    assert not [name for name, _ in faint if name in ("baseline_fp32", "ablation_random_cycling")]
+
+
+def test_the_page_says_how_it_chose(comparison):
+    text = Parsed(rendered(comparison)).text
+    assert "Recommended among 30 candidates" in text
+    assert "each interval is taken at 99.83% (Bonferroni)" in text  # 100 - 5 / 29
+    assert "chosen by the test data that it is reported on, is slightly optimistic" in text
+    assert "These tie: static_8bit at 16 bits, static_8bit at 8 bits, static_mixed_4_8 at 4/8 alternating" in text
+    two = Parsed(rendered(summarise(arms_of("a", [0.9, 0.8, 0.7]) + arms_of("b", [0.5, 0.4, 0.3])))).text
+    assert "is taken at 95% (Bonferroni)" in two
+    assert "optimistic" not in two
+    assert "These tie" not in two
 
 
 def test_simulated_cost_never_stands_without_seconds(comparison):
@@ -75,10 +101,15 @@ def test_one_seed_says_that_there_is_no_interval():
 
 
 def test_the_tiles_are_of_the_recommended_arm(comparison):
-    best = comparison.summary(comparison.recommended)
     assert size(comparison) == "9 arms, 3 seeds"
-    assert [tile.value for tile in tiles(comparison)][:2] == [best.name, best.own_label]
-    assert tiles(comparison)[2].label == "accuracy as shipped, 95% interval"
+    assert [tile.value for tile in tiles(comparison)][:2] == ["static_4bit", "4"]
+    assert [tile.label for tile in tiles(comparison)][1:3] == ["bits as shipped", "accuracy as shipped, 95% interval"]
+
+
+def test_the_tiles_are_of_the_recommended_width():
+    recommended = tiles(summarise(arms_of("a", [0.9], scores={4: [0.95]})))
+    assert [tile.value for tile in recommended[:3]] == ["a", "4", "95.0%"]
+    assert recommended[1].label == "bits as shipped, which it was not trained for"
 
 
 def test_text_models_show_perplexity():

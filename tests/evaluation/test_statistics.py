@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation.statistics import interval, paired_difference
+from bitdial.evaluation.statistics import corrected, interval, paired_difference, verdict
 
 
 def test_interval_is_student_t_by_hand():
@@ -19,6 +19,20 @@ def test_interval_agrees_with_scipy():
     low, high = stats.t.interval(0.95, 4, loc=sum(values) / 5, scale=stats.sem(values))
     result = interval(values)
     assert (result.low, result.high) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_another_confidence_is_another_quantile():
+    # t(0.995, 2) = 9.92484 (printed tables): half = 9.92484 / sqrt(3) = 5.73011
+    assert interval([1.0, 2.0, 3.0], confidence=0.99).half == pytest.approx(5.73011, abs=1e-5)
+    assert paired_difference([2.0, 4.0, 6.0], [1.0, 2.0, 3.0], confidence=0.99).half == pytest.approx(5.73011, abs=1e-5)
+
+
+def test_confidence_corrected_for_the_number_of_comparisons():
+    assert [corrected(count) for count in (0, 1, 5, 50)] == pytest.approx([0.95, 0.95, 0.99, 0.999])
+
+
+def test_an_interval_without_width_tells_nothing_apart():
+    assert verdict(paired_difference([0.5, 0.6], [0.4, 0.5])) == "inside the interval"
 
 
 def test_one_value_has_no_interval():

@@ -50,7 +50,21 @@ def test_marks_the_recommended_arm_and_leaves_gaps_where_nothing_was_measured():
     comparison = summarise(arms_of("a", [0.9], bits=4) + arms_of("b", [0.8], bits=2))
     lines = shown(comparison, 80).splitlines()
     (best,) = [line for line in lines if line.startswith(">a")]
-    assert best.split()[:3] == [">a", "\u2013", "90.0"]
+    assert best.split()[:3] == [">a", "\u2013", ">90.0"]
+    assert sum(line.count(">") for line in lines) == 3  # the caption has the third
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_marks_the_recommended_width_where_it_is_not_the_own_one(width):
+    comparison = summarise(arms_of("a", [0.9], scores={4: [0.9]}))
+    (best,) = [line for line in shown(comparison, width).splitlines() if line.startswith(">a")]
+    assert best.split()[:4] == [">a", ">90.0", "90.0", "8"]
+
+
+def test_marks_alternating_widths_where_they_are_recommended():
+    comparison = summarise(arms_of("a", [0.9], bits=3, label="2/4 alternating", scores={3: [0.8]}))
+    (best,) = [line for line in shown(comparison, 120).splitlines() if line.startswith(">a")]
+    assert best.split()[:4] == [">a", "80.0", "2/4:", ">90.0"]
 
 
 def test_names_are_not_markup():

@@ -7,31 +7,26 @@ import statistics
 from collections.abc import Sequence
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation.recommendation import choose, explain
-from bitdial.evaluation.results import ArmResult, ArmSummary, Comparison, Interval, PairedDifference, Verdict, width_key
-from bitdial.evaluation.statistics import interval, paired_difference
-
-TIE_MARGIN = 0.01
-"""The most accuracy (as a fraction) that an arm may lose against the leader and still tie with it."""
+from bitdial.evaluation.recommendation import TIE_MARGIN, recommend
+from bitdial.evaluation.results import ArmResult, ArmSummary, Comparison, Interval, PairedDifference, width_key
+from bitdial.evaluation.statistics import interval, paired_difference, verdict
 
 
 def summarise(arms: Sequence[ArmResult]) -> Comparison:
     """Compare arms over seeds.
 
-    **Ranking.** By mean accuracy at the width that an arm would ship at. An arm *ties* with the leader of those not yet
+    **Ranking.** Of arms, by mean accuracy at their own widths. An arm *ties* with the leader of those not yet
     ranked when the 95% interval of their paired difference over seeds holds 0 **and** the means lie within one
     percentage point: that a few seeds cannot tell two arms apart does not make them equal. Arms that tie are ordered by
-    cost: the width that ships, then the simulated BitOps of training. With one seed there is no interval, so only equal
+    cost: their own width, then the simulated BitOps of training. With one seed there is no interval, so only equal
     accuracies tie. An arm without a finite accuracy comes last.
 
-    **Recommendation.** The first of the ranking that is neither the unquantized baseline nor an ablation, which are
-    there to compare with; any arm when nothing else was run.
+    **Recommendation.** Of an arm at a width, see `bitdial.evaluation.recommendation.recommend`.
 
     **Pareto front.** The arms that no other arm beats in accuracy and simulated training BitOps at once.
 
-    **Differences.** CPT minus each other arm over the seeds that both have, at the width which the other arm ships at;
-    at both arms' own widths when the CPT model was not scored there (as a rule because the
-    width alternates over the layers).
+    **Differences.** CPT minus each other arm over the seeds that both have, at the other arm's own width; each at its
+    own when the CPT model was not scored there (as a rule because the width alternates over the layers).
 
     Args:
         arms: Every arm with every seed, in any order.
@@ -46,14 +41,17 @@ def summarise(arms: Sequence[ArmResult]) -> Comparison:
     ranked = [
         row.model_copy(update={"rank": rank, "pareto": row.name in front}) for rank, row in enumerate(order, start=1)
     ]
-    chosen = choose(ranked)
+    candidates, chosen, reason = recommend(runs, ranked)
     return Comparison(
         summaries=ranked,
         ranking=[row.name for row in ranked],
-        recommended=chosen.name,
-        reason=explain(chosen, ranked, lambda a, b: own_difference(runs[a], runs[b])),
+        recommended=chosen.arm,
+        recommended_bits=chosen.bits,
+        recommended_label=chosen.label,
+        reason=reason,
         cpt_differences=_cpt_differences(runs, [row.name for row in ranked]),
         pareto=[row.name for row in sorted(ranked, key=lambda row: row.bitops) if row.pareto],
+        candidates=candidates,
     )
 
 
@@ -63,19 +61,6 @@ def own_difference(a: Sequence[ArmResult], b: Sequence[ArmResult]) -> Interval |
     right = {run.seed: run.own.accuracy for run in b}
     shared = sorted(left.keys() & right.keys())
     return paired_difference([left[seed] for seed in shared], [right[seed] for seed in shared]) if shared else None
-
-
-def verdict(difference: Interval) -> Verdict:
-    """Say what the interval of a difference allows to say.
-
-    An interval without width claims certainty from seeds that happened to land on the same count of right answers; it
-    is treated as holding 0.
-    """
-    if difference.low is None or difference.high is None:
-        return "no interval"
-    if difference.low <= 0 <= difference.high or difference.high - difference.low < 1e-9:
-        return "inside the interval"
-    return "better" if difference.mean > 0 else "worse"
 
 
 def _by_name(arms: Sequence[ArmResult]) -> dict[str, list[ArmResult]]:

@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 from bitdial.evaluation.files import write_atomically
 from bitdial.evaluation.results import Machine
 
-Mark = Literal["framed", "good", "bad"]
+Mark = Literal["framed", "faint", "good", "bad"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell that is marked: with a frame, or with the colour of good or of bad news."""
+    """A cell that is marked: with a frame, as faint, or with the colour of good or of bad news."""
 
     text: str
     mark: Mark | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from bitdial.evaluation.plot_style import FAINT, INK, arm_styles, legend_name, new_figure, place_labels, quiet
-from bitdial.evaluation.results import ArmSummary, Comparison
+from bitdial.evaluation.recommendation import name_of
+from bitdial.evaluation.results import ArmSummary, Candidate, Comparison
 from bitdial.evaluation.wording import engineering
 
 CLOSE_UP = 0.30
@@ -22,19 +24,21 @@ CLOSE_UP = 0.30
 
 WIDTH_CAPTION = (
     "Accuracy of every arm when its model is dialled to each width, batch-norm statistics re-estimated there "
-    "unless that was switched off. Bars are 95% intervals over seeds; a ring marks the width that would ship."
+    "unless that was switched off. Bars are 95% intervals over seeds; a ring marks an arm's own width, the star what "
+    "is recommended."
 )
 COST_CAPTION = (
-    "Accuracy as shipped against the simulated cost of training, and against the wall-clock seconds that the same "
-    "steps took. The line joins the arms that no other arm beats in accuracy for the same cost or less."
+    "Accuracy of every arm at its own width against the simulated cost of training, and against the wall-clock seconds "
+    "that the same steps took; the star is what is recommended. The line joins the arms that no other arm beats in "
+    "accuracy for the same cost or less."
 )
 
 
 def accuracy_against_width(comparison: Comparison) -> Figure | None:
     """Draw accuracy at each target width for every arm, with 95% intervals; None when nothing was scored.
 
-    A ring marks the width that the arm would ship at. Widths are spaced by their logarithm; arms stand slightly apart
-    so that their intervals can be told from each other.
+    A ring marks the own width of an arm, a star the recommended candidate. Widths are spaced by their logarithm; arms
+    stand slightly apart so that their intervals can be told from each other.
     """
     rows = comparison.summaries
     widths = sorted({float(key) for row in rows for key in row.accuracy})
@@ -45,7 +49,7 @@ def accuracy_against_width(comparison: Comparison) -> Figure | None:
     figure = new_figure(10.5, 4.6)
     panels = list(figure.subplots(1, 2 if split else 1, squeeze=False).flat)
     for axes in panels:
-        _width_curves(axes, rows, widths)
+        _width_curves(axes, comparison, widths)
         quiet(axes, title="Accuracy at each width", x="width of weights and activations (bits)", y="accuracy (%)")
     if split:
         floor = float(np.median(means))
@@ -58,31 +62,44 @@ def accuracy_against_width(comparison: Comparison) -> Figure | None:
 
 
 def accuracy_against_cost(comparison: Comparison) -> Figure | None:
-    """Draw accuracy at the width that ships against simulated training BitOps and against wall-clock seconds.
+    """Draw accuracy at the own width against simulated training BitOps and against wall-clock seconds.
 
-    The line is the Pareto front: no arm above it for the same cost. None when no arm has a finite accuracy.
+    A star marks the recommended candidate. The line is the Pareto front: no arm above it for the same cost. None when
+    no arm has a finite accuracy.
     """
     rows = [row for row in comparison.summaries if math.isfinite(row.own.mean)]
     if not rows:
         return None
     figure = new_figure(10.5, 4.9)
     left, right = figure.subplots(1, 2, sharey=True)
-    _cost_panel(left, rows, lambda row: row.bitops)
-    _cost_panel(right, rows, lambda row: row.seconds)
-    quiet(left, title="Accuracy against simulated cost", x="training BitOps (simulated)", y="accuracy as shipped (%)")
+    chosen = comparison.chosen
+    apart = _apart(comparison)
+    shown = [*rows, *apart]
+    for axes, cost in ((left, chosen.bitops), (right, chosen.seconds)):
+        _star(axes, cost, chosen, size=22, label="recommended")
+    _cost_panel(left, rows, apart, lambda row: row.bitops)
+    _cost_panel(right, rows, apart, lambda row: row.seconds)
+    quiet(
+        left,
+        title="Accuracy against simulated cost",
+        x="training BitOps (simulated)",
+        y="accuracy at its own width (%)",
+    )
     quiet(right, title="Accuracy against time", x="training time (seconds, wall-clock)", y="")
-    names = [legend_name(f"{row.name} ({row.own_label.replace(' alternating', '')})") for row in rows]
+    names = [legend_name(f"{row.name} ({row.own_label.replace(' alternating', '')})") for row in shown]
     styles = arm_styles(rows)
-    colours = [styles[row.name].colour for row in rows]
-    for axes, cost in ((left, [row.bitops for row in rows]), (right, [row.seconds for row in rows])):
-        _cost_axis(axes, cost)
-        halves = [None if row.own.half is None else 100 * row.own.half for row in rows]
-        place_labels(axes, [(x, 100 * row.own.mean) for x, row in zip(cost, rows, strict=True)], names, halves, colours)
+    colours = [styles[row.name].colour for row in shown]
+    for axes, costs in ((left, [row.bitops for row in shown]), (right, [row.seconds for row in shown])):
+        _cost_axis(axes, costs)
+        halves = [None if row.own.half is None else 100 * row.own.half for row in shown]
+        points = [(x, 100 * row.own.mean) for x, row in zip(costs, shown, strict=True)]
+        place_labels(axes, points, names, halves, colours)
     return figure
 
 
-def _width_curves(axes: Axes, rows: list[ArmSummary], widths: list[float]) -> None:
-    styles = arm_styles(rows)
+def _width_curves(axes: Axes, comparison: Comparison, widths: list[float]) -> None:
+    rows, chosen = comparison.summaries, comparison.chosen
+    styles, starred = arm_styles(rows), chosen.bits
     for index, row in enumerate(rows):
         style = styles[row.name]
         shift = 2 ** ((index - (len(rows) - 1) / 2) * 0.035)
@@ -106,16 +123,32 @@ def _width_curves(axes: Axes, rows: list[ArmSummary], widths: list[float]) -> No
         own_x, own_y = row.own_bits * shift, 100 * row.own.mean
         axes.plot([own_x], [own_y], style.marker, ms=5, color=style.colour, zorder=4)
         axes.plot([own_x], [own_y], "o", ms=11, mfc="none", mec=style.colour, mew=1.4, zorder=4)
-    axes.plot([], [], "o", ms=11, mfc="none", mec=FAINT, mew=1.4, label="ring: the width that ships")
+        starred = chosen.bits * shift if row.name == chosen.arm else starred
+    axes.plot([], [], "o", ms=11, mfc="none", mec=FAINT, mew=1.4, label="ring: own width")
+    _star(axes, starred, chosen, size=17, label=legend_name(f"recommended: {name_of(chosen)}"))
     axes.set_xscale("log", base=2)
     axes.set_xticks(widths, [f"{width:g}" for width in widths])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(top=min(101.0, axes.get_ylim()[1]), bottom=max(-1.0, axes.get_ylim()[0]))
 
 
-def _cost_panel(axes: Axes, rows: list[ArmSummary], cost: Callable[[ArmSummary], float]) -> None:
+def _star(axes: Axes, x: float, chosen: Candidate, *, size: float, label: str) -> None:
+    look: dict[str, Any] = {"mfc": "#F0E442", "mec": INK, "mew": 1.0, "zorder": 2.8, "ls": "none"}
+    axes.plot([x], [100 * chosen.accuracy.mean], "*", ms=size, label=label, **look)
+
+
+def _apart(comparison: Comparison) -> list[ArmSummary]:
+    """Return the recommended arm as it is at the recommended width, unless that is its own, where it stands already."""
+    chosen, row = comparison.chosen, comparison.summary(comparison.recommended)
+    at = {"own": chosen.accuracy, "own_bits": chosen.bits, "own_label": chosen.label}
+    return [] if chosen.label == row.own_label else [row.model_copy(update=at)]
+
+
+def _cost_panel(
+    axes: Axes, rows: list[ArmSummary], apart: list[ArmSummary], cost: Callable[[ArmSummary], float]
+) -> None:
     styles = arm_styles(rows)
-    for row in rows:
+    for row in [*rows, *apart]:
         style = styles[row.name]
         half = None if row.own.half is None else 100 * row.own.half
         axes.errorbar(

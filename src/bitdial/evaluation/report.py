@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from bitdial.evaluation import wording
 from bitdial.evaluation.page import Block, Cell, Mark, Row, Section, Table, Text, Tile
+from bitdial.evaluation.recommendation import name_of
 from bitdial.evaluation.results import ArmSummary, Comparison, PairedDifference, Verdict
+from bitdial.evaluation.statistics import corrected
 from bitdial.evaluation.table import target_widths
 
 _VERDICTS: dict[Verdict, tuple[str, Mark | None]] = {
@@ -22,53 +24,86 @@ def size(comparison: Comparison) -> str:
 
 
 def tiles(comparison: Comparison) -> list[Tile]:
-    """Return the numbers of the recommended arm; the sentence that goes before them is ``comparison.reason``."""
-    best = comparison.summary(comparison.recommended)
-    interval = "" if best.own.half is None else ", 95% interval"
+    """Return the numbers of the recommended candidate; the sentence before them is ``comparison.reason``."""
+    best = comparison.chosen
+    interval = "" if best.accuracy.half is None else ", 95% interval"
+    untrained = "" if best.trained_for else ", which it was not trained for"
     return [
-        Tile(best.name, "recommended"),
-        Tile(best.own_label, "bits as shipped"),
-        Tile(f"{wording.percent(best.own, sign='')}%", f"accuracy as shipped{interval}"),
+        Tile(best.arm, "recommended"),
+        Tile(best.label, f"bits as shipped{untrained}"),
+        Tile(f"{wording.percent(best.accuracy, sign='')}%", f"accuracy as shipped{interval}"),
         Tile(wording.engineering(best.bitops), "BitOps to train (simulated)"),
         Tile(f"{wording.seconds(best.seconds)} s", "to train (wall-clock)"),
     ]
 
 
 def comparison_section(comparison: Comparison) -> list[Block]:
-    """Return the ranking: accuracy of every arm at each target width, and as it ships."""
+    """Return the ranking: accuracy of every arm at each target width, and at its own."""
     widths = target_widths(comparison)
     text_task = any(row.own_perplexity for row in comparison.summaries)
     spread = " ± half a 95% interval over seeds" if _seeds(comparison) > 1 else "; one seed, so no interval"
+    untrained = " Faint italics: a candidate at a width that it was not trained for." if comparison.candidates else ""
     return [
         Section("Comparison"),
         Table(
             columns=[
                 "arm",
                 *(f"{key} bit" for key in widths),
-                "ships at",
-                "as shipped",
+                "own width\n(bits)",
+                "at its\nown width",
                 *(["perplexity"] if text_task else []),
             ],
             rows=[
                 Row(
                     f"{row.rank}. {row.name}",
                     [
-                        *(_accuracy(row, key) for key in widths),
+                        *(_accuracy(comparison, row, key) for key in widths),
                         row.own_label,
-                        wording.percent(row.own, sign=""),
+                        _own(comparison, row),
                         *([_perplexity(row)] if text_task else []),
                     ],
                     best=row.name == comparison.recommended,
                 )
                 for row in comparison.summaries
             ],
-            caption=f"Accuracy in per cent{spread}. The framed value is what ships.",
+            caption=f"Accuracy in per cent{spread}. The framed value is what to ship.{untrained}",
         ),
+        *_how_chosen(comparison),
         Text(
-            "Ranked by accuracy as shipped. Arms whose difference lies inside its interval, and within one percentage "
-            "point, tie; ties go to the arm that ships narrower, then to the one cheaper to train.",
+            "Arms are ranked by accuracy at their own widths. Arms whose difference lies inside its interval, and "
+            "within one percentage point, tie; ties go to the narrower own width, then to the arm cheaper to train.",
             soft=True,
         ),
+    ]
+
+
+def _how_chosen(comparison: Comparison) -> list[Block]:
+    """Say what the recommendation chose among and how it corrects for their number; nothing for files without them."""
+    count, seeds = len(comparison.candidates), _seeds(comparison)
+    if not count:
+        return []
+    tied = [name_of(item) for item in comparison.candidates if item.tied]
+    interval = (
+        f"the interval of their difference, paired by seed, holds 0 and they lie within one percentage point. For "
+        f"{count - 1} comparisons each interval is taken at {100 * corrected(count - 1):.4g}% (Bonferroni), which is "
+        "wider: the truly best candidate is told apart by chance in fewer than 5 of 100 runs, and ties are more likely"
+        if seeds > 1
+        else "their accuracies are equal: one seed has no interval"
+    )
+    optimistic = (
+        f" The accuracy of a winner among {count} over {'one seed' if seeds == 1 else f'{seeds} seeds'}, chosen by the "
+        "test data that it is reported on, is slightly optimistic."
+        if count > seeds
+        else ""
+    )
+    return [
+        Text(
+            f"Recommended among {count} candidates, the trained arms at every width below 32 bits and at their own. A "
+            f"candidate ties with the most accurate one where {interval}. Ties go to the narrower width, then to one "
+            f"that was trained for, then to the arm cheaper to train.{optimistic}",
+            soft=True,
+        ),
+        *([Text(f"These tie: {', '.join(tied)}.", soft=True)] if len(tied) > 1 else []),
     ]
 
 
@@ -107,8 +142,8 @@ def cost_section(comparison: Comparison) -> list[Block]:
         ),
         Text(
             "BitOps and seconds count what an arm was fine-tuned from too; the “own” columns count its own steps "
-            "alone. Accuracy per average bit is percentage points as shipped, divided by the average width in "
-            "training. The front is that of accuracy as shipped against simulated BitOps.",
+            "alone. Accuracy per average bit is percentage points at the own width, divided by the average width in "
+            "training. The front is that of accuracy at the own width against simulated BitOps.",
             soft=True,
         ),
     ]
@@ -137,8 +172,8 @@ def difference_section(comparison: Comparison, *, title: str, arm: str) -> list[
     if not all(item.same_width for item in comparison.cpt_differences):
         blocks.append(
             Text(
-                f"Where the widths differ, the {arm} model was not scored at the arm's width, and each stands at the "
-                "width that it ships at. An interval without width comes from seeds that happened to agree: it tells "
+                f"Where the widths differ, the {arm} model was not scored at the arm's width, and each stands at its "
+                "own width. An interval without width comes from seeds that happened to agree: it tells "
                 "nothing apart.",
                 soft=True,
             )
@@ -150,10 +185,19 @@ def _seeds(comparison: Comparison) -> int:
     return max(row.seeds for row in comparison.summaries)
 
 
-def _accuracy(row: ArmSummary, key: str) -> Cell:
-    value = row.accuracy.get(key)
+def _accuracy(comparison: Comparison, row: ArmSummary, key: str) -> Cell:
+    value, chosen = row.accuracy.get(key), comparison.chosen
     text = wording.MISSING if value is None else wording.percent(value, sign="")
-    return Cell(text, "framed" if float(key) == row.own_bits else None)
+    untrained = any((it.arm, it.label, it.trained_for) == (row.name, key, False) for it in comparison.candidates)
+    framed = (chosen.arm, chosen.label) == (row.name, key)
+    return Cell(text, "framed" if framed else "faint" if untrained else None)
+
+
+def _own(comparison: Comparison, row: ArmSummary) -> Cell:
+    """The accuracy at the own width, framed where that is recommended and has no column of its own."""
+    chosen = comparison.chosen
+    framed = (chosen.arm, chosen.label) == (row.name, row.own_label) and row.own_label not in row.accuracy
+    return Cell(wording.percent(row.own, sign=""), "framed" if framed else None)
 
 
 def _perplexity(row: ArmSummary) -> str:

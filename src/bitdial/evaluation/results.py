@@ -128,9 +128,12 @@ class ArmResult(ArmRecord):
     scores: list[WidthScore]
     """The scores at each target width."""
     own: WidthScore
-    """The score at the width that would ship: the one it was trained for, or the model's default width for ``cpt``."""
+    """The score at its own width: the one it was trained for, or the model's default width for ``cpt``."""
     own_label: str
     """That width in words: ``4``, ``2/4 alternating``, ``32``."""
+    visited: list[float] | None = None
+    """For ``cpt`` the target widths that its cycle came within half a bit of; null for an arm that trained at its own
+    width."""
     average_bits: float = Field(gt=0, le=32)
     """Width of the forward pass over this arm's own steps, in bits: a mean weighted with multiply-accumulates."""
     bitops: float = Field(ge=0)
@@ -161,7 +164,7 @@ class ArmResult(ArmRecord):
 
 
 class Interval(Record):
-    """A mean over seeds with its 95% Student t interval."""
+    """A mean over seeds with its Student t interval: of 95% wherever it stands in a file."""
 
     mean: Measured
     """The mean."""
@@ -190,7 +193,7 @@ class ArmSummary(Record):
     accuracy: dict[str, Interval]
     """Accuracy at each target width, as a fraction; the keys are widths in bits, such as ``"4"``."""
     own: Interval
-    """Accuracy at the width that would ship, as a fraction."""
+    """Accuracy at its own width, as a fraction."""
     own_bits: float
     """That width, in bits."""
     own_label: str
@@ -223,15 +226,38 @@ class PairedDifference(Record):
     arm: str
     """The other arm."""
     arm_label: str
-    """The width at which the other arm was measured, in words: the one that it would ship at."""
+    """The width at which the other arm was measured, in words: its own."""
     cpt_bits: float
     """The width at which the CPT model was measured, in bits."""
     same_width: bool
-    """True when both were measured at the same width; false when CPT has no score there and ships at another."""
+    """True when both were measured at the same width; false when CPT has no score there and stands at its own."""
     difference: Interval
     """Accuracy of CPT minus that of the arm, as a fraction, over the seeds that both have."""
     verdict: Verdict
     """What the interval says about CPT; ``no interval`` with one shared seed."""
+
+
+class Candidate(Record):
+    """An arm at a width that it was measured at: what a recommendation chooses among."""
+
+    arm: str
+    """The arm."""
+    kind: ArmKind
+    """What sort of arm it is."""
+    bits: float
+    """The width, in bits; the mean over the layers where they differ."""
+    label: str
+    """That width in words: ``4``, ``2/4 alternating``; it tells the candidates of an arm apart."""
+    trained_for: bool
+    """True where the arm trained at this width: its own, and for ``cpt`` each that its cycle visited."""
+    tied: bool
+    """True for the most accurate candidate and those that tie with it; the recommended one is one of them."""
+    accuracy: Interval
+    """Accuracy at this width, as a fraction."""
+    bitops: float
+    """Mean over seeds of the arm's simulated training BitOps, what it was fine-tuned from included."""
+    seconds: float
+    """Mean over seeds of the arm's wall-clock seconds, over the steps that `bitops` counts."""
 
 
 class Comparison(Record):
@@ -243,16 +269,44 @@ class Comparison(Record):
     """The names of the arms, first to last."""
     recommended: str
     """The name of the arm worth shipping."""
+    recommended_bits: float | None = None
+    """The width to ship it at, in bits; null in files of earlier versions, which recommend an arm at its own width."""
+    recommended_label: str | None = None
+    """That width in words; null in files of earlier versions."""
     reason: str
     """Why, in one sentence."""
     cpt_differences: list[PairedDifference]
     """CPT against every other arm; empty when no arm is of the kind ``cpt``."""
     pareto: list[str]
     """The arms on the front of accuracy against BitOps, cheapest first."""
+    candidates: list[Candidate] = []
+    """What the recommendation chose among, the most accurate first; empty in files of earlier versions."""
+
+    @property
+    def chosen(self) -> Candidate:
+        """The recommended candidate; of a file that holds no candidates, the recommended arm at its own width."""
+        wanted = self.recommended, self.recommended_label
+        found = next((item for item in self.candidates if (item.arm, item.label) == wanted), None)
+        return found or own_candidate(self.summary(self.recommended))
 
     def summary(self, name: str) -> ArmSummary:
         """Return the summary of the arm called `name`."""
         return next(item for item in self.summaries if item.name == name)
+
+
+def own_candidate(row: ArmSummary) -> Candidate:
+    """Return an arm at its own width as a candidate; not tied with anything."""
+    return Candidate(
+        arm=row.name,
+        kind=row.kind,
+        bits=row.own_bits,
+        label=row.own_label,
+        trained_for=True,
+        tied=False,
+        accuracy=row.own,
+        bitops=row.bitops,
+        seconds=row.seconds,
+    )
 
 
 class Machine(Record):

@@ -7,20 +7,21 @@ import statistics
 from collections.abc import Sequence
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation.results import Interval
+from bitdial.evaluation.results import Interval, Verdict
 
 CONFIDENCE = 0.95
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """Return the mean of `values` and its 95% Student t interval.
+def interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval:
+    """Return the mean of `values` and its Student t interval.
 
-    With n values, mean m and sample standard deviation s, the interval is ``m ± t(0.975, n - 1) * s / sqrt(n)``
+    With n values, mean m and sample standard deviation s, the interval of 95% is ``m ± t(0.975, n - 1) * s / sqrt(n)``
     (Student, "The probable error of a mean", Biometrika 6, 1908). One value has a mean and no interval. A value that is
     not finite makes the mean NaN: a seed that diverged is not left out silently.
 
     Args:
         values: One number for each seed.
+        confidence: In (0, 1): how often such an interval holds the true mean, for normally distributed values.
 
     Raises:
         BitdialError: `values` is empty.
@@ -33,27 +34,45 @@ def interval(values: Sequence[float]) -> Interval:
     mean = statistics.fmean(values)
     if n == 1:
         return Interval(mean=mean, n=1)
-    half = _student(n - 1) * statistics.stdev(values) / math.sqrt(n)
+    half = _student(n - 1, confidence) * statistics.stdev(values) / math.sqrt(n)
     return Interval(mean=mean, low=mean - half, high=mean + half, n=n)
 
 
-def paired_difference(a: Sequence[float], b: Sequence[float]) -> Interval:
-    """Return the mean and the 95% interval of ``a[i] - b[i]``, where entry i of both comes from the same seed.
+def paired_difference(a: Sequence[float], b: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval:
+    """Return the mean and the interval of ``a[i] - b[i]``, where entry i of both comes from the same seed.
 
     What a seed does to both sides (the order of the data, the start of the weights) cancels out, so that the interval
-    is usually much narrower than the two intervals would suggest.
+    is usually much narrower than the two intervals would suggest. `confidence` is that of `interval`.
 
     Raises:
         BitdialError: the two have different lengths, or are empty.
     """
     if len(a) != len(b):
         raise BitdialError(f"paired values must have the same length, got {len(a)} and {len(b)}; pair them by seed")
-    return interval([left - right for left, right in zip(a, b, strict=True)])
+    return interval([left - right for left, right in zip(a, b, strict=True)], confidence=confidence)
 
 
-def _student(freedom: int) -> float:
-    """Return the two-sided 95% quantile of Student's t with `freedom` degrees of freedom."""
+def corrected(comparisons: int) -> float:
+    """Return the confidence of each of several intervals so that all hold at once in 95 of 100 runs (Bonferroni)."""
+    return 1 - (1 - CONFIDENCE) / max(1, comparisons)
+
+
+def verdict(difference: Interval) -> Verdict:
+    """Say what the interval of a difference allows to say.
+
+    An interval without width claims certainty from seeds that happened to land on the same count of right answers; it
+    is treated as holding 0.
+    """
+    if difference.low is None or difference.high is None:
+        return "no interval"
+    if difference.low <= 0 <= difference.high or difference.high - difference.low < 1e-9:
+        return "inside the interval"
+    return "better" if difference.mean > 0 else "worse"
+
+
+def _student(freedom: int, confidence: float) -> float:
+    """Return the two-sided quantile of Student's t with `freedom` degrees of freedom."""
     # scipy.special holds the same quantile as scipy.stats.t and is imported ten times faster.
     from scipy.special import stdtrit  # type: ignore[import-untyped]
 
-    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
+    return float(stdtrit(freedom, (1 + confidence) / 2))

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from bitdial.evaluation.results import ArmSummary, Comparison, Interval, width_key
+from bitdial.evaluation.results import ArmSummary, Comparison, Interval
 from bitdial.evaluation.wording import MISSING, engineering, seconds
 
 WIDE = 100
@@ -21,7 +21,9 @@ def target_widths(comparison: Comparison) -> list[str]:
 
 
 def comparison_table(comparison: Comparison, *, width: int = WIDE) -> Table:
-    """Return one row an arm, in the order of the ranking: accuracy at each target width, what ships, and the cost.
+    """Return one row an arm, in the order of the ranking: accuracy at each target width, its own width, and the cost.
+
+    The recommended arm and its accuracy at the recommended width are marked with ``>``.
 
     Args:
         comparison: The arms side by side.
@@ -43,14 +45,16 @@ def comparison_table(comparison: Comparison, *, width: int = WIDE) -> Table:
     widths = target_widths(comparison)
     for key in widths:
         table.add_column(f"{key}\nbit", justify="right", no_wrap=True)
-    for heading in ("ships\nat", "avg\nbits", "BitOps\n(sim.)", "wall\nsec."):
+    for heading in ("own\nbits", "avg\nbits", "BitOps\n(sim.)", "wall\nsec."):
         table.add_column(heading, justify="right", no_wrap=True)
+    chosen = comparison.chosen
     for row in comparison.summaries:
-        best = row.name == comparison.recommended
+        best = row.name == chosen.arm
+        framed = chosen.label if best else None
         table.add_row(
             Text(f"{'>' if best else ' '}{row.name}", no_wrap=True, overflow="ellipsis"),
-            *(_accuracy(row.accuracy.get(key), stacked=stacked) for key in widths),
-            _ships(row, stacked=stacked),
+            *(_accuracy(row.accuracy.get(key), stacked=stacked, framed=key == framed) for key in widths),
+            _own(row, stacked=stacked, framed=row.own_label == framed),
             f"{row.average_bits:.3g}",
             engineering(row.bitops).replace(" ", "" if stacked else " "),
             seconds(row.seconds),
@@ -59,25 +63,29 @@ def comparison_table(comparison: Comparison, *, width: int = WIDE) -> Table:
     return table
 
 
-def _accuracy(value: Interval | None, *, stacked: bool) -> Text:
+def _accuracy(value: Interval | None, *, stacked: bool, framed: bool) -> Text:
     if value is None or not math.isfinite(value.mean):
         return Text(MISSING, style="dim")
-    text = Text(f"{100 * value.mean:.1f}")
+    text = _number(f"{100 * value.mean:.1f}", framed=framed)
     if value.half is not None:
         half = 100 * value.half
         text.append(f"{chr(10) if stacked else ''}±{half:.{1 if half < 9.95 else 0}f}", style="dim")
     return text
 
 
-def _ships(row: ArmSummary, *, stacked: bool) -> Text:
+def _own(row: ArmSummary, *, stacked: bool, framed: bool) -> Text:
     label = row.own_label.replace(" alternating", "")
-    if width_key(row.own_bits) in row.accuracy:
+    if row.own_label in row.accuracy:
         return Text(label)  # its accuracy stands in that width's column
     mean = MISSING if not math.isfinite(row.own.mean) else f"{100 * row.own.mean:.1f}"
-    return Text(f"{label}:{chr(10) if stacked else ' '}{mean}")
+    return Text(f"{label}:{chr(10) if stacked else ' '}").append(_number(mean, framed=framed))
+
+
+def _number(text: str, *, framed: bool) -> Text:
+    return Text.assemble((f">{text}", "underline")) if framed else Text(text)
 
 
 def _caption(comparison: Comparison) -> str:
     several = max(row.seeds for row in comparison.summaries) > 1
     spread = "± is half a 95% interval over seeds." if several else "One seed: no interval."
-    return f"> recommended.  {spread}  BitOps are simulated; seconds count the same steps."
+    return f"> recommended, and at which width.  {spread}  BitOps are simulated; seconds count the same steps."

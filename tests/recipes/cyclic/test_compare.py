@@ -145,7 +145,9 @@ class TestArms:
         assert sorted(comparison.ranking) == sorted(found.name for found in results.arms)
         for row in comparison.summaries:
             assert row.accuracy_per_bit == pytest.approx(100 * row.own.mean / row.average_bits)
-        assert comparison.reason.startswith(f"{comparison.recommended} is recommended")
+        assert comparison.reason.startswith(
+            f"{comparison.recommended} at {comparison.recommended_label} bits is recommended"
+        )
         assert comparison.recommended not in ("baseline_fp32", "ablation_no_cycling")
 
     def test_results_file(self, results: CyclicResults, tmp_path: Path) -> None:

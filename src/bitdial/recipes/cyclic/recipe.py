@@ -116,7 +116,7 @@ def _matched_steps(options: CyclicConfig, training: CyclicTrainingConfig, model:
 
 
 def measure(arm: Arm, bench: Bench[CyclicConfig], state: TrainingState) -> ArmResult:
-    """Score a trained arm at every target width, and at the width that it ships at."""
+    """Score a trained arm at every target width, and at its own."""
     options = bench.options
     phase = PhaseResult.of(state, options.cyclic.cycle_length if arm.kind == "cpt" else None)
     targets = sorted({*options.model_options.bit_widths, options.model_options.default_bit_width, 32.0})
@@ -133,6 +133,7 @@ def measure(arm: Arm, bench: Bench[CyclicConfig], state: TrainingState) -> ArmRe
                 task=bench.setup.task,
             )
             progress.update(len(scores))
+    cycled = set(map(options.cyclic.schedule(), range(phase.iterations))) if arm.kind == "cpt" else None
     before: ArmResult | None = bench.done[arm.starts_from] if arm.starts_from else None
     return ArmResult(
         name=arm.name,
@@ -141,6 +142,7 @@ def measure(arm: Arm, bench: Bench[CyclicConfig], state: TrainingState) -> ArmRe
         scores=scores[: len(targets)],
         own=scores[widths.index(ships)],
         own_label=arm.label,
+        visited=None if cycled is None else [w for w in targets if any(abs(w - bits) < 0.5 for bits in cycled)],
         average_bits=phase.average_bits,
         bitops=phase.bitops + (before.bitops if before else 0.0),
         bitops_own=phase.bitops,
@@ -181,15 +183,16 @@ def conclude(arms: Sequence[ArmResult], run: CyclicRun, common: dict[str, Any]) 
 
 
 def leave(results: CyclicResults, run: CyclicRun) -> None:
-    """Write the results under their own name, and the recommended arm (its first seed) where it ships.
+    """Write the results under their own name, and the recommended arm (its first seed) at the recommended width.
 
     What is saved scores what the results report, without anything being re-estimated again.
     """
     assert run.folder is not None
-    name, seed = results.comparison.recommended, run.seeds[0]
-    arm = next(arm for arm in run.recipe.arms(run.options) if arm.name == name)
-    model = run.load_arm(name, seed).to(run.fabric.device)
-    dialled(model, arm.own_bits(len(BitDial(model))), run.work.loaders(seed).recalibration)
+    chosen, seed = results.comparison.chosen, run.seeds[0]
+    arm = next(arm for arm in run.recipe.arms(run.options) if arm.name == chosen.arm)
+    model = run.load_arm(arm.name, seed).to(run.fabric.device)
+    bits = arm.own_bits(len(BitDial(model))) if chosen.label == arm.label else chosen.bits
+    dialled(model, bits, run.work.loaders(seed).recalibration)
     run.saved_model(arm, seed).save(model, run.folder.path / BEST_MODEL_FILE)
     results.save(run.folder.path / RESULTS_FILE)
 
