@@ -64,9 +64,11 @@ def test_the_page_says_how_it_chose(comparison):
     assert "chosen by the test data that it is reported on, is slightly optimistic" in text
     assert "These tie: static_8bit at 16 bits, static_8bit at 8 bits, static_mixed_4_8 at 4/8 alternating" in text
     two = Parsed(rendered(summarise(arms_of("a", [0.9, 0.8, 0.7]) + arms_of("b", [0.5, 0.4, 0.3])))).text
-    assert "is taken at 95% (Bonferroni)" in two
+    assert "Recommended among 2 candidates" in two
+    assert "Bonferroni" not in two
     assert "optimistic" not in two
     assert "These tie" not in two
+    assert "Recommended among" not in Parsed(rendered(summarise(arms_of("a", [0.9, 0.8])))).text
 
 
 def test_simulated_cost_never_stands_without_seconds(comparison):
