@@ -78,14 +78,15 @@ def comparison_section(comparison: Comparison) -> list[Block]:
 
 
 def _how_chosen(comparison: Comparison) -> list[Block]:
-    """Say what the recommendation chose among and how it corrects for their number; nothing where there was no choice."""
+    """Say what was chosen among and how that corrects for their number; nothing where there was no choice."""
     count, seeds = len(comparison.candidates), _seeds(comparison)
     if count < 2:
         return []
     tied = [name_of(item) for item in comparison.candidates if item.tied]
     correction = (
-        f". For {count - 1} comparisons each interval is taken at {100 * corrected(count - 1):.4g}% (Bonferroni), which "
-        "is wider: the truly best candidate is told apart by chance in fewer than 5 of 100 runs, and ties are more likely"
+        f". For {count - 1} comparisons each interval is taken at {100 * corrected(count - 1):.4g}% (Bonferroni), "
+        "which is wider: the truly best candidate is told apart by chance in fewer than 5 of 100 runs, and ties are "
+        "more likely"
     )
     interval = (
         "the interval of their difference, paired by seed, holds 0 and they lie within one percentage point"
