@@ -21,7 +21,7 @@ from bitdial.evaluation.sweep import evaluate_loss_accuracy
 from bitdial.layers import BitDial
 from bitdial.recipes.cyclic import CyclicResults, load_best_model
 from bitdial.recipes.cyclic.recipe import CYCLIC, leave
-from bitdial.recipes.run import Run
+from bitdial.recipes.start import open_run
 from bitdial.training import RunFolder, Setup, make_fabric
 from tests.e2e.cyclic_runs import SMALL, bitdial, results_of, train
 
@@ -127,7 +127,7 @@ class TestBestModel:
         (wanted,) = [item for item in results.comparison.candidates if (item.arm, item.label) == (name, label)]
         chosen = {"recommended": name, "recommended_bits": wanted.bits, "recommended_label": label}
         results.comparison = results.comparison.model_copy(update=chosen)
-        opened = replace(Run.open(CYCLIC, RunFolder.open(folder)), setup=Setup(make_fabric()))
+        opened = replace(open_run(CYCLIC, RunFolder.open(folder)), setup=Setup(make_fabric()))
         leave(results, opened)
         arm = next(a for a in results.arms if a.name == name and a.seed == 0)
         score = arm.own if label == arm.own_label else arm.at(wanted.bits)
