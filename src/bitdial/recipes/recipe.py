@@ -12,7 +12,8 @@ from torch import nn
 
 from bitdial.errors import BitdialError
 from bitdial.evaluation.page import Page
-from bitdial.evaluation.results import ArmRecord, RunResults
+from bitdial.evaluation.results import ArmRecord, RunResults, WidthScore
+from bitdial.evaluation.sweep import sweep
 from bitdial.recipes.options import SharedConfig
 from bitdial.recipes.saved_model import SavedModel
 from bitdial.training import CheckpointManager, Progress, RunFolder, Setup, Task, TrainingState
@@ -155,10 +156,17 @@ class Bench(Generic[O]):
         """Whether this process is the one that writes."""
         return self.setup.fabric is None or bool(self.setup.fabric.is_global_zero)
 
-    def measuring(self, total: int) -> Progress:
-        """A line that shows how far measuring is, and goes when it is done."""
-        progress = self.setup.progress
-        return Progress("", enabled=False) if progress is None else progress.passing("measuring", total)
+    def sweep(self, widths: Sequence[Any]) -> list[WidthScore]:
+        """`bitdial.sweep` of its network on the test batches, under a line that shows how far it is."""
+        shown = self.setup.progress or Progress("", enabled=False)
+        scores: list[WidthScore] = []
+        with shown.passing("measuring", len(widths)) as progress:
+            for width in widths:
+                recalibration = self.loaders.recalibration
+                task = self.setup.task
+                scores += sweep(self.model, self.loaders.test, [width], recalibration_batches=recalibration, task=task)
+                progress.update(len(scores))
+        return scores
 
 
 def _yes(*_: Any) -> bool:

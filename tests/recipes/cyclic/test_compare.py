@@ -358,7 +358,7 @@ class TestFiles:
         def pressed(*args: Any, **kwargs: Any) -> Any:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("bitdial.recipes.cyclic.recipe.sweep", pressed)
+        monkeypatch.setattr("bitdial.recipes.recipe.sweep", pressed)
         with pytest.raises(
             BitdialError, match=r"baseline_fp32 \(1/4\): stopped by Ctrl-C .* to go on: the same command"
         ):

@@ -3,6 +3,7 @@
 from bitdial.evaluation.equal_cost import schedule_bitops as schedule_bitops
 from bitdial.evaluation.range_test import PrecisionRangeTest as PrecisionRangeTest
 from bitdial.evaluation.range_test import RangeTestResult as RangeTestResult
+from bitdial.evaluation.trained import PhaseResult as PhaseResult
 from bitdial.layers.cycling import CyclicPrecisionConfig as CyclicPrecisionConfig
 from bitdial.layers.cycling import CyclicPrecisionScheduler as CyclicPrecisionScheduler
 from bitdial.recipes.cyclic.cycles import analyze_cycle_progression as analyze_cycle_progression
@@ -12,7 +13,6 @@ from bitdial.recipes.cyclic.options import CyclicTrainingConfig as CyclicTrainin
 from bitdial.recipes.cyclic.options import ExperimentConfig as ExperimentConfig
 from bitdial.recipes.cyclic.options import ModelConfig as ModelConfig
 from bitdial.recipes.cyclic.options import StaticPrecisionConfig as StaticPrecisionConfig
-from bitdial.recipes.cyclic.phase import PhaseResult as PhaseResult
 from bitdial.recipes.cyclic.recipe import CYCLIC as CYCLIC
 from bitdial.recipes.cyclic.results import CyclicResults as CyclicResults
 from bitdial.recipes.cyclic.scripts import compare_bit_configurations as compare_bit_configurations

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from torch import nn
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation import History
 from bitdial.evaluation.equal_cost import ledger_of
 from bitdial.evaluation.sweep import sweep
 from bitdial.layers import PrecisionScheduler
@@ -33,51 +32,6 @@ from bitdial.training import (
     make_fabric,
 )
 from bitdial.training.knobs import BitOpsCounter, Knob, Widths
-
-
-@dataclass(frozen=True)
-class PhaseResult:
-    """What a phase leaves.
-
-    Attributes:
-        model: the trained model, in training mode, its dial where the phase ended.
-        history: loss, bits and learning rate at every step.
-        bitops: simulated BitOps of all its steps.
-        average_bits: mean forward width over its steps, weighted with multiply-accumulates.
-        seconds: wall-clock, over all resumptions.
-        iterations: optimizer steps.
-        precision_note: which of them a narrow format lost, and where it changed; None where all went well.
-    """
-
-    model: nn.Module
-    history: History
-    bitops: float
-    average_bits: float
-    seconds: float
-    iterations: int
-    precision_note: str | None = None
-
-    @classmethod
-    def of(cls, state: TrainingState, cycle_length: int | None = None) -> PhaseResult:
-        """What the end of a phase says; with the length of its cycles, if it cycled as configured."""
-        counter = next(hook for hook in state.hooks if isinstance(hook, BitOpsCounter))
-        columns = state.history
-        boundaries = list(range(0, state.step + 1, cycle_length)) if cycle_length is not None else []
-        return cls(
-            model=state.model,
-            history=History(
-                step=[int(step) - 1 for step in columns["step"]],
-                loss=columns["loss"],
-                bits=columns["bits"],
-                learning_rate=columns["learning_rate"],
-                cycle_boundaries=boundaries,
-            ),
-            bitops=counter.bitops,
-            average_bits=counter.bits_sum / max(state.step, 1),
-            seconds=state.seconds,
-            iterations=state.step,
-            precision_note=state.control.trouble(),
-        )
 
 
 def quantization(options: ModelConfig, gradient_bits: float = 32) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitdial.evaluation import ArmResult, WidthScore
+from bitdial.evaluation import ArmResult
 from bitdial.evaluation.equal_cost import batches_in_step, ledger_of, matched_steps, schedule_bitops
-from bitdial.evaluation.sweep import sweep
+from bitdial.evaluation.trained import PhaseResult
 from bitdial.files import write_atomically
 from bitdial.layers import BitDial, PrecisionScheduler, skipped_layers
 from bitdial.layers.cycling import CyclicPrecisionScheduler
@@ -27,7 +27,7 @@ from bitdial.recipes.cyclic.arms import (
     static_schedule,
 )
 from bitdial.recipes.cyclic.options import PRESETS, CyclicConfig, CyclicTrainingConfig
-from bitdial.recipes.cyclic.phase import PhaseResult, quantization, train_phase
+from bitdial.recipes.cyclic.phase import quantization, train_phase
 from bitdial.recipes.cyclic.report import render, report_page
 from bitdial.recipes.cyclic.results import CyclicResults, collect_results
 from bitdial.recipes.recipe import Bench, Loaders, Recipe
@@ -122,17 +122,7 @@ def measure(arm: Arm, bench: Bench[CyclicConfig], state: TrainingState) -> ArmRe
     targets = sorted({*options.model_options.bit_widths, options.model_options.default_bit_width, 32.0})
     ships = arm.own_bits(len(BitDial(bench.model)))
     widths: list[Any] = [*targets, *([] if ships in targets else [ships])]
-    scores: list[WidthScore] = []
-    with bench.measuring(len(widths)) as progress:
-        for width in widths:
-            scores += sweep(
-                bench.model,
-                bench.loaders.test,
-                [width],
-                recalibration_batches=bench.loaders.recalibration,
-                task=bench.setup.task,
-            )
-            progress.update(len(scores))
+    scores = bench.sweep(widths)
     cycled = set(map(options.cyclic.schedule(), range(phase.iterations))) if arm.kind == "cpt" else None
     before: ArmResult | None = bench.done[arm.starts_from] if arm.starts_from else None
     return ArmResult(

@@ -13,6 +13,7 @@ from bitdial.evaluation.comparison import summarise
 from bitdial.evaluation.machine import describe_machine
 from bitdial.evaluation.results import ArmRecord, ArmResult, Comparison, RunResults
 from bitdial.evaluation.table import comparison_table
+from bitdial.evaluation.trained import notes_on
 from bitdial.recipes.cyclic.cycles import CycleAnalysis, analyze_cycle_progression
 
 _SIMULATED = (
@@ -76,7 +77,7 @@ def collect_results(
         arms=list(arms),
         comparison=summarise(arms),
         cycles=_analyses(arms) if analyze_cycles else [],
-        notes=[*_seed_notes(arms), *_divergence_notes(arms), _SIMULATED, *notes],
+        notes=[*notes_on(arms), _SIMULATED, *notes],
         **facts,
     )
 
@@ -86,25 +87,3 @@ def _analyses(arms: Sequence[ArmResult]) -> list[CycleAnalysis]:
     return [
         analyze_cycle_progression(arm.history).model_copy(update={"arm": arm.name, "seed": arm.seed}) for arm in cycled
     ]
-
-
-def _seed_notes(arms: Sequence[ArmResult]) -> list[str]:
-    seeds = {arm.seed for arm in arms}
-    if len(seeds) == 1:
-        return ["One seed: no interval. Differences between arms may be chance; give at least three seeds to tell."]
-    notes = [f"Intervals are 95% Student t intervals over {len(seeds)} seeds; differences are paired by seed."]
-    short = sorted({arm.name for arm in arms if len([a for a in arms if a.name == arm.name]) < len(seeds)})
-    if short:
-        notes.append(f"Not every arm has every seed: {', '.join(short)}.")
-    return notes
-
-
-def _divergence_notes(arms: Sequence[ArmResult]) -> list[str]:
-    notes = []
-    for arm in arms:
-        bad = sum(1 for loss in arm.history.loss if loss != loss or loss in (float("inf"), float("-inf")))
-        if bad:
-            notes.append(f"{arm.name}, seed {arm.seed}: {bad} of {len(arm.history.loss)} logged losses are not finite.")
-        if arm.precision_note is not None:
-            notes.append(f"{arm.name}, seed {arm.seed}, {arm.precision_note}.")
-    return notes

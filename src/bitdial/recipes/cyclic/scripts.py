@@ -11,6 +11,7 @@ from torch import nn
 from bitdial.errors import BitdialError
 from bitdial.evaluation import WidthScore
 from bitdial.evaluation.sweep import sweep
+from bitdial.evaluation.trained import PhaseResult
 from bitdial.layers import BitDial, PrecisionScheduler
 from bitdial.layers.cycling import CyclicPrecisionConfig, CyclicPrecisionScheduler
 from bitdial.options import part
@@ -25,7 +26,7 @@ from bitdial.recipes.cyclic.options import (
     StaticBits,
     StaticPrecisionConfig,
 )
-from bitdial.recipes.cyclic.phase import PhaseResult, quantization, train_phase
+from bitdial.recipes.cyclic.phase import quantization, train_phase
 from bitdial.recipes.cyclic.recipe import BEST_MODEL_FILE, CYCLIC
 from bitdial.recipes.cyclic.results import CyclicResults
 from bitdial.recipes.recipe import Loaders

@@ -11,7 +11,7 @@ from torch import nn
 from bitdial import schedules
 from bitdial.evaluation import WidthScore
 from bitdial.evaluation.results import ArmRecord, History, RunResults
-from bitdial.evaluation.sweep import sweep
+from bitdial.evaluation.trained import PhaseResult, notes_on
 from bitdial.layers import BitDial, cost
 from bitdial.options import part
 from bitdial.recipes.joint.options import JointConfig
@@ -92,6 +92,8 @@ class JointResult(ArmRecord):
     """Optimizer steps."""
     history: History
     """What was logged while it was trained."""
+    precision_note: str | None = None
+    """Which steps a narrow format lost, and where it changed; null where all went well."""
 
 
 class JointResults(RunResults):
@@ -156,30 +158,27 @@ def train(arm: Arm, bench: Bench[JointConfig]) -> TrainingState:
 
 def measure(arm: Arm, bench: Bench[JointConfig], state: TrainingState) -> JointResult:
     """Score the network at each width, and keep it, at the widest."""
-    widths, counter = sorted(set(bench.options.bitwidth_options)), state.hooks[1]
-    assert isinstance(counter, BitOpsCounter)
-    recalibration = bench.loaders.recalibration
-    scores = sweep(bench.model, bench.loaders.test, widths, recalibration_batches=recalibration, task=bench.work.task)
-    dialled(bench.model, widths[-1], recalibration)
+    widths, phase = sorted(set(bench.options.bitwidth_options)), PhaseResult.of(state)
+    scores = bench.sweep(widths)
+    dialled(bench.model, widths[-1], bench.loaders.recalibration)
     if bench.files is not None and bench.saved is not None and bench.is_first:
         bench.saved.save(bench.model, bench.files.run.models / f"{bench.files.key}.pt")
-    columns = state.history
-    history = History(step=[int(s) - 1 for s in columns["step"]], loss=columns["loss"], bits=columns["bits"])
     return JointResult(
         name=arm.name,
         seed=bench.seed,
         scores=scores,
-        average_bits=counter.bits_sum / max(state.step, 1),
-        bitops=counter.bitops,
-        seconds=state.seconds,
-        steps=state.step,
-        history=history,
+        average_bits=phase.average_bits,
+        bitops=phase.bitops,
+        seconds=phase.seconds,
+        steps=phase.iterations,
+        history=phase.history,
+        precision_note=phase.precision_note,
     )
 
 
 def conclude(networks: Sequence[JointResult], run: Run[Any, Any, Any, Any], common: dict[str, Any]) -> JointResults:
     """All seeds."""
-    notes = [f"Data: {run.work.told()}. Batch-norm statistics are re-estimated at each width."]
+    notes = [*notes_on(networks), f"Data: {run.work.told()}. Batch-norm statistics are re-estimated at each width."]
     return JointResults(networks=list(networks), notes=notes, **common)
 
 
