@@ -1,18 +1,19 @@
-"""Under which options ``--resume`` goes on, and what may differ from those that a run was started with."""
+"""Under which options ``--resume`` goes on, what may differ from those that a run was started with; being stopped."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
 
 from bitdial.configuration import load_config, read_yaml, to_yaml
-from bitdial.errors import BitdialError
+from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.recipes.options import SharedConfig
 from bitdial.recipes.recipe import O, Recipe
-from bitdial.training import RunFolder
+from bitdial.training import RunFolder, TrainingDiverged
 
 WHERE_IT_RUNS = frozenset({"resume", "run_dir", "data_path", "devices", "num_nodes", "strategy", "workers", "compile"})
 """Options of every recipe that may differ when a run is resumed: where it runs and where its data lies."""
@@ -82,6 +83,18 @@ def plain(options: SharedConfig) -> dict[str, Any]:
     """The options as plain values, without those that say where this one run lies: they are not to be repeated."""
     loaded: dict[str, Any] = yaml.safe_load(to_yaml(options.model_copy(update={"resume": False, "run_dir": None})))
     return loaded
+
+
+@contextmanager
+def named(what: str, how_to_resume: str, *, saved: bool) -> Iterator[None]:
+    """Say which arm was trained when training was stopped or went wrong, and how to go on if anything was saved."""
+    try:
+        yield
+    except (RunInterrupted, TrainingDiverged) as error:
+        raise type(error)(f"{what}: {error}") from error
+    except KeyboardInterrupt:  # outside of the steps, which save first
+        kept = f"what was saved before is kept; to go on: {how_to_resume}" if saved else "nothing was saved"
+        raise RunInterrupted(f"{what}: stopped by Ctrl-C between training and measuring; {kept}") from None
 
 
 def _names_preset(recipe: Recipe[Any, Any, Any, Any], argv: Sequence[str]) -> bool:

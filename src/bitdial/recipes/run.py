@@ -6,8 +6,8 @@ come out the same; one that was stopped in its middle goes on from its newest so
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,11 +17,11 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from bitdial.errors import BitdialError, RunInterrupted
+from bitdial.errors import BitdialError
 from bitdial.evaluation import describe_machine
 from bitdial.files import write_atomically
 from bitdial.recipes.recipe import A, ArmFiles, Bench, O, R, Recipe, S, Work
-from bitdial.recipes.resuming import plain
+from bitdial.recipes.resuming import named, plain
 from bitdial.recipes.saved_model import SavedModel, quantized
 from bitdial.recipes.states import NEW, DescribedCheckpoints, Foreign, Source, set_aside_newer
 from bitdial.training import (
@@ -30,7 +30,6 @@ from bitdial.training import (
     Progress,
     RunFolder,
     Setup,
-    TrainingDiverged,
     seed_everything,
 )
 from bitdial.training.options import CopiedLogOptions
@@ -280,24 +279,6 @@ def release_memory() -> None:
     """Give cached memory back between two arms, never inside one."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def named(what: str, how_to_resume: str, *, saved: bool) -> Iterator[None]:
-    """Say what was being trained when training was stopped or went wrong.
-
-    Args:
-        what: which arm of a run.
-        how_to_resume: the command that goes on.
-        saved: whether anything was.
-    """
-    try:
-        yield
-    except (RunInterrupted, TrainingDiverged) as error:
-        raise type(error)(f"{what}: {error}") from error
-    except KeyboardInterrupt:  # outside of the steps, which save first
-        kept = f"what was saved before is kept; to go on: {how_to_resume}" if saved else "nothing was saved"
-        raise RunInterrupted(f"{what}: stopped by Ctrl-C between training and measuring; {kept}") from None
 
 
 def say(text: str) -> None:

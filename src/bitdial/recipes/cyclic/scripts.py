@@ -156,19 +156,9 @@ def evaluate_cyclic_training(
     task: Task | None = None,
     perplexity: bool = False,
 ) -> list[WidthScore]:
-    """Accuracy and loss (for text also perplexity) of a trained model at each target width.
+    """Accuracy and loss (for text also perplexity) of a trained model at each target width; see `bitdial.sweep`.
 
-    Args:
-        model: quantized; comes back exactly as it was.
-        loader: batches to measure on.
-        bit_widths: target widths; a list inside gives one width to each layer.
-        recalibration_batches: training batches that batch-norm statistics are re-estimated from at each width.
-        reestimate: False leaves the statistics as they are.
-        task: how a batch is scored; classification if None.
-        perplexity: whether to add exp(loss).
-
-    Raises:
-        BitdialError: as `bitdial.sweep`.
+    Batch-norm statistics are re-estimated at each width unless `reestimate` is False; the model comes back as it was.
     """
     return sweep(
         model,
