@@ -16,7 +16,7 @@ from rich.table import Table
 from bitdial.commands.workload import Workload, WorkloadConfig, workload_of
 from bitdial.configuration import load_config
 from bitdial.errors import BitdialError, suggest
-from bitdial.evaluation.machine import describe_machine
+from bitdial.evaluation import describe_machine
 from bitdial.training.mixed_precision import MixedPrecisionBenchmark, benchmark_mixed_precision
 from bitdial.training.step.memory import is_out_of_memory
 

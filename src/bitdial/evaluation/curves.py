@@ -23,11 +23,7 @@ MANY_CYCLES = 60
 def training_curves(history: History, name: str) -> Figure | None:
     """Draw loss and bits over steps, whole and, where bits cycle, close up with the boundaries; None without a history.
 
-    A loss that is not finite leaves a gap and a cross.
-
-    Args:
-        history: of one arm.
-        name: whose it is, for the title.
+    A loss that is not finite leaves a gap and a cross. The title says whose history it is: `name`.
     """
     if not history.step:
         return None
@@ -77,16 +73,10 @@ def _column(axes: NDArray[np.object_], history: History, edges: list[int], *, ba
         _bits_band(bottom, step, bits, history.cycle_boundaries)
     else:
         bottom.plot(step, bits, color=ORANGE, lw=1.4, drawstyle="steps-post")
-    for edge in edges:
-        top.axvline(
-            edge,
-            color="#9a9a9a",
-            lw=0.7,
-            ls=(0, (2, 2)),
-            zorder=0,
-            label="start of a cycle" if edge == edges[0] else None,
-        )
-        bottom.axvline(edge, color="#9a9a9a", lw=0.7, ls=(0, (2, 2)), zorder=0)
+    for panel in (top, bottom):
+        for edge in edges:
+            label = "start of a cycle" if panel is top and edge == edges[0] else None
+            panel.axvline(edge, color="#9a9a9a", lw=0.7, ls=(0, (2, 2)), zorder=0, label=label)
 
 
 def _between(history: History, first: int, last: int) -> History:

@@ -17,8 +17,8 @@ import yaml
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from bitdial.evaluation.files import write_atomically
 from bitdial.evaluation.results import Machine
+from bitdial.files import write_atomically
 
 Mark = Literal["framed", "faint", "good", "bad"]
 

@@ -13,8 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from bitdial.evaluation.files import write_atomically
 from bitdial.evaluation.results import ArmSummary
+from bitdial.files import write_atomically
 
 # Okabe & Ito, "Color Universal Design" (2008), without its yellow, which is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#7F6000")
