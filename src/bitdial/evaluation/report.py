@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bitdial.evaluation import wording
 from bitdial.evaluation.page import Block, Cell, Mark, Row, Section, Table, Text, Tile
 from bitdial.evaluation.recommendation import name_of
@@ -113,33 +115,21 @@ def _how_chosen(comparison: Comparison) -> list[Block]:
 
 def cost_section(comparison: Comparison) -> list[Block]:
     """Return what every arm cost: simulated BitOps, and beside them the seconds of the same steps."""
+    columns: dict[str, Callable[[ArmSummary], str]] = {
+        "average bits\nin training": lambda row: f"{row.average_bits:.3g}",
+        "BitOps\n(simulated)": lambda row: wording.engineering(row.bitops),
+        "seconds\n(wall-clock)": lambda row: wording.seconds(row.seconds),
+        "own BitOps\n(simulated)": lambda row: wording.engineering(row.bitops_own),
+        "own seconds\n(wall-clock)": lambda row: wording.seconds(row.seconds_own),
+        "accuracy per\naverage bit": lambda row: f"{row.accuracy_per_bit:.1f}",
+        "Pareto\nfront": lambda row: "yes" if row.pareto else "",
+    }
     return [
         Section("Cost"),
         Table(
-            columns=[
-                "arm",
-                "average bits\nin training",
-                "BitOps\n(simulated)",
-                "seconds\n(wall-clock)",
-                "own BitOps\n(simulated)",
-                "own seconds\n(wall-clock)",
-                "accuracy per\naverage bit",
-                "Pareto\nfront",
-            ],
+            columns=["arm", *columns],
             rows=[
-                Row(
-                    row.name,
-                    [
-                        f"{row.average_bits:.3g}",
-                        wording.engineering(row.bitops),
-                        wording.seconds(row.seconds),
-                        wording.engineering(row.bitops_own),
-                        wording.seconds(row.seconds_own),
-                        f"{row.accuracy_per_bit:.1f}",
-                        "yes" if row.pareto else "",
-                    ],
-                    best=row.name == comparison.recommended,
-                )
+                Row(row.name, [shown(row) for shown in columns.values()], best=row.name == comparison.recommended)
                 for row in comparison.summaries
             ],
             caption="Simulated BitOps beside the wall-clock seconds of the same steps; means over seeds.",
@@ -154,13 +144,7 @@ def cost_section(comparison: Comparison) -> list[Block]:
 
 
 def difference_section(comparison: Comparison, *, title: str, arm: str) -> list[Block]:
-    """Return one arm against every other, paired by seed; nothing where there is nothing to pair.
-
-    Args:
-        comparison: the arms side by side.
-        title: the heading.
-        arm: what the arm that is compared with all others is called in headings.
-    """
+    """Return one arm, called `arm` in headings, against every other, paired by seed; nothing without a pair."""
     if not comparison.cpt_differences:
         return []
     verdict = f"{arm} is"
