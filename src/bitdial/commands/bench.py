@@ -127,16 +127,8 @@ def _listed() -> str:
 
 
 def _help() -> str:
-    lines = [f"  {name:<10} {summary}" for name, (_, summary) in SUBJECTS.items()]
-    return "\n".join(
-        [
-            f"usage: {PROG} SUBJECT [--flag value ...]",
-            "",
-            "Measure on this machine.",
-            "",
-            "subjects:",
-            *lines,
-            "",
-            f"`{PROG} SUBJECT --help` lists its flags.",
-        ]
+    subjects = "\n".join(f"  {name:<10} {summary}" for name, (_, summary) in SUBJECTS.items())
+    return (
+        f"usage: {PROG} SUBJECT [--flag value ...]\n\nMeasure on this machine.\n\nsubjects:\n{subjects}\n\n"
+        f"`{PROG} SUBJECT --help` lists its flags."
     )

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
-from bitdial.export.container import DamagedPackedFile, from_bytes, read_file, to_bytes, write_file
+from bitdial.export.container import DamagedPackedFile, check_path, read_file, to_bytes, write_file
 from bitdial.export.contents import (
     LayerRecord,
     StoredWeight,
@@ -62,7 +62,7 @@ def save_packed(
         BitdialError: no quantized layer, a width between 8 and 32 bits, weights that are not finite, a state that is
             not made of whole tensors, a path that cannot be written.
     """
-    _check_path(path)
+    check_path(path)
     return write_file(path, packed_bytes(model, encoding, description))
 
 
@@ -90,8 +90,7 @@ def network_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         DamagedPackedFile: any byte of the file differs from what was written, or bytes are missing.
         BitdialError: another kind of file, or one that cannot be read.
     """
-    _check_path(path)
-    described = from_bytes(read_file(path), path)[1].get("network")
+    described = read_file(path)[1].get("network")
     return described if isinstance(described, dict) else None
 
 
@@ -114,9 +113,8 @@ def load_packed(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         DamagedPackedFile: any byte of the file differs from what was written, or bytes are missing.
         BitdialError: another kind of file, an unknown version, a file that cannot be read, another model.
     """
-    _check_path(path)
     inner = bare(model)
-    tensors, description = from_bytes(read_file(path), path)
+    tensors, description = read_file(path)
     try:
         records = _RECORDS.validate_python(description.get("layers"))
     except ValidationError as error:
@@ -145,11 +143,6 @@ def _copy(tensors: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
                 with suppress(RuntimeError):  # the one that could not be written still has its value
                     target.copy_(value)
             raise BitdialError(f"model must be writable, got {error}; build it outside inference mode") from error
-
-
-def _check_path(path: object) -> None:
-    if not isinstance(path, str | os.PathLike):
-        raise BitdialError(f"path must be the path of a file, got {type(path).__name__}")
 
 
 def _key(name: str, part: str) -> str:
@@ -189,18 +182,9 @@ def _decoded(path: str | os.PathLike[str], name: str, record: LayerRecord, tenso
     if codes is None or scales is None:
         raise DamagedPackedFile(path, f'the weights of layer "{name}" are missing')
     assert record.form is not None
+    shape, dtype = tuple(record.shape), getattr(torch, record.dtype)
     try:
-        return decode(
-            Encoded(
-                form=record.form,
-                levels=record.levels,
-                groups=record.groups,
-                shape=tuple(record.shape),
-                dtype=getattr(torch, record.dtype),
-                codes=codes,
-                scales=scales,
-            )
-        )
+        return decode(Encoded(record.form, record.levels, record.groups, shape, dtype, codes, scales))
     except BitdialError as error:
         raise DamagedPackedFile(path, f'the weights of layer "{name}" make no sense: {error}') from error
 
