@@ -117,14 +117,7 @@ class Split(ImageSplit):
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """A training and a test split of square images.
-
-    Attributes:
-        name: The name it was loaded by.
-        train: Training split.
-        test: Test split: held out, never augmented.
-        class_names: One name per class, in label order.
-    """
+    """A training and a test split of square images, under the name they were loaded by; classes in label order."""
 
     name: str
     train: ImageSplit

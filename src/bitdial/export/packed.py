@@ -9,19 +9,18 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from bitdial.errors import BitdialError
+from bitdial.errors import BitdialError, suggest
 from bitdial.export.container import DamagedPackedFile, check_path, read_file, to_bytes, write_file
 from bitdial.export.contents import (
     LayerRecord,
     StoredWeight,
     bare,
-    check_encoding,
     describe,
     encode_layer,
     packs,
@@ -32,6 +31,7 @@ from bitdial.export.contents import (
 from bitdial.export.encoding import Encoded, Trits, decode
 from bitdial.layers import QuantizedLayer
 
+ENCODINGS = get_args(Trits)
 _CODES, _SCALES = "weight.packed", "weight.scales"
 _RECORDS = TypeAdapter(dict[str, LayerRecord])
 
@@ -69,7 +69,9 @@ def save_packed(
 def packed_bytes(model: nn.Module, encoding: Trits = "base3", description: Mapping[str, Any] | None = None) -> bytes:
     """The content of the file that `save_packed` writes."""
     inner = bare(model)
-    check_encoding(encoding)
+    if encoding not in ENCODINGS:
+        known = " or ".join(ENCODINGS)
+        raise BitdialError(f"encoding must be {known}, got {encoding!r}{suggest(str(encoding), ENCODINGS)}")
     layers = quantized_layers(inner)
     tensors = plain_tensors(inner, [name for name, layer in layers.items() if packs(layer)])
     records: dict[str, Any] = {}

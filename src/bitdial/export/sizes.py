@@ -64,11 +64,7 @@ def packed_sizes(
 ) -> PackedSizes:
     """Sizes of a model as `save_packed` would write it at its widths now, as `load_packed` holds it, and in float32.
 
-    Args:
-        model, encoding, description: as for `save_packed`.
-
-    Raises:
-        BitdialError: as `save_packed`.
+    Arguments and errors are those of `save_packed`.
     """
     inner = bare(model)
     data = packed_bytes(inner, encoding, description)
@@ -88,7 +84,7 @@ def packed_sizes(
         packed_weights=count,
         weights=sum(e.codes.numel() for e in encoded),
         scales=sum(e.scales.numel() * e.scales.element_size() for e in encoded),
-        other=memory_of(iter(stored.values())),
+        other=memory_of(stored.values()),
         file=len(data),
         memory=memory_of(held),
         float32_weights=4 * count,
