@@ -43,17 +43,18 @@ class BenchAmpConfig(WorkloadConfig):
 
 def run(argv: list[str]) -> int:
     """Find the subject and measure it; return the exit status."""
-    if not argv or argv[0] in ("-h", "--help"):
-        if argv:
-            print(_help())
-            return 0
-        raise BitdialError(f"expected what to measure, got nothing; there are: {_listed()}; e.g. `{PROG} amp`")
+    known = ", ".join(SUBJECTS)
+    if not argv:
+        raise BitdialError(f"expected what to measure, got nothing; there are: {known}; e.g. `{PROG} amp`")
     subject, *rest = argv
+    if subject in ("-h", "--help"):
+        print(_help())
+        return 0
     if subject.startswith("-"):
         raise BitdialError(f"expected what to measure before the flags, got '{subject}'; e.g. `{PROG} amp {subject}`")
     if subject not in SUBJECTS:
         hint = suggest(subject, SUBJECTS)
-        raise BitdialError(f"expected what to measure, got '{subject}'; there are: {_listed()}{hint}")
+        raise BitdialError(f"expected what to measure, got '{subject}'; there are: {known}{hint}")
     return SUBJECTS[subject][0](rest)
 
 
@@ -120,10 +121,6 @@ SUBJECTS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "amp": (_amp, "mixed precision: training steps in float32 and in a narrow format"),
 }
 """What can be measured -> the function that does, called with the words after it, and a line of help."""
-
-
-def _listed() -> str:
-    return ", ".join(SUBJECTS)
 
 
 def _help() -> str:

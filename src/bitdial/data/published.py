@@ -93,6 +93,9 @@ def read_idx(path: Path) -> Tensor:
 
     The format: two zero bytes, the type code (8: unsigned byte), the number of dimensions, each dimension as a
     big-endian 32-bit integer, then the values in C order (http://yann.lecun.com/exdb/mnist/).
+
+    Raises:
+        BitdialError: The file is not that, or is cut short.
     """
     zipped = path.with_name(path.name + ".gz")
     actual = path if path.is_file() else zipped
