@@ -48,14 +48,13 @@ def accuracy_against_width(comparison: Comparison) -> Figure | None:
     split = len(means) > 3 and max(means) - min(means) > CLOSE_UP
     figure = new_figure(10.5, 4.6)
     panels = list(figure.subplots(1, 2 if split else 1, squeeze=False).flat)
-    for axes in panels:
+    headings = (("Accuracy at each width", "accuracy (%)"), ("The same, close up", ""))
+    for axes, (title, y) in zip(panels, headings, strict=False):
         _width_curves(axes, comparison, widths)
-        quiet(axes, title="Accuracy at each width", x="width of weights and activations (bits)", y="accuracy (%)")
+        quiet(axes, title=title, x="width of weights and activations (bits)", y=y)
     if split:
         floor = float(np.median(means))
         panels[1].set_ylim(*_padded([100 * mean for mean in means if mean >= floor]))
-        panels[1].set_ylabel("")
-        panels[1].set_title("The same, close up", loc="left", fontsize=11, color=INK, fontweight="bold")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     return figure

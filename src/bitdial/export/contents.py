@@ -144,7 +144,7 @@ def _is_left_out(key: str, prefixes: dict[str, bool]) -> bool:
 
 def memory_of(tensors: Iterable[Tensor]) -> int:
     """Bytes of the values of some tensors, each counted once."""
-    return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
+    return sum({id(t): t.nbytes for t in tensors}.values())
 
 
 class StoredWeight(nn.Module):

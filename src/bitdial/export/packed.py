@@ -32,7 +32,7 @@ from bitdial.export.encoding import Encoded, Trits, decode
 from bitdial.layers import QuantizedLayer
 
 ENCODINGS = get_args(Trits)
-_CODES, _SCALES = "weight.packed", "weight.scales"
+CODES, SCALES = "weight.packed", "weight.scales"
 _RECORDS = TypeAdapter(dict[str, LayerRecord])
 
 
@@ -79,8 +79,8 @@ def packed_bytes(model: nn.Module, encoding: Trits = "base3", description: Mappi
         encoded = encode_layer(name, layer, encoding) if packs(layer) else None
         records[name] = describe(layer, encoded).model_dump(exclude_defaults=True)
         if encoded is not None:
-            tensors[_key(name, _CODES)] = encoded.codes
-            tensors[_key(name, _SCALES)] = encoded.scales
+            tensors[key_of(name, CODES)] = encoded.codes
+            tensors[key_of(name, SCALES)] = encoded.scales
     told = {} if description is None else {"network": dict(description)}
     return to_bytes(tensors, {"encoding": encoding, "layers": records, **told})
 
@@ -147,7 +147,8 @@ def _copy(tensors: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
             raise BitdialError(f"model must be writable, got {error}; build it outside inference mode") from error
 
 
-def _key(name: str, part: str) -> str:
+def key_of(name: str, part: str) -> str:
+    """The name of a part of a layer in the file."""
     return f"{name}.{part}" if name else part
 
 
@@ -180,7 +181,7 @@ def _check_layers(
 
 def _decoded(path: str | os.PathLike[str], name: str, record: LayerRecord, tensors: dict[str, Tensor]) -> Tensor:
     """The weight of a layer, whose packed form is taken out of `tensors`."""
-    codes, scales = (tensors.pop(_key(name, part), None) for part in (_CODES, _SCALES))
+    codes, scales = (tensors.pop(key_of(name, part), None) for part in (CODES, SCALES))
     if codes is None or scales is None:
         raise DamagedPackedFile(path, f'the weights of layer "{name}" are missing')
     assert record.form is not None
