@@ -8,8 +8,7 @@ import pytest
 
 from bitdial.errors import BitdialError
 from bitdial.evaluation import results as general
-from bitdial.evaluation.files import to_json
-from bitdial.evaluation.results import ArmRecord, ArmResult, History, Interval, Record, RunResults, WidthScore
+from bitdial.evaluation.results import ArmRecord, ArmResult, History, Interval, Record, RunResults, WidthScore, to_json
 from bitdial.recipes.cyclic import CyclicResults, cycles
 from bitdial.recipes.cyclic import results as cyclic
 from tests.evaluation.fabricate import fabricate

@@ -16,7 +16,7 @@ from rich.table import Table
 from bitdial.commands.workload import Workload, WorkloadConfig, workload_of
 from bitdial.configuration import load_config
 from bitdial.errors import BitdialError, suggest
-from bitdial.evaluation.machine import describe_machine
+from bitdial.evaluation import describe_machine
 from bitdial.training.mixed_precision import MixedPrecisionBenchmark, benchmark_mixed_precision
 from bitdial.training.step.memory import is_out_of_memory
 
@@ -43,17 +43,18 @@ class BenchAmpConfig(WorkloadConfig):
 
 def run(argv: list[str]) -> int:
     """Find the subject and measure it; return the exit status."""
-    if not argv or argv[0] in ("-h", "--help"):
-        if argv:
-            print(_help())
-            return 0
-        raise BitdialError(f"expected what to measure, got nothing; there are: {_listed()}; e.g. `{PROG} amp`")
+    known = ", ".join(SUBJECTS)
+    if not argv:
+        raise BitdialError(f"expected what to measure, got nothing; there are: {known}; e.g. `{PROG} amp`")
     subject, *rest = argv
+    if subject in ("-h", "--help"):
+        print(_help())
+        return 0
     if subject.startswith("-"):
         raise BitdialError(f"expected what to measure before the flags, got '{subject}'; e.g. `{PROG} amp {subject}`")
     if subject not in SUBJECTS:
         hint = suggest(subject, SUBJECTS)
-        raise BitdialError(f"expected what to measure, got '{subject}'; there are: {_listed()}{hint}")
+        raise BitdialError(f"expected what to measure, got '{subject}'; there are: {known}{hint}")
     return SUBJECTS[subject][0](rest)
 
 
@@ -122,21 +123,9 @@ SUBJECTS: dict[str, tuple[Callable[[list[str]], int], str]] = {
 """What can be measured -> the function that does, called with the words after it, and a line of help."""
 
 
-def _listed() -> str:
-    return ", ".join(SUBJECTS)
-
-
 def _help() -> str:
-    lines = [f"  {name:<10} {summary}" for name, (_, summary) in SUBJECTS.items()]
-    return "\n".join(
-        [
-            f"usage: {PROG} SUBJECT [--flag value ...]",
-            "",
-            "Measure on this machine.",
-            "",
-            "subjects:",
-            *lines,
-            "",
-            f"`{PROG} SUBJECT --help` lists its flags.",
-        ]
+    subjects = "\n".join(f"  {name:<10} {summary}" for name, (_, summary) in SUBJECTS.items())
+    return (
+        f"usage: {PROG} SUBJECT [--flag value ...]\n\nMeasure on this machine.\n\nsubjects:\n{subjects}\n\n"
+        f"`{PROG} SUBJECT --help` lists its flags."
     )

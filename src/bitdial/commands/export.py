@@ -72,12 +72,8 @@ def find_network(options: ExportConfig) -> tuple[str, Path, Path]:
     if not path.is_dir():
         near = suggest(path.name, (each.name for each in path.parent.iterdir())) if path.parent.is_dir() else ""
         raise BitdialError(f"expected the folder of a finished run at {path}, got nothing{near or '; check the path'}")
-    run = RunFolder(path)
-    if options.experiment is None and options.seed is None:
-        name, _, file = first_network(run)
-        return name, path, file
-    trained = saved_networks(run)
-    first_network(run)  # says so, if there is none
+    trained = saved_networks(RunFolder(path))
+    first_network(RunFolder(path))  # says so, if there is none
     found = {name: file for name, file in trained.items() if _is_meant(name, options)}
     if not found:
         raise BitdialError(
@@ -97,9 +93,6 @@ def _check_equal(saved: nn.Module, loaded: nn.Module, path: Path) -> None:
     from bitdial.export.contents import quantized_layers  # needs safetensors, as nothing above does
 
     layers = quantized_layers(loaded)  # by name: a loaded layer holds a module more than the one that was saved
-    weights = [
-        (layer.quantized_weight(), layers[name].quantized_weight()) for name, layer in quantized_layers(saved).items()
-    ]
-    assert weights
-    if not all(torch.equal(one, other) for one, other in weights):
+    pairs = ((layer, layers[name]) for name, layer in quantized_layers(saved).items())
+    if not all(torch.equal(one.quantized_weight(), other.quantized_weight()) for one, other in pairs):
         raise BitdialError(f"{path} did not load back bit for bit, expected equal weights; please report this")

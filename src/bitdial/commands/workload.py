@@ -50,15 +50,7 @@ class WorkloadConfig(Config):
 
 @dataclass(frozen=True)
 class Workload:
-    """What is to be trained.
-
-    Attributes:
-        network: in training mode, on the CPU.
-        channels, side, classes: of images and labels.
-        batch_size: examples in a step.
-        device: where.
-        text: the same in words.
-    """
+    """What is to be trained: a network in training mode, on the CPU; the shape of its data; and that in words."""
 
     network: nn.Module
     channels: int

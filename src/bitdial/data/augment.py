@@ -191,12 +191,6 @@ def check_alpha(name: str, value: float) -> float:
     return float(value)
 
 
-def check_switch(name: str, value: bool) -> None:
-    """Refuse a flag that is not True or False, such as a strength meant for another argument."""
-    if not isinstance(value, bool):
-        raise BitdialError(f"{name} must be True or False, got {value!r}; its strength is another argument")
-
-
 def check_range(name: str, value: tuple[float, float], least: float, greatest: float = math.inf) -> None:
     """Refuse what is not a pair `(low, high)` of finite numbers with `least <= low <= high <= greatest`."""
     sound = isinstance(value, tuple) and len(value) == 2 and all(isinstance(each, Real) for each in value)

@@ -117,14 +117,7 @@ class Split(ImageSplit):
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """A training and a test split of square images.
-
-    Attributes:
-        name: The name it was loaded by.
-        train: Training split.
-        test: Test split: held out, never augmented.
-        class_names: One name per class, in label order.
-    """
+    """A training and a test split of square images, under the name they were loaded by; classes in label order."""
 
     name: str
     train: ImageSplit
@@ -259,11 +252,7 @@ def resize_square(images: Tensor, size: int) -> Tensor:
 
 
 def count_classes(labels: Tensor, where: str) -> int:
-    """Return the highest label plus one.
-
-    Raises:
-        BitdialError: No labels, or a highest one that cannot be a class number (NaN, all negative, beyond a million).
-    """
+    """Return the highest label plus one; refuse one that cannot be a class number (NaN, negative, beyond a million)."""
     if labels.ndim != 1 or not len(labels) or labels.is_complex():
         raise BitdialError(f"{where} must be a non-empty vector of class numbers, got shape {list(labels.shape)}")
     highest = labels.max().item()
@@ -291,22 +280,16 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
         else:
             mean = flat.double().mean()
             variance = flat.double().var(correction=0)
-        deviation = float(variance) ** 0.5
         means.append(float(mean))
-        deviations.append(deviation if deviation > 1e-8 else 1.0)
+        deviations.append(float(variance) ** 0.5 if variance > 1e-16 else 1.0)
     return tuple(means), tuple(deviations)
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Divide samples into training and test so that every class keeps its share; the same for the same arguments.
 
-    Args:
-        labels: int64 `[N]`.
-        fraction: Share of every class that goes to the test side, rounded; the training side keeps at least one.
-        seed: Which division.
-
-    Returns:
-        Two sorted int64 tensors of sample numbers, disjoint, together all of them.
+    Of every class the share `fraction`, rounded, goes to the test side, and at least one sample stays on the other.
+    Returns two sorted int64 tensors of sample numbers, disjoint, together all of them.
 
     Raises:
         BitdialError: There are too few samples for a test side.

@@ -24,12 +24,6 @@ class BatchLoader:
 
     An epoch is chosen by `set_epoch`; iterating twice without it gives the same batches twice. Nothing here reads or
     moves torch's global random state.
-
-    Attributes:
-        split: What is loaded.
-        batch_size: Samples per batch and process.
-        train: Whether this is a training loader (shuffled, augmented).
-        epoch: The epoch that the next iteration yields.
     """
 
     split: ImageSplit

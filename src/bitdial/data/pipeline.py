@@ -17,7 +17,6 @@ from bitdial.data.augment import (
     RandomErasing,
     check_alpha,
     check_probability,
-    check_switch,
 )
 from bitdial.data.dataset import ImageSplit, Split
 from bitdial.data.strong import AutomaticPolicy, MixOneOf, check_colour_images
@@ -59,10 +58,10 @@ class AugmentationOptions(Config):
 
     def arguments(self) -> dict[str, Any]:
         """What `build_augmentation` takes for them."""
-        names = ("cutmix", "mixup", "autoaugment", "randaugment", "trivialaugment", "cutmix_alpha", "mixup_alpha")
-        own = {name: getattr(self, name) for name in (*names, "cutmix_probability", "mixup_probability")}
-        erasing = self.random_erasing_probability if self.random_erasing else 0.0
-        return {"standard": self.standard_augmentation, "random_erasing": erasing, **own}
+        own = self.model_dump(include=set(AugmentationOptions.model_fields))
+        standard, erasing = own.pop("standard_augmentation"), own.pop("random_erasing")
+        probability = own.pop("random_erasing_probability")
+        return {**own, "standard": standard, "random_erasing": probability if erasing else 0.0}
 
     @field_validator("cutmix_alpha", "mixup_alpha")
     @classmethod
@@ -135,7 +134,8 @@ def build_augmentation(
         raise BitdialError(f"split must be a split such as dataset.train, got {type(split).__name__}")
     policies = {"autoaugment": autoaugment, "randaugment": randaugment, "trivialaugment": trivialaugment}
     for name, switch in {"standard": standard, "cutmix": cutmix, "mixup": mixup, **policies}.items():
-        check_switch(name, switch)
+        if not isinstance(switch, bool):
+            raise BitdialError(f"{name} must be True or False, got {switch!r}; its strength is another argument")
     check_probability("random_erasing", random_erasing)
     # Also when they have no effect yet: a mistake should not wait for the day its flag is switched on.
     check_alpha("cutmix_alpha", cutmix_alpha)

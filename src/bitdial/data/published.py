@@ -33,9 +33,6 @@ def load_digits(wanted: Request) -> ImageDataset:
 
     One fixed stratified division: about 80% of every class to train, 20% to test. It never changes with a seed, so
     that results over seeds share a test set. Grey levels 0..16 become 0..255.
-
-    Raises:
-        BitdialError: scikit-learn is not installed, or a path was given.
     """
     if wanted.path is not None:
         raise BitdialError(f"the dataset 'digits' has no data_path, got {wanted.path}; leave it out")
@@ -97,9 +94,6 @@ def read_idx(path: Path) -> Tensor:
     The format: two zero bytes, the type code (8: unsigned byte), the number of dimensions, each dimension as a
     big-endian 32-bit integer, then the values in C order (http://yann.lecun.com/exdb/mnist/).
 
-    Returns:
-        uint8 tensor of the shape that the file states.
-
     Raises:
         BitdialError: The file is not that, or is cut short.
     """
@@ -128,14 +122,8 @@ def load_cifar(wanted: Request) -> ImageDataset:
     """Load "cifar10" or "cifar100" from the given path, or from the download cache (filled by torchvision when empty).
 
     The files are pickles; torchvision checks their MD5 sums before it opens them, so nothing but the original is
-    unpickled.
-
-    Args:
-        wanted: Its path is the unpacked folder (`cifar-10-batches-py`, `cifar-100-python`), or the folder that holds
-            it or the archive as downloaded.
-
-    Raises:
-        BitdialError: The files are missing or differ from the published ones, or the download failed.
+    unpickled. The path is that of the unpacked folder (`cifar-10-batches-py`, `cifar-100-python`), or of the folder
+    that holds it or the archive as downloaded.
     """
     name = wanted.name
     source: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
@@ -189,11 +177,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def downloading(name: str) -> Iterator[None]:
-    """Turn whatever goes wrong in a download into one sentence.
-
-    Raises:
-        BitdialError: Anything that torchvision's download raised.
-    """
+    """Turn whatever goes wrong in a download into one sentence."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # URLError is an OSError

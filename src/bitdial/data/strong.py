@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -162,20 +163,14 @@ class AutomaticPolicy:
             images.device, non_blocking=True
         )
         parts = images[order].split_with_sizes([len(members) for members in groups.values()])
+        kernel = partial(getattr(self.policy, _APPLY), interpolation=self.policy.interpolation, fill=self.policy._fill)
         done = [
-            part if operation is None else self._kernel(part, operation)
+            part if operation is None else kernel(part, *operation)
             for operation, part in zip(groups, parts, strict=True)
         ]
         result = torch.empty_like(images)
         result[order] = torch.cat(done)
         return result
-
-    def _kernel(self, images: Tensor, operation: Operation) -> Tensor:
-        apply, (name, magnitude) = getattr(self.policy, _APPLY), operation
-        transformed: Tensor = apply(
-            images, name, magnitude, interpolation=self.policy.interpolation, fill=self.policy._fill
-        )
-        return transformed
 
 
 def check_colour_images(name: str, dtype: torch.dtype, channels: int) -> None:

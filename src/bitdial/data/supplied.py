@@ -45,13 +45,9 @@ _Samples: TypeAlias = tuple[list[Path], Tensor]
 def load_folder(wanted: Request) -> ImageDataset:
     """Load a folder of images, as RGB.
 
-    Args:
-        wanted: Its path holds `train` and one of `val`, `test`, `valid`, `validation`, each with a folder per class; or
-            the class folders themselves, of which a fifth of every class is then held out, chosen by its seed. It needs
-            an image size unless all images are square and alike.
-
-    Raises:
-        BitdialError: A missing folder, no or empty classes, unequal sizes without `image_size`, an unreadable image.
+    It holds `train` and one of `val`, `test`, `valid`, `validation`, each with a folder per class; or the class folders
+    themselves, of which a fifth of every class is then held out, chosen by the seed. An image size is needed unless all
+    images are square and alike.
     """
     data_path = wanted.path
     if data_path is None:
@@ -136,9 +132,6 @@ def load_arrays(wanted: Request) -> ImageDataset:
 
     Images are uint8 or floating point, `[N, C, H, W]`, `[N, H, W, C]` with 1, 3 or 4 channels, or `[N, H, W]`. With
     `x, y` a fifth of every class is held out, chosen by the seed. Mirroring is never assumed harmless.
-
-    Raises:
-        BitdialError: No such file, an unreadable one, missing arrays, or whatever `dataset_from_tensors` refuses.
     """
     data_path = wanted.path
     if data_path is None:
@@ -169,24 +162,22 @@ def load_arrays(wanted: Request) -> ImageDataset:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix not in (".npz", ".pt", ".pth"):
+        raise BitdialError(
+            f"data_path must be a .npz or .pt file, got {path.name}; save the arrays in one of these forms"
+        )
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 return {key: torch.from_numpy(archive[key]) for key in archive.files}
-        if path.suffix in (".pt", ".pth"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            if isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values()):
-                return {str(key): value for key, value in content.items()}
-            raise BitdialError(
-                f"{path} must hold a dict of tensors, got {type(content).__name__}; save {{'x_train': …}}"
-            )
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise BitdialError(f"cannot read {path}: {' '.join(str(error).split())[:200]}; write the file again") from error
-    except BitdialError:
-        raise
     except ValueError as error:
         raise BitdialError(f"{path} holds Python objects, not numbers ({error}); save plain arrays") from error
-    raise BitdialError(f"data_path must be a .npz or .pt file, got {path.name}; save the arrays in one of these forms")
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise BitdialError(f"{path} must hold a dict of tensors, got {type(content).__name__}; save {{'x_train': …}}")
+    return {str(key): value for key, value in content.items()}
 
 
 def _channels_first(images: Tensor, where: str) -> Tensor:

@@ -4,7 +4,6 @@ Tables, plots, pages and reports are imported from their own modules, because th
 """
 
 from bitdial.evaluation.comparison import summarise as summarise
-from bitdial.evaluation.machine import describe_machine as describe_machine
 from bitdial.evaluation.results import ArmResult as ArmResult
 from bitdial.evaluation.results import ArmSummary as ArmSummary
 from bitdial.evaluation.results import Comparison as Comparison
@@ -13,6 +12,7 @@ from bitdial.evaluation.results import Interval as Interval
 from bitdial.evaluation.results import Machine as Machine
 from bitdial.evaluation.results import RunResults as RunResults
 from bitdial.evaluation.results import WidthScore as WidthScore
+from bitdial.evaluation.results import describe_machine as describe_machine
 from bitdial.evaluation.statistics import interval as interval
 from bitdial.evaluation.statistics import paired_difference as paired_difference
 from bitdial.evaluation.sweep import evaluate_loss_accuracy as evaluate_loss_accuracy

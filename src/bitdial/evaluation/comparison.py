@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Sequence
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation.recommendation import TIE_MARGIN, recommend
-from bitdial.evaluation.results import ArmResult, ArmSummary, Comparison, Interval, PairedDifference, width_key
-from bitdial.evaluation.statistics import interval, paired_difference, verdict
+from bitdial.evaluation.recommendation import recommend
+from bitdial.evaluation.results import ArmResult, ArmSummary, Comparison, PairedDifference, width_key
+from bitdial.evaluation.statistics import interval, seed_difference, ties, verdict
 
 
 def summarise(arms: Sequence[ArmResult]) -> Comparison:
@@ -36,11 +36,9 @@ def summarise(arms: Sequence[ArmResult]) -> Comparison:
     """
     runs = _by_name(arms)
     rows = [_row(group) for group in runs.values()]
-    order = _rank(rows, runs)
-    front = {row.name for row in rows if not any(_dominates(other, row) for other in rows)}
-    ranked = [
-        row.model_copy(update={"rank": rank, "pareto": row.name in front}) for rank, row in enumerate(order, start=1)
-    ]
+    ranked = _rank(rows, runs)
+    for rank, row in enumerate(ranked, start=1):
+        row.rank, row.pareto = rank, not any(_dominates(other, row) for other in rows)
     candidates, chosen, reason = recommend(runs, ranked)
     return Comparison(
         summaries=ranked,
@@ -49,18 +47,10 @@ def summarise(arms: Sequence[ArmResult]) -> Comparison:
         recommended_bits=chosen.bits,
         recommended_label=chosen.label,
         reason=reason,
-        cpt_differences=_cpt_differences(runs, [row.name for row in ranked]),
+        cpt_differences=_cpt_differences(runs, ranked),
         pareto=[row.name for row in sorted(ranked, key=lambda row: row.bitops) if row.pareto],
         candidates=candidates,
     )
-
-
-def own_difference(a: Sequence[ArmResult], b: Sequence[ArmResult]) -> Interval | None:
-    """Return accuracy of `a` minus that of `b`, each at its own width, over shared seeds; None when they share none."""
-    left = {run.seed: run.own.accuracy for run in a}
-    right = {run.seed: run.own.accuracy for run in b}
-    shared = sorted(left.keys() & right.keys())
-    return paired_difference([left[seed] for seed in shared], [right[seed] for seed in shared]) if shared else None
 
 
 def _by_name(arms: Sequence[ArmResult]) -> dict[str, list[ArmResult]]:
@@ -109,19 +99,20 @@ def _rank(rows: Sequence[ArmSummary], runs: dict[str, list[ArmResult]]) -> list[
     ranked: list[ArmSummary] = []
     while left:
         leader = left[0]
-        tied = [row for row in left if row is leader or _tie(leader, row, runs)]
+        best = _own_by_seed(runs[leader.name])
+        tied = [
+            row
+            for row in left
+            if row is leader
+            or ties(leader.own.mean - row.own.mean, seed_difference(best, _own_by_seed(runs[row.name])))
+        ]
         ranked += sorted(tied, key=lambda row: (row.own_bits, row.bitops, -_worth(row)))
         left = [row for row in left if row not in tied]
     return ranked
 
 
-def _tie(leader: ArmSummary, row: ArmSummary, runs: dict[str, list[ArmResult]]) -> bool:
-    if leader.own.mean == row.own.mean:
-        return True
-    difference = own_difference(runs[leader.name], runs[row.name])
-    if difference is None or verdict(difference) != "inside the interval":
-        return False
-    return leader.own.mean - row.own.mean <= TIE_MARGIN
+def _own_by_seed(group: Sequence[ArmResult]) -> dict[int, float]:
+    return {run.seed: run.own.accuracy for run in group}
 
 
 def _worth(row: ArmSummary) -> float:
@@ -133,23 +124,21 @@ def _dominates(a: ArmSummary, b: ArmSummary) -> bool:
     return no_worse and (_worth(a) > _worth(b) or a.bitops < b.bitops)
 
 
-def _cpt_differences(runs: dict[str, list[ArmResult]], order: Sequence[str]) -> list[PairedDifference]:
+def _cpt_differences(runs: dict[str, list[ArmResult]], ranked: Sequence[ArmSummary]) -> list[PairedDifference]:
     cpt = next((group for group in runs.values() if group[0].kind == "cpt"), None)
     if cpt is None:
         return []
-    others = [runs[name] for name in order if runs[name][0].kind != "cpt"]
-    return [difference for other in others if (difference := _against(cpt, other)) is not None]
+    differences = (_against(cpt, runs[row.name]) for row in ranked if row.kind != "cpt")
+    return [difference for difference in differences if difference is not None]
 
 
 def _against(cpt: Sequence[ArmResult], other: Sequence[ArmResult]) -> PairedDifference | None:
     width = other[0].own.bits
     same = all(run.at(width) is not None for run in cpt)
-    left = {run.seed: ((same and run.at(width)) or run.own).accuracy for run in cpt}
-    right = {run.seed: run.own.accuracy for run in other}
-    shared = sorted(left.keys() & right.keys())
-    if not shared:
+    ours = {run.seed: ((same and run.at(width)) or run.own).accuracy for run in cpt}
+    difference = seed_difference(ours, _own_by_seed(other))
+    if difference is None:
         return None
-    difference = paired_difference([left[seed] for seed in shared], [right[seed] for seed in shared])
     return PairedDifference(
         arm=other[0].name,
         arm_label=other[0].own_label,

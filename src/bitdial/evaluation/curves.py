@@ -23,11 +23,7 @@ MANY_CYCLES = 60
 def training_curves(history: History, name: str) -> Figure | None:
     """Draw loss and bits over steps, whole and, where bits cycle, close up with the boundaries; None without a history.
 
-    A loss that is not finite leaves a gap and a cross.
-
-    Args:
-        history: of one arm.
-        name: whose it is, for the title.
+    A loss that is not finite leaves a gap and a cross. The title says whose history it is: `name`.
     """
     if not history.step:
         return None
@@ -44,7 +40,7 @@ def training_curves(history: History, name: str) -> Figure | None:
     if close:
         middle = len(edges) // 2
         window = edges[middle : middle + FEW_CYCLES + 1]
-        _column(grid[:, 1], _between(history, window[0], window[-1]), window, band=False, smooth=False)
+        _column(grid[:, 1], history, window, band=False, close=True)
         quiet(grid[0, 1], title=f"{len(window) - 1} cycles, close up", x="", y="")
         quiet(grid[1, 1], title="", x="step", y="")
         grid[0, 1].set_xlim(window[0], window[-1])
@@ -61,13 +57,17 @@ def training_curves(history: History, name: str) -> Figure | None:
     return figure
 
 
-def _column(axes: NDArray[np.object_], history: History, edges: list[int], *, band: bool, smooth: bool = True) -> None:
+def _column(axes: NDArray[np.object_], history: History, edges: list[int], *, band: bool, close: bool = False) -> None:
+    """Draw the loss above and the bits below, whole or, close up, between the first and the last of `edges`."""
     top: Axes = axes[0]
     bottom: Axes = axes[1]
     step, loss, bits = np.array(history.step), np.array(history.loss), np.array(history.bits)
+    if close:
+        shown = (edges[0] <= step) & (step <= edges[-1])
+        step, loss, bits = step[shown], loss[shown], bits[shown]
     broken = ~np.isfinite(loss)
-    top.plot(step, np.where(broken, np.nan, loss), color=BLUE, lw=0.8 if smooth else 1.3, alpha=0.4 if smooth else 1.0)
-    if smooth:
+    top.plot(step, np.where(broken, np.nan, loss), color=BLUE, lw=1.3 if close else 0.8, alpha=1.0 if close else 0.4)
+    if not close:
         span = max(3, len(step) // 40)
         top.plot(step, _running_mean(loss, span), color=BLUE, lw=1.8, label=f"mean over {span} logged steps")
     if broken.any():
@@ -77,26 +77,10 @@ def _column(axes: NDArray[np.object_], history: History, edges: list[int], *, ba
         _bits_band(bottom, step, bits, history.cycle_boundaries)
     else:
         bottom.plot(step, bits, color=ORANGE, lw=1.4, drawstyle="steps-post")
-    for edge in edges:
-        top.axvline(
-            edge,
-            color="#9a9a9a",
-            lw=0.7,
-            ls=(0, (2, 2)),
-            zorder=0,
-            label="start of a cycle" if edge == edges[0] else None,
-        )
-        bottom.axvline(edge, color="#9a9a9a", lw=0.7, ls=(0, (2, 2)), zorder=0)
-
-
-def _between(history: History, first: int, last: int) -> History:
-    """Return the log from step `first` to step `last`, both included."""
-    kept = [index for index, step in enumerate(history.step) if first <= step <= last]
-    return History(
-        step=[history.step[index] for index in kept],
-        loss=[history.loss[index] for index in kept],
-        bits=[history.bits[index] for index in kept],
-    )
+    for panel in (top, bottom):
+        for edge in edges:
+            label = "start of a cycle" if panel is top and edge == edges[0] else None
+            panel.axvline(edge, color="#9a9a9a", lw=0.7, ls=(0, (2, 2)), zorder=0, label=label)
 
 
 def _bits_band(axes: Axes, step: NDArray[np.int_], bits: NDArray[np.float64], edges: list[int]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sized
-from itertools import islice
 from typing import Any
 
 from torch import nn
@@ -20,10 +19,9 @@ def ledger_of(model: nn.Module, batches: Iterable[Any]) -> Ledger:
     Raises:
         BitdialError: there is no batch.
     """
-    for batch in islice(batches, 1):
+    for batch in batches:
         inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-        device = next(model.parameters()).device
-        return cost(model, to_device(inputs[:1], device))
+        return cost(model, to_device(inputs[:1], next(model.parameters()).device))
     raise BitdialError("loader must give at least one batch, got none; is the training split empty?")
 
 
@@ -36,16 +34,7 @@ def schedule_bitops(
     *,
     examples: Callable[[int], float] = lambda step: 1,
 ) -> float:
-    """Simulated BitOps of training at a schedule.
-
-    Args:
-        ledger: costs of the model.
-        schedule: ``(step, layer) -> width``.
-        layers: number of quantized layers.
-        iterations: steps.
-        gradient_bits: width of the gradients.
-        examples: step -> examples in it; one in each if left out.
-    """
+    """Simulated BitOps of training at a schedule, ``(step, layer) -> width``; `examples`: step -> examples in it."""
     known: dict[tuple[float, ...], float] = {}
     total = 0.0
     for step in range(iterations):
@@ -59,10 +48,7 @@ def schedule_bitops(
 def matched_steps(bitops: float, step_bitops: float, examples: Callable[[int], float] = lambda step: 1) -> int:
     """The number of steps whose BitOps come nearest to a sum: within half a step; at least one.
 
-    Args:
-        bitops: the sum to match.
-        step_bitops: BitOps of one example.
-        examples: step -> examples in it.
+    `step_bitops` are those of one example; `examples`: step -> examples in it.
     """
     steps, spent = 0, 0.0
     while spent + step_bitops * examples(steps) / 2 <= bitops:

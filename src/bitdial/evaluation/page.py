@@ -17,8 +17,8 @@ import yaml
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from bitdial.evaluation.files import write_atomically
 from bitdial.evaluation.results import Machine
+from bitdial.files import write_atomically
 
 Mark = Literal["framed", "faint", "good", "bad"]
 
@@ -178,14 +178,7 @@ def notes_section(notes: Sequence[str]) -> list[Block]:
 
 
 def reproduction_section(command: str, config: Mapping[str, Any], *, file: str, schema_version: int) -> list[Block]:
-    """Return how to make the numbers again.
-
-    Args:
-        command: the command line that does.
-        config: every option, defaults too.
-        file: the name of the file that holds the numbers of the page.
-        schema_version: the version of its format.
-    """
+    """Return how to make the numbers again: the command line, every option, the file of the numbers and its version."""
     text = (
         "With the same configuration, seeds, machine and versions the numbers repeat as far as the hardware computes "
         f"deterministically; seconds vary. The numbers of this page are in {file} (schema version {schema_version})."

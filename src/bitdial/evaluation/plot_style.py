@@ -7,14 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from bitdial.evaluation.files import write_atomically
 from bitdial.evaluation.results import ArmSummary
+from bitdial.files import write_atomically
 
 # Okabe & Ito, "Color Universal Design" (2008), without its yellow, which is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#7F6000")
@@ -108,13 +109,12 @@ def place_labels(
     taken += [_bar(axes, point, half, scale) for point, half in zip(points, halves, strict=True) if half is not None]
     frame = axes.get_window_extent(renderer)
     for point, (x, y), name, colour in zip(points, pixels, names, colours, strict=True):
-        text = axes.annotate(name, point, (0, 0), textcoords="offset points", fontsize=9, color=INK, parse_math=False)
+        look: dict[str, Any] = {"fontsize": 9, "color": INK, "parse_math": False, "ha": "center", "va": "center"}
+        text = axes.annotate(name, point, (0, 0), textcoords="offset points", **look)
         extent = text.get_window_extent(renderer)
         half = extent.width / 2, extent.height / 2
         dx, dy = _free_offset((x, y), half, taken, frame, scale)
         text.set_position((dx / scale, dy / scale))
-        text.set_horizontalalignment("center")
-        text.set_verticalalignment("center")
         taken.append(_box(x + dx, y + dy, half))
         if abs(dx) > half[0] + 14 * scale or abs(dy) > half[1] + 14 * scale:
             end = (x + dx - math.copysign(min(half[0], abs(dx)), dx), y + dy - math.copysign(min(half[1], abs(dy)), dy))

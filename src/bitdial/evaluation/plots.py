@@ -48,14 +48,13 @@ def accuracy_against_width(comparison: Comparison) -> Figure | None:
     split = len(means) > 3 and max(means) - min(means) > CLOSE_UP
     figure = new_figure(10.5, 4.6)
     panels = list(figure.subplots(1, 2 if split else 1, squeeze=False).flat)
-    for axes in panels:
+    headings = (("Accuracy at each width", "accuracy (%)"), ("The same, close up", ""))
+    for axes, (title, y) in zip(panels, headings, strict=False):
         _width_curves(axes, comparison, widths)
-        quiet(axes, title="Accuracy at each width", x="width of weights and activations (bits)", y="accuracy (%)")
+        quiet(axes, title=title, x="width of weights and activations (bits)", y=y)
     if split:
         floor = float(np.median(means))
         panels[1].set_ylim(*_padded([100 * mean for mean in means if mean >= floor]))
-        panels[1].set_ylabel("")
-        panels[1].set_title("The same, close up", loc="left", fontsize=11, color=INK, fontweight="bold")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     return figure
@@ -72,28 +71,32 @@ def accuracy_against_cost(comparison: Comparison) -> Figure | None:
         return None
     figure = new_figure(10.5, 4.9)
     left, right = figure.subplots(1, 2, sharey=True)
-    chosen = comparison.chosen
-    apart = _apart(comparison)
-    shown = [*rows, *apart]
-    for axes, cost in ((left, chosen.bitops), (right, chosen.seconds)):
-        _star(axes, cost, chosen, size=22, label="recommended")
-    _cost_panel(left, rows, apart, lambda row: row.bitops)
-    _cost_panel(right, rows, apart, lambda row: row.seconds)
-    quiet(
-        left,
-        title="Accuracy against simulated cost",
-        x="training BitOps (simulated)",
-        y="accuracy at its own width (%)",
-    )
-    quiet(right, title="Accuracy against time", x="training time (seconds, wall-clock)", y="")
-    names = [legend_name(f"{row.name} ({row.own_label.replace(' alternating', '')})") for row in shown]
+    panels: list[tuple[Axes, Callable[[ArmSummary], float], str, str, str]] = [
+        (
+            left,
+            lambda row: row.bitops,
+            "Accuracy against simulated cost",
+            "training BitOps (simulated)",
+            "accuracy at its own width (%)",
+        ),
+        (right, lambda row: row.seconds, "Accuracy against time", "training time (seconds, wall-clock)", ""),
+    ]
+    chosen = comparison.summary(comparison.recommended)
+    shown = [*rows, *_apart(comparison)]
     styles = arm_styles(rows)
-    colours = [styles[row.name].colour for row in shown]
-    for axes, costs in ((left, [row.bitops for row in shown]), (right, [row.seconds for row in shown])):
-        _cost_axis(axes, costs)
-        halves = [None if row.own.half is None else 100 * row.own.half for row in shown]
-        points = [(x, 100 * row.own.mean) for x, row in zip(costs, shown, strict=True)]
-        place_labels(axes, points, names, halves, colours)
+    for axes, cost, title, x, y in panels:
+        _star(axes, cost(chosen), comparison.chosen, size=22, label="recommended")
+        for row in shown:
+            style = styles[row.name]
+            look: dict[str, Any] = {"fmt": style.marker, "color": style.colour, "ms": 8, "elinewidth": 1, "capsize": 3}
+            axes.errorbar([cost(row)], [100 * row.own.mean], yerr=_half(row), zorder=3, **look)
+        _front(axes, rows, cost)
+        quiet(axes, title=title, x=x, y=y)
+    names = [legend_name(f"{row.name} ({row.own_label.replace(' alternating', '')})") for row in shown]
+    for axes, cost, *_ in panels:
+        points = [(cost(row), 100 * row.own.mean) for row in shown]
+        _cost_axis(axes, [x for x, _ in points])
+        place_labels(axes, points, names, [_half(row) for row in shown], [styles[row.name].colour for row in shown])
     return figure
 
 
@@ -107,17 +110,8 @@ def _width_curves(axes: Axes, comparison: Comparison, widths: list[float]) -> No
         x = [width * shift for width, _ in measured]
         y = [100 * value.mean for _, value in measured]
         halves = [100 * value.half if value.half is not None else math.nan for _, value in measured]
-        axes.plot(
-            x,
-            y,
-            style.line,
-            color=style.colour,
-            marker=style.marker,
-            ms=5,
-            lw=1.4,
-            label=legend_name(row.name),
-            zorder=3,
-        )
+        line: dict[str, Any] = {"ls": style.line, "color": style.colour, "marker": style.marker, "ms": 5, "lw": 1.4}
+        axes.plot(x, y, label=legend_name(row.name), zorder=3, **line)
         if any(math.isfinite(half) for half in halves):
             axes.errorbar(x, y, yerr=halves, fmt="none", ecolor=style.colour, elinewidth=1, capsize=2, alpha=0.5)
         own_x, own_y = row.own_bits * shift, 100 * row.own.mean
@@ -144,24 +138,11 @@ def _apart(comparison: Comparison) -> list[ArmSummary]:
     return [] if chosen.label == row.own_label else [row.model_copy(update=at)]
 
 
-def _cost_panel(
-    axes: Axes, rows: list[ArmSummary], apart: list[ArmSummary], cost: Callable[[ArmSummary], float]
-) -> None:
-    styles = arm_styles(rows)
-    for row in [*rows, *apart]:
-        style = styles[row.name]
-        half = None if row.own.half is None else 100 * row.own.half
-        axes.errorbar(
-            [cost(row)],
-            [100 * row.own.mean],
-            yerr=half,
-            fmt=style.marker,
-            color=style.colour,
-            ms=8,
-            elinewidth=1,
-            capsize=3,
-            zorder=3,
-        )
+def _half(row: ArmSummary) -> float | None:
+    return None if row.own.half is None else 100 * row.own.half
+
+
+def _front(axes: Axes, rows: list[ArmSummary], cost: Callable[[ArmSummary], float]) -> None:
     front: list[ArmSummary] = []
     for row in sorted(rows, key=lambda row: (cost(row), -row.own.mean)):
         if not front or row.own.mean > front[-1].own.mean:

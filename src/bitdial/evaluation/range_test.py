@@ -69,31 +69,31 @@ class RangeTestResult:
 
     def plot(self, path: str | Path) -> Path:
         """Draw progress against width to a picture file and return its path."""
-        from matplotlib.figure import Figure
         from matplotlib.ticker import NullLocator
+
+        from bitdial.evaluation.plot_style import COLOURS, new_figure, quiet
 
         widths = [row.bits for row in self.rows]
         # A width whose loss blew up has no progress to draw; it would press the rest flat, and is named instead.
         drawn = [(row.bits, 100 * row.progress) for row in self.rows if row.progress > -0.5]
-        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+        blue, red, green = COLOURS[:3]
+        figure = new_figure(7.0, 4.2)
         axes = figure.subplots()
         if self.low is not None:
             label = f"{self.low:g} bits" if self.low == self.high else f"{self.low:g} to {self.high:g} bits"
-            axes.axvspan(self.low * 0.96, self.high * 1.04, color="#009e73", alpha=0.15, lw=0, label=f"range: {label}")
+            axes.axvspan(self.low * 0.96, self.high * 1.04, color=green, alpha=0.15, lw=0, label=f"range: {label}")
         axes.axhline(100 * self.threshold, color="0.4", linestyle="--", label=f"threshold: {self.threshold:.0%}")
-        axes.plot([x for x, _ in drawn], [y for _, y in drawn], "o-", color="#0072b2")
+        axes.plot([x for x, _ in drawn], [y for _, y in drawn], "o-", color=blue)
         for bits in set(widths) - {x for x, _ in drawn}:
-            axes.annotate("loss rose", (bits, 0.02), xycoords=("data", "axes fraction"), ha="center", color="#d55e00")
-        axes.set_title("Precision range test", loc="left", fontsize=11, fontweight="bold")
-        axes.set(xlabel="width of weights and activations (bits)", ylabel="share of the first loss that is gone (%)")
+            axes.annotate("loss rose", (bits, 0.02), xycoords=("data", "axes fraction"), ha="center", color=red)
+        x, y = "width of weights and activations (bits)", "share of the first loss that is gone (%)"
+        quiet(axes, title="Precision range test", x=x, y=y)
         axes.set_xscale("log", base=2)
         axes.set_xticks(widths, [f"{width:g}" for width in widths])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(min(widths) / 1.15, max(widths) * 1.15)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-        figure.savefig(path, dpi=150)
+        figure.savefig(path)
         return Path(path)
 
 

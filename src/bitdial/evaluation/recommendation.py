@@ -6,12 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bitdial.evaluation.results import ArmResult, ArmSummary, Candidate, Interval, own_candidate, width_key
-from bitdial.evaluation.statistics import CONFIDENCE, corrected, interval, paired_difference, verdict
+from bitdial.evaluation.results import ArmResult, ArmSummary, Candidate, own_candidate, width_key
+from bitdial.evaluation.statistics import corrected, interval, seed_difference, ties, verdict
 from bitdial.evaluation.wording import engineering, percent, points, span
-
-TIE_MARGIN = 0.01
-"""The most accuracy (as a fraction) that a candidate or an arm may lose against the leader and still tie with it."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +46,6 @@ def recommend(
     such as ``matched_cost`` agree but for half a step, which should not outweigh that); then the fewer simulated BitOps
     of training; then the higher accuracy.
 
-    Args:
-        runs: For each arm its results, one for each seed.
-        ranked: The arms over seeds, in the order of the ranking.
-
     Returns:
         The candidates, the most accurate first; the recommended one; and the reason, in one sentence.
     """
@@ -65,10 +58,12 @@ def recommend(
             f"{first.arm} stands first only because no arm has a finite accuracy, so nothing here is worth shipping.",
         )
     confidence = corrected(len(pool) - 1)
-    pool = [_marked(item, tied=_tie(pool[0], item, confidence)) for item in pool]
+    for item in pool:
+        lost = pool[0].candidate.accuracy.mean - item.candidate.accuracy.mean
+        item.candidate.tied = ties(lost, seed_difference(pool[0].by_seed, item.by_seed, confidence))
     chosen = min((item for item in pool if item.candidate.tied), key=lambda item: _preference(item.candidate))
-    candidates = [item.candidate for item in pool]
-    return candidates, chosen.candidate, _explain(chosen, pool, _baseline(runs, ranked))
+    baseline = next((_at_each_width(row, runs[row.name])[0] for row in ranked if row.kind == "baseline"), None)
+    return [item.candidate for item in pool], chosen.candidate, _explain(chosen, pool, baseline)
 
 
 def name_of(candidate: Candidate) -> str:
@@ -105,30 +100,8 @@ def _at_each_width(row: ArmSummary, group: Sequence[ArmResult]) -> list[Scored]:
     ]
 
 
-def _baseline(runs: Mapping[str, Sequence[ArmResult]], ranked: Sequence[ArmSummary]) -> Scored | None:
-    row = next((row for row in ranked if row.kind == "baseline"), None)
-    return None if row is None else _at_each_width(row, runs[row.name])[0]
-
-
 def _preference(candidate: Candidate) -> tuple[float, bool, float, float]:
     return candidate.bits, not candidate.trained_for, candidate.bitops, -candidate.accuracy.mean
-
-
-def _marked(item: Scored, *, tied: bool) -> Scored:
-    return Scored(item.candidate.model_copy(update={"tied": tied}), item.by_seed)
-
-
-def _tie(leader: Scored, other: Scored, confidence: float) -> bool:
-    lost = leader.candidate.accuracy.mean - other.candidate.accuracy.mean
-    gap = _difference(leader, other, confidence)
-    return lost == 0 or (lost <= TIE_MARGIN and gap is not None and verdict(gap) == "inside the interval")
-
-
-def _difference(a: Scored, b: Scored, confidence: float = CONFIDENCE) -> Interval | None:
-    """Return accuracy of `a` minus that of `b` over the seeds that they share; None when they share none."""
-    shared = sorted(a.by_seed.keys() & b.by_seed.keys())
-    left, right = [a.by_seed[seed] for seed in shared], [b.by_seed[seed] for seed in shared]
-    return paired_difference(left, right, confidence=confidence) if shared else None
 
 
 def _explain(chosen: Scored, pool: Sequence[Scored], baseline: Scored | None) -> str:
@@ -146,7 +119,7 @@ def _against_rival(chosen: Scored, pool: Sequence[Scored]) -> str:
         return "is that of the only candidate"
     mine, rival = chosen.candidate, other.candidate
     name = f"{name_of(rival)} with {percent(rival.accuracy)}"
-    gap = _difference(chosen, other, corrected(len(pool) - 1))
+    gap = seed_difference(chosen.by_seed, other.by_seed, corrected(len(pool) - 1))
     first = mine.accuracy.mean > rival.accuracy.mean
     why = "" if first else f", and it {_better(mine, rival)}"
     if gap is None or gap.low is None or gap.high is None:
@@ -173,7 +146,9 @@ def _better(mine: Candidate, rival: Candidate) -> str:
 
 
 def _against_baseline(chosen: Scored, baseline: Scored | None) -> str:
-    gap = None if baseline is None or baseline.candidate.arm == chosen.candidate.arm else _difference(chosen, baseline)
+    if baseline is None or baseline.candidate.arm == chosen.candidate.arm:
+        return ""
+    gap = seed_difference(chosen.by_seed, baseline.by_seed)
     if gap is None or not math.isfinite(gap.mean):
         return ""
     where = "above" if gap.mean > 0 else "below"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 from bitdial.evaluation import wording
 from bitdial.evaluation.page import Block, Cell, Mark, Row, Section, Table, Text, Tile
 from bitdial.evaluation.recommendation import name_of
@@ -39,34 +42,21 @@ def tiles(comparison: Comparison) -> list[Tile]:
 
 def comparison_section(comparison: Comparison) -> list[Block]:
     """Return the ranking: accuracy of every arm at each target width, and at its own."""
-    widths = target_widths(comparison)
     text_task = any(row.own_perplexity for row in comparison.summaries)
     spread = " ± half a 95% interval over seeds" if _seeds(comparison) > 1 else "; one seed, so no interval"
     untrained = " Faint italics: a candidate at a width that it was not trained for." if comparison.candidates else ""
     return [
         Section("Comparison"),
-        Table(
-            columns=[
-                "arm",
-                *(f"{key} bit" for key in widths),
-                "own width\n(bits)",
-                "at its\nown width",
-                *(["perplexity"] if text_task else []),
-            ],
-            rows=[
-                Row(
-                    f"{row.rank}. {row.name}",
-                    [
-                        *(_accuracy(comparison, row, key) for key in widths),
-                        row.own_label,
-                        _own(comparison, row),
-                        *([_perplexity(row)] if text_task else []),
-                    ],
-                    best=row.name == comparison.recommended,
-                )
-                for row in comparison.summaries
-            ],
-            caption=f"Accuracy in per cent{spread}. The framed value is what to ship.{untrained}",
+        _by_arm(
+            comparison,
+            {
+                **{f"{key} bit": partial(_accuracy, comparison, key) for key in target_widths(comparison)},
+                "own width\n(bits)": lambda row: row.own_label,
+                "at its\nown width": partial(_own, comparison),
+                **({"perplexity": _perplexity} if text_task else {}),
+            },
+            f"Accuracy in per cent{spread}. The framed value is what to ship.{untrained}",
+            ranked=True,
         ),
         *_how_chosen(comparison),
         Text(
@@ -113,36 +103,22 @@ def _how_chosen(comparison: Comparison) -> list[Block]:
 
 def cost_section(comparison: Comparison) -> list[Block]:
     """Return what every arm cost: simulated BitOps, and beside them the seconds of the same steps."""
+    columns: dict[str, Callable[[ArmSummary], str | Cell]] = {
+        "average bits\nin training": lambda row: f"{row.average_bits:.3g}",
+        "BitOps\n(simulated)": lambda row: wording.engineering(row.bitops),
+        "seconds\n(wall-clock)": lambda row: wording.seconds(row.seconds),
+        "own BitOps\n(simulated)": lambda row: wording.engineering(row.bitops_own),
+        "own seconds\n(wall-clock)": lambda row: wording.seconds(row.seconds_own),
+        "accuracy per\naverage bit": lambda row: f"{row.accuracy_per_bit:.1f}",
+        "Pareto\nfront": lambda row: "yes" if row.pareto else "",
+    }
     return [
         Section("Cost"),
-        Table(
-            columns=[
-                "arm",
-                "average bits\nin training",
-                "BitOps\n(simulated)",
-                "seconds\n(wall-clock)",
-                "own BitOps\n(simulated)",
-                "own seconds\n(wall-clock)",
-                "accuracy per\naverage bit",
-                "Pareto\nfront",
-            ],
-            rows=[
-                Row(
-                    row.name,
-                    [
-                        f"{row.average_bits:.3g}",
-                        wording.engineering(row.bitops),
-                        wording.seconds(row.seconds),
-                        wording.engineering(row.bitops_own),
-                        wording.seconds(row.seconds_own),
-                        f"{row.accuracy_per_bit:.1f}",
-                        "yes" if row.pareto else "",
-                    ],
-                    best=row.name == comparison.recommended,
-                )
-                for row in comparison.summaries
-            ],
-            caption="Simulated BitOps beside the wall-clock seconds of the same steps; means over seeds.",
+        _by_arm(
+            comparison,
+            columns,
+            "Simulated BitOps beside the wall-clock seconds of the same steps; means over seeds.",
+            ranked=False,
         ),
         Text(
             "BitOps and seconds count what an arm was fine-tuned from too; the “own” columns count its own steps "
@@ -154,13 +130,7 @@ def cost_section(comparison: Comparison) -> list[Block]:
 
 
 def difference_section(comparison: Comparison, *, title: str, arm: str) -> list[Block]:
-    """Return one arm against every other, paired by seed; nothing where there is nothing to pair.
-
-    Args:
-        comparison: the arms side by side.
-        title: the heading.
-        arm: what the arm that is compared with all others is called in headings.
-    """
+    """Return one arm, called `arm` in headings, against every other, paired by seed; nothing without a pair."""
     if not comparison.cpt_differences:
         return []
     verdict = f"{arm} is"
@@ -185,11 +155,26 @@ def difference_section(comparison: Comparison, *, title: str, arm: str) -> list[
     return blocks
 
 
+def _by_arm(
+    comparison: Comparison, columns: Mapping[str, Callable[[ArmSummary], str | Cell]], caption: str, *, ranked: bool
+) -> Table:
+    """Return a table of one row an arm: under each heading what its function makes of the arm."""
+    rows = [
+        Row(
+            f"{row.rank}. {row.name}" if ranked else row.name,
+            [shown(row) for shown in columns.values()],
+            best=row.name == comparison.recommended,
+        )
+        for row in comparison.summaries
+    ]
+    return Table(["arm", *columns], rows, caption)
+
+
 def _seeds(comparison: Comparison) -> int:
     return max(row.seeds for row in comparison.summaries)
 
 
-def _accuracy(comparison: Comparison, row: ArmSummary, key: str) -> Cell:
+def _accuracy(comparison: Comparison, key: str, row: ArmSummary) -> Cell:
     value, chosen = row.accuracy.get(key), comparison.chosen
     text = wording.MISSING if value is None else wording.percent(value, sign="")
     untrained = any((it.arm, it.label, it.trained_for) == (row.name, key, False) for it in comparison.candidates)

@@ -9,15 +9,17 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Sequence
+import platform
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from bitdial import machine
 from bitdial.errors import BitdialError
-from bitdial.evaluation.files import to_json, write_atomically
+from bitdial.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +29,7 @@ SCHEMA_VERSION: Literal[1] = 1
 
 ArmKind = Literal["cpt", "static", "matched", "baseline", "ablation"]
 Verdict = Literal["better", "worse", "inside the interval", "no interval"]
+_LIBRARIES = ("bitdial", "torch", "torchvision", "lightning", "numpy", "pydantic", "transformers", "timm")
 
 
 def _fraction(value: float) -> float:
@@ -45,6 +48,24 @@ Accuracy = Annotated[Measured, AfterValidator(_fraction)]
 def width_key(bits: float) -> str:
     """Return the name of a width in dictionaries and headings: ``"4"`` for 4.0, ``"2.5"`` for 2.5."""
     return f"{bits:g}"
+
+
+def to_json(value: Any, indent: str = "") -> str:
+    """Return strict JSON text: indented objects, a list of plain values on one line, no NaN and no infinity.
+
+    What is not finite becomes ``null``, because JSON has no word for it and other languages' readers stop at ``NaN``.
+    One line per list keeps a history of a thousand steps readable beside the rest.
+    """
+    deeper = indent + "  "
+    if isinstance(value, Mapping) and value:
+        rows = [f"{deeper}{json.dumps(str(key))}: {to_json(item, deeper)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
+    if isinstance(value, list | tuple):
+        items = [to_json(item, deeper) for item in value]
+        if any(isinstance(item, Mapping | list | tuple) for item in value):
+            return "[\n" + ",\n".join(deeper + item for item in items) + f"\n{indent}]"
+        return f"[{', '.join(items)}]"
+    return json.dumps(None if isinstance(value, float) and not math.isfinite(value) else value)
 
 
 class Record(BaseModel):
@@ -328,6 +349,19 @@ class Machine(Record):
     """Versions of the libraries that the numbers depend on."""
 
 
+def describe_machine() -> Machine:
+    """Return the processor, the accelerators and the versions that numbers measured now depend on."""
+    return Machine(
+        system=f"{machine.system()} ({platform.machine()})",
+        processor=machine.processor(),
+        cores=machine.usable_cores(),
+        memory_gib=round(machine.total_memory() / 2**30, 1),
+        accelerators=machine.gpu_names(),
+        python=platform.python_version(),
+        versions=machine.versions(_LIBRARIES),
+    )
+
+
 class RunResults(Record):
     """What every recipe's ``results.json`` holds; each adds the records of its arms and what it makes of them."""
 
@@ -355,12 +389,7 @@ class RunResults(Record):
         raise NotImplementedError
 
     def print(self, console: Console, folder: Path | None = None) -> None:
-        """Print the table, and what is to be said of it.
-
-        Args:
-            console: where to, as wide as it is.
-            folder: of the run, for the places of files.
-        """
+        """Print the table as wide as the console, and what is to be said of it, with places of files in `folder`."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -378,7 +407,7 @@ class RunResults(Record):
         """Write the file atomically as strict JSON (what is not finite becomes ``null``) and return its path."""
         content = self.model_dump(mode="json")
         content["notes"] = content.pop("notes")  # people read them last
-        return write_atomically(path, to_json(content))
+        return write_atomically(path, to_json(content) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

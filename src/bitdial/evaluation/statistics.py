@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bitdial.errors import BitdialError
 from bitdial.evaluation.results import Interval, Verdict
 
 CONFIDENCE = 0.95
+TIE_MARGIN = 0.01
+"""The most accuracy (as a fraction) that a candidate or an arm may lose against the leader and still tie with it."""
 
 
 def interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval:
@@ -34,7 +36,10 @@ def interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Inte
     mean = statistics.fmean(values)
     if n == 1:
         return Interval(mean=mean, n=1)
-    half = _student(n - 1, confidence) * statistics.stdev(values) / math.sqrt(n)
+    # scipy.special holds the same quantile as scipy.stats.t and is imported ten times faster.
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * statistics.stdev(values) / math.sqrt(n)
     return Interval(mean=mean, low=mean - half, high=mean + half, n=n)
 
 
@@ -50,6 +55,17 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, confidence: flo
     if len(a) != len(b):
         raise BitdialError(f"paired values must have the same length, got {len(a)} and {len(b)}; pair them by seed")
     return interval([left - right for left, right in zip(a, b, strict=True)], confidence=confidence)
+
+
+def seed_difference(a: Mapping[int, float], b: Mapping[int, float], confidence: float = CONFIDENCE) -> Interval | None:
+    """Return `paired_difference` of two mappings from seeds over those that both have; None when they share none."""
+    shared = sorted(a.keys() & b.keys())
+    return interval([a[seed] - b[seed] for seed in shared], confidence=confidence) if shared else None
+
+
+def ties(lost: float, difference: Interval | None) -> bool:
+    """Whether what lost this much mean accuracy against a leader ties with it, given their difference's interval."""
+    return lost == 0 or (lost <= TIE_MARGIN and difference is not None and verdict(difference) == "inside the interval")
 
 
 def corrected(comparisons: int) -> float:
@@ -68,11 +84,3 @@ def verdict(difference: Interval) -> Verdict:
     if difference.low <= 0 <= difference.high or difference.high - difference.low < 1e-9:
         return "inside the interval"
     return "better" if difference.mean > 0 else "worse"
-
-
-def _student(freedom: int, confidence: float) -> float:
-    """Return the two-sided quantile of Student's t with `freedom` degrees of freedom."""
-    # scipy.special holds the same quantile as scipy.stats.t and is imported ten times faster.
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
-
-    return float(stdtrit(freedom, (1 + confidence) / 2))

@@ -23,11 +23,8 @@ def target_widths(comparison: Comparison) -> list[str]:
 def comparison_table(comparison: Comparison, *, width: int = WIDE) -> Table:
     """Return one row an arm, in the order of the ranking: accuracy at each target width, its own width, and the cost.
 
-    The recommended arm and its accuracy at the recommended width are marked with ``>``.
-
-    Args:
-        comparison: The arms side by side.
-        width: Columns of the terminal. From 100 on an interval stands beside its mean; below that, on a second line.
+    The recommended arm and its accuracy at the recommended width are marked with ``>``. In a terminal of less than 100
+    columns (`width`) an interval stands not beside its mean but on a second line.
     """
     stacked = width < WIDE
     table = Table(

@@ -13,12 +13,12 @@ MINUS = "\u2212"
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
-def percent(value: Interval, *, digits: int = 1, sign: str = "%") -> str:
+def percent(value: Interval, *, sign: str = "%") -> str:
     """Return a fraction as a percentage with its half interval: ``"93.4% ± 0.5"``, ``"93.4%"`` with one seed."""
     if not math.isfinite(value.mean):
         return MISSING
-    half = "" if value.half is None else f" ± {100 * value.half:.{digits}f}"
-    return f"{100 * value.mean:.{digits}f}{sign}{half}"
+    half = "" if value.half is None else f" ± {100 * value.half:.1f}"
+    return f"{100 * value.mean:.1f}{sign}{half}"
 
 
 def points(value: float, *, digits: int = 1) -> str:

@@ -89,27 +89,27 @@ def from_bytes(data: bytes, path: str | os.PathLike[str]) -> tuple[dict[str, Ten
 
 
 def write_file(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write `data` through a temporary file beside `path`: what stands there is the old file or the whole new one.
-
-    Raises:
-        BitdialError: it cannot be written; what stood there before still does.
-    """
+    """Write `data` through a temporary file beside `path`: what stands there is the old file or the whole new one."""
     try:
         return write_atomically(path, data)
     except OSError as error:
         raise BitdialError(f"packed file {os.fspath(path)} cannot be written: {error.strerror or error}") from error
 
 
-def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-        BitdialError: it cannot be read.
-    """
+def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and description of a file, as `from_bytes` gives them and with its errors; or it cannot be read."""
+    check_path(path)
     try:
-        return Path(path).read_bytes()
+        data = Path(path).read_bytes()
     except OSError as error:
         raise BitdialError(f"packed file {os.fspath(path)} cannot be read: {error.strerror or error}") from error
+    return from_bytes(data, path)
+
+
+def check_path(path: object) -> None:
+    """Refuse what is no path."""
+    if not isinstance(path, str | os.PathLike):
+        raise BitdialError(f"path must be the path of a file, got {type(path).__name__}")
 
 
 def _in_header(digest: str) -> bytes:

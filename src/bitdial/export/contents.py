@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -11,15 +11,13 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from bitdial.errors import BitdialError, suggest
+from bitdial.errors import BitdialError
 from bitdial.export.encoding import MOST_LEVELS, Encoded, Form, Trits, encode
 from bitdial.layers import QuantizedLayer
 from bitdial.layers.names import plain_names
 from bitdial.numerics import UNQUANTIZED, levels
 from bitdial.numerics.reference import step_size
 from bitdial.numerics.weights import magnitude
-
-ENCODINGS = ("base3", "2bit")
 
 
 class LayerRecord(BaseModel):
@@ -63,13 +61,6 @@ def bare(model: object) -> nn.Module:
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     """The quantized layers by name; one that is used under several names has the first."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}
-
-
-def check_encoding(encoding: object) -> None:
-    """Refuse what is not the name of an encoding."""
-    if not isinstance(encoding, str) or encoding not in ENCODINGS:
-        known = " or ".join(ENCODINGS)
-        raise BitdialError(f"encoding must be {known}, got {encoding!r}{suggest(str(encoding), ENCODINGS)}")
 
 
 def packs(layer: QuantizedLayer) -> bool:
@@ -144,17 +135,16 @@ def plain_tensors(model: nn.Module, packed: Iterable[str]) -> dict[str, Tensor]:
 
 
 def _is_left_out(key: str, prefixes: dict[str, bool]) -> bool:
-    for prefix, is_packed in prefixes.items():
-        if key == f"{prefix}gradient_bits":
-            return True
-        if is_packed and (key == f"{prefix}weight" or key.startswith(f"{prefix}weight_quantizer.")):
-            return True
-    return False
+    return any(
+        key == f"{prefix}gradient_bits"
+        or (is_packed and (key == f"{prefix}weight" or key.startswith(f"{prefix}weight_quantizer.")))
+        for prefix, is_packed in prefixes.items()
+    )
 
 
-def memory_of(tensors: Iterator[Tensor]) -> int:
+def memory_of(tensors: Iterable[Tensor]) -> int:
     """Bytes of the values of some tensors, each counted once."""
-    return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
+    return sum({id(t): t.nbytes for t in tensors}.values())
 
 
 class StoredWeight(nn.Module):

@@ -9,19 +9,18 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from bitdial.errors import BitdialError
-from bitdial.export.container import DamagedPackedFile, from_bytes, read_file, to_bytes, write_file
+from bitdial.errors import BitdialError, suggest
+from bitdial.export.container import DamagedPackedFile, check_path, read_file, to_bytes, write_file
 from bitdial.export.contents import (
     LayerRecord,
     StoredWeight,
     bare,
-    check_encoding,
     describe,
     encode_layer,
     packs,
@@ -32,7 +31,8 @@ from bitdial.export.contents import (
 from bitdial.export.encoding import Encoded, Trits, decode
 from bitdial.layers import QuantizedLayer
 
-_CODES, _SCALES = "weight.packed", "weight.scales"
+ENCODINGS = get_args(Trits)
+CODES, SCALES = "weight.packed", "weight.scales"
 _RECORDS = TypeAdapter(dict[str, LayerRecord])
 
 
@@ -62,14 +62,16 @@ def save_packed(
         BitdialError: no quantized layer, a width between 8 and 32 bits, weights that are not finite, a state that is
             not made of whole tensors, a path that cannot be written.
     """
-    _check_path(path)
+    check_path(path)
     return write_file(path, packed_bytes(model, encoding, description))
 
 
 def packed_bytes(model: nn.Module, encoding: Trits = "base3", description: Mapping[str, Any] | None = None) -> bytes:
     """The content of the file that `save_packed` writes."""
     inner = bare(model)
-    check_encoding(encoding)
+    if encoding not in ENCODINGS:
+        known = " or ".join(ENCODINGS)
+        raise BitdialError(f"encoding must be {known}, got {encoding!r}{suggest(str(encoding), ENCODINGS)}")
     layers = quantized_layers(inner)
     tensors = plain_tensors(inner, [name for name, layer in layers.items() if packs(layer)])
     records: dict[str, Any] = {}
@@ -77,8 +79,8 @@ def packed_bytes(model: nn.Module, encoding: Trits = "base3", description: Mappi
         encoded = encode_layer(name, layer, encoding) if packs(layer) else None
         records[name] = describe(layer, encoded).model_dump(exclude_defaults=True)
         if encoded is not None:
-            tensors[_key(name, _CODES)] = encoded.codes
-            tensors[_key(name, _SCALES)] = encoded.scales
+            tensors[key_of(name, CODES)] = encoded.codes
+            tensors[key_of(name, SCALES)] = encoded.scales
     told = {} if description is None else {"network": dict(description)}
     return to_bytes(tensors, {"encoding": encoding, "layers": records, **told})
 
@@ -90,8 +92,7 @@ def network_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         DamagedPackedFile: any byte of the file differs from what was written, or bytes are missing.
         BitdialError: another kind of file, or one that cannot be read.
     """
-    _check_path(path)
-    described = from_bytes(read_file(path), path)[1].get("network")
+    described = read_file(path)[1].get("network")
     return described if isinstance(described, dict) else None
 
 
@@ -114,9 +115,8 @@ def load_packed(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         DamagedPackedFile: any byte of the file differs from what was written, or bytes are missing.
         BitdialError: another kind of file, an unknown version, a file that cannot be read, another model.
     """
-    _check_path(path)
     inner = bare(model)
-    tensors, description = from_bytes(read_file(path), path)
+    tensors, description = read_file(path)
     try:
         records = _RECORDS.validate_python(description.get("layers"))
     except ValidationError as error:
@@ -147,12 +147,8 @@ def _copy(tensors: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
             raise BitdialError(f"model must be writable, got {error}; build it outside inference mode") from error
 
 
-def _check_path(path: object) -> None:
-    if not isinstance(path, str | os.PathLike):
-        raise BitdialError(f"path must be the path of a file, got {type(path).__name__}")
-
-
-def _key(name: str, part: str) -> str:
+def key_of(name: str, part: str) -> str:
+    """The name of a part of a layer in the file."""
     return f"{name}.{part}" if name else part
 
 
@@ -185,22 +181,13 @@ def _check_layers(
 
 def _decoded(path: str | os.PathLike[str], name: str, record: LayerRecord, tensors: dict[str, Tensor]) -> Tensor:
     """The weight of a layer, whose packed form is taken out of `tensors`."""
-    codes, scales = (tensors.pop(_key(name, part), None) for part in (_CODES, _SCALES))
+    codes, scales = (tensors.pop(key_of(name, part), None) for part in (CODES, SCALES))
     if codes is None or scales is None:
         raise DamagedPackedFile(path, f'the weights of layer "{name}" are missing')
     assert record.form is not None
+    shape, dtype = tuple(record.shape), getattr(torch, record.dtype)
     try:
-        return decode(
-            Encoded(
-                form=record.form,
-                levels=record.levels,
-                groups=record.groups,
-                shape=tuple(record.shape),
-                dtype=getattr(torch, record.dtype),
-                codes=codes,
-                scales=scales,
-            )
-        )
+        return decode(Encoded(record.form, record.levels, record.groups, shape, dtype, codes, scales))
     except BitdialError as error:
         raise DamagedPackedFile(path, f'the weights of layer "{name}" make no sense: {error}') from error
 

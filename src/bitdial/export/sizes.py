@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from bitdial.export.contents import bare, encode_layer, memory_of, packs, plain_tensors, quantized_layers
+from bitdial.export.container import from_bytes
+from bitdial.export.contents import bare, memory_of, packs, plain_tensors, quantized_layers
 from bitdial.export.encoding import Trits
-from bitdial.export.packed import packed_bytes
+from bitdial.export.packed import CODES, SCALES, key_of, packed_bytes
 
 _BUFFERS = ("weight_bits", "activation_bits", "range_low", "range_high", "range_batches")
 
@@ -64,16 +65,12 @@ def packed_sizes(
 ) -> PackedSizes:
     """Sizes of a model as `save_packed` would write it at its widths now, as `load_packed` holds it, and in float32.
 
-    Args:
-        model, encoding, description: as for `save_packed`.
-
-    Raises:
-        BitdialError: as `save_packed`.
+    Arguments and errors are those of `save_packed`.
     """
     inner = bare(model)
     data = packed_bytes(inner, encoding, description)
     layers = {name: layer for name, layer in quantized_layers(inner).items() if packs(layer)}
-    encoded = [encode_layer(name, layer, encoding) for name, layer in layers.items()]
+    tensors, _ = from_bytes(data, "of the model")
     stored = plain_tensors(inner, layers)
     count = sum(layer.weight.numel() for layer in layers.values())
     own = {
@@ -86,9 +83,9 @@ def packed_sizes(
     held = (t for t in chain(inner.parameters(), inner.buffers()) if id(t) not in learned)
     return PackedSizes(
         packed_weights=count,
-        weights=sum(e.codes.numel() for e in encoded),
-        scales=sum(e.scales.numel() * e.scales.element_size() for e in encoded),
-        other=memory_of(iter(stored.values())),
+        weights=sum(tensors[key_of(name, CODES)].nbytes for name in layers),
+        scales=sum(tensors[key_of(name, SCALES)].nbytes for name in layers),
+        other=memory_of(stored.values()),
         file=len(data),
         memory=memory_of(held),
         float32_weights=4 * count,

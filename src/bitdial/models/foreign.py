@@ -114,16 +114,9 @@ def torchvision_model(
 ) -> nn.Module:
     """Build `torchvision.models.NAME` unchanged but for first layer, classifier and in-place activations.
 
-    Args:
-        name: Name of a classifier in torchvision, as `resnet50`.
-        in_channels: Other than 3 replaces the first convolution.
-        image_size: Passed on to the networks that are built for one size.
-        pretrained: Start from torchvision's best ImageNet weights (downloaded); the classifier is drawn anew unless
-            there are 1000 classes.
-        options: Further arguments of the network's class.
-
-    Raises:
-        BitdialError: An unknown name, an option that the network does not have, or images that it cannot take.
+    `pretrained` starts from torchvision's best ImageNet weights (downloaded); the classifier is drawn anew unless there
+    are 1000 classes. The image size is passed on to the networks that are built for one size; `options` are further
+    arguments of the network's class.
     """
     label = check_torchvision_name(name)
     for reserved in ("weights", "progress", "num_classes"):
@@ -135,8 +128,7 @@ def torchvision_model(
     if name in ("googlenet", "inception_v3") and not pretrained:
         # Their second classifier makes the output a tuple in training; the initialisation is their default said aloud,
         # without which torchvision warns.
-        arguments.setdefault("aux_logits", False)
-        arguments.setdefault("init_weights", True)
+        arguments = {"aux_logits": False, "init_weights": True, **arguments}
     if name.startswith("vit_") and not pretrained:
         arguments.setdefault("image_size", image_size)
     if name == "maxvit_t":
@@ -164,15 +156,9 @@ def timm_of(name: str) -> Any:
 
 
 def timm_model(name: str, num_classes: int, in_channels: int, image_size: int, **options: Any) -> nn.Module:
-    """Build `timm.create_model(NAME)` with its activations out of place.
+    """Build `timm.create_model(NAME, **options)` with its activations out of place.
 
-    Args:
-        name: A model name of timm, as `resnet10t` or `vit_tiny_patch16_224`.
-        image_size: Passed on to the networks that are built for one size.
-        options: Passed on to `timm.create_model` (`pretrained=True`, `drop_rate=.1`, ...).
-
-    Raises:
-        BitdialError: timm is missing, the name or an option is unknown, or the network cannot take the images.
+    The image size is passed on to the networks that are built for one size.
     """
     label, timm = f"timm/{name}", timm_of(name)
     arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels, **options}

@@ -1,6 +1,6 @@
 from datetime import datetime
 
-from bitdial.evaluation.machine import describe_machine
+from bitdial.evaluation import describe_machine
 from bitdial.recipes.cyclic.results import collect_results
 from tests.evaluation.fabricate import arms_of, fabricate
 

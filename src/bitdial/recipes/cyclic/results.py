@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 
 from rich.console import Console
 
+from bitdial.evaluation import describe_machine
 from bitdial.evaluation.comparison import summarise
-from bitdial.evaluation.machine import describe_machine
 from bitdial.evaluation.results import ArmRecord, ArmResult, Comparison, RunResults
 from bitdial.evaluation.table import comparison_table
 from bitdial.evaluation.trained import notes_on
