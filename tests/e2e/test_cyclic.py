@@ -22,7 +22,7 @@ from bitdial.layers import BitDial
 from bitdial.recipes.cyclic import CyclicResults, load_best_model
 from bitdial.recipes.cyclic.recipe import CYCLIC, leave
 from bitdial.recipes.start import open_run
-from bitdial.training import RunFolder, Setup, make_fabric
+from bitdial.training import Classification, RunFolder, Setup, make_fabric
 from tests.e2e.cyclic_runs import SMALL, bitdial, results_of, train
 
 
@@ -153,6 +153,21 @@ def accuracies(text: str) -> dict[str, float]:
 
 
 class TestEvaluate:
+    def test_shows_whatever_the_task_scores(
+        self, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain = Classification.score
+
+        def with_another(self: Classification, model: Any, batch: Any) -> Any:
+            sums, count = plain(self, model, batch)
+            return {"loss": sums["loss"], "halves": torch.tensor(count / 2)}, count
+
+        monkeypatch.setattr(Classification, "score", with_another)
+        assert bitdial("evaluate", str(run), "--bits", "4") == 0
+        _, heading, _, row = (line for line in capsys.readouterr().out.splitlines() if line.strip())
+        assert heading.split() == ["bits", "accuracy", "loss", "halves"]
+        assert re.fullmatch(r"4 +\u2013 +[\d.]+ +0\.5000", row.strip())
+
     @pytest.mark.parametrize("seed", [0, 1])
     @pytest.mark.parametrize("arm", ["cpt", "static_mixed", "baseline_fp32"])
     def test_prints_what_the_results_file_holds(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from bitdial.recipes import recipe_of
 from bitdial.recipes.cyclic import CyclicResults
 from bitdial.recipes.saved_model import load_saved
 from bitdial.recipes.ternary import TernaryConfig, TernaryResults
+from bitdial.training import Classification, CsvLog
 from tests.recipes.ternary.tiny import stopped_before
 
 TINY: dict[str, Any] = {
@@ -44,6 +47,15 @@ def tensors(count: int = 200) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(count, 8, generator=generator)
     return inputs, (inputs @ torch.randn(8, 4, generator=torch.Generator().manual_seed(4))).argmax(1)
+
+
+class TopTwo(Classification):
+    """A metric more: whether the label is among the two largest logits."""
+
+    def score(self, model: nn.Module, batch: Any) -> tuple[dict[str, Tensor], int]:
+        sums, count = super().score(model, batch)
+        near = (self.logits(model, batch).topk(2).indices == batch[1][:, None]).any(dim=1)
+        return {**sums, "top2": near.sum()}, count
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +109,30 @@ class TestRun:
         for number, data in enumerate([(whole, whole), given]):
             results = bitdial.run("joint", model=network, data=data, steps=6, run_dir=tmp_path / str(number))
             assert any("data of a script" in note for note in results.notes)
+
+    @pytest.mark.parametrize("recipe", ["cyclic", "ternary", "joint"])
+    def test_what_a_task_scores_is_logged_and_reported_by_every_recipe(self, recipe: str, tmp_path: Path) -> None:
+        options = {"cyclic": {**TINY, "eval_interval": 3}, "ternary": {**TERNARY, "keep_best": 1}}.get(
+            recipe, {"steps": 6}
+        )
+        data: Any = (TensorDataset(*tensors()), TensorDataset(*tensors(60)))
+        if recipe == "ternary":  # holds some out
+            images = torch.randint(0, 256, (120, 1, 8, 8), dtype=torch.uint8)
+            data = ((images, torch.arange(120) % 10),) * 2
+        own: dict[str, Any] = {"model": "mlp"} if recipe == "ternary" else {"model": network}
+        results: Any = bitdial.run(recipe, data=data, task=TopTwo(), run_dir=tmp_path / "r", **own, **options)
+        reread = type(results).load(tmp_path / "r" / "results.json")
+        for record in reread.records:
+            for score in [record.test, record.validation] if recipe == "ternary" else record.scores:
+                assert score.accuracy <= score.metrics["top2"] <= 1
+        rows = CsvLog(tmp_path / "r" / "metrics.csv").rows()
+        if recipe != "joint":  # which measures at its end
+            assert any(0 < float(row.get("val_top2") or 0) <= 1 for row in rows)
+
+    def test_smoothed_labels_are_of_classification(self, tmp_path: Path) -> None:
+        with pytest.raises(BitdialError, match="label_smoothing belongs to classification"):
+            bitdial.run("ternary", model="mlp", task=TopTwo(), label_smoothing=0.1, run_dir=tmp_path / "r", **TERNARY)
+        assert not (tmp_path / "r").exists()
 
     def test_images_as_tensors_for_a_network_by_name(self, tmp_path: Path) -> None:
         images, labels = torch.randint(0, 256, (120, 1, 8, 8), dtype=torch.uint8), torch.arange(120) % 10
@@ -288,3 +324,23 @@ def test_the_options_of_another_recipe_are_refused_by_name(
     assert f"{config}, line 1: expected options of the recipe cyclic, got those of ternary" in said
     assert main(["train", "cyclic", "--resume", str(ternary[1])]) == 2
     assert "got those of ternary" in capsys.readouterr().err
+
+
+def test_a_quantizer_that_was_registered_can_be_chosen_in_every_recipe() -> None:
+    script = """
+from bitdial.numerics import TERNARY_BITS
+from bitdial.numerics.quantizers import Quantizer, register
+from bitdial.numerics.weights import twn_weight, uniform_weight
+register(Quantizer("mine", uniform_weight, "channel"))
+register(Quantizer("three", twn_weight, "channel", fixed_bits=TERNARY_BITS))
+from bitdial.recipes.cyclic.options import ModelOptions
+from bitdial.recipes.joint.options import JointConfig
+from bitdial.recipes.ternary.options import TernaryConfig
+print(ModelOptions(quantizer="mine").quantizer)
+print(JointConfig(quantizer="mine").quantizer)
+print(TernaryConfig(quantizer="three").quantizer)
+ModelOptions(quantizer="three")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["mine", "mine", "three"]
+    assert "'uniform', 'dorefa' or 'mine'" in done.stderr

@@ -26,6 +26,7 @@ FREEZE = os.environ.get("BITDIAL_FREEZE", "0") not in ("", "0")
 MODELS = {
     "train cyclic": "bitdial.recipes.cyclic.options:CyclicConfig",
     "train ternary": "bitdial.recipes.ternary.options:TernaryConfig",
+    "train joint": "bitdial.recipes.joint.options:JointConfig",
     "evaluate": "bitdial.commands.evaluate:EvaluateConfig",
     "export": "bitdial.commands.export:ExportConfig",
     "recommend": "bitdial.commands.recommend:RecommendConfig",
@@ -36,6 +37,7 @@ RUNS = {
     "--cyclic.cycle_length 5 --model_options.bit_widths 2 4 8 --static.test_configurations '{4bit: 4, mixed: [2, 4]}'",
     "ternary": "--model tiny_cnn --epochs 2 --batch_size 256 --log_interval 2 --quantizer ttq --activation_bits 4 "
     "--keep_best 0",
+    "joint": "--model tiny_cnn --steps 12 --log_interval 4 --warmup_steps 2 --bitwidth_options 2 4 8",
 }
 OF_THE_MOMENT = {"created", "machine", "seconds", "seconds_own", "command", "run_dir", "threads", "images_per_second"}
 """Keys of results that no two runs share."""

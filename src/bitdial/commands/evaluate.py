@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from bitdial.configuration import Config, load_config
 from bitdial.errors import BitdialError
+from bitdial.evaluation import wording
 from bitdial.evaluation.sweep import sweep
 from bitdial.recipes import find_recipe, recipe_of
 from bitdial.recipes.api import check_arm
@@ -69,9 +71,12 @@ def run(argv: list[str]) -> int:
     console = Console()
     console.print(f"{name}, seed {seed}, on {work.told('test')}", highlight=False, markup=False)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("bits", "accuracy", "loss"):
+    metrics = list(scores[0].metrics)
+    for heading in ("bits", "accuracy", "loss", *metrics):
         table.add_column(heading, justify="right")
     for score in scores:
-        table.add_row(f"{score.bits:g}", f"{score.accuracy:.2%}", f"{score.loss:.4f}")
+        accuracy = wording.MISSING if math.isnan(score.accuracy) else f"{score.accuracy:.2%}"
+        more = [f"{score.metrics[name]:.4f}" for name in metrics]
+        table.add_row(f"{score.bits:g}", accuracy, f"{score.loss:.4f}", *more)
     console.print(table)
     return 0

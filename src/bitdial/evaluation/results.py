@@ -15,7 +15,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from bitdial import machine
 from bitdial.errors import BitdialError
@@ -74,7 +84,21 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
-class WidthScore(Record):
+class Scored(Record):
+    """What a task scores besides loss and accuracy."""
+
+    metrics: dict[str, Measured] = {}
+    """What else the task scores, by name: means over the predictions; left out where there are none."""
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        if not self.metrics:
+            content.pop("metrics", None)
+        return content
+
+
+class WidthScore(Scored):
     """How good a model is at one width."""
 
     bits: float = Field(gt=0, le=32)

@@ -75,10 +75,17 @@ def sweep(
         with unchanged(model), dial.held(width):
             if reestimate:
                 reestimate_batch_norm(model, batches, limit=recalibration_limit, forward=calibrate)
-            loss, accuracy = evaluate_loss_accuracy(model, loader, task=how)
+            metrics = evaluate(model, loader, task=how)
+            loss, accuracy = metrics.pop("loss"), metrics.pop("accuracy", math.nan)
         mean = statistics.fmean(width) if isinstance(width, Sequence) else float(width)
         scores.append(
-            WidthScore(bits=mean, accuracy=accuracy, loss=loss, perplexity=_exp(loss) if perplexity else None)
+            WidthScore(
+                bits=mean,
+                accuracy=accuracy,
+                loss=loss,
+                perplexity=_exp(loss) if perplexity else None,
+                metrics=metrics,
+            )
         )
     return scores
 

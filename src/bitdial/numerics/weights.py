@@ -81,18 +81,20 @@ def twn_scale(weight: Tensor, per_channel: bool) -> Tensor:
     return _twn_fit(unit, per_channel)[1] * size
 
 
-class _StraightThrough(torch.autograd.Function):
+class StraightThrough(torch.autograd.Function):
     """`values(weight, bits, per_channel)`; the gradient passes unchanged (Bengio et al., arXiv 1308.3432)."""
 
     @staticmethod
     def forward(
         ctx: Any, weight: Tensor, bits: Tensor, per_channel: bool, values: Callable[[Tensor, Tensor, bool], Tensor]
     ) -> Tensor:
+        """The grid values, never the weight itself."""
         result = values(weight, bits, per_channel)
         return weight.view_as(weight) if result is weight else result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None]:
+        """The gradient as it comes."""
         return gradients[0], None, None, None
 
 
@@ -117,7 +119,7 @@ def twn_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Tensor
         bits: 0-dim float tensor; at 32 the weight comes back as it is, at any other width it is ternary.
         per_channel: threshold and scale per output channel instead of one for the tensor, as in the paper.
     """
-    return _StraightThrough.apply(weight, bits, per_channel, _twn_values)  # type: ignore[no-any-return]
+    return StraightThrough.apply(weight, bits, per_channel, _twn_values)  # type: ignore[no-any-return]
 
 
 def _absmean_values(weight: Tensor, bits: Tensor, per_channel: bool) -> Tensor:
@@ -142,7 +144,7 @@ def absmean_weight(weight: Tensor, bits: Tensor, per_channel: bool = False) -> T
         bits: 0-dim float tensor; at 32 the weight comes back as it is, at any other width it is ternary.
         per_channel: one mean per output channel instead of one for the tensor, as in the paper.
     """
-    return _StraightThrough.apply(weight, bits, per_channel, _absmean_values)  # type: ignore[no-any-return]
+    return StraightThrough.apply(weight, bits, per_channel, _absmean_values)  # type: ignore[no-any-return]
 
 
 def magnitude(weight: Tensor, per_channel: bool) -> Tensor:
@@ -174,7 +176,7 @@ def uniform_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Te
         bits: 0-dim float tensor.
         per_channel: one range per output channel instead of one for the tensor.
     """
-    return _StraightThrough.apply(weight, bits, per_channel, uniform_values)  # type: ignore[no-any-return]
+    return StraightThrough.apply(weight, bits, per_channel, uniform_values)  # type: ignore[no-any-return]
 
 
 class _DorefaWeight(torch.autograd.Function):

@@ -5,14 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from bitdial.errors import BitdialError
 from bitdial.layers.cycling import Width as Width
+from bitdial.numerics import QUANTIZERS, TERNARY_BITS
 from bitdial.options import Config
 from bitdial.training.options import DeviceOptions, LengthOptions
+
+if TYPE_CHECKING:
+    GridName = str
+    TernaryName = str
+else:  # whatever is registered can be chosen, and help lists it
+    GridName = Literal[tuple(name for name, each in QUANTIZERS.items() if each.fixed_bits is None)]
+    TernaryName = Literal[*(name for name, each in QUANTIZERS.items() if each.fixed_bits == TERNARY_BITS), "none"]
 
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """What an arm may be called: it becomes part of the names of files."""

@@ -205,15 +205,14 @@ def work_of(
     if data is None and options.dataset == OWN:
         raise BitdialError(_BROUGHT.format("dataset must be the name of a data set"))
     if data is None or isinstance(data, ImageDataset):
-        images = replace(ImageWork.of(options, data), make_model=make)
-        return images if task is None else replace(images, task=task)
+        return replace(ImageWork.of(options, data), make_model=make, task=task or Classification())
     if not isinstance(data, Sequence) or len(data) not in (2, 3):
         raise BitdialError(
             "data must be (train, test) or (train, test, recalibration), each a pair of tensors, a torch Dataset or an "
             f"iterable of batches, got {type(data).__name__}"
         )
     if make is None:
-        return ImageWork.of(options, _images(data))
+        return replace(ImageWork.of(options, _images(data)), task=task or Classification())
     parts = data
 
     def loaders(seed: int, rank: int, world_size: int) -> Loaders:

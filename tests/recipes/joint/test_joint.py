@@ -16,7 +16,7 @@ from bitdial.evaluation import evaluate_loss_accuracy
 from bitdial.layers import BitDial, cost, quantize
 from bitdial.models import build_model
 from bitdial.recipes.joint.options import JointConfig
-from bitdial.recipes.joint.recipe import JointClassification, JointResults, draws
+from bitdial.recipes.joint.recipe import InPasses, JointResults, draws
 from bitdial.training import Classification
 from tests.recipes.ternary.tiny import differences, state_of, stopped_before
 
@@ -98,7 +98,7 @@ def test_losses_and_cost_are_those_of_the_passes_by_hand() -> None:
     model = quantize(build_model("mlp", num_classes=10, in_channels=1, image_size=8), skip=())
     dial, batch = BitDial(model), (torch.randn(6, 1, 8, 8), torch.arange(6))
     widths = [(2.0, 8.0, 4.0), (8.0, 4.0, 2.0)]
-    task = JointClassification(dial, widths)
+    task = InPasses(Classification(), dial, widths)
     ours = [(item, task.loss(model, item)) for item in task.passes(batch)]
     plain = []
     for each in widths:

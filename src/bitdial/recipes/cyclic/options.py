@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers.cycling import CyclicPrecisionConfig
 from bitdial.options import Config, part
-from bitdial.recipes.options import ARM_NAME, BatchOptions, SharedConfig, Width, autocast_format, total_steps
+from bitdial.recipes.options import ARM_NAME, BatchOptions, GridName, SharedConfig, Width, autocast_format, total_steps
 from bitdial.training.options import DistillationOptions, StepOptions
 
 StaticBits = float | list[float] | Literal["progressive"]
@@ -27,7 +27,7 @@ class ModelOptions(Config):
     """The width at which the cyclic model ships."""
     skip_layers: list[str] = ["<first>", "<last>"]
     """Names or patterns of layers kept at 32 bits; <first> and <last> are the first layer and the classifier."""
-    quantizer: Literal["uniform", "dorefa"] = "uniform"
+    quantizer: GridName = "uniform"
     """Grids of weights and activations."""
     granularity: Literal["channel", "tensor"] | None = None
     """One weight range per output channel or per tensor; none: what the quantizer prefers."""

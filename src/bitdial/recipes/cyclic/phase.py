@@ -114,7 +114,7 @@ def train_phase(
             recalibration_limit=8,
             task=scored,
         )
-        return {"accuracy": score.accuracy, "test_loss": score.loss}
+        return {**score.metrics, "accuracy": score.accuracy, "test_loss": score.loss}
 
     return replace(setup, fabric=fabric).fit(
         model,

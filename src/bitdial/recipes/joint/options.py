@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
-from bitdial.recipes.options import SharedConfig, Width
+from bitdial.recipes.options import GridName, SharedConfig, Width
 from bitdial.training.options import StepOptions
 
 DEFAULT_STEPS = 300
@@ -26,7 +26,7 @@ class JointConfig(StepOptions, SharedConfig):
     """Forward passes of a step, each with widths drawn anew for every layer."""
     warmup_steps: int = Field(10, ge=0)
     """Steps over which the learning rate rises at the start."""
-    quantizer: Literal["uniform", "dorefa"] = "uniform"
+    quantizer: GridName = "uniform"
     """Grids of weights and activations."""
     skip_layers: list[str] = ["<first>", "<last>"]
     """Names or patterns of layers left unquantized; <first> and <last> are the first layer and the classifier."""

@@ -10,9 +10,10 @@ from torch import nn
 
 from bitdial import schedules
 from bitdial.evaluation import WidthScore
+from bitdial.evaluation.equal_cost import ledger_of
 from bitdial.evaluation.results import ArmRecord, History, RunResults
 from bitdial.evaluation.trained import PhaseResult, notes_on
-from bitdial.layers import BitDial, cost
+from bitdial.layers import BitDial
 from bitdial.options import part
 from bitdial.recipes.joint.options import JointConfig
 from bitdial.recipes.joint.report import draw, report_page, width_table
@@ -21,11 +22,11 @@ from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import dialled
 from bitdial.recipes.work import work_of
 from bitdial.training import (
-    Classification,
     Knob,
     LearningRateConfig,
     LoopConfig,
     OptimizerConfig,
+    Task,
     TaskOutput,
     TrainingState,
     build_optimizer,
@@ -42,18 +43,19 @@ class Pass:
     widths: Widths
 
 
-class JointClassification(Classification):
-    """Classification in several passes over each batch, whose losses the loop averages.
+class InPasses:
+    """A task in several passes over each batch, whose losses the loop averages.
 
     Args:
+        task: loss and scores of a batch.
         dial: of the model.
         widths: those of each pass of the first step.
     """
 
-    def __init__(self, dial: BitDial, widths: Sequence[Widths]) -> None:
-        super().__init__()
-        self.dial = dial
-        self.widths = widths
+    def __init__(self, task: Task, dial: BitDial, widths: Sequence[Widths]) -> None:
+        self.task, self.dial, self.widths = task, dial, widths
+        self.metric, self.higher_is_better = task.metric, task.higher_is_better
+        self.logits, self.loss_of, self.score = task.logits, task.loss_of, task.score
 
     def turn(self, widths: Sequence[Widths]) -> None:
         """Take the widths of each pass of the next step."""
@@ -64,13 +66,13 @@ class JointClassification(Classification):
         return [Pass(batch, widths) for widths in self.widths]
 
     def examples(self, batch: Pass) -> int:
-        """Return B."""
-        return super().examples(batch.batch)
+        """How many examples a pass sees."""
+        return self.task.examples(batch.batch)
 
     def loss(self, model: nn.Module, batch: Pass) -> TaskOutput:
         """Turn the dial to the widths of a pass, and run the model."""
         self.dial.set(batch.widths)
-        return super().loss(model, batch.batch)
+        return self.task.loss(model, batch.batch)
 
 
 class JointResult(ArmRecord):
@@ -134,9 +136,8 @@ def train(arm: Arm, bench: Bench[JointConfig]) -> TrainingState:
     options, model, loader = bench.options, bench.model, bench.loaders.train
     dial = BitDial(model)
     drawn = draws(options, len(dial), bench.seed)
-    example = next(iter(loader))[0][:1]
-    ledger = cost(model, example.to(next(model.parameters()).device))
-    task = JointClassification(dial, drawn(0))
+    ledger = ledger_of(model, loader)
+    task = InPasses(bench.work.task, dial, drawn(0))
     loop = part(options, LoopConfig, checkpoint_interval=bench.setup.checkpoint_interval, checkpoint_epochs=None)
     steps = loop.total_steps(len(loader))  # type: ignore[arg-type]
     assert steps is not None

@@ -17,7 +17,7 @@ from bitdial.configuration.sentences import sentence
 from bitdial.configuration.settings import Settings
 from bitdial.data import AugmentationOptions
 from bitdial.errors import BitdialError, suggest
-from bitdial.recipes.options import ARM_NAME, SharedConfig, Width
+from bitdial.recipes.options import ARM_NAME, SharedConfig, TernaryName, Width
 from bitdial.training.options import (
     CopiedLogOptions,
     DistillationOptions,
@@ -63,7 +63,7 @@ class TernaryConfig(
     start_from: Path | None = None
     """A checkpoint or state dict (of the float network, say) whose weights a new run begins with."""
 
-    quantizer: Literal["twn", "absmean", "ttq", "ternary_lsq", "none"] = "twn"
+    quantizer: TernaryName = "twn"
     """How weights become -1, 0, 1 times a scale; none trains the unquantized network with the same recipe."""
     granularity: Literal["channel", "tensor"] | None = None
     """One scale per output channel or per tensor; none: what the quantizer prefers."""

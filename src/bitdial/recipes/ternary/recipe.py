@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitdial.evaluation import evaluate_loss_accuracy
+from bitdial.evaluation.sweep import evaluate
 from bitdial.export import packed_sizes, save_packed
 from bitdial.layers import QuantizedLayer, skipped_layers
 from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
@@ -23,7 +24,7 @@ from bitdial.recipes.ternary.report import render_plots, report_page
 from bitdial.recipes.ternary.results import Curve, NetworkResult, Score, Sizes, TernaryResults, summarise
 from bitdial.recipes.ternary.train import train
 from bitdial.recipes.work import ImageWork, check_model_name, work_of
-from bitdial.training import CsvLog, TrainingState
+from bitdial.training import CsvLog, Task, TrainingState
 from bitdial.training.step.formats import format_name
 
 TernaryRun = Run[TernaryConfig, Arm, NetworkResult, TernaryResults]
@@ -80,7 +81,8 @@ def measure(arm: Arm, bench: Bench[TernaryConfig], state: TrainingState) -> Netw
         if packs:
             save_packed(shipped, file.with_suffix(".safetensors"), description=told)
     found = asdict(packed_sizes(shipped, description=told)) if packs else {}
-    validation, test = bench.loaders.validation, _score(shipped, bench.loaders.test)
+    task, validation = bench.work.task, bench.loaders.validation
+    test = _score(shipped, bench.loaders.test, task)
     return NetworkResult(
         experiment=arm.name,
         seed=bench.seed,
@@ -94,9 +96,9 @@ def measure(arm: Arm, bench: Bench[TernaryConfig], state: TrainingState) -> Netw
         seconds=state.seconds,
         shipped="best" if options.keep_best else "last",
         shipped_epoch=epoch,
-        validation=None if validation is None else _score(shipped, validation),
+        validation=None if validation is None else _score(shipped, validation, task),
         test=test,
-        test_last=test if shipped is last else _score(last, bench.loaders.test),
+        test_last=test if shipped is last else _score(last, bench.loaders.test, task),
         parameters=sum(parameter.numel() for parameter in shipped.parameters()),
         zeros=share_of_zeros(shipped),
         unquantized=skipped_layers(shipped) if bits_of(shipped) else {},
@@ -124,9 +126,9 @@ def _best(last: nn.Module, bench: Bench[TernaryConfig]) -> tuple[nn.Module, int]
     return best, int(state["epoch"])
 
 
-def _score(model: nn.Module, batches: Any) -> Score:
-    loss, accuracy = evaluate_loss_accuracy(model, batches)
-    return Score(accuracy=accuracy, loss=loss)
+def _score(model: nn.Module, batches: Any, task: Task) -> Score:
+    metrics = evaluate(model, batches, task=task)
+    return Score(accuracy=metrics.pop("accuracy", math.nan), loss=metrics.pop("loss"), metrics=metrics)
 
 
 def read_curve(path: Path, scope: Mapping[str, str]) -> Curve:

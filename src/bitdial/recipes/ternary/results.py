@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bitdial.evaluation import Interval, interval, paired_difference, wording
-from bitdial.evaluation.results import ArmRecord, Record, RunResults
+from bitdial.evaluation.results import ArmRecord, Record, RunResults, Scored
 from bitdial.evaluation.table import WIDE
 
 KIB = 1024
 
 
-class Score(Record):
+class Score(Scored):
     """How well a network does on a set of images."""
 
     accuracy: float

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation import evaluate_loss_accuracy
+from bitdial.evaluation.sweep import evaluate
 from bitdial.options import part
 from bitdial.recipes.recipe import Arm, Bench, Work
 from bitdial.recipes.saved_model import load_saved
@@ -44,17 +44,20 @@ SHARE_OF_WARMUP = 0.05
 
 
 class BestScore(Hook):
-    """Measures the validation images and remembers the best accuracy, which the log shows."""
+    """Measures what is held out and remembers the best accuracy, which the log shows."""
 
-    def __init__(self, batches: Iterable[Any]) -> None:
+    def __init__(self, batches: Iterable[Any], task: Task) -> None:
         self.batches = batches
+        self.task = task
         self.best = -math.inf
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Scores for the loop: accuracy, loss, best accuracy so far."""
-        loss, accuracy = evaluate_loss_accuracy(model, self.batches)
-        self.best = max(self.best, accuracy)
-        return {"accuracy": accuracy, "loss": loss, "best_accuracy": self.best}
+        """Scores for the loop: those of the task, and the best accuracy so far."""
+        scores = evaluate(model, self.batches, task=self.task)
+        if "accuracy" in scores:
+            self.best = max(self.best, scores["accuracy"])
+            scores["best_accuracy"] = self.best
+        return scores
 
     def state_dict(self) -> dict[str, Any]:
         """The best accuracy so far."""
@@ -86,7 +89,7 @@ def train(arm: Arm, bench: Bench[TernaryConfig]) -> TrainingState:
         monitor_mode=options.monitor_mode,
     )
     rate = _rate(options, loop, len(loaders.train))  # type: ignore[arg-type]
-    best = None if loaders.validation is None else BestScore(loaders.validation)
+    best = None if loaders.validation is None else BestScore(loaders.validation, bench.work.task)
     hooks: list[Hook] = [] if best is None else [best]
     if not options.is_float:
         hooks.append(WeightStatistics())
@@ -109,7 +112,11 @@ def train(arm: Arm, bench: Bench[TernaryConfig]) -> TrainingState:
 
 
 def _task(options: TernaryConfig, bench: Bench[TernaryConfig]) -> Task:
-    task: Task = Classification(options.label_smoothing)
+    task = bench.work.task
+    if type(task) is Classification:
+        task = Classification(options.label_smoothing)
+    elif options.label_smoothing:
+        raise BitdialError("label_smoothing belongs to classification, got it with a task of its own; set it to 0")
     if options.teacher is None:
         return task
     teacher = (bench.setup.fabric or make_fabric()).to_device(load_teacher(options.teacher, bench.work))
