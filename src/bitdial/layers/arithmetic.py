@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from bitdial.numerics.activations import straight_through
 from bitdial.numerics.grid import IDENTITY, Grid, TensorGrid, snap, snap_again, snap_shared
-from bitdial.numerics.rounding import quantize_gradient
+from bitdial.numerics.rounding import quantize_gradient, straight_through
 
 Needs = tuple[bool, bool, bool]
 """Which derivatives are wanted: of the input, the weight, the bias."""

@@ -160,7 +160,17 @@ class LearnedWeight(nn.Module):
     """A quantizer with parameters of its own, for one layer: ``(weight, bits) -> weight on the grid``.
 
     Its parameters have one dimension (FSDP takes none of zero) and the dtype of the weight.
+
+    Args:
+        weight: what the scales fit to begin with.
+        per_channel: scales per output channel instead of one set for the tensor.
     """
+
+    def __init__(self, weight: Tensor, per_channel: bool) -> None:
+        super().__init__()
+        self.per_channel = per_channel
+        for name, value in self.initial(weight).items():
+            self.register_parameter(name, nn.Parameter(value))
 
     def reset(self, weight: Tensor) -> None:
         """Set the scales to what fits `weight` as it is now, in place."""
@@ -186,22 +196,15 @@ class TrainedTernaryWeight(LearnedWeight):
     their gradients largely agree, so that the sum grows like N. A mean is never above the root mean square of the
     weights' own gradients; so at one learning rate for both, scales do not run away from weights, whatever the layer.
 
-    Args:
-        weight: what the scales begin with: the mean magnitude of the weights above and of those below the threshold,
-            which for those signs have the smallest squared error.
-        per_channel: a pair of scales per output channel.
-        threshold: t, in units of max|w|.
+    The scales begin with the mean magnitude of the weights above and of those below the threshold, which for those
+    signs have the smallest squared error.
     """
 
     positive: Tensor
     negative: Tensor
 
-    def __init__(self, weight: Tensor, per_channel: bool = False, threshold: float = TTQ_THRESHOLD) -> None:
-        super().__init__()
-        self.per_channel = per_channel
-        self.threshold = threshold
-        for name, value in self.initial(weight).items():
-            self.register_parameter(name, nn.Parameter(value))
+    def __init__(self, weight: Tensor, per_channel: bool = False) -> None:
+        super().__init__(weight, per_channel)
 
     def initial(self, weight: Tensor) -> dict[str, Tensor]:
         """Least-squares scales of either sign; a side without weights takes that of the other."""
@@ -210,7 +213,7 @@ class TrainedTernaryWeight(LearnedWeight):
             return {"positive": start, "negative": start.clone()}
         unit, size = normalized(weight.detach(), self.per_channel)
         dims = group_dims(weight, self.per_channel)
-        share = torch.full_like(size, self.threshold)
+        share = torch.full_like(size, TTQ_THRESHOLD)
         sides = [least_squares_scale(side.clamp_min(0), share, dims) * size for side in (unit, -unit)]
         values = []
         for mine, other in (sides, sides[::-1]):
@@ -221,32 +224,20 @@ class TrainedTernaryWeight(LearnedWeight):
     def forward(self, weight: Tensor, bits: Tensor) -> Tensor:
         """The ternary weight; at 32 bits the weight itself."""
         sharing = max(weight.numel() // max(self.positive.numel(), 1), 1)
-        return ttq_values(
-            weight,
-            self.positive,
-            self.negative,
-            bits,
-            self.per_channel,
-            threshold=self.threshold,
-            scale_gradient=1 / sharing,
-        )
+        return ttq_values(weight, self.positive, self.negative, bits, self.per_channel, scale_gradient=1 / sharing)
 
 
 class LearnedStepWeight(LearnedWeight):
     """LSQ with three levels for one layer; see `learned_step_values`.
 
-    Args:
-        weight: what the step begins with: its TWN scale. The paper's ``2 mean|w| / sqrt(Qp)`` is meant for more levels:
-            with three it sends 58% of normal weights to zero (this one 45%), and all of those that have one magnitude.
-        per_channel: a step per output channel.
+    The step begins as the weight's TWN scale. The paper's ``2 mean|w| / sqrt(Qp)`` is meant for more levels: with three
+    it sends 58% of normal weights to zero (this one 45%), and all of those that have one magnitude.
     """
 
     step: Tensor
 
     def __init__(self, weight: Tensor, per_channel: bool = True) -> None:
-        super().__init__()
-        self.per_channel = per_channel
-        self.register_parameter("step", nn.Parameter(self.initial(weight)["step"]))
+        super().__init__(weight, per_channel)
 
     def initial(self, weight: Tensor) -> dict[str, Tensor]:
         """The scale that TWN gives."""
