@@ -1,9 +1,9 @@
-"""What is wrapped around a model, and what a layer is called: its name before anything was wrapped around it."""
+"""The modules of a model: their names before anything was wrapped around it, and their modes, kept for a while."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -74,3 +74,25 @@ def hold_of(model: nn.Module) -> Any:
 
 def _inner(parent: nn.Module, known: Collection[str] = _WRAPPERS) -> str | None:
     return next((_WRAPPERS[kind.__name__] for kind in type(parent).__mro__ if kind.__name__ in known), None)
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """At the end of a ``with`` block, put every module back into the mode that it was in, training or evaluation.
+
+    One by one: frozen batch norms evaluate in a network that trains, and ``model.train()`` would wake them.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Have every module in evaluation mode inside of a ``with`` block, and in its own again after it."""
+    with modes_kept(model):
+        model.eval()
+        yield
