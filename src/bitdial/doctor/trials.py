@@ -127,20 +127,16 @@ def compilation(device: str, *, limit: float = TIME_LIMIT, trial: str = _TRIAL) 
     """Compile a tiny function on `device`, forward and backward, and compare it with the plain one."""
     name = f"{device} torch.compile"
     printed, failure = _in_process(trial, device, limit=limit)
-    if failure is not None:
-        return Finding("compile", name, failure, False)
-    return Finding("compile", name, f"first call took {printed.split()[-1]} s", True)
+    told = f"first call took {printed.split()[-1]} s" if failure is None else failure
+    return Finding("compile", name, told, failure is None)
 
 
 def native_kernels(*, limit: float = TIME_LIMIT, trial: str = _KERNELS) -> Finding:
     """Compile and try the kernels that make fake quantization on a CPU fast, or say why there are none."""
     printed, failure = _in_process(trial, limit=limit)
     reason = failure or printed.strip()
-    if reason:
-        return Finding(
-            "compile", "native kernels", f"{reason}; without them the same values take longer on a CPU", False
-        )
-    return Finding("compile", "native kernels", "compiled; their values are right", True)
+    without = f"{reason}; without them the same values take longer on a CPU"
+    return Finding("compile", "native kernels", without if reason else "compiled; their values are right", not reason)
 
 
 def _in_process(trial: str, *arguments: str, limit: float) -> tuple[str, str | None]:

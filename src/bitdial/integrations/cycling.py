@@ -55,7 +55,6 @@ class CyclesPrecision:
         self.scheduler: CyclicPrecisionScheduler | None = None
         self._part: nn.Module | None = None
         self._rate: StepRate | None = None
-        self._at_rest = True
 
     @property
     def bits(self) -> list[float]:
@@ -103,15 +102,11 @@ class CyclesPrecision:
 
     def _go_to(self, step: int) -> None:
         """Turn the dial to where the cycle stands after `step` optimizer steps."""
-        scheduler = self._running()
-        if self._at_rest or scheduler.iteration != step:
-            scheduler.load_state_dict({"iteration": step})
-            self._at_rest = False
+        self._running().load_state_dict({"iteration": step})
 
     def _rest(self) -> None:
         """Turn the dial to the target width."""
         self._running().dial.set(self.target_bits)
-        self._at_rest = True
 
     def _values(self) -> dict[str, float]:
         """What is logged of a training step, by name."""

@@ -25,7 +25,7 @@ from bitdial.numerics.weights import (
 )
 
 TTQ_THRESHOLD = 0.05
-"""Threshold in units of max|w|, of Zhu et al."""
+"""t: threshold in units of max|w|, of Zhu et al."""
 
 
 def _aligned(scale: Tensor, weight: Tensor) -> Tensor:
@@ -46,28 +46,27 @@ class _Ttq(torch.autograd.Function):
         positive: Tensor,
         negative: Tensor,
         bits: Tensor,
-        share: float,
         per_channel: bool,
         factor: float,
     ) -> Tensor:
         ctx.save_for_backward(weight, positive, negative, bits.clone())  # the dial may be turned before backward
-        ctx.share, ctx.per_channel, ctx.factor = share, per_channel, factor
+        ctx.per_channel, ctx.factor = per_channel, factor
         if weight.numel() == 0:
             return weight.view_as(weight)
         unit, _ = normalized(weight, per_channel)
         above, below = _aligned(positive, weight).abs(), _aligned(negative, weight).abs()
-        ternary = ternarized(unit, share, above, below, weight.dtype)
+        ternary = ternarized(unit, TTQ_THRESHOLD, above, below, weight.dtype)
         return torch.where(bits >= UNQUANTIZED, weight, ternary)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         weight, positive, negative, bits = ctx.saved_tensors
         if weight.numel() == 0:
-            return gradients[0], torch.zeros_like(positive), torch.zeros_like(negative), None, None, None, None
+            return gradients[0], torch.zeros_like(positive), torch.zeros_like(negative), None, None, None
         unit, _ = normalized(weight, ctx.per_channel)
         gradient = widened(gradients[0])
         nothing = torch.zeros_like(gradient)
-        above, below = unit > ctx.share, unit < -ctx.share
+        above, below = unit > TTQ_THRESHOLD, unit < -TTQ_THRESHOLD
         dims = group_dims(weight, ctx.per_channel)
         ternary = bits < UNQUANTIZED
         by_positive = torch.where(above & ternary, gradient, nothing).sum(dims).view_as(positive)
@@ -78,7 +77,7 @@ class _Ttq(torch.autograd.Function):
         by_weight = torch.where(ternary, gradient * slope, gradient).to(weight.dtype)
         by_positive = (by_positive * _direction(positive) * ctx.factor).to(positive.dtype)
         by_negative = (by_negative * _direction(negative) * ctx.factor).to(negative.dtype)
-        return by_weight, by_positive, by_negative, None, None, None, None
+        return by_weight, by_positive, by_negative, None, None, None
 
 
 def ttq_values(
@@ -88,10 +87,9 @@ def ttq_values(
     bits: Tensor,
     per_channel: bool = False,
     *,
-    threshold: float = TTQ_THRESHOLD,
     scale_gradient: float = 1.0,
 ) -> Tensor:
-    """Trained ternary quantization: Wp where ``w > t max|w|``, -Wn where ``w < -t max|w|``, 0 between.
+    """Trained ternary quantization: Wp where ``w > t max|w|``, -Wn where ``w < -t max|w|``, 0 between; t is .05.
 
     Source: Zhu et al., Trained Ternary Quantization, arXiv 1612.01064, eq. 6-9. Gradients, with g that of the output:
     Wp gets the sum of g over the weights above the threshold, Wn minus the sum over those below (the derivative
@@ -102,12 +100,9 @@ def ttq_values(
         positive, negative: Wp and Wn, ``(out,)`` if `per_channel`, else ``(1,)``; their magnitudes count.
         bits: 0-dim float tensor; at 32 the weight comes back as it is, at any other width it is ternary.
         per_channel: threshold and scales per output channel instead of one pair for the tensor, as in the paper.
-        threshold: t.
         scale_gradient: what the gradients of Wp and Wn are multiplied by; 1 is the paper's rule.
     """
-    return _Ttq.apply(  # type: ignore[no-any-return]
-        weight, positive, negative, bits, threshold, per_channel, scale_gradient
-    )
+    return _Ttq.apply(weight, positive, negative, bits, per_channel, scale_gradient)  # type: ignore[no-any-return]
 
 
 class _LearnedStep(torch.autograd.Function):
