@@ -6,10 +6,10 @@ Nothing heavy is imported here: ``bitdial --help`` and mistyped commands answer 
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pkgutil import resolve_name
 from types import TracebackType
 
 from bitdial.commands import COMMANDS
@@ -71,7 +71,7 @@ def _dispatch(words: list[str]) -> int:
     if command == "train":
         return _train(rest)
     if command in COMMANDS:
-        return _load(COMMANDS[command][0])(rest)
+        return int(resolve_name(COMMANDS[command][0])(rest))
     if command in RECIPES:
         raise BitdialError(f"expected a command, got the recipe '{command}'; write `bitdial train {command}`")
     kind = "flag" if command.startswith("-") else "command"
@@ -87,13 +87,7 @@ def _train(words: list[str]) -> int:
     if recipe.startswith("-"):
         raise BitdialError(f"expected a recipe before the flags, got '{recipe}'; e.g. `bitdial train cyclic {recipe}`")
     record = find_recipe(recipe)
-    return _load("bitdial.recipes.start:command")(record, rest)
-
-
-def _load(home: str) -> Callable[..., int]:
-    module, _, name = home.partition(":")
-    found: Callable[..., int] = getattr(importlib.import_module(module), name)
-    return found
+    return int(resolve_name("bitdial.recipes.start:command")(record, rest))
 
 
 def _help() -> str:

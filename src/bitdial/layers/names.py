@@ -38,11 +38,8 @@ def check_model(model: object) -> None:
 def plain_names(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Module]:
     """Every module by its name, without the parts that wrappers add (`torch.compile`, distributed training).
 
-    Only what a wrapper of a known class adds is taken away: a model's own child called ``module`` keeps its name.
-
-    Args:
-        model: bare or wrapped.
-        every_name: a module that stands in several places comes once under each of its names, not only the first.
+    Only what a wrapper of a known class adds is taken away: a model's own child called ``module`` keeps its name. With
+    `every_name`, a module that stands in several places comes once under each of its names, not only the first.
     """
     modules = dict(model.named_modules(remove_duplicate=not every_name))
     plain: dict[str, nn.Module] = {}

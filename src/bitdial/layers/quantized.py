@@ -288,9 +288,5 @@ class QuantConv1d(_QuantConv, nn.Conv1d):
 class QuantConv2d(_QuantConv, nn.Conv2d):
     """`torch.nn.Conv2d` on quantized weights and activations; input ``(batch, in, height, width)``.
 
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
-            in `torch.nn.Conv2d`.
-        weights, activations, gradients, quantizer, granularity, weight_quantizer, activation_quantizer: as in
-            `QuantLinear`.
+    Args: as in `QuantConv1d`, for `torch.nn.Conv2d`.
     """

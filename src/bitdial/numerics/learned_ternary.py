@@ -65,19 +65,17 @@ class _Ttq(torch.autograd.Function):
             return gradients[0], torch.zeros_like(positive), torch.zeros_like(negative), None, None, None
         unit, _ = normalized(weight, ctx.per_channel)
         gradient = widened(gradients[0])
-        nothing = torch.zeros_like(gradient)
         above, below = unit > TTQ_THRESHOLD, unit < -TTQ_THRESHOLD
         dims = group_dims(weight, ctx.per_channel)
         ternary = bits < UNQUANTIZED
-        by_positive = torch.where(above & ternary, gradient, nothing).sum(dims).view_as(positive)
-        by_negative = torch.where(below & ternary, -gradient, nothing).sum(dims).view_as(negative)
-        slope = torch.where(
-            above, _aligned(positive, weight).abs(), torch.where(below, _aligned(negative, weight).abs(), 1.0)
-        )
+        by_scales = []
+        for scale, side, change in ((positive, above, gradient), (negative, below, -gradient)):
+            total = torch.where(side & ternary, change, 0.0).sum(dims).view_as(scale)
+            by_scales.append((total * _direction(scale) * ctx.factor).to(scale.dtype))
+        ups, downs = _aligned(positive, weight).abs(), _aligned(negative, weight).abs()
+        slope = torch.where(above, ups, torch.where(below, downs, 1.0))
         by_weight = torch.where(ternary, gradient * slope, gradient).to(weight.dtype)
-        by_positive = (by_positive * _direction(positive) * ctx.factor).to(positive.dtype)
-        by_negative = (by_negative * _direction(negative) * ctx.factor).to(negative.dtype)
-        return by_weight, by_positive, by_negative, None, None, None
+        return by_weight, by_scales[0], by_scales[1], None, None, None
 
 
 def ttq_values(
@@ -130,9 +128,9 @@ class _LearnedStep(torch.autograd.Function):
         dims = group_dims(weight, step.numel() > 1)
         per_step = weight.numel() / step.numel()
         slope = torch.where(inside, codes - position, codes)
-        by_step = torch.where(ternary, gradient * slope, torch.zeros_like(gradient)).sum(dims).view_as(step)
+        by_step = torch.where(ternary, gradient * slope, 0.0).sum(dims).view_as(step)
         by_step = by_step * _direction(step) / math.sqrt(per_step)
-        by_weight = torch.where(inside | ~ternary, gradient, torch.zeros_like(gradient))
+        by_weight = torch.where(inside | ~ternary, gradient, 0.0)
         return by_weight.to(weight.dtype), by_step.to(step.dtype), None
 
 

@@ -94,11 +94,7 @@ def register(quantizer: Quantizer) -> Quantizer:
 
 
 def register_activations(quantizer: ActivationQuantizer) -> ActivationQuantizer:
-    """Make a quantizer of activations known by its name.
-
-    Raises:
-        BitdialError: the name is taken.
-    """
+    """As `register`, for a quantizer of activations."""
     return _registered(quantizer, _ACTIVATIONS)
 
 
@@ -119,11 +115,7 @@ def get_quantizer(name: str) -> Quantizer:
 
 
 def get_activation_quantizer(name: str) -> ActivationQuantizer:
-    """Look a quantizer of activations up by its name.
-
-    Raises:
-        BitdialError: there is none of that name; the message lists those there are.
-    """
+    """As `get_quantizer`, for a quantizer of activations."""
     return _known("activation_quantizer", name, ACTIVATION_QUANTIZERS)
 
 
