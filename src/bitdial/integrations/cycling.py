@@ -26,10 +26,8 @@ class CyclesPrecision:
     """The part of a callback that no trainer is needed for.
 
     The position in the cycle is the trainer's own count of optimizer steps and nothing else, so that it can neither
-    drift from the trainer's log nor be lost with a checkpoint. The arguments are those of the callbacks.
-
-    Attributes:
-        scheduler: what turns the dial; None before training starts.
+    drift from the trainer's log nor be lost with a checkpoint. The arguments are those of the callbacks; `scheduler` is
+    what turns the dial, None before training starts.
 
     Raises:
         BitdialError: a config of another type, or a width outside [1, 32].

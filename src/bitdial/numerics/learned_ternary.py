@@ -159,7 +159,7 @@ class LearnedWeight(nn.Module):
         per_channel: scales per output channel instead of one set for the tensor.
     """
 
-    def __init__(self, weight: Tensor, per_channel: bool) -> None:
+    def __init__(self, weight: Tensor, per_channel: bool = False) -> None:
         super().__init__()
         self.per_channel = per_channel
         for name, value in self.initial(weight).items():
@@ -195,9 +195,6 @@ class TrainedTernaryWeight(LearnedWeight):
 
     positive: Tensor
     negative: Tensor
-
-    def __init__(self, weight: Tensor, per_channel: bool = False) -> None:
-        super().__init__(weight, per_channel)
 
     def initial(self, weight: Tensor) -> dict[str, Tensor]:
         """Least-squares scales of either sign; a side without weights takes that of the other."""
