@@ -6,10 +6,10 @@ Nothing heavy is imported here: ``bitdial --help`` and mistyped commands answer 
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from pkgutil import resolve_name
 from types import TracebackType
 
 from bitdial.commands import COMMANDS
@@ -71,7 +71,7 @@ def _dispatch(words: list[str]) -> int:
     if command == "train":
         return _train(rest)
     if command in COMMANDS:
-        return _load(COMMANDS[command][0])(rest)
+        return int(resolve_name(COMMANDS[command][0])(rest))
     if command in RECIPES:
         raise BitdialError(f"expected a command, got the recipe '{command}'; write `bitdial train {command}`")
     kind = "flag" if command.startswith("-") else "command"
@@ -87,48 +87,39 @@ def _train(words: list[str]) -> int:
     if recipe.startswith("-"):
         raise BitdialError(f"expected a recipe before the flags, got '{recipe}'; e.g. `bitdial train cyclic {recipe}`")
     record = find_recipe(recipe)
-    return _load("bitdial.recipes.start:command")(record, rest)
-
-
-def _load(home: str) -> Callable[..., int]:
-    module, _, name = home.partition(":")
-    found: Callable[..., int] = getattr(importlib.import_module(module), name)
-    return found
+    return int(resolve_name("bitdial.recipes.start:command")(record, rest))
 
 
 def _help() -> str:
     summaries = {"train": "train with a recipe, e.g. `bitdial train cyclic`"}
     summaries |= {name: summary for name, (_, summary) in COMMANDS.items()}
-    lines = [f"  {name:<10} {summary}" for name, summary in summaries.items()]
-    return "\n".join(
-        [
-            "usage: bitdial COMMAND ...",
-            "",
-            "Train neural networks whose numeric precision follows a schedule.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "recipes for train:",
-            *(f"  {name:<10} {summary}" for name, (_, summary) in RECIPES.items()),
-            "",
-            "  --help     this text; `bitdial COMMAND --help` tells about a command",
-            "  --version  the version",
-        ]
-    )
+    return f"""usage: bitdial COMMAND ...
+
+Train neural networks whose numeric precision follows a schedule.
+
+commands:
+{_listed(summaries)}
+
+{_recipes("recipes for train")}
+
+  --help     this text; `bitdial COMMAND --help` tells about a command
+  --version  the version"""
 
 
 def _train_help() -> str:
-    return "\n".join(
-        [
-            "usage: bitdial train RECIPE [PRESET] [--config FILE.yaml] [--flag value ...]",
-            "",
-            "recipes:",
-            *(f"  {name:<10} {summary}" for name, (_, summary) in RECIPES.items()),
-            "",
-            "`bitdial train RECIPE --help` lists the recipe's presets and flags.",
-        ]
-    )
+    return f"""usage: bitdial train RECIPE [PRESET] [--config FILE.yaml] [--flag value ...]
+
+{_recipes("recipes")}
+
+`bitdial train RECIPE --help` lists the recipe's presets and flags."""
+
+
+def _recipes(title: str) -> str:
+    return f"{title}:\n{_listed({name: summary for name, (_, summary) in RECIPES.items()})}"
+
+
+def _listed(summaries: Mapping[str, str]) -> str:
+    return "\n".join(f"  {name:<10} {summary}" for name, summary in summaries.items())
 
 
 def _sentence(error: BaseException) -> str | None:
@@ -153,7 +144,3 @@ def _raised_here(trace: TracebackType | None) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("bitdial.")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -63,13 +63,7 @@ class Config(BaseModel):
 
 
 def part(options: Config, component: type[C], **own: Any) -> C:
-    """Cut the options of one component out of those of a recipe: every field of that name, or of its alias.
-
-    Args:
-        options: those of the whole.
-        component: the model of the part.
-        **own: what the part gets beside or instead.
-    """
+    """Cut a component's options out of those of a recipe: each field of that name, or of its alias, unless in `own`."""
     names = {name: options.aliases.get(name, name) for name in component.model_fields}
     known = type(options).model_fields
     return component(**{name: getattr(options, source) for name, source in names.items() if source in known} | own)

@@ -19,14 +19,8 @@ def tensors(tree: Any) -> Iterator[Tensor]:
     """Yield the tensors of a tree, in order."""
     if isinstance(tree, Tensor):
         yield tree
-    elif isinstance(tree, (tuple, list)):
-        for part in tree:
-            yield from tensors(part)
-    elif isinstance(tree, Mapping):
-        for part in tree.values():
-            yield from tensors(part)
-    elif _is_record(tree):
-        for part in _parts(tree).values():
+    elif isinstance(tree, (tuple, list, Mapping)) or _is_record(tree):
+        for part in tree if isinstance(tree, (tuple, list)) else _parts(tree).values():
             yield from tensors(part)
 
 
@@ -63,5 +57,8 @@ def _is_record(value: Any) -> bool:
     return is_dataclass(value) and not isinstance(value, type)
 
 
-def _parts(record: Any) -> dict[str, Any]:
-    return {each.name: getattr(record, each.name) for each in fields(record) if hasattr(record, each.name)}
+def _parts(tree: Any) -> Mapping[Any, Any]:
+    """The parts of a mapping by key, or of a dataclass by field."""
+    if isinstance(tree, Mapping):
+        return tree
+    return {each.name: getattr(tree, each.name) for each in fields(tree) if hasattr(tree, each.name)}

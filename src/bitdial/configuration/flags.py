@@ -1,17 +1,21 @@
-"""Flags: the words of a command line, taken apart and checked against the settings of a model."""
+"""Flags: a command line taken apart and checked against the settings of a model, and the help, which tyro draws."""
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Sequence
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+import tyro
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from bitdial.configuration.files import parse_value
+from bitdial.configuration.files import parse_value, to_flow
 from bitdial.configuration.sentences import describe
-from bitdial.configuration.settings import Setting, Settings, is_list, is_mapping
+from bitdial.configuration.settings import Setting, Settings, is_list, is_mapping, members
 from bitdial.errors import BitdialError
 
 RESERVED = ("config", "preset")
@@ -129,3 +133,57 @@ def _parsed(text: str, setting: Setting) -> Any:
     value = parse_value(text)
     # pydantic takes true for 1; nobody means that who writes `--lr true`
     return text if isinstance(value, bool) and not setting.takes_bool else value
+
+
+_registry = tyro.constructors.ConstructorRegistry()
+
+
+@_registry.primitive_rule
+def _mapping_is_one_word(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """Show a dict as one flag with one value; tyro would make a flag of every key that the default happens to have."""
+    if not any(is_mapping(member) for member in members(info.type)):
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="'{KEY: VALUE, ...}'",
+        instance_from_str=lambda texts: parse_value(texts[0]),
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [to_flow(value)],
+    )
+
+
+def print_help(
+    config_type: type[BaseModel],
+    default: BaseModel | None,
+    presets: Iterable[str],
+    *,
+    prog: str,
+    positional: str | None = None,
+) -> None:
+    """Print the flags of `config_type`, with what each means and its value in `default`, as wide as the terminal."""
+    names = sorted(presets)
+    first = f" {positional.upper()}" if positional else " [PRESET]" if names else ""
+    notes = (inspect.getdoc(config_type) or "").split("\n\n")
+    if names:
+        notes.append(f"Presets: {', '.join(names)}. A preset is the first word, or --preset NAME.")
+    notes.append(
+        "Settings are also read from --config FILE.yaml, whose keys are the names of the flags. "
+        f"Flags win over the file{', the file over the preset' if names else ''}."
+    )
+    width = min(shutil.get_terminal_size().columns, 120)
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        tyro.cli(
+            config_type,
+            prog=prog + first,
+            # tyro joins lines that it thinks are one paragraph and wraps none; it leaves indented lines alone
+            description="\n\n".join(textwrap.fill(note, width, subsequent_indent="  ") for note in notes),
+            args=["--help"],
+            use_underscores=True,
+            registry=_registry,
+            **given,
+        )
+    except SystemExit:  # tyro ends the process after its help; our caller decides that
+        return

@@ -12,10 +12,9 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bitdial.configuration.files import read_yaml
-from bitdial.configuration.flags import HELP, CommandLine, read_flags
-from bitdial.configuration.help import print_help
+from bitdial.configuration.flags import HELP, CommandLine, print_help, read_flags
 from bitdial.configuration.sentences import describe, sentence, setting_of, shown
-from bitdial.configuration.settings import Settings, group_of
+from bitdial.configuration.settings import Settings
 from bitdial.errors import BitdialError, suggest
 
 C = TypeVar("C", bound=BaseModel)
@@ -74,7 +73,7 @@ class _Command(Generic[C]):
 
     def layers(self, line: CommandLine) -> list[Layer]:
         """Return the layers below the flags."""
-        layers = [group_defaults(self.config_type)]
+        layers = [group_defaults(self.config_type, self.known)]
         preset = self._preset_name(line)
         if preset is not None:
             layers.append(flatten(self.presets[preset], self.known, lambda _: f"preset '{preset}'"))
@@ -192,29 +191,17 @@ def flatten(values: Mapping[Any, Any], known: Settings, place: Callable[[str], s
     return layer
 
 
-def group_defaults(config_type: type[BaseModel]) -> Layer:
+def group_defaults(config_type: type[BaseModel], known: Settings) -> Layer:
     """Collect what the default of a group sets, so that setting one of its fields keeps the others.
 
     With ``cyclic: Cyclic = Cyclic(cycle_length=40)``, a file that sets only ``cyclic.profile`` keeps the length of 40.
     """
-    layer: Layer = {}
+    given = {}
     for name, info in config_type.model_fields.items():
-        if group_of(info.annotation) is not None:
-            default = info.get_default(call_default_factory=True)
-            if isinstance(default, BaseModel):
-                layer |= _explicit(default, f"{name}.")
-    return layer
-
-
-def _explicit(group: BaseModel, prefix: str) -> Layer:
-    layer: Layer = {}
-    for name in group.model_fields_set:
-        value = getattr(group, name)
-        if isinstance(value, BaseModel):
-            layer |= _explicit(value, f"{prefix}{name}.")
-        else:
-            layer[prefix + name] = Entry(value, f"default of {prefix}{name}")
-    return layer
+        default = info.get_default(call_default_factory=True) if name in known.groups else None
+        if isinstance(default, BaseModel):
+            given[name] = default.model_dump(exclude_unset=True)
+    return flatten(given, known, lambda _: "default")
 
 
 def merge(layers: Iterable[Layer], known: Settings) -> Layer:

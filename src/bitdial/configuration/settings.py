@@ -118,6 +118,5 @@ class Settings:
         return suggest(name, same_leaf or known).replace("'", f"'{mark}", 1)
 
 
-def settings(config_type: type[BaseModel]) -> Settings:
-    """Return every setting of `config_type`: what a test freezes, and what flags and YAML keys are checked against."""
-    return Settings(config_type)
+settings = Settings
+"""The public name: what a test freezes, and what flags and YAML keys are checked against."""

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-import torch
 from rich.console import Console
 
 from bitdial.doctor.findings import Finding, as_json, print_table
 from bitdial.doctor.machine import accelerators, machine, optional_packages, software
-from bitdial.doctor.trials import arithmetic, compilation, native_kernels
+from bitdial.doctor.trials import arithmetic, compilation, devices, native_kernels
 from bitdial.errors import BitdialError, suggest
 
 _FLAGS = {
@@ -23,18 +22,16 @@ _FLAGS = {
 
 
 def examine(folder: Path | None = None, *, compile: bool = True) -> Iterator[Finding]:
-    """Yield what this machine can do.
+    """Yield what this machine can do; `folder` is where runs would be written, by default the current one.
 
-    Args:
-        folder: Where runs would be written; default: the current folder.
-        compile: Also try what is compiled here (torch.compile, the native kernels), which takes some seconds.
+    With `compile` also try what is compiled here (torch.compile, the native kernels), which takes some seconds.
     """
     yield from machine(folder or Path.cwd())
     yield from software()
     yield from accelerators()
     yield from arithmetic()
     if compile:
-        for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+        for device in devices():
             yield compilation(device)
         yield native_kernels()
     yield from optional_packages()

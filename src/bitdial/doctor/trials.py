@@ -44,13 +44,18 @@ print(native.unavailable() or "")
 
 def arithmetic() -> Iterator[Finding]:
     """Try every format on every kind of device that is here."""
-    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+    for device in devices():
         for dtype in (torch.bfloat16, torch.float16):
             yield _tried(f"{device} autocast {_short(dtype)}", partial(_autocast, device, dtype))
         for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
             yield _tried(f"{device} convert {_short(dtype)}", partial(_float8_conversion, device, dtype))
         yield _tried(f"{device} float8 matmul", partial(_float8_matmul, device))
         yield _tried(f"{device} int8 matmul", partial(int8_matmul, device))
+
+
+def devices() -> list[str]:
+    """Return the kinds of device that are here and computed on."""
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
 def _tried(name: str, trial: Callable[[], str]) -> Finding:
@@ -95,11 +100,8 @@ def _float8_matmul(device: str) -> str:
 def int8_matmul(device: str, multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch._int_mm) -> str:
     """Compare an int8 matrix product with the same product in wide integers.
 
-    Some processors saturate 16-bit partial sums and return wrong results without an error.
-
-    Args:
-        device: Where to multiply.
-        multiply: Takes int8 tensors of shapes (M, K) and (K, N), returns int32 of shape (M, N).
+    Some processors saturate 16-bit partial sums and return wrong results without an error. `multiply` takes int8
+    tensors of shapes (M, K) and (K, N), and returns int32 of shape (M, N).
 
     Raises:
         RuntimeError: an entry differs.
@@ -127,20 +129,16 @@ def compilation(device: str, *, limit: float = TIME_LIMIT, trial: str = _TRIAL) 
     """Compile a tiny function on `device`, forward and backward, and compare it with the plain one."""
     name = f"{device} torch.compile"
     printed, failure = _in_process(trial, device, limit=limit)
-    if failure is not None:
-        return Finding("compile", name, failure, False)
-    return Finding("compile", name, f"first call took {printed.split()[-1]} s", True)
+    told = f"first call took {printed.split()[-1]} s" if failure is None else failure
+    return Finding("compile", name, told, failure is None)
 
 
 def native_kernels(*, limit: float = TIME_LIMIT, trial: str = _KERNELS) -> Finding:
     """Compile and try the kernels that make fake quantization on a CPU fast, or say why there are none."""
     printed, failure = _in_process(trial, limit=limit)
     reason = failure or printed.strip()
-    if reason:
-        return Finding(
-            "compile", "native kernels", f"{reason}; without them the same values take longer on a CPU", False
-        )
-    return Finding("compile", "native kernels", "compiled; their values are right", True)
+    without = f"{reason}; without them the same values take longer on a CPU"
+    return Finding("compile", "native kernels", without if reason else "compiled; their values are right", not reason)
 
 
 def _in_process(trial: str, *arguments: str, limit: float) -> tuple[str, str | None]:

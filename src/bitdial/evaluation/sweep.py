@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bitdial.errors import BitdialError
 from bitdial.evaluation.results import WidthScore
 from bitdial.layers import BitDial, reestimate_batch_norm
-from bitdial.layers.modes import evaluating, modes_kept
+from bitdial.layers.names import evaluating, modes_kept
 from bitdial.training.batches import to_device
 from bitdial.training.tasks import Classification, Task
 

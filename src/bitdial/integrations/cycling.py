@@ -26,10 +26,8 @@ class CyclesPrecision:
     """The part of a callback that no trainer is needed for.
 
     The position in the cycle is the trainer's own count of optimizer steps and nothing else, so that it can neither
-    drift from the trainer's log nor be lost with a checkpoint. The arguments are those of the callbacks.
-
-    Attributes:
-        scheduler: what turns the dial; None before training starts.
+    drift from the trainer's log nor be lost with a checkpoint. The arguments are those of the callbacks; `scheduler` is
+    what turns the dial, None before training starts.
 
     Raises:
         BitdialError: a config of another type, or a width outside [1, 32].
@@ -55,7 +53,6 @@ class CyclesPrecision:
         self.scheduler: CyclicPrecisionScheduler | None = None
         self._part: nn.Module | None = None
         self._rate: StepRate | None = None
-        self._at_rest = True
 
     @property
     def bits(self) -> list[float]:
@@ -103,15 +100,11 @@ class CyclesPrecision:
 
     def _go_to(self, step: int) -> None:
         """Turn the dial to where the cycle stands after `step` optimizer steps."""
-        scheduler = self._running()
-        if self._at_rest or scheduler.iteration != step:
-            scheduler.load_state_dict({"iteration": step})
-            self._at_rest = False
+        self._running().load_state_dict({"iteration": step})
 
     def _rest(self) -> None:
         """Turn the dial to the target width."""
         self._running().dial.set(self.target_bits)
-        self._at_rest = True
 
     def _values(self) -> dict[str, float]:
         """What is logged of a training step, by name."""

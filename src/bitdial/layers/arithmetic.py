@@ -10,33 +10,20 @@ one pass and saves a float copy of every activation. (Keeping them as int8 was t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from bitdial.numerics.activations import straight_through
 from bitdial.numerics.grid import IDENTITY, Grid, TensorGrid, snap, snap_again, snap_shared
-from bitdial.numerics.rounding import quantize_gradient
+from bitdial.numerics.rounding import quantize_gradient, straight_through
 
 Needs = tuple[bool, bool, bool]
 """Which derivatives are wanted: of the input, the weight, the bias."""
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
-
-
-class Arithmetic(Protocol):
-    """A bilinear product ``y = x * w + b`` and its derivatives."""
-
-    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer's output for an input and a weight on their grids."""
-        ...
-
-    def derivatives(self, gradient: Tensor, x: Tensor, weight: Tensor, needs: Needs) -> Gradients:
-        """Derivatives by input, weight and bias, given that of the output; None where not needed."""
-        ...
 
 
 class LinearArithmetic(NamedTuple):
@@ -90,6 +77,10 @@ class ConvArithmetic(NamedTuple):
         if by_input is not None and not batched:
             by_input = by_input.squeeze(0)
         return by_input, by_weight, by_bias
+
+
+Arithmetic = LinearArithmetic | ConvArithmetic
+"""A bilinear product ``y = x * w + b`` of values on their grids, and its derivatives (None where not needed)."""
 
 
 class QuantizedProduct(torch.autograd.Function):

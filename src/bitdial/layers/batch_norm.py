@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitdial.errors import BitdialError
-from bitdial.layers.modes import evaluating
-from bitdial.layers.names import check_model
+from bitdial.layers.names import check_model, evaluating
 from bitdial.layers.quantized import QuantizedLayer
 
 
@@ -56,8 +55,7 @@ def reestimate_batch_norm(
         raise BitdialError(f"limit must be a whole number from 1 up, or None for all batches, got {limit!r}")
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     ranged = [m for m in model.modules() if isinstance(m, QuantizedLayer)]
-    momenta = [(norm, norm.momentum) for norm in norms]
-    range_momenta = [(layer, layer.range_momentum) for layer in ranged]
+    momenta = [norm.momentum for norm in norms], [layer.range_momentum for layer in ranged]
     before = [(buffer, buffer.clone()) for module in (*norms, *ranged) for buffer in module.buffers(recurse=False)]
     used = 0
     try:
@@ -85,8 +83,8 @@ def reestimate_batch_norm(
             buffer.copy_(value)
         raise
     finally:
-        for norm, momentum in momenta:
+        for norm, momentum in zip(norms, momenta[0], strict=True):
             norm.momentum = momentum
-        for layer, momentum in range_momenta:
-            layer.range_momentum = momentum
+        for layer, share in zip(ranged, momenta[1], strict=True):
+            layer.range_momentum = share
     return used

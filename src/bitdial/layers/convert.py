@@ -114,11 +114,7 @@ def quantize(
     if not names:
         found = "; ".join(f"{name or 'the model'}: {reason}" for name, reason in skipped.items()) or "none"
         raise BitdialError(f"model must have Linear, Conv1d or Conv2d layers, got {type(model).__name__} with {found}")
-    if names == [""]:
-        whole = _KINDS[type(model)].from_float(model, **options)
-        setattr(whole, _REPORT, {})
-        return whole
-    for pattern in skip:
+    for pattern in skip if names != [""] else ():
         for name in match_layers(names, pattern):
             skipped.setdefault(name, f"skipped as {pattern}")
     chosen = [name for name in names if name not in skipped]
@@ -130,6 +126,7 @@ def quantize(
     swaps: dict[nn.Module, nn.Module] = {layer: _KINDS[type(layer)].from_float(layer, **options) for layer in layers}
     for module in modules.values():
         swap_children(module, swaps)
+    model = swaps.get(model, model)
     setattr(model, _REPORT, {name: skipped[name] for name in modules if name in skipped})
     return model
 

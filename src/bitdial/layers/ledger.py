@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from bitdial.errors import BitdialError
 from bitdial.layers.convert import reasons_against
 from bitdial.layers.dial import Bits, spread
-from bitdial.layers.modes import evaluating
-from bitdial.layers.names import check_model, plain_names
+from bitdial.layers.names import check_model, evaluating, plain_names
 from bitdial.layers.quantized import QuantizedLayer
 from bitdial.numerics import UNQUANTIZED, check_bits
 

@@ -1,9 +1,9 @@
-"""What is wrapped around a model, and what a layer is called: its name before anything was wrapped around it."""
+"""The modules of a model: their names before anything was wrapped around it, and their modes, kept for a while."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -38,11 +38,8 @@ def check_model(model: object) -> None:
 def plain_names(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.Module]:
     """Every module by its name, without the parts that wrappers add (`torch.compile`, distributed training).
 
-    Only what a wrapper of a known class adds is taken away: a model's own child called ``module`` keeps its name.
-
-    Args:
-        model: bare or wrapped.
-        every_name: a module that stands in several places comes once under each of its names, not only the first.
+    Only what a wrapper of a known class adds is taken away: a model's own child called ``module`` keeps its name. With
+    `every_name`, a module that stands in several places comes once under each of its names, not only the first.
     """
     modules = dict(model.named_modules(remove_duplicate=not every_name))
     plain: dict[str, nn.Module] = {}
@@ -74,3 +71,25 @@ def hold_of(model: nn.Module) -> Any:
 
 def _inner(parent: nn.Module, known: Collection[str] = _WRAPPERS) -> str | None:
     return next((_WRAPPERS[kind.__name__] for kind in type(parent).__mro__ if kind.__name__ in known), None)
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """At the end of a ``with`` block, put every module back into the mode that it was in, training or evaluation.
+
+    One by one: frozen batch norms evaluate in a network that trains, and ``model.train()`` would wake them.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Have every module in evaluation mode inside of a ``with`` block, and in its own again after it."""
+    with modes_kept(model):
+        model.eval()
+        yield

@@ -80,23 +80,12 @@ class QuantizedLayer(nn.Module):
         granularity: str | None = None,
         weight_quantizer: str | None = None,
         activation_quantizer: str | None = None,
+        like: nn.Module | None = None,
         **more: Any,
     ) -> None:
         super().__init__(*shape, **more)
-        self._init_quantization(
-            weights, activations, gradients, quantizer, granularity, weight_quantizer, activation_quantizer
-        )
-
-    def _init_quantization(
-        self,
-        weights: float = UNQUANTIZED,
-        activations: float = UNQUANTIZED,
-        gradients: float | None = None,
-        quantizer: str = "uniform",
-        granularity: str | None = None,
-        weight_quantizer: str | None = None,
-        activation_quantizer: str | None = None,
-    ) -> None:
+        if like is not None:  # its very parameters, before learned scales begin from them
+            self.weight, self.bias = like.weight, like.bias
         self.quantizer = get_quantizer(weight_quantizer or quantizer)
         self.activation = get_activation_quantizer(activation_quantizer or get_quantizer(quantizer).activations)
         self.granularity = granularity or self.quantizer.granularity
@@ -127,12 +116,10 @@ class QuantizedLayer(nn.Module):
     def from_float(cls, layer: nn.Module, **quantization: Any) -> Self:
         """The same layer quantized: it takes over the very parameters of `layer`, its hooks, mode and device.
 
-        `quantization` has weights, activations, gradients, quantizer and granularity, as the constructor does.
+        `quantization` is what the constructor takes of it: weights, activations, gradients, quantizer and so on.
         """
         shape = {name: getattr(layer, name) for name in cls._shape}
-        new = cls(**shape, bias=layer.bias is not None, device="meta")
-        new.weight, new.bias = layer.weight, layer.bias
-        new._init_quantization(**quantization)
+        new = cls(**shape, bias=layer.bias is not None, device="meta", like=layer, **quantization)
         take_hooks(new, layer)
         return new.train(layer.training)
 
@@ -301,9 +288,5 @@ class QuantConv1d(_QuantConv, nn.Conv1d):
 class QuantConv2d(_QuantConv, nn.Conv2d):
     """`torch.nn.Conv2d` on quantized weights and activations; input ``(batch, in, height, width)``.
 
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
-            in `torch.nn.Conv2d`.
-        weights, activations, gradients, quantizer, granularity, weight_quantizer, activation_quantizer: as in
-            `QuantLinear`.
+    Args: as in `QuantConv1d`, for `torch.nn.Conv2d`.
     """

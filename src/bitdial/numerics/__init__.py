@@ -4,7 +4,6 @@ Everything here takes its width as a 0-dim tensor, so that a compiled graph that
 other one. A plain reference stands beside each fast path (`bitdial.numerics.reference`).
 """
 
-from bitdial.numerics.activations import fake_quantize as fake_quantize
 from bitdial.numerics.grid import min_max as min_max
 from bitdial.numerics.grid import snap as snap
 from bitdial.numerics.grid import snap_symmetric as snap_symmetric
@@ -35,6 +34,7 @@ from bitdial.numerics.quantizers import register_activations as register_activat
 from bitdial.numerics.reference import UNQUANTIZED as UNQUANTIZED
 from bitdial.numerics.reference import check_bits as check_bits
 from bitdial.numerics.reference import levels as levels
+from bitdial.numerics.rounding import fake_quantize as fake_quantize
 from bitdial.numerics.rounding import quantize_gradient as quantize_gradient
 from bitdial.numerics.rounding import stochastic_round as stochastic_round
 from bitdial.numerics.weights import TERNARY_BITS as TERNARY_BITS

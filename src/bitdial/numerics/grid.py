@@ -113,9 +113,7 @@ def snap(x: Tensor, low: Tensor, high: Tensor, bits: Tensor, *, clip: bool = Fal
         return x
     if is_opaque(x):
         return torch.ops.bitdial.snap(x, low, high, bits, clip)  # type: ignore[no-any-return]
-    if not _may_read(x, low, high, bits):
-        return snap_reference(x, low, high, bits, clip=clip)
-    grid = read_grid(low.item(), high.item(), bits.item())
+    grid = read_grid(low.item(), high.item(), bits.item()) if _may_read(x, low, high, bits) else None
     if grid is None:
         return snap_reference(x, low, high, bits, clip=clip)
     return x if grid is IDENTITY else _snap_into(x.detach(), grid, clip, torch.empty_like(x))

@@ -25,7 +25,7 @@ from bitdial.numerics.weights import (
 )
 
 TTQ_THRESHOLD = 0.05
-"""Threshold in units of max|w|, of Zhu et al."""
+"""t: threshold in units of max|w|, of Zhu et al."""
 
 
 def _aligned(scale: Tensor, weight: Tensor) -> Tensor:
@@ -46,39 +46,36 @@ class _Ttq(torch.autograd.Function):
         positive: Tensor,
         negative: Tensor,
         bits: Tensor,
-        share: float,
         per_channel: bool,
         factor: float,
     ) -> Tensor:
         ctx.save_for_backward(weight, positive, negative, bits.clone())  # the dial may be turned before backward
-        ctx.share, ctx.per_channel, ctx.factor = share, per_channel, factor
+        ctx.per_channel, ctx.factor = per_channel, factor
         if weight.numel() == 0:
             return weight.view_as(weight)
         unit, _ = normalized(weight, per_channel)
         above, below = _aligned(positive, weight).abs(), _aligned(negative, weight).abs()
-        ternary = ternarized(unit, share, above, below, weight.dtype)
+        ternary = ternarized(unit, TTQ_THRESHOLD, above, below, weight.dtype)
         return torch.where(bits >= UNQUANTIZED, weight, ternary)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         weight, positive, negative, bits = ctx.saved_tensors
         if weight.numel() == 0:
-            return gradients[0], torch.zeros_like(positive), torch.zeros_like(negative), None, None, None, None
+            return gradients[0], torch.zeros_like(positive), torch.zeros_like(negative), None, None, None
         unit, _ = normalized(weight, ctx.per_channel)
         gradient = widened(gradients[0])
-        nothing = torch.zeros_like(gradient)
-        above, below = unit > ctx.share, unit < -ctx.share
+        above, below = unit > TTQ_THRESHOLD, unit < -TTQ_THRESHOLD
         dims = group_dims(weight, ctx.per_channel)
         ternary = bits < UNQUANTIZED
-        by_positive = torch.where(above & ternary, gradient, nothing).sum(dims).view_as(positive)
-        by_negative = torch.where(below & ternary, -gradient, nothing).sum(dims).view_as(negative)
-        slope = torch.where(
-            above, _aligned(positive, weight).abs(), torch.where(below, _aligned(negative, weight).abs(), 1.0)
-        )
+        by_scales = []
+        for scale, side, change in ((positive, above, gradient), (negative, below, -gradient)):
+            total = torch.where(side & ternary, change, 0.0).sum(dims).view_as(scale)
+            by_scales.append((total * _direction(scale) * ctx.factor).to(scale.dtype))
+        ups, downs = _aligned(positive, weight).abs(), _aligned(negative, weight).abs()
+        slope = torch.where(above, ups, torch.where(below, downs, 1.0))
         by_weight = torch.where(ternary, gradient * slope, gradient).to(weight.dtype)
-        by_positive = (by_positive * _direction(positive) * ctx.factor).to(positive.dtype)
-        by_negative = (by_negative * _direction(negative) * ctx.factor).to(negative.dtype)
-        return by_weight, by_positive, by_negative, None, None, None, None
+        return by_weight, by_scales[0], by_scales[1], None, None, None
 
 
 def ttq_values(
@@ -88,10 +85,9 @@ def ttq_values(
     bits: Tensor,
     per_channel: bool = False,
     *,
-    threshold: float = TTQ_THRESHOLD,
     scale_gradient: float = 1.0,
 ) -> Tensor:
-    """Trained ternary quantization: Wp where ``w > t max|w|``, -Wn where ``w < -t max|w|``, 0 between.
+    """Trained ternary quantization: Wp where ``w > t max|w|``, -Wn where ``w < -t max|w|``, 0 between; t is .05.
 
     Source: Zhu et al., Trained Ternary Quantization, arXiv 1612.01064, eq. 6-9. Gradients, with g that of the output:
     Wp gets the sum of g over the weights above the threshold, Wn minus the sum over those below (the derivative
@@ -102,12 +98,9 @@ def ttq_values(
         positive, negative: Wp and Wn, ``(out,)`` if `per_channel`, else ``(1,)``; their magnitudes count.
         bits: 0-dim float tensor; at 32 the weight comes back as it is, at any other width it is ternary.
         per_channel: threshold and scales per output channel instead of one pair for the tensor, as in the paper.
-        threshold: t.
         scale_gradient: what the gradients of Wp and Wn are multiplied by; 1 is the paper's rule.
     """
-    return _Ttq.apply(  # type: ignore[no-any-return]
-        weight, positive, negative, bits, threshold, per_channel, scale_gradient
-    )
+    return _Ttq.apply(weight, positive, negative, bits, per_channel, scale_gradient)  # type: ignore[no-any-return]
 
 
 class _LearnedStep(torch.autograd.Function):
@@ -135,9 +128,9 @@ class _LearnedStep(torch.autograd.Function):
         dims = group_dims(weight, step.numel() > 1)
         per_step = weight.numel() / step.numel()
         slope = torch.where(inside, codes - position, codes)
-        by_step = torch.where(ternary, gradient * slope, torch.zeros_like(gradient)).sum(dims).view_as(step)
+        by_step = torch.where(ternary, gradient * slope, 0.0).sum(dims).view_as(step)
         by_step = by_step * _direction(step) / math.sqrt(per_step)
-        by_weight = torch.where(inside | ~ternary, gradient, torch.zeros_like(gradient))
+        by_weight = torch.where(inside | ~ternary, gradient, 0.0)
         return by_weight.to(weight.dtype), by_step.to(step.dtype), None
 
 
@@ -160,7 +153,17 @@ class LearnedWeight(nn.Module):
     """A quantizer with parameters of its own, for one layer: ``(weight, bits) -> weight on the grid``.
 
     Its parameters have one dimension (FSDP takes none of zero) and the dtype of the weight.
+
+    Args:
+        weight: what the scales fit to begin with.
+        per_channel: scales per output channel instead of one set for the tensor.
     """
+
+    def __init__(self, weight: Tensor, per_channel: bool = False) -> None:
+        super().__init__()
+        self.per_channel = per_channel
+        for name, value in self.initial(weight).items():
+            self.register_parameter(name, nn.Parameter(value))
 
     def reset(self, weight: Tensor) -> None:
         """Set the scales to what fits `weight` as it is now, in place."""
@@ -186,22 +189,12 @@ class TrainedTernaryWeight(LearnedWeight):
     their gradients largely agree, so that the sum grows like N. A mean is never above the root mean square of the
     weights' own gradients; so at one learning rate for both, scales do not run away from weights, whatever the layer.
 
-    Args:
-        weight: what the scales begin with: the mean magnitude of the weights above and of those below the threshold,
-            which for those signs have the smallest squared error.
-        per_channel: a pair of scales per output channel.
-        threshold: t, in units of max|w|.
+    The scales begin with the mean magnitude of the weights above and of those below the threshold, which for those
+    signs have the smallest squared error.
     """
 
     positive: Tensor
     negative: Tensor
-
-    def __init__(self, weight: Tensor, per_channel: bool = False, threshold: float = TTQ_THRESHOLD) -> None:
-        super().__init__()
-        self.per_channel = per_channel
-        self.threshold = threshold
-        for name, value in self.initial(weight).items():
-            self.register_parameter(name, nn.Parameter(value))
 
     def initial(self, weight: Tensor) -> dict[str, Tensor]:
         """Least-squares scales of either sign; a side without weights takes that of the other."""
@@ -210,7 +203,7 @@ class TrainedTernaryWeight(LearnedWeight):
             return {"positive": start, "negative": start.clone()}
         unit, size = normalized(weight.detach(), self.per_channel)
         dims = group_dims(weight, self.per_channel)
-        share = torch.full_like(size, self.threshold)
+        share = torch.full_like(size, TTQ_THRESHOLD)
         sides = [least_squares_scale(side.clamp_min(0), share, dims) * size for side in (unit, -unit)]
         values = []
         for mine, other in (sides, sides[::-1]):
@@ -221,32 +214,20 @@ class TrainedTernaryWeight(LearnedWeight):
     def forward(self, weight: Tensor, bits: Tensor) -> Tensor:
         """The ternary weight; at 32 bits the weight itself."""
         sharing = max(weight.numel() // max(self.positive.numel(), 1), 1)
-        return ttq_values(
-            weight,
-            self.positive,
-            self.negative,
-            bits,
-            self.per_channel,
-            threshold=self.threshold,
-            scale_gradient=1 / sharing,
-        )
+        return ttq_values(weight, self.positive, self.negative, bits, self.per_channel, scale_gradient=1 / sharing)
 
 
 class LearnedStepWeight(LearnedWeight):
     """LSQ with three levels for one layer; see `learned_step_values`.
 
-    Args:
-        weight: what the step begins with: its TWN scale. The paper's ``2 mean|w| / sqrt(Qp)`` is meant for more levels:
-            with three it sends 58% of normal weights to zero (this one 45%), and all of those that have one magnitude.
-        per_channel: a step per output channel.
+    The step begins as the weight's TWN scale. The paper's ``2 mean|w| / sqrt(Qp)`` is meant for more levels: with three
+    it sends 58% of normal weights to zero (this one 45%), and all of those that have one magnitude.
     """
 
     step: Tensor
 
     def __init__(self, weight: Tensor, per_channel: bool = True) -> None:
-        super().__init__()
-        self.per_channel = per_channel
-        self.register_parameter("step", nn.Parameter(self.initial(weight)["step"]))
+        super().__init__(weight, per_channel)
 
     def initial(self, weight: Tensor) -> dict[str, Tensor]:
         """The scale that TWN gives."""

@@ -94,11 +94,7 @@ def register(quantizer: Quantizer) -> Quantizer:
 
 
 def register_activations(quantizer: ActivationQuantizer) -> ActivationQuantizer:
-    """Make a quantizer of activations known by its name.
-
-    Raises:
-        BitdialError: the name is taken.
-    """
+    """As `register`, for a quantizer of activations."""
     return _registered(quantizer, _ACTIVATIONS)
 
 
@@ -115,23 +111,19 @@ def get_quantizer(name: str) -> Quantizer:
     Raises:
         BitdialError: there is none of that name; the message lists those there are.
     """
-    if not isinstance(name, str) or name not in QUANTIZERS:
-        known = ", ".join(QUANTIZERS)
-        raise BitdialError(f"quantizer must be one of {known}, got {name!r}{suggest(str(name), QUANTIZERS)}")
-    return QUANTIZERS[name]
+    return _known("quantizer", name, QUANTIZERS)
 
 
 def get_activation_quantizer(name: str) -> ActivationQuantizer:
-    """Look a quantizer of activations up by its name.
+    """As `get_quantizer`, for a quantizer of activations."""
+    return _known("activation_quantizer", name, ACTIVATION_QUANTIZERS)
 
-    Raises:
-        BitdialError: there is none of that name; the message lists those there are.
-    """
-    if not isinstance(name, str) or name not in ACTIVATION_QUANTIZERS:
-        known = ", ".join(ACTIVATION_QUANTIZERS)
-        near = suggest(str(name), ACTIVATION_QUANTIZERS)
-        raise BitdialError(f"activation_quantizer must be one of {known}, got {name!r}{near}")
-    return ACTIVATION_QUANTIZERS[name]
+
+def _known(option: str, name: str, quantizers: Mapping[str, Q]) -> Q:
+    if not isinstance(name, str) or name not in quantizers:
+        near = suggest(str(name), quantizers)
+        raise BitdialError(f"{option} must be one of {', '.join(quantizers)}, got {name!r}{near}")
+    return quantizers[name]
 
 
 register_activations(ActivationQuantizer("uniform"))

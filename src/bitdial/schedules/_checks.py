@@ -17,9 +17,6 @@ Schedule: TypeAlias = Callable[[int], float]
 LayerSchedule: TypeAlias = Callable[[int, int], float]
 """From a step and a layer index (0 is the first layer) to a value."""
 
-LOWEST_BITS = 1.0
-HIGHEST_BITS = 32.0
-
 _Callable = TypeVar("_Callable")
 _Entry = TypeVar("_Entry")
 
@@ -64,7 +61,7 @@ def check_number(value: object, name: str, least: float = -math.inf) -> float:
 def check_bits(value: object, name: str) -> float:
     """Return `value` as a float; it must be a width in [1, 32]."""
     number = _real(value)
-    if number is None or not LOWEST_BITS <= number <= HIGHEST_BITS:
+    if number is None or not 1 <= number <= 32:
         raise ValueError(f"{name} must be a width in [1, 32] bits, got {value!r}; 32 stands for unquantized")
     return number
 

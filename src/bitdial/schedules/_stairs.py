@@ -49,12 +49,7 @@ def static(bits: float) -> Schedule:
 
 @dataclass(frozen=True)
 class Stairs:
-    """``values[k]`` from step ``starts[k]`` on, until the next start; the last value is held for ever.
-
-    Attributes:
-        values: what the schedule returns.
-        starts: as many steps that never fall, the first of them 0; of equal ones the last counts.
-    """
+    """``values[k]`` from step ``starts[k]`` (never falling from 0; of equal ones the last counts) until the next."""
 
     values: tuple[float, ...]
     starts: tuple[int, ...]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bitdial.errors import BitdialError, suggest
-from bitdial.layers.modes import evaluating
+from bitdial.layers.names import evaluating
 from bitdial.training.seeding import preserved_random_state
 
 if TYPE_CHECKING:

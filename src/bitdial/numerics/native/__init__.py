@@ -24,9 +24,9 @@ from bitdial.numerics.native.build import UnavailableError, library
 
 _FLOAT, _INT, _SIZE, _POINTER = ctypes.c_float, ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p
 _SIGNATURES: dict[str, list[Any]] = {
-    "min_max": [_POINTER, _SIZE, _POINTER, _INT],
-    "snap": [_POINTER, _SIZE, _FLOAT, _FLOAT, _FLOAT, _FLOAT, _FLOAT, _POINTER, _INT],
-    "snap_rows": [_POINTER, _SIZE, _SIZE, _FLOAT, _FLOAT, _FLOAT, _POINTER, _INT],
+    "bitdial_min_max": [_POINTER, _SIZE, _POINTER, _INT],
+    "bitdial_snap": [_POINTER, _SIZE, _FLOAT, _FLOAT, _FLOAT, _FLOAT, _FLOAT, _POINTER, _INT],
+    "bitdial_snap_rows": [_POINTER, _SIZE, _SIZE, _FLOAT, _FLOAT, _FLOAT, _POINTER, _INT],
 }
 
 
@@ -35,33 +35,28 @@ class Kernels:
 
     def __init__(self, path: str) -> None:
         # PyDLL keeps the interpreter's lock: the calls are short, and letting go of it costs more than it is worth.
-        loaded = ctypes.PyDLL(path)
+        self._library = ctypes.PyDLL(path)
         for name, arguments in _SIGNATURES.items():
-            function = getattr(loaded, f"bitdial_{name}")
+            function = getattr(self._library, name)
             function.argtypes, function.restype = arguments, None
-        self._min_max, self._snap, self._snap_rows = (
-            loaded.bitdial_min_max,
-            loaded.bitdial_snap,
-            loaded.bitdial_snap_rows,
-        )
 
     def min_max(self, x: Tensor) -> tuple[float, float]:
         """Smallest and largest value of a tensor that is not empty; both NaN where it has one."""
         out = (_FLOAT * 2)()
-        self._min_max(x.data_ptr(), x.numel(), ctypes.addressof(out), torch.get_num_threads())
+        self._library.bitdial_min_max(x.data_ptr(), x.numel(), ctypes.addressof(out), torch.get_num_threads())
         return out[0], out[1]
 
     def snap(self, x: Tensor, low: float, high: float, step: float, *, clip: bool, out: Tensor) -> None:
         """``out = round((x - low) / step) * step + low``."""
         floor, ceiling = (low, high) if clip else (-math.inf, math.inf)
-        self._snap(
+        self._library.bitdial_snap(
             x.data_ptr(), x.numel(), floor, ceiling, low, step, 1.0 / step, out.data_ptr(), torch.get_num_threads()
         )
 
     def snap_rows(self, weight: Tensor, rows: int, last: int, half: float, out: Tensor) -> None:
         """A symmetric grid with ``last + 1`` values for each of `rows` equal parts of a contiguous weight."""
         tiny = torch.finfo(torch.float32).tiny
-        self._snap_rows(
+        self._library.bitdial_snap_rows(
             weight.data_ptr(), rows, weight.numel() // rows, last, half, tiny, out.data_ptr(), torch.get_num_threads()
         )
 
