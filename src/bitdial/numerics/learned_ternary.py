@@ -25,7 +25,7 @@ from bitdial.numerics.weights import (
 )
 
 TTQ_THRESHOLD = 0.05
-"""t: threshold in units of max|w|, of Zhu et al."""
+"""Threshold in units of max|w|, of Zhu et al."""
 
 
 def _aligned(scale: Tensor, weight: Tensor) -> Tensor:
@@ -46,26 +46,27 @@ class _Ttq(torch.autograd.Function):
         positive: Tensor,
         negative: Tensor,
         bits: Tensor,
+        share: float,
         per_channel: bool,
         factor: float,
     ) -> Tensor:
         ctx.save_for_backward(weight, positive, negative, bits.clone())  # the dial may be turned before backward
-        ctx.per_channel, ctx.factor = per_channel, factor
+        ctx.share, ctx.per_channel, ctx.factor = share, per_channel, factor
         if weight.numel() == 0:
             return weight.view_as(weight)
         unit, _ = normalized(weight, per_channel)
         above, below = _aligned(positive, weight).abs(), _aligned(negative, weight).abs()
-        ternary = ternarized(unit, TTQ_THRESHOLD, above, below, weight.dtype)
+        ternary = ternarized(unit, share, above, below, weight.dtype)
         return torch.where(bits >= UNQUANTIZED, weight, ternary)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, Tensor, None, None, None, None]:
         weight, positive, negative, bits = ctx.saved_tensors
         if weight.numel() == 0:
-            return gradients[0], torch.zeros_like(positive), torch.zeros_like(negative), None, None, None
+            return gradients[0], torch.zeros_like(positive), torch.zeros_like(negative), None, None, None, None
         unit, _ = normalized(weight, ctx.per_channel)
         gradient = widened(gradients[0])
-        above, below = unit > TTQ_THRESHOLD, unit < -TTQ_THRESHOLD
+        above, below = unit > ctx.share, unit < -ctx.share
         dims = group_dims(weight, ctx.per_channel)
         ternary = bits < UNQUANTIZED
         by_scales = []
@@ -75,7 +76,7 @@ class _Ttq(torch.autograd.Function):
         ups, downs = _aligned(positive, weight).abs(), _aligned(negative, weight).abs()
         slope = torch.where(above, ups, torch.where(below, downs, 1.0))
         by_weight = torch.where(ternary, gradient * slope, gradient).to(weight.dtype)
-        return by_weight, by_scales[0], by_scales[1], None, None, None
+        return by_weight, by_scales[0], by_scales[1], None, None, None, None
 
 
 def ttq_values(
@@ -85,9 +86,10 @@ def ttq_values(
     bits: Tensor,
     per_channel: bool = False,
     *,
+    threshold: float = TTQ_THRESHOLD,
     scale_gradient: float = 1.0,
 ) -> Tensor:
-    """Trained ternary quantization: Wp where ``w > t max|w|``, -Wn where ``w < -t max|w|``, 0 between; t is .05.
+    """Trained ternary quantization: Wp where ``w > t max|w|``, -Wn where ``w < -t max|w|``, 0 between.
 
     Source: Zhu et al., Trained Ternary Quantization, arXiv 1612.01064, eq. 6-9. Gradients, with g that of the output:
     Wp gets the sum of g over the weights above the threshold, Wn minus the sum over those below (the derivative
@@ -98,9 +100,12 @@ def ttq_values(
         positive, negative: Wp and Wn, ``(out,)`` if `per_channel`, else ``(1,)``; their magnitudes count.
         bits: 0-dim float tensor; at 32 the weight comes back as it is, at any other width it is ternary.
         per_channel: threshold and scales per output channel instead of one pair for the tensor, as in the paper.
+        threshold: t.
         scale_gradient: what the gradients of Wp and Wn are multiplied by; 1 is the paper's rule.
     """
-    return _Ttq.apply(weight, positive, negative, bits, per_channel, scale_gradient)  # type: ignore[no-any-return]
+    return _Ttq.apply(  # type: ignore[no-any-return]
+        weight, positive, negative, bits, threshold, per_channel, scale_gradient
+    )
 
 
 class _LearnedStep(torch.autograd.Function):
@@ -190,11 +195,15 @@ class TrainedTernaryWeight(LearnedWeight):
     weights' own gradients; so at one learning rate for both, scales do not run away from weights, whatever the layer.
 
     The scales begin with the mean magnitude of the weights above and of those below the threshold, which for those
-    signs have the smallest squared error.
+    signs have the smallest squared error. `threshold` is t, in units of max|w|.
     """
 
     positive: Tensor
     negative: Tensor
+
+    def __init__(self, weight: Tensor, per_channel: bool = False, threshold: float = TTQ_THRESHOLD) -> None:
+        self.threshold = threshold
+        super().__init__(weight, per_channel)
 
     def initial(self, weight: Tensor) -> dict[str, Tensor]:
         """Least-squares scales of either sign; a side without weights takes that of the other."""
@@ -203,7 +212,7 @@ class TrainedTernaryWeight(LearnedWeight):
             return {"positive": start, "negative": start.clone()}
         unit, size = normalized(weight.detach(), self.per_channel)
         dims = group_dims(weight, self.per_channel)
-        share = torch.full_like(size, TTQ_THRESHOLD)
+        share = torch.full_like(size, self.threshold)
         sides = [least_squares_scale(side.clamp_min(0), share, dims) * size for side in (unit, -unit)]
         values = []
         for mine, other in (sides, sides[::-1]):
@@ -214,7 +223,15 @@ class TrainedTernaryWeight(LearnedWeight):
     def forward(self, weight: Tensor, bits: Tensor) -> Tensor:
         """The ternary weight; at 32 bits the weight itself."""
         sharing = max(weight.numel() // max(self.positive.numel(), 1), 1)
-        return ttq_values(weight, self.positive, self.negative, bits, self.per_channel, scale_gradient=1 / sharing)
+        return ttq_values(
+            weight,
+            self.positive,
+            self.negative,
+            bits,
+            self.per_channel,
+            threshold=self.threshold,
+            scale_gradient=1 / sharing,
+        )
 
 
 class LearnedStepWeight(LearnedWeight):

@@ -10,13 +10,14 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from bitdial.schedules._checks import Schedule, check_count, check_period, check_range, check_step
 
 Curve: TypeAlias = Callable[[float], float]
 
 REX_BETA = 0.9
+EXPONENT = 4.0
 
 
 def blend(start: float, end: float, share: float) -> float:
@@ -45,7 +46,7 @@ def falling_cosine(z: float) -> float:
 
 def exponential(z: float) -> float:
     """Return ``1 - exp(-4 z)``: steep, then flat; it ends at 1 - exp(-4) = .982, not at 1."""
-    return 1 - math.exp(-4 * z)
+    return 1 - math.exp(-EXPONENT * z)
 
 
 def rex(z: float) -> float:
@@ -126,23 +127,32 @@ def cpt(low: float, high: float, iterations: int, cycles: int) -> Schedule:
     return cosine_cycle(low, high, check_period(iterations, cycles), rounded=True)
 
 
-PROFILES: tuple[str, ...] = (
-    "cosine_repeated",
-    "cosine_triangular",
-    "linear_repeated",
-    "linear_triangular",
-    "exponential_repeated",
-    "exponential_triangular_horizontal",
-    "exponential_triangular_vertical",
-    "rex_repeated",
-    "rex_triangular_horizontal",
-    "rex_triangular_vertical",
-)
-"""The names that `profile` takes; it takes the paper's abbreviations (CR, CT, LR, ...) too."""
+Reflection: TypeAlias = Literal["none", "horizontal", "vertical"]
 
-_BY_INITIALS = {"".join(word[0] for word in name.split("_")).upper(): name for name in PROFILES}
-_GROWTH: dict[str, Curve] = {"cosine": cosine, "linear": linear, "exponential": exponential, "rex": rex}
-"""A profile's first word -> its growth curve; the last word says how it is reflected."""
+
+class _Form(NamedTuple):
+    abbreviation: str
+    curve: Curve
+    reflection: Reflection
+
+
+# The horizontal and the vertical reflection of a point-symmetric curve (cosine, linear) are one and the same.
+_FORMS = {
+    "cosine_repeated": _Form("CR", cosine, "none"),
+    "cosine_triangular": _Form("CT", cosine, "vertical"),
+    "linear_repeated": _Form("LR", linear, "none"),
+    "linear_triangular": _Form("LT", linear, "vertical"),
+    "exponential_repeated": _Form("ER", exponential, "none"),
+    "exponential_triangular_horizontal": _Form("ETH", exponential, "horizontal"),
+    "exponential_triangular_vertical": _Form("ETV", exponential, "vertical"),
+    "rex_repeated": _Form("RR", rex, "none"),
+    "rex_triangular_horizontal": _Form("RTH", rex, "horizontal"),
+    "rex_triangular_vertical": _Form("RTV", rex, "vertical"),
+}
+_BY_ABBREVIATION = {form.abbreviation: name for name, form in _FORMS.items()}
+
+PROFILES: tuple[str, ...] = tuple(_FORMS)
+"""The names that `profile` takes; it takes the paper's abbreviations (CR, CT, LR, ...) too."""
 
 
 @dataclass(frozen=True)
@@ -157,12 +167,13 @@ class Profile:
 
     def __call__(self, step: int) -> float:
         cycle, position = divmod(check_step(step), self.period)
-        growth, *_, reflection = self.name.split("_")
-        curve, z = _GROWTH[growth], position / self.period
-        if reflection == "repeated" or cycle % 2 == 1:
-            return _width(self, curve(z))
-        # "triangular" alone is vertical: both reflections of a point-symmetric curve (cosine, linear) are the same.
-        return _width(self, curve(1 - z) if reflection == "horizontal" else 1 - curve(z))
+        return _width(self, self._share(cycle, position / self.period))
+
+    def _share(self, cycle: int, z: float) -> float:
+        _, curve, reflection = _FORMS[self.name]
+        if reflection == "none" or cycle % 2 == 1:
+            return curve(z)
+        return curve(1 - z) if reflection == "horizontal" else 1 - curve(z)
 
 
 def profile(name: str, low: float, high: float, iterations: int, cycles: int, rounded: bool = True) -> Schedule:
@@ -215,9 +226,11 @@ def profile(name: str, low: float, high: float, iterations: int, cycles: int, ro
 
 
 def _full_name(name: str) -> str:
-    found = name if name in PROFILES else _BY_INITIALS.get(str(name).upper())
-    if found is not None:
-        return found
+    if isinstance(name, str):
+        if name in _FORMS:
+            return name
+        if name.upper() in _BY_ABBREVIATION:
+            return _BY_ABBREVIATION[name.upper()]
     nearest = difflib.get_close_matches(str(name), PROFILES, n=1, cutoff=0.5)
     hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
     raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {name!r}{hint or '; pick one of these'}")
