@@ -10,7 +10,7 @@ one pass and saves a float copy of every activation. (Keeping them as int8 was t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,18 @@ Needs = tuple[bool, bool, bool]
 """Which derivatives are wanted: of the input, the weight, the bias."""
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+class Arithmetic(Protocol):
+    """A bilinear product ``y = x * w + b`` and its derivatives."""
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's output for an input and a weight on their grids."""
+        ...
+
+    def derivatives(self, gradient: Tensor, x: Tensor, weight: Tensor, needs: Needs) -> Gradients:
+        """Derivatives by input, weight and bias, given that of the output; None where not needed."""
+        ...
 
 
 class LinearArithmetic(NamedTuple):
@@ -77,10 +89,6 @@ class ConvArithmetic(NamedTuple):
         if by_input is not None and not batched:
             by_input = by_input.squeeze(0)
         return by_input, by_weight, by_bias
-
-
-Arithmetic = LinearArithmetic | ConvArithmetic
-"""A bilinear product ``y = x * w + b`` of values on their grids, and its derivatives (None where not needed)."""
 
 
 class QuantizedProduct(torch.autograd.Function):
