@@ -56,12 +56,10 @@ class AdaptiveMixedPrecisionTrainer(MixedPrecisionTrainer):
             )
         for name in shared:
             before, now = baseline[name], current[name]
-            worse = (before - now) * _SIGNS[name]
             allowed = TOLERANCE * abs(before) if name != "step_time" else 0.0
-            if worse > allowed:
-                return self._reduce_mixed_precision_aggressiveness(
-                    f"{name} is {now:.4g}, against {before:.4g} of the baseline"
-                )
+            if (before - now) * _SIGNS[name] > allowed:
+                reason = f"{name} is {now:.4g}, against {before:.4g} of the baseline"
+                return self._reduce_mixed_precision_aggressiveness(reason)
         kept = " and ".join(f"{name} {current[name]:.4g} (baseline {baseline[name]:.4g})" for name in shared)
         return self._increase_mixed_precision_aggressiveness(f"nothing is lost: {kept}")
 

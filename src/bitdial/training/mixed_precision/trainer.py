@@ -262,13 +262,13 @@ class MixedPrecisionTrainer:
         return 0 if self._micro is None else len(self._micro)
 
     def _begin(self, device: torch.device) -> PrecisionControl:
-        if self._control is None:
+        control = self._control
+        if control is None or control.device != device:
             check_device(self.config.format, device)
-            self._control = PrecisionControl(self.config, device, adaptive=self._adaptive)
-        elif self._control.device != device:
-            check_device(self.config.format, device)
-            self._control.move(device)
-        return self._control
+            self._control = control = control or PrecisionControl(self.config, device, adaptive=self._adaptive)
+            control.device = device
+            control.scaler.move(device)
+        return control
 
     def _check_weights(self, model: nn.Module) -> None:
         halves = (torch.float16, torch.bfloat16)
@@ -284,10 +284,10 @@ class MixedPrecisionTrainer:
         micro = self._micro
         if micro is not None and micro.model is model and micro.optimizer is optimizer:
             return micro
-        if micro is not None and len(micro):
+        if self._batches_under_way:
             raise BitdialError(
                 "model and optimizer must stay the same while gradients are accumulated, got others after "
-                f"{len(micro)} of {self.config.accumulation_steps} batches; call finish_step first"
+                f"{self._batches_under_way} of {self.config.accumulation_steps} batches; call finish_step first"
             )
         for name, value, kind in (("model", model, nn.Module), ("optimizer", optimizer, Optimizer)):
             if not isinstance(value, kind):

@@ -16,6 +16,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from bitdial.errors import BitdialError
 from bitdial.layers.convert import FIRST, LAST, find_layers
+from bitdial.layers.names import check_model, plain_names
 from bitdial.training.step.formats import (
     FORWARD_BFLOAT16,
     LayerFormat,
@@ -25,7 +26,7 @@ from bitdial.training.step.formats import (
     needs_float8,
     to_dtype,
 )
-from bitdial.training.step.policy_layers import cover, is_covered, is_float8_layer, modules_of, owner_of, turn, uncover
+from bitdial.training.step.policy_layers import cover, is_covered, is_float8_layer, owner_of, turn, uncover
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class PrecisionPolicies:
         Raises:
             BitdialError: the step is not a whole number of 0 or more.
         """
-        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        if not _is_step(step):
             raise BitdialError(f"step must be a whole number of 0 or more, got {step!r}")
         return tuple(rule.format_at(step) for rule in self.rules)
 
@@ -92,9 +93,8 @@ class PrecisionPolicies:
                     f"policy {rule.pattern!r} must be a dtype or a map step -> dtype to be written to a file, got a "
                     "function"
                 )
-            names = [format_name(one) for one in rule.schedule.formats]
-            stages = dict(zip(rule.schedule.steps, names, strict=True))
-            plain.append([rule.pattern, stages if len(names) > 1 else names[0]])
+            stages = dict(zip(rule.schedule.steps, map(format_name, rule.schedule.formats), strict=True))
+            plain.append([rule.pattern, stages if len(stages) > 1 else stages[0]])
         return plain
 
 
@@ -141,17 +141,19 @@ def _schedule(value: Any, pattern: str) -> Stages | Callable[[int], Any]:
         return value if callable(value) else Stages((0,), (_format(value, f"policy {pattern!r}"),))
     steps = [int(key) if isinstance(key, str) and key.isascii() and key.isdigit() else key for key in value]
     for step in steps:
-        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        if not _is_step(step):
             raise BitdialError(
                 f"policy {pattern!r} must map steps, whole numbers of 0 or more, to dtypes, got step {step!r}"
             )
     if not steps or steps[0] != 0 or any(a >= b for a, b in pairwise(steps)):
         got = ", ".join(map(str, steps)) or "none"
         raise BitdialError(f"policy {pattern!r} must have steps that ascend from 0, got {got}")
-    formats = [
-        _format(one, f"policy {pattern!r} at step {step}") for step, one in zip(steps, value.values(), strict=True)
-    ]
-    return Stages(tuple(steps), tuple(formats))
+    at = zip(steps, value.values(), strict=True)
+    return Stages(tuple(steps), tuple(_format(one, f"policy {pattern!r} at step {step}") for step, one in at))
+
+
+def _is_step(step: object) -> bool:
+    return isinstance(step, int) and not isinstance(step, bool) and step >= 0
 
 
 def _format(value: Any, where: str) -> LayerFormat:
@@ -162,11 +164,7 @@ def _format(value: Any, where: str) -> LayerFormat:
 
 
 def govern(modules: dict[str, nn.Module], rules: Sequence[PolicyRule]) -> dict[nn.Module, int]:
-    """Return each covered module with the number of its rule: the last one that means any of its names.
-
-    Args:
-        modules: every module under each of its names.
-        rules: in order.
+    """Return each covered module with the number of its rule: the last one that means any of its names in `modules`.
 
     Raises:
         BitdialError: a pattern without a layer, or a rule that later ones leave nothing to.
@@ -242,7 +240,8 @@ def remove_policies(model: nn.Module) -> None:
     Raises:
         BitdialError: not a module.
     """
-    for module in modules_of(model, every_name=True).values():
+    check_model(model)
+    for module in model.modules():
         if is_covered(module):
             uncover(module)
         _fused_kernels(module, allowed=True)
@@ -252,7 +251,8 @@ class AppliedPolicies:
     """The handle of policies that are in force on a model; made by `apply_policies`. Its `policies` are the rules."""
 
     def __init__(self, model: nn.Module, policies: PrecisionPolicies) -> None:
-        modules = modules_of(model, every_name=True)
+        check_model(model)
+        modules = plain_names(model, every_name=True)
         if any(is_covered(module) for module in modules.values()):
             raise BitdialError(
                 "model must have no policies yet, got one that follows some; remove() them from what apply_policies "
@@ -262,21 +262,21 @@ class AppliedPolicies:
         self._owner: object | None = object()
         self._rule_of = govern(modules, policies.rules)
         self._names = {name: module for name, module in modules.items() if module in self._rule_of}
-        self._first_names = {module: name for name, module in reversed(self._names.items())}
-        for module in self._rule_of:
-            _check_kind(self._first_names[module], module)
+        self._first_names = {module: name for name, module in plain_names(model).items() if module in self._rule_of}
+        for module, name in self._first_names.items():
+            _check_kind(name, module)
         _check_attention(modules, self._rule_of, policies.rules)
         for index, rule in enumerate(policies.rules):
             for format in dict.fromkeys(rule.formats):
                 self._check(index, format)
-        transformers = [module for module in dict.fromkeys(modules.values()) if isinstance(module, tuple(_FUSED))]
+        transformers = [module for module in model.modules() if isinstance(module, tuple(_FUSED))]
         self._fused = [module for module in transformers if self._rule_of.keys() & {*module.modules()}]
-        for module in self._rule_of:
+        for module, name in self._first_names.items():
             try:
                 cover(module, self._owner)
             except TypeError as error:
                 self.remove()
-                name, kind = self._first_names[module], type(module).__name__
+                kind = type(module).__name__
                 raise BitdialError(
                     f'layer "{name}" must be of a class that can be subclassed, got {kind} ({error}); name other layers'
                 ) from error
@@ -340,8 +340,7 @@ class AppliedPolicies:
         """Refuse a format that a layer under this rule, or its device, cannot compute in."""
         pattern = self.policies.rules[index].pattern
         modules = [module for module, governing in self._rule_of.items() if governing == index]
-        float8_layers = [module for module in modules if is_float8_layer(module)]
-        if needs_float8(format) and not float8_layers:
+        if needs_float8(format) and not any(map(is_float8_layer, modules)):
             raise BitdialError(
                 f"policy {pattern!r} must cover a float8 layer to give {format_name(format)}, got none; "
                 "call convert_to_float8(model) first"
