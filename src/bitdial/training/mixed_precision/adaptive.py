@@ -144,7 +144,7 @@ def train_with_mixed_precision(
         raise BitdialError(f"num_epochs must be a whole number of at least 1, got {num_epochs!r}")
     trainer = (AdaptiveMixedPrecisionTrainer if adaptive else MixedPrecisionTrainer)(config)
     model = trainer.prepare_model(model)
-    control, device = trainer.control, next(model.parameters()).device
+    control = trainer.control
     epochs: list[dict[str, Any]] = []
     scales: list[float] = []
     skipped: list[int] = []
@@ -162,7 +162,7 @@ def train_with_mixed_precision(
             if not isinstance(batch, tuple | list) or len(batch) != 2:
                 got = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
                 raise BitdialError(f"train_loader must give pairs (data, target), got {got}")
-            data, target = to_device(batch, device)
+            data, target = to_device(batch, control.device)
             outcome = trainer.train_step(model, optimizer, criterion, data, target, scheduler=scheduler)
             losses.append(outcome.loss_tensor)
             note()

@@ -35,12 +35,10 @@ class PrecisionDecision:
     """Whether to use mixed precision, and why; true in an `if` where it should be used.
 
     Attributes:
-        use: the decision.
         reasons_for, reasons_against: what spoke for it and against it, a sentence each.
         points: their sum; at least 2 is a yes.
         dtype: the format that was judged.
         device: where, as "cpu" or "cuda:0".
-        parameters: of the model.
         product_share: share of its work that is convolutions and matrix products, in [0, 1].
         available_memory: in GB.
     """
@@ -192,11 +190,8 @@ def optimize_mixed_precision_settings(
 
     `dtype` is bfloat16 wherever the device is better at it, see `narrow_format`. `advised_settings` gives the reasons.
 
-    Args:
-        model: the network; left as it is. It may be on the meta device.
-        batch_size: examples in a step. Checked; no setting depends on it.
-        available_memory: GB. Checked; no setting depends on it.
-        device: where it will train; by default where it is (on "meta": the GPU, else the CPU).
+    Arguments are those of `should_use_mixed_precision`; of `batch_size` and `available_memory` (GB), which are checked,
+    no setting depends.
 
     Raises:
         BitdialError: an argument that is out of range, or a model without parameters.
@@ -230,8 +225,7 @@ def create_mixed_precision_config(
         error = failure.errors(include_url=False)[0]
         if error["type"] == "value_error":  # a validator of ours: its text is a sentence already
             raise BitdialError(str(error["ctx"]["error"])) from None
-        name = ".".join(str(part) for part in error["loc"])
-        expected = error["msg"].removeprefix("Input should be ")
+        name, expected = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Input should be ")
         raise BitdialError(f"{name} must be {expected}, got {error['input']!r}; change it") from None
 
 
@@ -255,7 +249,7 @@ def _facts(
     return parameters, where, float(memory)
 
 
-def count_parameters(model: Any) -> int:
+def count_parameters(model: nn.Module) -> int:
     """Return the number of a model's parameters, shared ones once.
 
     Raises:
@@ -279,9 +273,7 @@ def device_of(model: nn.Module, device: torch.device | str | None = None) -> tor
     Raises:
         BitdialError: a device that this build of torch does not know, or a GPU that is not there.
     """
-    if device is None:
-        device = next(model.parameters()).device
-    found = parse_device(device)
+    found = parse_device(next(model.parameters()).device if device is None else device)
     if found.type == "meta":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if found.type == "cuda":

@@ -41,9 +41,6 @@ CLEAR = 0.03
 BATCHES = 8
 """At most so many batches are taken from an iterable, and used in turn."""
 
-KEPT = "kept for the backward pass"
-ALLOCATED = "peak allocated on the GPU"
-
 WARM_UP = 3
 """Steps of each way before the clock runs: kernels are chosen, caches filled, the loss scale settles."""
 
@@ -68,22 +65,27 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class MixedPrecisionBenchmark(Mapping[str, Any]):
-    """Training steps in float32 and in a narrow format, side by side; ``result["speedup"]`` is ``result.speedup``."""
+    """Training steps in float32 and in a narrow format, side by side; ``result["speedup"]`` is ``result.speedup``.
+
+    Attributes:
+        dtype: name of the narrow format.
+        device: where, as "cpu" or "cuda:0".
+        iterations: timed rounds; in each, every way took one step.
+        batch_size: examples in a step.
+        rows: float32 first, the narrow format second; on CUDA then float32 with TF32 off and on.
+        speedup: median over the rounds of float32's time over the narrow format's: 2 is twice as fast.
+        speedup_quartiles: lower and upper quartile of it.
+        memory_kind: what is counted as memory: "peak allocated on the GPU" or "kept for the backward pass".
+    """
 
     dtype: str
-    """Name of the narrow format."""
     device: str
-    """Where, as "cpu" or "cuda:0"."""
     iterations: int
-    """Timed rounds; in each, every way took one step."""
     batch_size: int
     rows: tuple[Row, ...]
-    """float32 first, the narrow format second; on CUDA then float32 with TF32 off and on."""
     speedup: float
-    """Median over the rounds of float32's time over the narrow format's: 2 is twice as fast."""
     speedup_quartiles: tuple[float, float]
     memory_kind: str
-    """What is counted as memory: "peak allocated on the GPU" or "kept for the backward pass"."""
 
     @property
     def speed_improvement_percent(self) -> float:
@@ -236,7 +238,7 @@ def benchmark_mixed_precision(
         rows=tuple(rows),
         speedup=middle,
         speedup_quartiles=(low, high),
-        memory_kind=ALLOCATED if where.type == "cuda" else KEPT,
+        memory_kind="peak allocated on the GPU" if where.type == "cuda" else "kept for the backward pass",
     )
 
 

@@ -38,11 +38,8 @@ class Adaptation:
 class PrecisionControl:
     """Decides, step by step, in which format a run computes and whether a step counts.
 
-    Args:
-        config: the settings.
-        device: where the run computes.
-        adaptive: whether the format may change by itself: to a wider one where numbers overflow again and again, and
-            back after a stable stretch.
+    Where `adaptive`, the format may change by itself: to a wider one where numbers overflow again and again, and back
+    after a stable stretch.
 
     Attributes:
         format: the dtype in force.
@@ -83,6 +80,11 @@ class PrecisionControl:
     def beyond_scaling(self, *, loss_is_finite: bool) -> bool:
         """Whether a lost step is one that a lower scale cannot mend."""
         return not loss_is_finite or self.scaler.at_floor
+
+    def move(self, device: torch.device) -> None:
+        """Go on on another device."""
+        self.device = device
+        self.scaler.move(device)
 
     def applied(self) -> None:
         """Take notice of a step whose loss and gradients were finite."""

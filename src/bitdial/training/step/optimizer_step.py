@@ -40,15 +40,9 @@ Forward = Callable[[nn.Module, Any], TaskOutput]
 class MicroBatches:
     """Collects the gradients of one optimizer step, and applies them where they are finite.
 
-    Args:
-        control: the format in force, and what is decided about a step.
-        model: what `forward` is called with; may be wrapped for several processes.
-        plain: the same model without wrapping.
-        optimizer: over its parameters.
-        forward: what a batch means.
-        backward: goes back from a scaled loss.
-        checks: whether to look at every step if its loss and gradients are finite, which makes the host wait for the
-            device; False applies every step.
+    `forward` is called with `model`, which may be wrapped for several processes; `plain` is the same without wrapping.
+    With `checks` every step is looked at if its loss and gradients are finite, which makes the host wait for the
+    device; without, every step is applied.
 
     Nothing of a try that ran out of memory stays: random numbers, batch norm's statistics and activation ranges are put
     back. So are the latter two where a step is lost to values that are not finite. A step whose gradients merely
@@ -306,10 +300,7 @@ class OptimizerStep:
     of one batch of all of them, whatever their sizes. (Processes count alike, as DistributedDataParallel has it.)
 
     A run that is to compute in float32 takes every step as it comes: nothing waits for the device, and a loss that is
-    not finite is found when a row of the log is due. In any other format every step is looked at.
-
-    Attributes:
-        checks: whether every step is looked at before it is applied.
+    not finite is found when a row of the log is due. In any other format it `checks` every step before it is applied.
     """
 
     def __init__(self, state: TrainingState, task: Task) -> None:

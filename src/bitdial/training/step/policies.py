@@ -176,9 +176,8 @@ def govern(modules: dict[str, nn.Module], rules: Sequence[PolicyRule]) -> dict[n
         # A ModuleList and its like have no forward: nothing to cover but what they hold.
         meant = [modules[name] for name in names if type(modules[name]).forward is not nn.Module.forward]
         if not meant:
-            raise BitdialError(
-                f"policy pattern must match a layer, got {rule.pattern!r}{_nearest(rule.pattern, modules)}"
-            )
+            near = _nearest(rule.pattern, modules)
+            raise BitdialError(f"policy pattern must match a layer, got {rule.pattern!r}{near}")
         found.update(dict.fromkeys(meant, index))
     for index, rule in enumerate(rules):
         if index not in found.values() and rule.pattern not in [later.pattern for later in rules[index + 1 :]]:
@@ -198,11 +197,11 @@ def _has_matrix(module: nn.Module) -> bool:
 
 def _nearest(pattern: str, modules: dict[str, nn.Module]) -> str:
     names = [name for name in modules if name]
-    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(pattern, names, n=3)  # none below a likeness of .6
     if not near or pattern.strip("*?") != pattern:  # a pattern's own words against the last parts of the names
         ends = {name.rpartition(".")[2]: name for name in reversed(names)}
         words = [word for word in re.split(r"[^\w-]+", pattern) if word]
-        by_word = [ends[end] for word in words for end in difflib.get_close_matches(word, ends, n=2, cutoff=0.6)]
+        by_word = [ends[end] for word in words for end in difflib.get_close_matches(word, ends, n=2)]
         near = by_word[:3] or near
     if near:
         return f"; the nearest names are {', '.join(map(repr, near))}"
@@ -304,9 +303,9 @@ class AppliedPolicies:
         formats = self.policies.at(step)
         if formats == self._formats:
             return
-        changed = {index for index, format in enumerate(formats) if format != self._formats[index]}
+        changed = [index for index, format in enumerate(formats) if format != self._formats[index]]
         turning = [(module, formats[index]) for module, index in self._rule_of.items() if index in changed]
-        for index in sorted(changed):
+        for index in changed:
             self._check(index, formats[index])
         if any(owner_of(module) is not self._owner for module, _ in turning):
             raise BitdialError("policies must be in force to set their step, got ones taken off; apply them again")
@@ -384,15 +383,14 @@ def _check_kind(name: str, module: nn.Module) -> None:
 
 def _check_attention(modules: dict[str, nn.Module], rule_of: dict[nn.Module, int], rules: Sequence[PolicyRule]) -> None:
     """Refuse a rule for a part of an attention layer, which reads that part's weight and never calls it."""
+    followed = {module: rules[index] for module, index in rule_of.items()}
     for name, module in modules.items():
-        part = module.out_proj if isinstance(module, nn.MultiheadAttention) else None
-        if part in rule_of and (
-            module not in rule_of or rules[rule_of[part]].schedule != rules[rule_of[module]].schedule
-        ):
+        own = followed.get(module.out_proj) if isinstance(module, nn.MultiheadAttention) else None
+        if own is not None and (module not in followed or own.schedule != followed[module].schedule):
             where = f"{name}.out_proj" if name else "out_proj"
             raise BitdialError(
                 f'layer "{where}" must follow the policy of its MultiheadAttention, which computes for it, got a rule '
-                f"{rules[rule_of[part]].pattern!r} of its own; name {name!r} instead"
+                f"{own.pattern!r} of its own; name {name!r} instead"
             )
 
 
