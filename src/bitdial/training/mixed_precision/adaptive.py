@@ -56,12 +56,10 @@ class AdaptiveMixedPrecisionTrainer(MixedPrecisionTrainer):
             )
         for name in shared:
             before, now = baseline[name], current[name]
-            worse = (before - now) * _SIGNS[name]
             allowed = TOLERANCE * abs(before) if name != "step_time" else 0.0
-            if worse > allowed:
-                return self._reduce_mixed_precision_aggressiveness(
-                    f"{name} is {now:.4g}, against {before:.4g} of the baseline"
-                )
+            if (before - now) * _SIGNS[name] > allowed:
+                reason = f"{name} is {now:.4g}, against {before:.4g} of the baseline"
+                return self._reduce_mixed_precision_aggressiveness(reason)
         kept = " and ".join(f"{name} {current[name]:.4g} (baseline {baseline[name]:.4g})" for name in shared)
         return self._increase_mixed_precision_aggressiveness(f"nothing is lost: {kept}")
 
@@ -146,7 +144,7 @@ def train_with_mixed_precision(
         raise BitdialError(f"num_epochs must be a whole number of at least 1, got {num_epochs!r}")
     trainer = (AdaptiveMixedPrecisionTrainer if adaptive else MixedPrecisionTrainer)(config)
     model = trainer.prepare_model(model)
-    control, device = trainer.control, next(model.parameters()).device
+    control = trainer.control
     epochs: list[dict[str, Any]] = []
     scales: list[float] = []
     skipped: list[int] = []
@@ -164,7 +162,7 @@ def train_with_mixed_precision(
             if not isinstance(batch, tuple | list) or len(batch) != 2:
                 got = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
                 raise BitdialError(f"train_loader must give pairs (data, target), got {got}")
-            data, target = to_device(batch, device)
+            data, target = to_device(batch, control.device)
             outcome = trainer.train_step(model, optimizer, criterion, data, target, scheduler=scheduler)
             losses.append(outcome.loss_tensor)
             note()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from bitdial.errors import BitdialError
 from bitdial.layers import cost
 from bitdial.layers.ledger import arguments_of
+from bitdial.layers.names import check_model
 from bitdial.machine import free_memory
 from bitdial.training.step.config import MixedPrecisionConfig
 from bitdial.training.step.formats import best_format, format_name, narrow_format, parse_device
@@ -33,12 +35,10 @@ class PrecisionDecision:
     """Whether to use mixed precision, and why; true in an `if` where it should be used.
 
     Attributes:
-        use: the decision.
         reasons_for, reasons_against: what spoke for it and against it, a sentence each.
         points: their sum; at least 2 is a yes.
         dtype: the format that was judged.
         device: where, as "cpu" or "cuda:0".
-        parameters: of the model.
         product_share: share of its work that is convolutions and matrix products, in [0, 1].
         available_memory: in GB.
     """
@@ -101,7 +101,11 @@ def should_use_mixed_precision(
     parameters, where, memory = _facts(model, batch_size, available_memory, device)
     share = share_of_products(model, example_input)
     part = f"{share:.0%} of its {'weights are' if example_input is None else 'work is'}"
+    native = best_format(where) != torch.float32
     weighed = (
+        (not native, 0,
+         f"This device ({where}) computes neither bfloat16 nor float16 natively, so narrow steps would not take less "
+         "time than float32; this decides."),
         (parameters > 1_000_000, 2,
          f"It has {parameters / 1e6:.1f} million parameters, so its products are large (above 1 million)."),
         (parameters < 100_000, -3,
@@ -114,19 +118,10 @@ def should_use_mixed_precision(
         (share < 0.5, -1, f"Only {part} convolutions and matrix products; the rest does not become faster."),
     )  # fmt: skip
     points = sum(worth for holds, worth, _ in weighed if holds)
-    reasons_for = [reason for holds, worth, reason in weighed if holds and worth > 0]
-    reasons_against = [reason for holds, worth, reason in weighed if holds and worth < 0]
-    native = best_format(where) != torch.float32
-    if not native:
-        reasons_against.insert(
-            0,
-            f"This device ({where}) computes neither bfloat16 nor float16 natively, so narrow steps would not "
-            "take less time than float32; this decides.",
-        )
     return PrecisionDecision(
         use=native and points >= 2,
-        reasons_for=tuple(reasons_for),
-        reasons_against=tuple(reasons_against),
+        reasons_for=tuple(reason for holds, worth, reason in weighed if holds and worth > 0),
+        reasons_against=tuple(reason for holds, worth, reason in weighed if holds and worth <= 0),
         points=points,
         dtype=narrow_format(where),
         device=str(where),
@@ -195,11 +190,8 @@ def optimize_mixed_precision_settings(
 
     `dtype` is bfloat16 wherever the device is better at it, see `narrow_format`. `advised_settings` gives the reasons.
 
-    Args:
-        model: the network; left as it is. It may be on the meta device.
-        batch_size: examples in a step. Checked; no setting depends on it.
-        available_memory: GB. Checked; no setting depends on it.
-        device: where it will train; by default where it is (on "meta": the GPU, else the CPU).
+    Arguments are those of `should_use_mixed_precision`; of `batch_size` and `available_memory` (GB), which are checked,
+    no setting depends.
 
     Raises:
         BitdialError: an argument that is out of range, or a model without parameters.
@@ -233,8 +225,7 @@ def create_mixed_precision_config(
         error = failure.errors(include_url=False)[0]
         if error["type"] == "value_error":  # a validator of ours: its text is a sentence already
             raise BitdialError(str(error["ctx"]["error"])) from None
-        name = ".".join(str(part) for part in error["loc"])
-        expected = error["msg"].removeprefix("Input should be ")
+        name, expected = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Input should be ")
         raise BitdialError(f"{name} must be {expected}, got {error['input']!r}; change it") from None
 
 
@@ -258,14 +249,13 @@ def _facts(
     return parameters, where, float(memory)
 
 
-def count_parameters(model: Any) -> int:
+def count_parameters(model: nn.Module) -> int:
     """Return the number of a model's parameters, shared ones once.
 
     Raises:
         BitdialError: it is no model, has no parameters, or some whose shapes are not known yet.
     """
-    if not isinstance(model, nn.Module):
-        raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
+    check_model(model)
     parameters = list(model.parameters())
     if any(isinstance(each, nn.parameter.UninitializedParameter) for each in parameters):
         raise BitdialError("model must know its shapes, got lazy layers without; run one batch through it first")
@@ -283,9 +273,7 @@ def device_of(model: nn.Module, device: torch.device | str | None = None) -> tor
     Raises:
         BitdialError: a device that this build of torch does not know, or a GPU that is not there.
     """
-    if device is None:
-        device = next(model.parameters()).device
-    found = parse_device(device)
+    found = parse_device(next(model.parameters()).device if device is None else device)
     if found.type == "meta":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if found.type == "cuda":
@@ -323,20 +311,17 @@ def _share_of_work(model: nn.Module, example_input: Any) -> float:
 
     def count(module: nn.Module, inputs: Any, output: Any) -> None:
         nonlocal values
-        if isinstance(output, Tensor):
-            values += output.numel()
+        values += output.numel() if isinstance(output, Tensor) else 0
 
-    counted = (nn.Linear, nn.Conv1d, nn.Conv2d, *_LOOK_UPS)
-    leaves = [module for module in model.modules() if not any(module.children())]
-    handles = [leaf.register_forward_hook(count) for leaf in leaves if not isinstance(leaf, counted)]
-    try:
-        macs = cost(model, example_input).macs
-    except BitdialError:
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:  # as torch says it
-        raise BitdialError(f"the network cannot take the example_input: {' '.join(str(error).split())}") from error
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for leaf in (module for module in model.modules() if not any(module.children())):
+            if not isinstance(leaf, (nn.Linear, nn.Conv1d, nn.Conv2d, *_LOOK_UPS)):
+                hooks.enter_context(leaf.register_forward_hook(count))
+        try:
+            macs = cost(model, example_input).macs
+        except BitdialError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:  # as torch says it
+            raise BitdialError(f"the network cannot take the example_input: {' '.join(str(error).split())}") from error
     *_, examples = arguments_of(example_input)
     return macs / (macs + MACS_PER_VALUE * values / examples)

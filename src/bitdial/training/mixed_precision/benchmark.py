@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -41,9 +41,6 @@ CLEAR = 0.03
 BATCHES = 8
 """At most so many batches are taken from an iterable, and used in turn."""
 
-KEPT = "kept for the backward pass"
-ALLOCATED = "peak allocated on the GPU"
-
 WARM_UP = 3
 """Steps of each way before the clock runs: kernels are chosen, caches filled, the loss scale settles."""
 
@@ -54,21 +51,16 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 @dataclass(frozen=True)
 class Row:
-    """One way to compute.
-
-    Attributes:
-        name: as "float32", "bfloat16", "float32, TF32 on".
-        seconds: median time of a step.
-        quartiles: lower and upper quartile of it.
-        memory_bytes: as the benchmark's `memory_kind` says.
-        skipped_steps: steps that the loss scaler skipped; they lack the optimizer's part.
-    """
+    """One way to compute."""
 
     name: str
+    """As "float32", "bfloat16", "float32, TF32 on"."""
     seconds: float
+    """Median time of a step."""
     quartiles: tuple[float, float]
     memory_bytes: int
     skipped_steps: int = 0
+    """Those that the loss scaler skipped; they lack the optimizer's part."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +76,6 @@ class MixedPrecisionBenchmark(Mapping[str, Any]):
         speedup: median over the rounds of float32's time over the narrow format's: 2 is twice as fast.
         speedup_quartiles: lower and upper quartile of it.
         memory_kind: what is counted as memory: "peak allocated on the GPU" or "kept for the backward pass".
-        verdict: whether it pays, in words.
     """
 
     dtype: str
@@ -110,44 +101,38 @@ class MixedPrecisionBenchmark(Mapping[str, Any]):
     @property
     def pays(self) -> bool:
         """Whether steps are clearly faster, or take about as long with clearly less memory."""
-        as_fast = self.speedup_quartiles[1] >= 1 - CLEAR and self.speedup > 0.9
-        return self._is_faster or (as_fast and self.memory_savings_percent > 10)
-
-    @property
-    def _is_faster(self) -> bool:
-        return self.speedup_quartiles[0] > 1 + CLEAR
+        low, high = self.speedup_quartiles
+        as_fast = high >= 1 - CLEAR and self.speedup > 0.9
+        return low > 1 + CLEAR or (as_fast and self.memory_savings_percent > 10)
 
     @property
     def verdict(self) -> str:
         """Whether it pays, in words."""
-        sentences = [self._on_time()]
-        saved = self.memory_savings_percent
+        (low, high), dtype, saved = self.speedup_quartiles, self.dtype, self.memory_savings_percent
+        spread = f"{low:.2f}-{high:.2f}"
+        if low > 1 + CLEAR:
+            time = f"Steps in {dtype} are {self.speedup:.2f} times as fast as in float32 (quartiles {spread})."
+        elif high < 1 - CLEAR:
+            native = is_native(to_dtype(dtype), self.device)
+            why = "" if native else f": this device has no {dtype} arithmetic of its own"
+            time = (
+                f"Steps in {dtype} take {1 / self.speedup:.2f} times as long as in float32 "
+                f"(quartiles {1 / high:.2f}-{1 / low:.2f}){why}."
+            )
+        else:
+            time = f"Steps take about as long in {dtype} as in float32 (speedup {self.speedup:.2f}, {spread})."
         change = "the same" if abs(saved) < 1 else f"{abs(saved):.0f}% {'less' if saved > 0 else 'more'}"
-        sentences.append(f"Memory {self.memory_kind} is {change}.")
+        sentences = [time, f"Memory {self.memory_kind} is {change}."]
         if self.pays:
-            sentences.append("It pays here." if self._is_faster else "It pays here in memory, not in time.")
+            sentences.append("It pays here." if low > 1 + CLEAR else "It pays here in memory, not in time.")
         else:
             best = format_name(best_format(self.device))
-            other = "" if best in ("float32", self.dtype) else f", or try {best}, which is native here"
+            other = "" if best in ("float32", dtype) else f", or try {best}, which is native here"
             sentences.append(f"It does not pay here: stay in float32{other}.")
         skipped = self.rows[1].skipped_steps
         if skipped > self.iterations / 10:
             sentences.append(f"{skipped} of {self.iterations} steps overflowed and were skipped, which flatters it.")
         return " ".join(sentences)
-
-    def _on_time(self) -> str:
-        low, high = self.speedup_quartiles
-        spread = f"{low:.2f}-{high:.2f}"
-        if self._is_faster:
-            return f"Steps in {self.dtype} are {self.speedup:.2f} times as fast as in float32 (quartiles {spread})."
-        if high < 1 - CLEAR:
-            native = is_native(to_dtype(self.dtype), self.device)
-            why = "" if native else f": this device has no {self.dtype} arithmetic of its own"
-            return (
-                f"Steps in {self.dtype} take {1 / self.speedup:.2f} times as long as in float32 "
-                f"(quartiles {1 / high:.2f}-{1 / low:.2f}){why}."
-            )
-        return f"Steps take about as long in {self.dtype} as in float32 (speedup {self.speedup:.2f}, {spread})."
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, fit for JSON."""
@@ -174,9 +159,7 @@ _NAMES = (
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """Return lower quartile, median and upper quartile; of one value, that value three times."""
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
     return low, middle, high
 
 
@@ -230,16 +213,22 @@ def benchmark_mixed_precision(
         given = (model, batches, criterion or by_value, optimizer or partial(torch.optim.SGD, lr=1e-3, momentum=0.9))
         arms = {name: Arm(*given, where, *way) for name, way in ways(narrow, where).items()}
         try:
-            memory = {name: arm.measure_memory() for name, arm in arms.items()}
+            memory = [arm.measure_memory() for arm in arms.values()]
             seconds = take_turns(list(arms.values()), num_iterations, on_round)
         except BitdialError:
             raise
         except (RuntimeError, MemoryError, ValueError, TypeError, IndexError, AttributeError) as error:
-            raise BitdialError(_sentence(error, batches[0][0])) from error
+            if is_out_of_memory(error):
+                raise BitdialError(
+                    f"memory ran out with a batch of {len(batches[0][0])}, expected room for a copy of the model in "
+                    "each format; lower the batch size"
+                ) from error
+            shape, said = list(batches[0][0].shape), " ".join(str(error).split())
+            raise BitdialError(f"the network cannot train on inputs of shape {shape}: {said}") from error
     rows = []
-    for (name, arm), times in zip(arms.items(), seconds, strict=True):
+    for (name, arm), times, kept in zip(arms.items(), seconds, memory, strict=True):
         low, middle, high = quartiles(times)
-        rows.append(Row(name, middle, (low, high), memory[name], arm.skipped))
+        rows.append(Row(name, middle, (low, high), kept, arm.skipped))
     low, middle, high = quartiles([plain / other for plain, other in zip(seconds[0], seconds[1], strict=True)])
     return MixedPrecisionBenchmark(
         dtype=format_name(narrow),
@@ -249,7 +238,7 @@ def benchmark_mixed_precision(
         rows=tuple(rows),
         speedup=middle,
         speedup_quartiles=(low, high),
-        memory_kind=ALLOCATED if where.type == "cuda" else KEPT,
+        memory_kind="peak allocated on the GPU" if where.type == "cuda" else "kept for the backward pass",
     )
 
 
@@ -271,16 +260,6 @@ def _batches(data: Any) -> list[Batch]:
 def _is_pair(data: Any) -> bool:
     pair = isinstance(data, tuple | list) and len(data) == 2
     return pair and all(isinstance(part, Tensor) and part.dim() > 0 and len(part) > 0 for part in data)
-
-
-def _sentence(error: Exception, inputs: Tensor) -> str:
-    """What torch says about a network and its data, in a sentence that says which."""
-    if is_out_of_memory(error):
-        return (
-            f"memory ran out with a batch of {len(inputs)}, expected room for a copy of the model in each format; "
-            "lower the batch size"
-        )
-    return f"the network cannot train on inputs of shape {list(inputs.shape)}: {' '.join(str(error).split())}"
 
 
 def ways(narrow: torch.dtype, device: torch.device) -> dict[str, tuple[torch.dtype, bool | None]]:
@@ -337,10 +316,8 @@ class Arm:
         before = torch.cuda.memory_allocated(self.device)
         for _ in range(WARM_UP):
             self.step()
-        torch.cuda.synchronize(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         self.step()
-        torch.cuda.synchronize(self.device)
         peak = torch.cuda.max_memory_allocated(self.device)
         self._made = None  # the next way is to be measured alone
         return peak - before
@@ -383,27 +360,19 @@ def take_turns(arms: list[Arm], rounds: int, on_round: Callable[[int], None] | N
 
 
 def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 @contextmanager
 def _tf32(on: bool | None) -> Iterator[None]:
     """Switch TF32 for products and convolutions while the body runs; None leaves it as it is."""
-    if on is None:
+    with ExitStack() as after:
+        if on is not None:
+            for place in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):  # type: ignore[attr-defined]
+                after.callback(setattr, place, "fp32_precision", place.fp32_precision)
+                place.fp32_precision = "tf32" if on else "ieee"
         yield
-        return
-    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
-    before = [place.fp32_precision for place in places]
-    try:
-        for place in places:
-            place.fp32_precision = "tf32" if on else "ieee"
-        yield
-    finally:
-        for place, former in zip(places, before, strict=True):
-            place.fp32_precision = former
 
 
 @contextmanager

@@ -84,15 +84,10 @@ class MixedPrecisionTrainer:
                 "MixedPrecisionConfig(dtype='bfloat16')"
             )
         self.config = config or MixedPrecisionConfig()
+        self.control = PrecisionControl(self.config, "cpu", adaptive=self._adaptive)  # until a model says where
         self._calls, self._seconds = 0, 0.0
         self._recent: deque[float] = deque(maxlen=WINDOW)
-        self._control: PrecisionControl | None = None
         self._micro: MicroBatches | None = None
-
-    @property
-    def control(self) -> PrecisionControl:
-        """Format, scale and counters; on the CPU until a model says otherwise."""
-        return self._control or self._begin(torch.device("cpu"))
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Make a model ready, in place, before it is wrapped for several devices; return it.
@@ -103,12 +98,11 @@ class MixedPrecisionTrainer:
             BitdialError: weights in half precision, which updates would be lost in; a format that its device lacks; a
                 policy that matches nothing.
         """
-        self._check_weights(model)
-        control = self._begin(_device_of(model))
-        if control.layers is not None:
-            control.layers.remove()
-            control.layers = None
-        prepare_layers(model, control)
+        self._begin(model)
+        if self.control.layers is not None:
+            self.control.layers.remove()
+            self.control.layers = None
+        prepare_layers(model, self.control)
         return model
 
     def train_step(
@@ -142,7 +136,7 @@ class MixedPrecisionTrainer:
                 "scheduler must be one that counts steps, got ReduceLROnPlateau, which waits for a score; call its "
                 "step(score) after each evaluation instead"
             )
-        began = time.perf_counter() if self.config.track_performance else 0.0
+        began, seconds = time.perf_counter(), 0.0
         micro = self._micro_batches(model, optimizer)
         if torch.is_autocast_enabled(self.control.device.type):
             raise BitdialError("train_step must be called outside of autocast, got one around it; it brings its own")
@@ -150,7 +144,6 @@ class MixedPrecisionTrainer:
         last = len(micro) + 1 >= self.config.accumulation_steps
         output = micro.add((data, target, criterion), last=last)
         stepped, norm = self._finish(scheduler) if last else (False, None)
-        seconds = 0.0
         if self.config.track_performance:
             seconds = time.perf_counter() - began
             self._calls += 1
@@ -261,16 +254,8 @@ class MixedPrecisionTrainer:
     def _batches_under_way(self) -> int:
         return 0 if self._micro is None else len(self._micro)
 
-    def _begin(self, device: torch.device) -> PrecisionControl:
-        if self._control is None:
-            check_device(self.config.format, device)
-            self._control = PrecisionControl(self.config, device, adaptive=self._adaptive)
-        elif self._control.device != device:
-            check_device(self.config.format, device)
-            self._control.move(device)
-        return self._control
-
-    def _check_weights(self, model: nn.Module) -> None:
+    def _begin(self, model: nn.Module) -> None:
+        """Refuse a model that cannot be trained so, and go on where it is."""
         halves = (torch.float16, torch.bfloat16)
         found = next((name for name, p in model.named_parameters() if p.requires_grad and p.dtype in halves), None)
         if found is not None and self.config.enabled:
@@ -278,25 +263,30 @@ class MixedPrecisionTrainer:
                 f"the weights must be in float32 for mixed precision, got '{found}' in half precision; do not call "
                 "model.half(), autocast chooses the format of every operation"
             )
+        parameter = next(model.parameters(), None)
+        if parameter is None:
+            raise BitdialError(f"the model must have parameters to train, got {type(model).__name__} with none")
+        check_device(self.config.format, parameter.device)
+        if self.control.device != parameter.device:
+            self.control.move(parameter.device)
 
     def _micro_batches(self, model: nn.Module, optimizer: Optimizer) -> MicroBatches:
         """The step under way, or a new one; kept as long as model and optimizer are the same."""
         micro = self._micro
         if micro is not None and micro.model is model and micro.optimizer is optimizer:
             return micro
-        if micro is not None and len(micro):
+        if self._batches_under_way:
             raise BitdialError(
                 "model and optimizer must stay the same while gradients are accumulated, got others after "
-                f"{len(micro)} of {self.config.accumulation_steps} batches; call finish_step first"
+                f"{self._batches_under_way} of {self.config.accumulation_steps} batches; call finish_step first"
             )
         for name, value, kind in (("model", model, nn.Module), ("optimizer", optimizer, Optimizer)):
             if not isinstance(value, kind):
                 raise BitdialError(f"{name} must be a torch {kind.__name__}, got {type(value).__name__}")
         if isinstance(optimizer, LBFGS):
             raise BitdialError("optimizer must step on one gradient, got LBFGS, which evaluates the loss several times")
-        self._check_weights(model)
-        control = self._begin(_device_of(model))
-        self._micro = MicroBatches(control, model, unwrapped(model), optimizer, self._forward)
+        self._begin(model)
+        self._micro = MicroBatches(self.control, model, unwrapped(model), optimizer, self._forward)
         return self._micro
 
     def _forward(self, model: nn.Module, batch: tuple[Any, Any, Criterion]) -> TaskOutput:
@@ -325,13 +315,6 @@ class MixedPrecisionTrainer:
         if stepped and scheduler is not None:
             scheduler.step()
         return stepped, norm
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    if parameter is None:
-        raise BitdialError(f"the model must have parameters to train, got {type(model).__name__} with none")
-    return parameter.device
 
 
 def _call(model: nn.Module, data: Any) -> Any:

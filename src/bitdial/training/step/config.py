@@ -82,13 +82,9 @@ class MixedPrecisionConfig(ScaleOptions):
 def prepare_layers(model: nn.Module, control: PrecisionControl, *, emulate: bool = False) -> AppliedPolicies | None:
     """Make the layers of a model follow the formats of a run, in place; return the handle, None if none is to follow.
 
-    In a float8 run the linear layers become float8 layers (first and last ones stay), which follow the run's format
-    where that changes. The configuration's own policies come after, and win.
-
-    Args:
-        model: bare; on the device that trains, or on its way there.
-        control: of the run.
-        emulate: compute float8 products in wider numbers, on any device (for tests).
+    The model is bare; on the device that trains, or on its way there. In a float8 run its linear layers become float8
+    layers (first and last ones stay; `emulate` is for tests), which follow the run's format where that changes. The
+    configuration's own policies come after, and win.
 
     Raises:
         BitdialError: a policy that matches nothing, or that its layers or their device cannot follow.

@@ -26,15 +26,10 @@ logger = logging.getLogger("bitdial.training.mixed_precision")
 
 @dataclass(frozen=True, slots=True)
 class Adaptation:
-    """One change of format, and why.
-
-    Attributes:
-        step: optimizer steps done before it, lost ones included.
-        before, after: names of the formats.
-        reason: a sentence.
-    """
+    """One change of format, and why."""
 
     step: int
+    """Optimizer steps done before it, lost ones included."""
     before: str
     after: str
     reason: str
@@ -43,48 +38,32 @@ class Adaptation:
 class PrecisionControl:
     """Decides, step by step, in which format a run computes and whether a step counts.
 
-    Args:
-        config: the settings.
-        device: where the run computes.
-        adaptive: whether the format may change by itself: to a wider one where numbers overflow again and again, and
-            back after a stable stretch.
-        tell: takes the few sentences that a user should read; by default the log ``bitdial.training.mixed_precision``.
+    Where `adaptive`, the format may change by itself: to a wider one where numbers overflow again and again, and back
+    after a stable stretch.
 
     Attributes:
         format: the dtype in force.
-        steps: optimizer steps, lost ones included.
-        applied_steps: those that moved the weights.
-        overflows: steps lost because a scaled gradient overflowed.
-        not_finite: steps lost because loss or gradient were not finite, whatever the scale.
+        steps, applied_steps: optimizer steps, lost ones included; those that moved the weights.
+        overflows, not_finite: steps lost because a scaled gradient overflowed; or whatever the scale.
         memory_retries: how often a step was tried again at half the micro-batch.
         parts: into how many parts every batch is cut since memory ran out; 1: whole.
         lost_in_a_row: lost steps since the last applied one that a lower scale could not have mended.
-        stable_steps: steps applied in a row.
-        recovery_wait: how many of them it takes to try a narrower format again.
+        recovery_wait: how many `stable_steps`, applied in a row, it takes to try a narrower format again.
         history: every change of format.
         layers: layers with formats of their own, turned at the beginning of every step.
+        tell: takes the few sentences that a user should read; at first the log ``bitdial.training.mixed_precision``.
     """
 
-    def __init__(
-        self,
-        config: MixedPrecisionConfig,
-        device: torch.device | str,
-        *,
-        adaptive: bool = False,
-        tell: Callable[[str], None] | None = None,
-    ) -> None:
-        self.config = config
-        self.device = torch.device(device)
-        self.adaptive = adaptive
-        self.tell = tell or (logger.warning if config.log_scaling else logger.debug)
+    def __init__(self, config: MixedPrecisionConfig, device: torch.device | str, *, adaptive: bool = False) -> None:
+        self.config, self.device, self.adaptive = config, torch.device(device), adaptive
+        self.tell: Callable[[str], None] = logger.warning if config.log_scaling else logger.debug
         self.format = config.format
         self.layers: AppliedPolicies | None = None
         self.steps = self.applied_steps = self.overflows = self.not_finite = self.memory_retries = 0
-        self.parts = 1
+        self.lost_in_a_row = self.stable_steps = 0
+        self.parts, self.recovery_wait = 1, config.recovery_interval
         self.history: list[Adaptation] = []
         self.scaler = self._make_scaler(self.format)
-        self.lost_in_a_row = self.stable_steps = 0
-        self.recovery_wait = config.recovery_interval
         self._culprit: Culprit | None = None
 
     @property
@@ -139,41 +118,36 @@ class PrecisionControl:
                 )
             return
         overflowed = loss_is_finite and self.scaler.dynamic
-        if overflowed:
-            self.overflows += 1
-        else:
-            self.not_finite += 1
+        self.overflows += overflowed
+        self.not_finite += not overflowed
         self.scaler.forget()
         self.lost_in_a_row += 1
-        what, patience = "a gradient" if loss_is_finite else "the loss", self.config.overflow_patience
+        name, what = format_name(self.format), "a gradient" if loss_is_finite else "the loss"
+        where = f", first seen in {self._culprit.what}" if self._culprit is not None else ""
+        patience = self.config.overflow_patience
         may_widen = self.adaptive and self.format in WIDER and (self._culprit is None or self._culprit.curable)
         if self.lost_in_a_row == 1:
             self.tell(
-                f"step {self.steps}: {what} is not a finite number in {format_name(self.format)}{self._where()}; the "
-                f"step is skipped, {patience} in a row {'change the format' if may_widen else 'stop the run'}"
+                f"step {self.steps}: {what} is not a finite number in {name}{where}; the step is skipped, {patience} "
+                f"in a row {'change the format' if may_widen else 'stop the run'}"
             )
         if self.lost_in_a_row < patience:
             return
         if may_widen:
-            self._widen(f" at the lowest loss scale, {self.scaler.scale:g}" if overflowed else "")
-        else:
-            curable = self._culprit is not None and self._culprit.curable
-            wider_one = "take a wider format, in which the same step is finite; or " if curable else ""
-            raise TrainingDiverged(
-                f"{what} was not a finite number in {self.lost_in_a_row} steps in a row, the last of them step "
-                f"{self.steps}, in {format_name(self.format)}{self._where()}; expected a finite number: {wider_one}"
-                "lower the learning rate, clip gradients with max_grad_norm, or look for bad values in the data"
-            )
-
-    def _where(self) -> str:
-        return f", first seen in {self._culprit.what}" if self._culprit is not None else ""
-
-    def _widen(self, at: str) -> None:
-        name, wider = format_name(self.format), format_name(WIDER[self.format])
-        failed_before = sum((each.before, each.after) == (name, wider) for each in self.history)
-        self.recovery_wait = self.config.recovery_interval * 2 ** min(failed_before, 20)
-        reason = f"{self.lost_in_a_row} steps in a row were lost in {name}{at}{self._where()}"
-        self.change_format(WIDER[self.format], reason)
+            wider = format_name(WIDER[self.format])
+            failed_before = sum((each.before, each.after) == (name, wider) for each in self.history)
+            self.recovery_wait = self.config.recovery_interval * 2 ** min(failed_before, 20)
+            at = f" at the lowest loss scale, {self.scaler.scale:g}" if overflowed else ""
+            reason = f"{self.lost_in_a_row} steps in a row were lost in {name}{at}{where}"
+            self.change_format(WIDER[self.format], reason)
+            return
+        curable = self._culprit is not None and self._culprit.curable
+        wider_one = "take a wider format, in which the same step is finite; or " if curable else ""
+        raise TrainingDiverged(
+            f"{what} was not a finite number in {self.lost_in_a_row} steps in a row, the last of them step "
+            f"{self.steps}, in {name}{where}; expected a finite number: {wider_one}lower the learning rate, clip "
+            "gradients with max_grad_norm, or look for bad values in the data"
+        )
 
     def change_format(self, dtype: torch.dtype, reason: str) -> None:
         """Compute in another format from now on."""
@@ -251,15 +225,12 @@ class PrecisionControl:
             scaler = dict(state["scaler"])
         except (KeyError, TypeError) as error:
             raise BitdialError(f"the state of mixed precision is damaged: {error}; start without it") from error
-        notes = []
         if asked != self.config.format:
-            notes.append(
-                f"the run was to compute in {format_name(asked)} before, now in {format_name(self.config.format)}: it "
-                "does not go on bit for bit"
-            )
+            before, now = format_name(asked), format_name(self.config.format)
+            notes = [f"the run was to compute in {before} before, now in {now}: it does not go on bit for bit"]
         else:
             fresh = self._make_scaler(dtype)
-            notes += fresh.load_state_dict(scaler)  # may refuse: then nothing is taken
+            notes = fresh.load_state_dict(scaler)  # may refuse: then nothing is taken
             self.format, self.scaler = dtype, fresh
         vars(self).update(counters)
         self.history, self._culprit = history, culprit

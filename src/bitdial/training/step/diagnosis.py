@@ -21,19 +21,15 @@ from bitdial.trees import tensors
 
 @dataclass(frozen=True, slots=True)
 class Culprit:
-    """Where a value that is not finite was born.
-
-    Attributes:
-        layer: its name in the model; empty for the model's input, or its loss.
-        what: in words: "the output of layer 'head' (Linear)".
-        on_the_way_back: whether it is a gradient.
-        curable: whether the same step is finite in float32, so that a wider format would help.
-    """
+    """Where a value that is not finite was born."""
 
     layer: str
+    """Empty for the model's input, or its loss."""
     what: str
+    """In words: "the output of layer 'head' (Linear)"."""
     on_the_way_back: bool = False
     curable: bool = False
+    """Whether the same step is finite in float32, so that a wider format would help."""
 
 
 def first_not_finite(model: nn.Module, losses: Callable[[], Iterable[Tensor]]) -> Culprit | None:
@@ -46,11 +42,9 @@ def first_not_finite(model: nn.Module, losses: Callable[[], Iterable[Tensor]]) -
     """
     for name, parameter in model.named_parameters():
         if not _finite(parameter):
-            layer = name.rpartition(".")[0]
-            return Culprit(layer, f"the parameter '{name}', which is not finite itself")
-    watch = _Watch()
+            return Culprit(name.rpartition(".")[0], f"the parameter '{name}', which is not finite itself")
     with ExitStack() as hooks, torch.compiler.set_stance("force_eager"):
-        watch.over(model, hooks)
+        watch = _Watch(model, hooks)
         for loss in losses():
             if watch.found is None and not bool(torch.isfinite(loss)):
                 watch.found = Culprit("", "the loss, though every layer's output was finite")
@@ -75,10 +69,8 @@ def agreed(culprit: Culprit | None) -> Culprit | None:
 class _Watch:
     """Hooks on every layer that stop looking once something was found."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module, hooks: ExitStack) -> None:
         self.found: Culprit | None = None
-
-    def over(self, model: nn.Module, hooks: ExitStack) -> None:
         hooks.enter_context(model.register_forward_pre_hook(self._input, with_kwargs=True))
         for name, module in model.named_modules():
             hooks.enter_context(module.register_forward_hook(partial(self._output, name)))
@@ -102,7 +94,6 @@ class _Watch:
 
     def _gradient(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         """Watch the gradient that flows out of a layer at its input, given that what came in at its output is sound."""
-        kind = type(module).__name__
         sound = True
 
         def arrives(gradient: Tensor) -> None:
@@ -111,13 +102,14 @@ class _Watch:
 
         def leaves(gradient: Tensor) -> None:
             if self.found is None and sound and not _finite(gradient):
+                kind = type(module).__name__
                 self.found = Culprit(name, f"the gradient that layer '{name}' ({kind}) passes back", True)
 
-        for tensor in _floats(output):
-            if tensor.requires_grad:
-                tensor.register_hook(arrives)  # type: ignore[no-untyped-call]
+        outputs = [each for each in _floats(output) if each.requires_grad]
+        for tensor in outputs:
+            tensor.register_hook(arrives)  # type: ignore[no-untyped-call]
         for tensor in _floats(inputs):
-            if tensor.requires_grad and not any(tensor is each for each in _floats(output)):
+            if tensor.requires_grad and not any(tensor is each for each in outputs):
                 tensor.register_hook(leaves)  # type: ignore[no-untyped-call]
 
 

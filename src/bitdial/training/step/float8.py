@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -17,9 +17,10 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers import QuantizedLayer
 from bitdial.layers.convert import match_layers, swap_children
+from bitdial.layers.names import check_model, plain_names
 from bitdial.layers.quantized import take_hooks
 from bitdial.training.step.formats import FLOAT8, check_device, check_torchao
-from bitdial.training.step.policy_layers import is_covered, is_float8_layer, modules_of
+from bitdial.training.step.policy_layers import is_covered, is_float8_layer
 
 Recipe = Literal["tensorwise", "rowwise"]
 """How values are scaled into float8's range: one scale per tensor (faster), or one per row (more exact)."""
@@ -65,7 +66,8 @@ def convert_to_float8(
         BitdialError: no torchao; a device that cannot compute in float8 (without `emulate`); a recipe or pattern that
             does not exist; a model without a layer to convert, that is one itself, or that has precision policies.
     """
-    modules = modules_of(model)
+    check_model(model)
+    modules = plain_names(model)
     if recipe not in get_args(Recipe):
         known = ", ".join(get_args(Recipe))
         raise BitdialError(f"recipe must be one of {known}, got {recipe!r}{suggest(str(recipe), get_args(Recipe))}")
@@ -94,22 +96,18 @@ def convert_to_float8(
         there = {parameter.device for name in converted for parameter in modules[name].parameters()}
         for place in there if device is None else {device}:
             check_device(FLOAT8, place)
-    from torchao.float8 import Float8LinearConfig
+    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     config = replace(Float8LinearConfig.from_recipe_name(recipe), emulate=emulate)
-    swaps = {modules[name]: _to_float8(modules[name], config) for name in converted}
+    swaps: dict[nn.Module, nn.Module] = {}
+    for layer in (modules[name] for name in converted):
+        new: nn.Module = convert_to_float8_training(layer, config=config)  # a lone layer comes back, swapped
+        assert new is not layer
+        take_hooks(new, layer)
+        swaps[layer] = new.train(layer.training)
     for module in modules.values():
         swap_children(module, swaps)
     return Float8Conversion(converted, skipped)
-
-
-def _to_float8(layer: nn.Module, config: Any) -> nn.Module:
-    from torchao.float8 import convert_to_float8_training
-
-    new: nn.Module = convert_to_float8_training(layer, config=config)  # a lone layer comes back, swapped
-    assert new is not layer
-    take_hooks(new, layer)
-    return new.train(layer.training)
 
 
 def _reason_against(module: nn.Module) -> str | None:

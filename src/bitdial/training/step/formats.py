@@ -19,12 +19,7 @@ FORWARD_BFLOAT16: Final = "bfloat16_forward"
 LayerFormat = torch.dtype | Literal["bfloat16_forward"]
 """What a layer computes in: a dtype, or for float8 layers `FORWARD_BFLOAT16`."""
 
-FORMATS: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float8": FLOAT8,
-}
+FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float8": FLOAT8}
 """Name -> dtype, widest first."""
 
 WIDER = {torch.float16: torch.bfloat16, FLOAT8: torch.bfloat16, torch.bfloat16: torch.float32}
@@ -32,11 +27,7 @@ WIDER = {torch.float16: torch.bfloat16, FLOAT8: torch.bfloat16, torch.bfloat16: 
 
 
 def to_dtype(value: Any) -> torch.dtype:
-    """Return the dtype that a name or a dtype stands for.
-
-    Raises:
-        BitdialError: it is not one of `FORMATS`.
-    """
+    """Return the dtype that a name or a dtype stands for; raise a `BitdialError` if it is not one of `FORMATS`."""
     if isinstance(value, torch.dtype) and value in FORMATS.values():
         return value
     name = str(value).removeprefix("torch.").lower()
@@ -53,11 +44,7 @@ def format_name(format: LayerFormat) -> str:
 
 
 def parse_device(device: Any) -> torch.device:
-    """Return the device that a name or a device stands for; whether it is here, is not asked.
-
-    Raises:
-        BitdialError: not a device's name.
-    """
+    """Return the device that a name or a device stands for, else raise a `BitdialError`; it may not be here."""
     try:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
@@ -86,22 +73,18 @@ def check_device(dtype: torch.dtype, device: torch.device | str) -> None:
         raise BitdialError(f"{format_name(dtype)} needs a device with autocast, got {kind}; use float32")
     if dtype != FLOAT8:
         return
-    needs = "float8 needs an NVIDIA GPU of compute capability 8.9 or newer (Ada, Hopper, Blackwell)"
-    if kind != "cuda" or not torch.cuda.is_available():
-        raise BitdialError(f"{needs}, got {kind}; use bfloat16")
-    capability = torch.cuda.get_device_capability()
+    got, capability = kind, (0, 0)
+    if kind == "cuda" and torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability()
+        got = f"{torch.cuda.get_device_name()} with {capability[0]}.{capability[1]}"
     if capability < (8, 9):
-        name = torch.cuda.get_device_name()
-        raise BitdialError(f"{needs}, got {name} with {capability[0]}.{capability[1]}; use bfloat16")
+        needs = "float8 needs an NVIDIA GPU of compute capability 8.9 or newer (Ada, Hopper, Blackwell)"
+        raise BitdialError(f"{needs}, got {got}; use bfloat16")
     check_torchao()
 
 
 def check_torchao() -> None:
-    """Refuse float8 where the package that computes in it is missing.
-
-    Raises:
-        BitdialError: torchao is not installed, or is made for another torch.
-    """
+    """Refuse float8 with a `BitdialError` where torchao is not installed, or is made for another torch."""
     if importlib.util.find_spec("torchao") is None:
         raise BitdialError("float8 needs torchao, got none; pip install 'bitdial[float8]', or use bfloat16")
     try:
@@ -118,9 +101,7 @@ def good_at_bfloat16(device: torch.device | str) -> bool:
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    if kind == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return False
+    return kind == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def good_at_float16(device: torch.device | str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -32,18 +31,14 @@ _SAID = (
 
 
 class Snapshot:
-    """What a forward pass changes besides gradients: the model's buffers and the random state.
+    """What a forward pass changes besides gradients: a model's buffers, and the random state of CPU and device.
 
-    Buffers are put back by name and by value, whether they were written into, replaced, or made only then.
-
-    Args:
-        model: whose buffers are kept (batch norm's statistics, activation ranges).
-        device: whose random generator is kept beside the CPU's.
+    Buffers (batch norm's statistics, activation ranges) are put back by name and by value, whether they were written
+    into, replaced, or made only then.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self._model = model
-        self._device = device
+        self._model, self._device = model, device
         self._owners: list[tuple[Any, dict[str, Tensor | None]]] = []
         self._ids: list[int] = []
         self._live: list[Tensor] = []
@@ -154,12 +149,12 @@ def split(batch: Any, parts: int) -> list[Any]:
     count = min(parts, size)
     if count <= 1:
         return [batch]
-    bounds = [size * part // count for part in range(count + 1)]
 
-    def rows(low: int, high: int) -> Any:
-        return map_tensors(lambda each: each[low:high] if each.dim() > 0 and each.shape[0] == size else each, batch)
+    def rows(part: int) -> Any:
+        mine = slice(size * part // count, size * (part + 1) // count)
+        return map_tensors(lambda each: each[mine] if each.dim() > 0 and each.shape[0] == size else each, batch)
 
-    return [rows(low, high) for low, high in pairwise(bounds)]
+    return [rows(part) for part in range(count)]
 
 
 def batch_size(batch: Any) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,23 +36,13 @@ if TYPE_CHECKING:
 Forward = Callable[[nn.Module, Any], TaskOutput]
 """``(model, batch) -> output`` whose loss is the mean over the batch's examples."""
 
-Hold = Callable[[], AbstractContextManager[Any]]
-"""Makes the context of a forward and backward pass whose gradients the processes do not exchange yet."""
-
 
 class MicroBatches:
     """Collects the gradients of one optimizer step, and applies them where they are finite.
 
-    Args:
-        control: the format in force, and what is decided about a step.
-        model: what `forward` is called with; may be wrapped for several processes.
-        plain: the same model without wrapping.
-        optimizer: over its parameters.
-        forward: what a batch means.
-        backward: goes back from a scaled loss; ``loss.backward()`` if None.
-        hold: wraps passes before a step's last; that of DistributedDataParallel if None.
-        checks: whether to look at every step if its loss and gradients are finite, which makes the host wait for the
-            device; False applies every step.
+    `forward` is called with `model`, which may be wrapped for several processes; `plain` is the same without wrapping.
+    With `checks` every step is looked at if its loss and gradients are finite, which makes the host wait for the
+    device; without, every step is applied.
 
     Nothing of a try that ran out of memory stays: random numbers, batch norm's statistics and activation ranges are put
     back. So are the latter two where a step is lost to values that are not finite. A step whose gradients merely
@@ -68,14 +57,12 @@ class MicroBatches:
         optimizer: Optimizer,
         forward: Forward,
         *,
-        backward: Callable[[Tensor], None] | None = None,
-        hold: Hold | None = None,
+        backward: Callable[[Tensor], None] = torch.autograd.backward,
         checks: bool = True,
     ) -> None:
-        self.control = control
-        self.model, self.plain, self.optimizer = model, plain, optimizer
-        self.forward, self.backward, self.hold = forward, backward or _backward, hold or hold_of(model)
-        self.checks = checks
+        self.control, self.model, self.plain, self.optimizer = control, model, plain, optimizer
+        self.forward, self.backward, self.checks = forward, backward, checks
+        self.hold = hold_of(model)  # around passes whose gradients the processes do not exchange yet
         self.sums = False  # True: a batch's loss is a sum over its examples, so that its parts are not weighted
         self._snapshot = Snapshot(plain, control.device)
         self._taken: list[tuple[Any, float]] = []
@@ -84,18 +71,12 @@ class MicroBatches:
         self._retries = 0
 
     def __len__(self) -> int:
-        """How many micro-batches the step has so far."""
         return len(self._taken)
 
     def add(self, batch: Any, share: float = 1.0, *, last: bool = True) -> TaskOutput:
-        """Add the gradient of one micro-batch; return its output, the loss detached.
+        """Add the gradient of one micro-batch, its loss weighted by `share`; return its output, the loss detached.
 
         An error forgets the whole step: half a gradient helps nobody.
-
-        Args:
-            batch: on the device.
-            share: weight of its loss in the step's.
-            last: whether the step has no further micro-batch.
 
         Raises:
             BitdialError: it does not fit into memory, not even in parts.
@@ -129,14 +110,9 @@ class MicroBatches:
     def apply(
         self, step: Callable[[], Any], max_grad_norm: float | None, *, factor: float = 1.0
     ) -> tuple[bool, Tensor | None]:
-        """Clip and step where everything is finite; return whether it was, and the gradient's norm before clipping.
+        """Clip and step where everything is finite; return whether it was, and the gradient's 2-norm before clipping.
 
-        The caller clears afterwards.
-
-        Args:
-            step: moves the weights.
-            max_grad_norm: 2-norm that the gradient is scaled down to; None: not at all.
-            factor: what the gradient is multiplied with first.
+        The gradient is multiplied with `factor` first. The caller clears afterwards.
 
         Raises:
             TrainingDiverged: one step too many was lost.
@@ -238,24 +214,18 @@ class MicroBatches:
             torch._foreach_mul_(gradients, factor)
         if self.checks:
             found = control.scaler.unscale(self.optimizer)
-            loss_finite, gradient_finite = control.are_finite(self._losses, found)
-            if not (loss_finite and gradient_finite):
-                self._lost(loss_is_finite=loss_finite)
+            loss_is_finite, gradient_is_finite = control.are_finite(self._losses, found)
+            if not (loss_is_finite and gradient_is_finite):
+                culprit = None
+                if control.beyond_scaling(loss_is_finite=loss_is_finite):
+                    culprit = self._diagnose() if control.lost_in_a_row == 0 else None
+                    self._snapshot.restore_buffers()  # what is not finite would stay in running averages for good
+                control.lost(loss_is_finite=loss_is_finite, culprit=culprit)
                 return False, None
-        norm = None
-        if max_grad_norm is not None:
-            norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+        norm = None if max_grad_norm is None else torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
         step()
         control.applied()
         return True, norm
-
-    def _lost(self, *, loss_is_finite: bool) -> None:
-        culprit = None
-        if self.control.beyond_scaling(loss_is_finite=loss_is_finite):
-            if self.control.lost_in_a_row == 0:
-                culprit = self._diagnose()
-            self._snapshot.restore_buffers()  # values that are not finite would stay in running averages for good
-        self.control.lost(loss_is_finite=loss_is_finite, culprit=culprit)
 
     def _diagnose(self) -> Culprit | None:
         """Do the lost step again, watched, and once more in float32; all is left as it is found.
@@ -291,10 +261,6 @@ class MicroBatches:
         except Exception as error:  # the diagnosis is a service; the step is lost with or without it
             control.tell(f"the layer could not be found: {type(error).__name__}: {' '.join(str(error).split())}")
             return None
-
-
-def _backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _joined(outputs: list[tuple[TaskOutput, float]]) -> TaskOutput:
@@ -334,29 +300,23 @@ class OptimizerStep:
     of one batch of all of them, whatever their sizes. (Processes count alike, as DistributedDataParallel has it.)
 
     A run that is to compute in float32 takes every step as it comes: nothing waits for the device, and a loss that is
-    not finite is found when a row of the log is due. In any other format every step is looked at.
-
-    Attributes:
-        checks: whether every step is looked at before it is applied.
+    not finite is found when a row of the log is due. In any other format it `checks` every step before it is applied.
     """
 
     def __init__(self, state: TrainingState, task: Task) -> None:
         fabric, plain, optimizer = state.fabric, state.model, state.optimizer
-        self.fabric, self.task, self.control = fabric, task, state.control
+        self.fabric, self.task = fabric, task
         self._passes: Callable[[Any], Sequence[Any]] | None = getattr(task, "passes", None)
-        self._plain_optimizer = optimizer
         self._moves = fabric.device.type != "cpu"
-        config = self.control.config
+        config = state.control.config
         self.checks = config.format != torch.float32 or config.needs_scale
         model: nn.Module = plain
-        hold: Hold = nullcontext
         if is_sharded(fabric):  # gradients of every micro-batch go to their shards: whole ones would be held else
             self.optimizer: Any = fabric.setup_optimizers(optimizer)
         else:
-            wrapped, self.optimizer = fabric.setup(plain, optimizer)
-            model, hold = wrapped, partial(fabric.no_backward_sync, wrapped)
+            model, self.optimizer = fabric.setup(plain, optimizer)
         self._micro = MicroBatches(
-            self.control, model, plain, optimizer, task.loss, backward=fabric.backward, hold=hold, checks=self.checks
+            state.control, model, plain, optimizer, task.loss, backward=fabric.backward, checks=self.checks
         )
 
     def __call__(self, batches: list[Any], lr_scale: float = 1.0) -> StepResult:
@@ -381,8 +341,8 @@ class OptimizerStep:
                     batch = self.fabric.to_device(batch)
                 output = self._micro.add(batch, count / total, last=index == last)
                 self._collect(tensors, output, count / total)
-            with scaled_learning_rate(self._plain_optimizer, lr_scale):
-                applied, norm = self._micro.apply(self.optimizer.step, self.control.config.max_grad_norm)
+            with scaled_learning_rate(self._micro.optimizer, lr_scale):
+                applied, norm = self._micro.apply(self.optimizer.step, self._micro.control.config.max_grad_norm)
         finally:
             self._micro.clear()
         if norm is not None:

@@ -16,6 +16,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from bitdial.errors import BitdialError
 from bitdial.layers.convert import FIRST, LAST, find_layers
+from bitdial.layers.names import check_model, plain_names
 from bitdial.training.step.formats import (
     FORWARD_BFLOAT16,
     LayerFormat,
@@ -25,7 +26,7 @@ from bitdial.training.step.formats import (
     needs_float8,
     to_dtype,
 )
-from bitdial.training.step.policy_layers import cover, is_covered, is_float8_layer, modules_of, owner_of, turn, uncover
+from bitdial.training.step.policy_layers import cover, is_covered, is_float8_layer, owner_of, turn, uncover
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class PrecisionPolicies:
         Raises:
             BitdialError: the step is not a whole number of 0 or more.
         """
-        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        if not _is_step(step):
             raise BitdialError(f"step must be a whole number of 0 or more, got {step!r}")
         return tuple(rule.format_at(step) for rule in self.rules)
 
@@ -92,9 +93,8 @@ class PrecisionPolicies:
                     f"policy {rule.pattern!r} must be a dtype or a map step -> dtype to be written to a file, got a "
                     "function"
                 )
-            names = [format_name(one) for one in rule.schedule.formats]
-            stages = dict(zip(rule.schedule.steps, names, strict=True))
-            plain.append([rule.pattern, stages if len(names) > 1 else names[0]])
+            stages = dict(zip(rule.schedule.steps, map(format_name, rule.schedule.formats), strict=True))
+            plain.append([rule.pattern, stages if len(stages) > 1 else stages[0]])
         return plain
 
 
@@ -141,17 +141,19 @@ def _schedule(value: Any, pattern: str) -> Stages | Callable[[int], Any]:
         return value if callable(value) else Stages((0,), (_format(value, f"policy {pattern!r}"),))
     steps = [int(key) if isinstance(key, str) and key.isascii() and key.isdigit() else key for key in value]
     for step in steps:
-        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        if not _is_step(step):
             raise BitdialError(
                 f"policy {pattern!r} must map steps, whole numbers of 0 or more, to dtypes, got step {step!r}"
             )
     if not steps or steps[0] != 0 or any(a >= b for a, b in pairwise(steps)):
         got = ", ".join(map(str, steps)) or "none"
         raise BitdialError(f"policy {pattern!r} must have steps that ascend from 0, got {got}")
-    formats = [
-        _format(one, f"policy {pattern!r} at step {step}") for step, one in zip(steps, value.values(), strict=True)
-    ]
-    return Stages(tuple(steps), tuple(formats))
+    at = zip(steps, value.values(), strict=True)
+    return Stages(tuple(steps), tuple(_format(one, f"policy {pattern!r} at step {step}") for step, one in at))
+
+
+def _is_step(step: object) -> bool:
+    return isinstance(step, int) and not isinstance(step, bool) and step >= 0
 
 
 def _format(value: Any, where: str) -> LayerFormat:
@@ -162,11 +164,7 @@ def _format(value: Any, where: str) -> LayerFormat:
 
 
 def govern(modules: dict[str, nn.Module], rules: Sequence[PolicyRule]) -> dict[nn.Module, int]:
-    """Return each covered module with the number of its rule: the last one that means any of its names.
-
-    Args:
-        modules: every module under each of its names.
-        rules: in order.
+    """Return each covered module with the number of its rule: the last one that means any of its names in `modules`.
 
     Raises:
         BitdialError: a pattern without a layer, or a rule that later ones leave nothing to.
@@ -178,9 +176,8 @@ def govern(modules: dict[str, nn.Module], rules: Sequence[PolicyRule]) -> dict[n
         # A ModuleList and its like have no forward: nothing to cover but what they hold.
         meant = [modules[name] for name in names if type(modules[name]).forward is not nn.Module.forward]
         if not meant:
-            raise BitdialError(
-                f"policy pattern must match a layer, got {rule.pattern!r}{_nearest(rule.pattern, modules)}"
-            )
+            near = _nearest(rule.pattern, modules)
+            raise BitdialError(f"policy pattern must match a layer, got {rule.pattern!r}{near}")
         found.update(dict.fromkeys(meant, index))
     for index, rule in enumerate(rules):
         if index not in found.values() and rule.pattern not in [later.pattern for later in rules[index + 1 :]]:
@@ -200,11 +197,11 @@ def _has_matrix(module: nn.Module) -> bool:
 
 def _nearest(pattern: str, modules: dict[str, nn.Module]) -> str:
     names = [name for name in modules if name]
-    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(pattern, names, n=3)  # none below a likeness of .6
     if not near or pattern.strip("*?") != pattern:  # a pattern's own words against the last parts of the names
         ends = {name.rpartition(".")[2]: name for name in reversed(names)}
         words = [word for word in re.split(r"[^\w-]+", pattern) if word]
-        by_word = [ends[end] for word in words for end in difflib.get_close_matches(word, ends, n=2, cutoff=0.6)]
+        by_word = [ends[end] for word in words for end in difflib.get_close_matches(word, ends, n=2)]
         near = by_word[:3] or near
     if near:
         return f"; the nearest names are {', '.join(map(repr, near))}"
@@ -242,7 +239,8 @@ def remove_policies(model: nn.Module) -> None:
     Raises:
         BitdialError: not a module.
     """
-    for module in modules_of(model, every_name=True).values():
+    check_model(model)
+    for module in model.modules():
         if is_covered(module):
             uncover(module)
         _fused_kernels(module, allowed=True)
@@ -252,7 +250,8 @@ class AppliedPolicies:
     """The handle of policies that are in force on a model; made by `apply_policies`. Its `policies` are the rules."""
 
     def __init__(self, model: nn.Module, policies: PrecisionPolicies) -> None:
-        modules = modules_of(model, every_name=True)
+        check_model(model)
+        modules = plain_names(model, every_name=True)
         if any(is_covered(module) for module in modules.values()):
             raise BitdialError(
                 "model must have no policies yet, got one that follows some; remove() them from what apply_policies "
@@ -262,21 +261,21 @@ class AppliedPolicies:
         self._owner: object | None = object()
         self._rule_of = govern(modules, policies.rules)
         self._names = {name: module for name, module in modules.items() if module in self._rule_of}
-        self._first_names = {module: name for name, module in reversed(self._names.items())}
-        for module in self._rule_of:
-            _check_kind(self._first_names[module], module)
+        self._first_names = {module: name for name, module in plain_names(model).items() if module in self._rule_of}
+        for module, name in self._first_names.items():
+            _check_kind(name, module)
         _check_attention(modules, self._rule_of, policies.rules)
         for index, rule in enumerate(policies.rules):
             for format in dict.fromkeys(rule.formats):
                 self._check(index, format)
-        transformers = [module for module in dict.fromkeys(modules.values()) if isinstance(module, tuple(_FUSED))]
+        transformers = [module for module in model.modules() if isinstance(module, tuple(_FUSED))]
         self._fused = [module for module in transformers if self._rule_of.keys() & {*module.modules()}]
-        for module in self._rule_of:
+        for module, name in self._first_names.items():
             try:
                 cover(module, self._owner)
             except TypeError as error:
                 self.remove()
-                name, kind = self._first_names[module], type(module).__name__
+                kind = type(module).__name__
                 raise BitdialError(
                     f'layer "{name}" must be of a class that can be subclassed, got {kind} ({error}); name other layers'
                 ) from error
@@ -304,9 +303,9 @@ class AppliedPolicies:
         formats = self.policies.at(step)
         if formats == self._formats:
             return
-        changed = {index for index, format in enumerate(formats) if format != self._formats[index]}
+        changed = [index for index, format in enumerate(formats) if format != self._formats[index]]
         turning = [(module, formats[index]) for module, index in self._rule_of.items() if index in changed]
-        for index in sorted(changed):
+        for index in changed:
             self._check(index, formats[index])
         if any(owner_of(module) is not self._owner for module, _ in turning):
             raise BitdialError("policies must be in force to set their step, got ones taken off; apply them again")
@@ -340,8 +339,7 @@ class AppliedPolicies:
         """Refuse a format that a layer under this rule, or its device, cannot compute in."""
         pattern = self.policies.rules[index].pattern
         modules = [module for module, governing in self._rule_of.items() if governing == index]
-        float8_layers = [module for module in modules if is_float8_layer(module)]
-        if needs_float8(format) and not float8_layers:
+        if needs_float8(format) and not any(map(is_float8_layer, modules)):
             raise BitdialError(
                 f"policy {pattern!r} must cover a float8 layer to give {format_name(format)}, got none; "
                 "call convert_to_float8(model) first"
@@ -385,15 +383,14 @@ def _check_kind(name: str, module: nn.Module) -> None:
 
 def _check_attention(modules: dict[str, nn.Module], rule_of: dict[nn.Module, int], rules: Sequence[PolicyRule]) -> None:
     """Refuse a rule for a part of an attention layer, which reads that part's weight and never calls it."""
+    followed = {module: rules[index] for module, index in rule_of.items()}
     for name, module in modules.items():
-        part = module.out_proj if isinstance(module, nn.MultiheadAttention) else None
-        if part in rule_of and (
-            module not in rule_of or rules[rule_of[part]].schedule != rules[rule_of[module]].schedule
-        ):
+        own = followed.get(module.out_proj) if isinstance(module, nn.MultiheadAttention) else None
+        if own is not None and (module not in followed or own.schedule != followed[module].schedule):
             where = f"{name}.out_proj" if name else "out_proj"
             raise BitdialError(
                 f'layer "{where}" must follow the policy of its MultiheadAttention, which computes for it, got a rule '
-                f"{rules[rule_of[part]].pattern!r} of its own; name {name!r} instead"
+                f"{own.pattern!r} of its own; name {name!r} instead"
             )
 
 

@@ -18,8 +18,6 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor, nn
 
-from bitdial.errors import BitdialError
-from bitdial.layers.names import plain_names
 from bitdial.training.step.formats import FORWARD_BFLOAT16, LayerFormat, autocast_dtype, needs_float8
 
 _made: weakref.WeakValueDictionary[type, type] = weakref.WeakValueDictionary()
@@ -42,24 +40,13 @@ class PolicyLayer:
         return reduced
 
 
-def modules_of(model: Any, *, every_name: bool = False) -> dict[str, nn.Module]:
-    """Every module of a model by its name, as `plain_names` has it.
-
-    Raises:
-        BitdialError: not a module.
-    """
-    if not isinstance(model, nn.Module):
-        raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
-    return plain_names(model, every_name=every_name)
-
-
 def is_float8_class(kind: type) -> bool:
     """Whether a class is torchao's float8 linear layer or made from it (told by name: torchao need not be there)."""
     return any(one.__name__ == "Float8Linear" and one.__module__.startswith("torchao.") for one in kind.__mro__)
 
 
 def is_float8_layer(module: nn.Module) -> bool:
-    """Whether a module is a float8 linear layer."""
+    """Whether it is of such a class."""
     return is_float8_class(type(module))
 
 
@@ -92,23 +79,23 @@ def turn(module: nn.Module, format: LayerFormat | None) -> None:
 
             vars(module)["_bitdial_float8"] = config
             # The casts for the backward products stand in fields of their own, which keep their values.
-            off: dict[str, Any] = {}
-            for name in ("cast_config_input", "cast_config_weight"):
-                dtype = getattr(config, name).target_dtype
-                off[name] = CastConfig(scaling_type=ScalingType.DISABLED, target_dtype=dtype)
+            off = {
+                name: CastConfig(scaling_type=ScalingType.DISABLED, target_dtype=getattr(config, name).target_dtype)
+                for name in ("cast_config_input", "cast_config_weight")
+            }
             config = replace(config, **off)
         module.config = config
     vars(module)["_bitdial_format"] = format
 
 
+def owner_of(module: nn.Module) -> object | None:
+    """What `cover` was given; of a copy, a copy of that; None: the layer follows no policies."""
+    return vars(module).get("_bitdial_owner")
+
+
 def is_covered(module: nn.Module) -> bool:
     """Whether a layer follows policies (its own ones, or as a copy those of the time when it was copied)."""
     return owner_of(module) is not None
-
-
-def owner_of(module: nn.Module) -> object | None:
-    """What `cover` was given, or nothing."""
-    return vars(module).get("_bitdial_owner")
 
 
 def policy_class(base: type[nn.Module]) -> type[nn.Module]:
@@ -147,27 +134,23 @@ def _forward_of(base: type[nn.Module]) -> Callable[..., Any]:
         # A float8 layer out of float8 is the linear layer that it was made from, on the same weight.
         inner = nn.Linear.forward if float8 and not needs_float8(format) else base.forward
         dtype = autocast_dtype(format)
+        wide = dtype == torch.float32
         tensor = _first_tensor((args, kwargs))
         if tensor is None:
             tensor = next(self.parameters(), None)
         kind = "cpu" if tensor is None else tensor.device.type
-        if dtype == torch.float32:
+        if wide:
             args, kwargs = to_float32(args), to_float32(kwargs)
         elif attention:
             args, kwargs = _cast_query(args, kwargs, dtype)
         if not _has_autocast(kind):
             return inner(self, *args, **kwargs)
         enabled = torch.is_autocast_enabled(kind)
-        if dtype == torch.float32:
-            if not enabled:
-                return inner(self, *args, **kwargs)
-            with torch.autocast(kind, enabled=False):
-                return inner(self, *args, **kwargs)
-        if enabled and torch.get_autocast_dtype(kind) == dtype:
+        if not enabled if wide else enabled and torch.get_autocast_dtype(kind) == dtype:
             return inner(self, *args, **kwargs)
         # Autocast's cache of cast weights does not ask for the dtype: a weight that is used in two formats would come
         # back in the wrong one.
-        with torch.autocast(kind, dtype=dtype, cache_enabled=False):
+        with torch.autocast(kind, enabled=False) if wide else torch.autocast(kind, dtype=dtype, cache_enabled=False):
             return inner(self, *args, **kwargs)
 
     return forward

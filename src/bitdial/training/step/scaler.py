@@ -24,14 +24,8 @@ class LossScaler:
     the scale is known on the host at all times and never falls below ``config.min_scale`` (PyTorch's own can reach 0);
     a step that was lost is told, not hidden; a state that cannot be right is refused.
 
-    Args:
-        config: scale, factors, interval and floor.
-        device: where the loss lives.
-        scaling: False only looks for values that are not finite, at a scale of 1 that never moves (bfloat16).
-
-    Attributes:
-        scale: what the loss is multiplied with.
-        growth_tracker: applied steps in a row since the scale last moved.
+    Without `scaling` it only looks for values that are not finite, at a scale of 1 that never moves (bfloat16). Its
+    `growth_tracker` counts applied steps in a row since the scale last moved.
     """
 
     def __init__(self, config: MixedPrecisionConfig, device: torch.device | str, *, scaling: bool) -> None:
