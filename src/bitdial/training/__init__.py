@@ -15,7 +15,6 @@ from bitdial.training.knobs import Knob as Knob
 from bitdial.training.learning_rate import LearningRateConfig as LearningRateConfig
 from bitdial.training.learning_rate import LearningRateFactor as LearningRateFactor
 from bitdial.training.learning_rate import learning_rate_factor as learning_rate_factor
-from bitdial.training.loop import fit as fit
 from bitdial.training.loop_config import LoopConfig as LoopConfig
 from bitdial.training.metrics_log import CsvLog as CsvLog
 from bitdial.training.metrics_log import MetricsLog as MetricsLog
@@ -36,6 +35,7 @@ from bitdial.training.seeding import random_state as random_state
 from bitdial.training.seeding import restore_random_state as restore_random_state
 from bitdial.training.seeding import seed_everything as seed_everything
 from bitdial.training.setup import Setup as Setup
+from bitdial.training.setup import fit as fit
 from bitdial.training.sharding import whole_weights as whole_weights
 from bitdial.training.state import TrainingState as TrainingState
 from bitdial.training.step.optimizer_step import StepResult as StepResult

@@ -81,7 +81,7 @@ class Saves:
         if not math.isfinite(float(whole(torch.nn.utils.get_total_norm(weights)))):
             raise TrainingDiverged(
                 f"the weights are not finite after step {state.step}, expected finite numbers; lower the learning rate "
-                f"or clip gradients with max_grad_norm; {self.last_checkpoint()}"
+                "or clip gradients with max_grad_norm"
             )
         payload = state.state_dict()
 

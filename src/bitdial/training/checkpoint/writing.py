@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch.serialization import get_crc32_options, set_crc32_options
@@ -40,42 +40,26 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_inherited)
 
 
-class Aside:
-    """Does something in a thread of its own; `finish` waits for it and raises what it raised.
+def aside(action: Callable[[], None]) -> Future[None]:
+    """Do something in a thread of its own; the result waits for it and raises what it raised.
 
     Not a daemon: a program that ends waits for it.
     """
+    outcome: Future[None] = Future()
 
-    def __init__(self, action: Callable[[], None]) -> None:
-        self._outcome: Future[None] = Future()
-
-        def run() -> None:
-            try:
-                action()
-            except BaseException as error:
-                self._outcome.set_exception(error)
-            else:
-                self._outcome.set_result(None)
-
+    def run() -> None:
         try:
-            threading.Thread(target=run, name="bitdial-checkpoint").start()
-        except RuntimeError:  # no new threads: the interpreter is about to end
-            run()
+            action()
+        except BaseException as error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
 
-    @property
-    def busy(self) -> bool:
-        """Whether it is still at work."""
-        return not self._outcome.done()
-
-    def finish(self) -> None:
-        """Wait for the action and raise what it raised."""
-        self._outcome.result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._outcome.exception()  # waits, before the caller takes away what the action works on
+    try:
+        threading.Thread(target=run, name="bitdial-checkpoint").start()
+    except RuntimeError:  # no new threads: the interpreter is about to end
+        run()
+    return outcome
 
 
 class _Sink(io.RawIOBase):
@@ -119,7 +103,7 @@ def save_sealed(
     state: dict[str, Any],
     header: dict[str, Any],
     companion: tuple[Path, str],
-    check: Callable[[Path], None] | None = None,
+    check: Callable[[Path], None],
 ) -> None:
     """Write `state` with ``torch.save``, sealed with `header`, durably: when this returns, a power cut cannot undo it.
 
@@ -136,7 +120,9 @@ def save_sealed(
         Exception: what ``torch.save`` raises for a state that cannot be pickled; nothing has changed then either.
     """
     beside, text = companion
-    with _temporary(beside) as small, _temporary(path) as large, Aside(lambda: _write_text(small, text)) as writing:
+    with _temporary(beside) as small, _temporary(path) as large, contextlib.ExitStack() as before_closing:
+        writing = aside(lambda: _write_text(small, text))
+        before_closing.callback(writing.exception)  # waits, also when something else fails
         sink = _Sink(large)
         buffer = io.BufferedWriter(sink, _BUFFER)
         with _record_checksums():
@@ -144,10 +130,9 @@ def save_sealed(
         buffer.flush()
         sink.check()
         seal(large, sink.written, header)
-        if check is not None:
-            check(temporary_path(path))
+        check(temporary_path(path))
         os.fsync(large)
-        writing.finish()
+        writing.result()
         temporary_path(path).replace(path)
         temporary_path(beside).replace(beside)
     sync_folder(path.parent)
@@ -222,7 +207,7 @@ def sweep(temporary: Path) -> bool:
     return False
 
 
-def remove(paths: list[Path]) -> tuple[list[OSError], Aside | None]:
+def remove(paths: list[Path]) -> tuple[list[OSError], Future[None] | None]:
     """Remove files; their names are gone on return, their space is given back aside.
 
     Freeing the cached pages of a large file takes about as long as writing half of it: the training need not wait. For
@@ -246,7 +231,7 @@ def remove(paths: list[Path]) -> tuple[list[OSError], Aside | None]:
     if size < _SLOW_TO_FREE:
         _close(descriptors)
         return failures, None
-    return failures, Aside(lambda: _close(descriptors))
+    return failures, aside(lambda: _close(descriptors))
 
 
 def _close(descriptors: list[int]) -> None:
