@@ -7,7 +7,6 @@ from bitdial.training.checkpoint import LoadedCheckpoint as LoadedCheckpoint
 from bitdial.training.checkpoint import read_checkpoint as read_checkpoint
 from bitdial.training.devices import make_fabric as make_fabric
 from bitdial.training.distillation import Distillation as Distillation
-from bitdial.training.early_stopping import EarlyStopping as EarlyStopping
 from bitdial.training.ema import WeightAverage as WeightAverage
 from bitdial.training.hooks import Hook as Hook
 from bitdial.training.interrupts import Interrupts as Interrupts
@@ -15,7 +14,6 @@ from bitdial.training.knobs import Knob as Knob
 from bitdial.training.learning_rate import LearningRateConfig as LearningRateConfig
 from bitdial.training.learning_rate import LearningRateFactor as LearningRateFactor
 from bitdial.training.learning_rate import learning_rate_factor as learning_rate_factor
-from bitdial.training.loop_config import LoopConfig as LoopConfig
 from bitdial.training.metrics_log import CsvLog as CsvLog
 from bitdial.training.metrics_log import MetricsLog as MetricsLog
 from bitdial.training.mixed_precision import AdaptiveMixedPrecisionTrainer as AdaptiveMixedPrecisionTrainer
@@ -25,10 +23,12 @@ from bitdial.training.mixed_precision import train_with_mixed_precision as train
 from bitdial.training.optimizers import OptimizerConfig as OptimizerConfig
 from bitdial.training.optimizers import build_optimizer as build_optimizer
 from bitdial.training.optimizers import scaled_learning_rate as scaled_learning_rate
+from bitdial.training.options import LoopConfig as LoopConfig
 from bitdial.training.progress import Progress as Progress
 from bitdial.training.recorder import TrainingDiverged as TrainingDiverged
 from bitdial.training.run_folder import RunFolder as RunFolder
 from bitdial.training.saving import CheckpointSaver as CheckpointSaver
+from bitdial.training.scoring import EarlyStopping as EarlyStopping
 from bitdial.training.scoring import Evaluate as Evaluate
 from bitdial.training.seeding import preserved_random_state as preserved_random_state
 from bitdial.training.seeding import random_state as random_state

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitdial.errors import BitdialError
-from bitdial.training.tasks import Scored, Task, TaskOutput
+from bitdial.training.tasks import Task, TaskOutput
 
 
 class Distillation:
@@ -45,14 +45,9 @@ class Distillation:
         self.teacher = teacher
         self.alpha = alpha
         self.temperature = temperature
-
-    def examples(self, batch: Any) -> int:
-        """Return how many examples `batch` holds."""
-        return self.task.examples(batch)
-
-    def logits(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the student's predictions, shape ``[N, K]``."""
-        return self.task.logits(model, batch)
+        # all but the loss is the wrapped task's, of the student alone
+        self.metric, self.higher_is_better = task.metric, task.higher_is_better
+        self.examples, self.logits, self.score = task.examples, task.logits, task.score
 
     def loss_of(self, logits: Tensor, batch: Any) -> TaskOutput:
         """Return the mixed loss; metrics are the task's, with `task_loss` and `distillation_loss` beside them."""
@@ -77,20 +72,6 @@ class Distillation:
     def loss(self, model: nn.Module, batch: Any) -> TaskOutput:
         """Run student and teacher on `batch` and return the mixed loss."""
         return self.loss_of(self.logits(model, batch), batch)
-
-    @property
-    def metric(self) -> str:
-        """That of the wrapped task."""
-        return self.task.metric
-
-    @property
-    def higher_is_better(self) -> bool:
-        """As the wrapped task has it."""
-        return self.task.higher_is_better
-
-    def score(self, model: nn.Module, batch: Any) -> Scored:
-        """Score the student alone, as the wrapped task does."""
-        return self.task.score(model, batch)
 
     @torch.no_grad()
     def teacher_logits(self, batch: Any) -> Tensor:

@@ -15,8 +15,8 @@ import torch
 from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.training.devices import is_lost_process
 from bitdial.training.interrupts import Interrupts
-from bitdial.training.loop_config import LoopConfig
 from bitdial.training.metrics_log import MetricsLog
+from bitdial.training.options import LoopConfig
 from bitdial.training.progress import Progress
 from bitdial.training.recorder import TrainingDiverged
 from bitdial.training.saving import Saves
@@ -65,7 +65,7 @@ class Loop:
                 if self.progress is not None:
                     self.progress.note(f"resume: {note}")
                 elif state.fabric.is_global_zero:
-                    warnings.warn(f"resume: {note}", stacklevel=4)
+                    warnings.warn(f"resume: {note}", stacklevel=3)
             while not self._finished():
                 for batches, epoch_over in state.stream.epoch(state.epoch, state.batch_in_epoch):
                     if batches:

@@ -126,8 +126,6 @@ class MetricsLog:
     ) -> None:
         self.folder = Path(folder)
         self.scope = dict(scope or {})
-        self.rows = 0
-        """Rows written in this scope so far."""
         self._tensorboard = tensorboard
         self._csv: CsvLog | None = None
         self._copy_path = copy
@@ -151,7 +149,6 @@ class MetricsLog:
             return seen <= rows
 
         self._file().keep(wanted)
-        self.rows = min(seen, rows)
         self._first_step = step + 1 if rows else None
         if self._copy_path is not None:  # made again from what is left
             kept = self._file().rows()
@@ -168,12 +165,16 @@ class MetricsLog:
         self._file().append({**self.scope, **row})
         if self._copy is not None:
             self._copy.append({**self.scope, **row})
-        self.rows += 1
         if self._tensorboard:
-            writer = self._writer()
+            if self._events is None:
+                from torch.utils.tensorboard import SummaryWriter  # a second of imports, for the one process that logs
+
+                phase = "-".join(str(value) for value in self.scope.values())
+                place = self.folder / "tensorboard" / phase if phase else self.folder
+                self._events = SummaryWriter(str(place), purge_step=self._first_step, flush_secs=10)
             for name, value in row.items():
                 if name != "step" and not isinstance(value, str) and value is not None:
-                    writer.add_scalar(_tag(name), float(value), int(row["step"]))
+                    self._events.add_scalar(_tag(name), float(value), int(row["step"]))
 
     def flush(self) -> None:
         """Bring the event files up to date; rows of `metrics.csv` always are."""
@@ -197,15 +198,6 @@ class MetricsLog:
         if self._csv is None:
             self._csv = CsvLog(self.folder / "metrics.csv")
         return self._csv
-
-    def _writer(self) -> SummaryWriter:
-        if self._events is None:
-            from torch.utils.tensorboard import SummaryWriter  # a second of imports, for the one process that logs
-
-            phase = "-".join(str(value) for value in self.scope.values())
-            place = self.folder / "tensorboard" / phase if phase else self.folder
-            self._events = SummaryWriter(str(place), purge_step=self._first_step, flush_secs=10)
-        return self._events
 
 
 def check_copy(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,9 +55,12 @@ class StepRecorder:
         """
         if not self._pending:
             return
-        flat = [tensor for entry in self._pending for tensor in entry.tensors.values()]
-        numbers = iter(_to_host(fabric, flat) if flat else [])
         pending, self._pending = self._pending, []
+        flat = [tensor for entry in pending for tensor in entry.tensors.values()]
+        numbers: Iterator[float] = iter(())
+        if flat:
+            stacked = torch.stack([tensor.to(flat[0].device, torch.float32) for tensor in flat])
+            numbers = iter(fabric.all_reduce(stacked, reduce_op="mean").tolist())
         for entry in pending:
             got = {name: next(numbers) for name in entry.tensors}
             for name in finite:
@@ -111,13 +114,3 @@ class StepRecorder:
         self.window = [dict(row) for row in state["window"]]
         self.epoch = {name: (total, count) for name, (total, count) in state["epoch"].items()}
         self._pending = []
-
-
-def _to_host(fabric: Any, tensors: list[Tensor]) -> list[float]:
-    """Return the numbers, averaged over the processes."""
-    device = tensors[0].device
-    stacked = torch.stack([tensor.to(device, torch.float32) for tensor in tensors])
-    if fabric.world_size > 1:
-        stacked = fabric.all_reduce(stacked, reduce_op="mean")
-    numbers: list[float] = stacked.tolist()
-    return numbers

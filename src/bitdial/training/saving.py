@@ -97,7 +97,7 @@ class Saves:
 
         self._pending = Path(self._in_first_process(write))
         if self._behind is None:
-            self._confirm()
+            self.settle()
 
     def look(self) -> None:
         """Between two steps: tell of a save that has reached the disk meanwhile, or of its failure."""
@@ -111,15 +111,15 @@ class Saves:
         Raises:
             BitdialError: it could not be saved.
         """
-        if self._pending is None:
+        path = self._pending
+        if path is None:
             return
+        self._pending = None  # a failure is told once
         if self._behind is not None:
-            try:
-                self._in_first_process(self._wait)
-            except Exception:
-                self._pending = None  # told once
-                raise
-        self._confirm()
+            self._in_first_process(self._wait)
+        self.state.last_checkpoint = path
+        for hook in self.state.hooks:
+            hook.on_checkpoint(self.state, path)
 
     def last_checkpoint(self) -> str:
         """Return half a sentence that names the newest checkpoint on the disk, after waiting for one on its way."""
@@ -137,12 +137,6 @@ class Saves:
         if self._behind is not None:
             self._behind.wait()
         return ""
-
-    def _confirm(self) -> None:
-        self.state.last_checkpoint, self._pending = self._pending, None
-        assert self.state.last_checkpoint is not None
-        for hook in self.state.hooks:
-            hook.on_checkpoint(self.state, self.state.last_checkpoint)
 
     def _in_first_process(self, action: Callable[[], str]) -> str:
         def told(error: Exception) -> str:

@@ -1,9 +1,10 @@
-"""Evaluating in the middle of training without leaving a trace in it."""
+"""Evaluating in the middle of training without leaving a trace in it, and stopping when scores no longer improve."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -40,3 +41,57 @@ def monitored(scores: Mapping[str, float], name: str) -> float:
             f"monitor must name a score of the evaluation ({known}), got {name!r}{suggest(name, scores)}"
         )
     return scores[name]
+
+
+class EarlyStopping:
+    """Count evaluations without improvement; ask for a stop after `patience` of them.
+
+    Args:
+        patience: evaluations in a row without improvement that are borne (with one evaluation an epoch: epochs).
+        min_delta: how much better than the best a score must be to count as an improvement, >= 0.
+        mode: "max" where larger is better (accuracy), "min" where smaller is better (loss).
+
+    A score that is not finite never counts as an improvement.
+
+    Raises:
+        BitdialError: an argument out of its range.
+    """
+
+    def __init__(self, patience: int = 40, min_delta: float = 0.0, mode: Literal["max", "min"] = "max") -> None:
+        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+            raise BitdialError(f"early stopping patience must be a whole number of at least 1, got {patience!r}")
+        if not 0.0 <= min_delta < math.inf:
+            raise BitdialError(f"early stopping min_delta must be 0 or more, got {min_delta}")
+        if mode not in ("max", "min"):
+            raise BitdialError(f"early stopping mode must be 'max' or 'min', got {mode!r}")
+        self.patience = patience
+        self.min_delta = min_delta
+        self.mode = mode
+        self.counter = 0
+        self.best_score: float | None = None
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether patience is used up."""
+        return self.counter >= self.patience
+
+    def update(self, score: float) -> bool:
+        """Take the score of one evaluation; return `should_stop`."""
+        gain = math.inf
+        if self.best_score is not None:
+            gain = score - self.best_score if self.mode == "max" else self.best_score - score
+        self.counter += 1
+        if math.isfinite(score) and gain > self.min_delta:
+            self.best_score, self.counter = score, 0
+        return self.should_stop
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return ``{counter, best_score, patience}``."""
+        return {"counter": self.counter, "best_score": self.best_score, "patience": self.patience}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave; set `patience` afterwards to allow a resumed run more."""
+        self.counter = int(state["counter"])
+        best = state["best_score"]
+        self.best_score = None if best is None else float(best)
+        self.patience = int(state["patience"])

@@ -12,17 +12,16 @@ from torch.optim import Optimizer
 
 from bitdial.training.batches import BatchStream
 from bitdial.training.devices import make_fabric
-from bitdial.training.early_stopping import EarlyStopping
 from bitdial.training.ema import WeightAverage
 from bitdial.training.hooks import Hook, hooks_state
 from bitdial.training.learning_rate import LearningRateFactor, make_scheduler
 from bitdial.training.loop import Loop
-from bitdial.training.loop_config import LoopConfig
 from bitdial.training.metrics_log import MetricsLog
+from bitdial.training.options import LoopConfig
 from bitdial.training.progress import Progress
 from bitdial.training.recorder import StepRecorder
 from bitdial.training.saving import CheckpointSaver, Saves
-from bitdial.training.scoring import Evaluate
+from bitdial.training.scoring import EarlyStopping, Evaluate
 from bitdial.training.sharding import check_shardable, in_shards, is_sharded
 from bitdial.training.state import TrainingState
 from bitdial.training.step.config import MixedPrecisionConfig, prepare_layers

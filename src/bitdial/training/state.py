@@ -14,10 +14,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from bitdial.errors import BitdialError
 from bitdial.training.batches import BatchStream
-from bitdial.training.early_stopping import EarlyStopping
 from bitdial.training.ema import WeightAverage
 from bitdial.training.hooks import Hook, hooks_state
 from bitdial.training.recorder import StepRecorder
+from bitdial.training.scoring import EarlyStopping
 from bitdial.training.seeding import random_state, restore_random_state
 from bitdial.training.sharding import gathered
 from bitdial.training.step.control import PrecisionControl
