@@ -6,14 +6,12 @@ from bitdial.training.checkpoint import DamagedCheckpoint as DamagedCheckpoint
 from bitdial.training.checkpoint import LoadedCheckpoint as LoadedCheckpoint
 from bitdial.training.checkpoint import read_checkpoint as read_checkpoint
 from bitdial.training.devices import make_fabric as make_fabric
-from bitdial.training.distillation import Distillation as Distillation
-from bitdial.training.ema import WeightAverage as WeightAverage
 from bitdial.training.hooks import Hook as Hook
-from bitdial.training.interrupts import Interrupts as Interrupts
 from bitdial.training.knobs import Knob as Knob
 from bitdial.training.learning_rate import LearningRateConfig as LearningRateConfig
 from bitdial.training.learning_rate import LearningRateFactor as LearningRateFactor
 from bitdial.training.learning_rate import learning_rate_factor as learning_rate_factor
+from bitdial.training.loop import Interrupts as Interrupts
 from bitdial.training.metrics_log import CsvLog as CsvLog
 from bitdial.training.metrics_log import MetricsLog as MetricsLog
 from bitdial.training.mixed_precision import AdaptiveMixedPrecisionTrainer as AdaptiveMixedPrecisionTrainer
@@ -21,6 +19,7 @@ from bitdial.training.mixed_precision import MixedPrecisionConfig as MixedPrecis
 from bitdial.training.mixed_precision import MixedPrecisionTrainer as MixedPrecisionTrainer
 from bitdial.training.mixed_precision import train_with_mixed_precision as train_with_mixed_precision
 from bitdial.training.optimizers import OptimizerConfig as OptimizerConfig
+from bitdial.training.optimizers import WeightAverage as WeightAverage
 from bitdial.training.optimizers import build_optimizer as build_optimizer
 from bitdial.training.optimizers import scaled_learning_rate as scaled_learning_rate
 from bitdial.training.options import LoopConfig as LoopConfig
@@ -40,6 +39,7 @@ from bitdial.training.sharding import whole_weights as whole_weights
 from bitdial.training.state import TrainingState as TrainingState
 from bitdial.training.step.optimizer_step import StepResult as StepResult
 from bitdial.training.tasks import Classification as Classification
+from bitdial.training.tasks import Distillation as Distillation
 from bitdial.training.tasks import Scored as Scored
 from bitdial.training.tasks import Task as Task
 from bitdial.training.tasks import TaskOutput as TaskOutput

@@ -64,8 +64,7 @@ def with_warmup(schedule: LearningRateFactor, warmup_steps: int) -> LearningRate
 def learning_rate_factor(config: LearningRateConfig, total_steps: int) -> LearningRateFactor:
     """Build the factor that `config` describes, for a run of `total_steps` applied steps.
 
-    Raises:
-        BitdialError: `total_steps` below 1, a warm-up as long as the run, or a milestone below 0.
+    A run without steps or as short as its warm-up, and a milestone below 0, are `BitdialError`s.
     """
     if total_steps < 1:
         raise BitdialError(f"a learning-rate schedule needs a run of at least 1 step, got {total_steps}")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import torch
 
 from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.training.devices import is_lost_process
-from bitdial.training.interrupts import Interrupts
 from bitdial.training.metrics_log import MetricsLog
 from bitdial.training.options import LoopConfig
 from bitdial.training.progress import Progress
@@ -23,6 +25,41 @@ from bitdial.training.saving import Saves
 from bitdial.training.scoring import Evaluate, monitored, scores_of
 from bitdial.training.state import TrainingState
 from bitdial.training.step.optimizer_step import OptimizerStep
+
+
+class Interrupts:
+    """Catch SIGINT and SIGTERM in the body: the first asks for a stop at the next step, the second stops at once.
+
+    The loop reads `requested` between steps. Outside the main thread, where Python allows no handlers, nothing is
+    caught and `requested` stays None.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        """Name of the signal that asked for a stop (``"SIGINT"``), or None."""
+        self._former: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in self.SIGNALS:
+                self._former[number] = signal.signal(number, self._catch)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            # None: the former handler was set by C code and cannot be put back from Python
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._former.clear()
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.requested is None:
+            self.requested = signal.Signals(number).name
+            return
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
 
 
 @dataclass(eq=False)

@@ -84,11 +84,7 @@ class LoopConfig(LengthOptions, StepOptions, LongRunOptions):
         return self
 
     def total_steps(self, batches_per_epoch: int | None) -> int | None:
-        """Return the number of steps of the run; None where it depends on a loader of unknown length.
-
-        Args:
-            batches_per_epoch: length of the loader of one process.
-        """
+        """Return the number of steps, given one process's loader's length; None where that is needed and unknown."""
         if self.epochs is None or batches_per_epoch is None:
             return self.steps
         by_epochs = self.epochs * -(-batches_per_epoch // self.gradient_accumulation_steps)

@@ -106,11 +106,7 @@ class Saves:
             self.settle()
 
     def settle(self) -> None:
-        """Wait until what was saved is on the disk. Every process must call this, and every one hears of a failure.
-
-        Raises:
-            BitdialError: it could not be saved.
-        """
+        """Wait until what was saved is on the disk. Every process must call this, and every one hears of a failure."""
         path = self._pending
         if path is None:
             return

@@ -30,11 +30,7 @@ def scores_of(evaluate: Evaluate, model: nn.Module, fabric: Fabric) -> dict[str,
 
 
 def monitored(scores: Mapping[str, float], name: str) -> float:
-    """Return the score called `name`.
-
-    Raises:
-        BitdialError: there is none.
-    """
+    """Return the score called `name`, or raise a `BitdialError`."""
     if name not in scores:
         known = ", ".join(scores) or "none"
         raise BitdialError(
@@ -44,17 +40,10 @@ def monitored(scores: Mapping[str, float], name: str) -> float:
 
 
 class EarlyStopping:
-    """Count evaluations without improvement; ask for a stop after `patience` of them.
+    """Count evaluations without improvement; ask for a stop after `patience` of them in a row.
 
-    Args:
-        patience: evaluations in a row without improvement that are borne (with one evaluation an epoch: epochs).
-        min_delta: how much better than the best a score must be to count as an improvement, >= 0.
-        mode: "max" where larger is better (accuracy), "min" where smaller is better (loss).
-
-    A score that is not finite never counts as an improvement.
-
-    Raises:
-        BitdialError: an argument out of its range.
+    A score must be better than the best by more than `min_delta` to count as an improvement, and finite; larger is
+    better in mode "max" (accuracy), smaller in mode "min" (loss). An argument out of its range is a `BitdialError`.
     """
 
     def __init__(self, patience: int = 40, min_delta: float = 0.0, mode: Literal["max", "min"] = "max") -> None:

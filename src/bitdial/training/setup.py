@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 
 from bitdial.training.batches import BatchStream
 from bitdial.training.devices import make_fabric
-from bitdial.training.ema import WeightAverage
 from bitdial.training.hooks import Hook, hooks_state
 from bitdial.training.learning_rate import LearningRateFactor, make_scheduler
 from bitdial.training.loop import Loop
 from bitdial.training.metrics_log import MetricsLog
+from bitdial.training.optimizers import WeightAverage
 from bitdial.training.options import LoopConfig
 from bitdial.training.progress import Progress
 from bitdial.training.recorder import StepRecorder

@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from bitdial.errors import BitdialError
 from bitdial.training.batches import BatchStream
-from bitdial.training.ema import WeightAverage
 from bitdial.training.hooks import Hook, hooks_state
+from bitdial.training.optimizers import WeightAverage
 from bitdial.training.recorder import StepRecorder
 from bitdial.training.scoring import EarlyStopping
 from bitdial.training.seeding import random_state, restore_random_state
@@ -217,21 +217,14 @@ class TrainingState:
         rank = self.fabric.global_rank
         self.stream.load_random_state((state.get("epoch_rng_state") or [None] * world)[rank])
         restore_random_state(states[rank])
-        return self._notes_on_threads(state)
-
-    def _notes_on_threads(self, state: Mapping[str, Any]) -> list[str]:
         before, now = state.get("threads"), torch.get_num_threads()
         if before in (None, now) or self.fabric.device.type != "cpu":
             return []
+        was, has = (f"{threads} thread{'' if threads == 1 else 's'}" for threads in (before, now))
         return [
-            f"the checkpoint was made with torch on {_counted(before)} and this run has {_counted(now)}: it goes on "
-            "from the same place, but not bit for bit, because sums are rounded otherwise (OMP_NUM_THREADS sets the "
-            "number)"
+            f"the checkpoint was made with torch on {was} and this run has {has}: it goes on from the same place, but "
+            "not bit for bit, because sums are rounded otherwise (OMP_NUM_THREADS sets the number)"
         ]
-
-
-def _counted(threads: int) -> str:
-    return f"{threads} thread{'' if threads == 1 else 's'}"
 
 
 def _gathered(fabric: Fabric, mine: Any) -> list[Any]:

@@ -63,19 +63,16 @@ def prefix_of(name: str) -> str | None:
 
 
 class Registry:
-    """The checkpoints of one series in one folder, as the files themselves tell.
-
-    Attributes:
-        records: the readable files, oldest first.
-        damaged: file name -> reason, of files of this series that cannot be used.
-        names: everything in the folder at the last look.
-    """
+    """The checkpoints of one series in one folder, as the files themselves tell."""
 
     def __init__(self, folder: Path, prefix: str) -> None:
         self.folder, self.prefix = folder, prefix
         self.records: list[Record] = []
+        """The readable files, oldest first."""
         self.damaged: dict[str, str] = {}
+        """File name -> reason, of files of this series that cannot be used."""
         self.names: list[str] = []
+        """Everything in the folder at the last look."""
         self._known: dict[str, Record | None] = {}
 
     def look(self) -> list[Record]:
@@ -151,11 +148,7 @@ class Series(Registry):
         self._freeing: Future[None] | None = None
 
     def make_folder(self) -> None:
-        """Make the folder, durably.
-
-        Raises:
-            BitdialError: it cannot be made or listed.
-        """
+        """Make the folder, durably, or raise a `BitdialError`."""
         try:
             missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -169,11 +162,7 @@ class Series(Registry):
             ) from error
 
     def check_metric(self) -> None:
-        """Refuse to rank by one metric what was saved by another.
-
-        Raises:
-            BitdialError: the folder holds such checkpoints.
-        """
+        """Refuse (`BitdialError`) to rank by one metric what was saved by another."""
         for record in self.records:
             if (record.metric_name, record.higher_is_better) != (self.metric, self.higher_is_better):
                 theirs, ours = ("higher" if each.higher_is_better else "lower" for each in (record, self))

@@ -107,13 +107,9 @@ def save_sealed(
 ) -> None:
     """Write `state` with ``torch.save``, sealed with `header`, durably: when this returns, a power cut cannot undo it.
 
-    The companion, a small text file in the same folder, is replaced with it: never before it, never long after. It is
-    flushed while the state is being written, so that it costs no wait of its own.
-
-    Args:
-        path, state, header: see `bitdial.training.checkpoint.sealing.seal`.
-        companion: path and text of the small file.
-        check: called with the temporary file when that is complete; what it raises stops the save.
+    The companion, path and text of a small file in the same folder, is replaced with it: never before it, never long
+    after. It is flushed while the state is being written, so that it costs no wait of its own. `check` is called with
+    the temporary file when that is complete; what it raises stops the save.
 
     Raises:
         OSError: nothing has changed in the folder, unless it was a rename or the flush of the folder that failed.
@@ -139,11 +135,7 @@ def save_sealed(
 
 
 def save_text(path: Path, text: str) -> None:
-    """Replace a small text file durably.
-
-    Raises:
-        OSError: the earlier content is still in place.
-    """
+    """Replace a small text file durably; after an `OSError` the earlier content is still in place."""
     with _temporary(path) as descriptor:
         _write_text(descriptor, text)
         temporary_path(path).replace(path)
@@ -208,13 +200,10 @@ def sweep(temporary: Path) -> bool:
 
 
 def remove(paths: list[Path]) -> tuple[list[OSError], Future[None] | None]:
-    """Remove files; their names are gone on return, their space is given back aside.
+    """Remove files; return the failures (a file that is gone already is none), and what gives back the space, if any.
 
     Freeing the cached pages of a large file takes about as long as writing half of it: the training need not wait. For
     small ones a thread would cost more than it saves.
-
-    Returns:
-        The failures (a file that is gone already is none), and what gives back the space, to be finished, if anything.
     """
     failures, descriptors, size = [], [], 0
     for path in paths:
