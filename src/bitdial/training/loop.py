@@ -158,7 +158,7 @@ class Loop:
         )
         if not (logs or evaluates or saves or stop):
             return
-        state.recorder.flush(state.fabric, finite=("loss", "gradient_norm"))
+        state.recorder.flush(state.fabric)
         row = self._training_row(epoch_over) if logs else {}
         if evaluates:
             scores, is_best = self._evaluate()

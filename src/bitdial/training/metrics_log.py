@@ -31,15 +31,12 @@ class CsvLog:
         self.columns: list[str] = []
         self._handle: int | None = None
         if self.path.exists():
-            self._repair()
-
-    def _repair(self) -> None:
-        whole = self.path.read_bytes()
-        end = whole.rfind(b"\n") + 1
-        if end < len(whole):
-            os.truncate(self.path, end)
-        header = whole[:end].split(b"\n", 1)[0].decode("utf-8", errors="replace")
-        self.columns = next(csv.reader([header]), [])
+            whole = self.path.read_bytes()
+            end = whole.rfind(b"\n") + 1
+            if end < len(whole):
+                os.truncate(self.path, end)
+            header = whole[:end].split(b"\n", 1)[0].decode("utf-8", errors="replace")
+            self.columns = next(csv.reader([header]), [])
 
     def rows(self) -> list[dict[str, str]]:
         """Return all rows, values as text; rows that do not fit the header are left out with a warning."""

@@ -99,6 +99,7 @@ def fit(
     control = PrecisionControl(precision, fabric.device, adaptive=True)
     check_device(control.format, fabric.device)
     if not fabric.is_global_zero:
+        log = progress = None  # the first process tells and writes
         control.tell = lambda _: None
     elif progress is not None:
         control.tell = progress.note
@@ -112,19 +113,10 @@ def fit(
             fabric, model, optimizer, scheduler, stream, recorder, control, hooks, ema, early_stopping
         )
         notes = state.load_state_dict(resume) if resume is not None else []
-        is_first = fabric.is_global_zero
         with in_shards(state) if sharded else nullcontext():
-            Loop(
-                state,
-                config,
-                OptimizerStep(state, task),
-                evaluate,
-                log if is_first else None,
-                Saves(state, checkpoints),
-                progress if is_first else None,
-                how_to_resume,
-            ).run(notes)
-        if log is not None and is_first:  # a failure of the first process alone: none may wait for it any more
+            saves = Saves(state, checkpoints)
+            Loop(state, config, OptimizerStep(state, task), evaluate, log, saves, progress, how_to_resume).run(notes)
+        if log is not None:  # a failure of the first process alone: none may wait for it any more
             log.flush()
     finally:
         if layers is not None:

@@ -73,18 +73,11 @@ class CheckpointManager:
         self.keep_best = _whole("keep_best", keep_best, 0)
         self.metric, self.higher_is_better, self.prefix = metric, bool(higher_is_better), prefix
         self.background = background
-        self._series = Series(
-            self.save_dir,
-            prefix,
-            keep_last_n=self.keep_last_n,
-            keep_best=self.keep_best,
-            metric=metric,
-            higher_is_better=self.higher_is_better,
-        )
+        self._series = Series(self.save_dir, prefix, self.keep_last_n, self.keep_best, metric, self.higher_is_better)
         self._snapshot = Snapshot()
         self._writing: Future[None] | None = None
-        self._resumed: str | None = None  # the file loaded before the first save
-        self._loaded: str | None = None  # the file loaded last: a run that rolled back has resumed from that
+        # what was loaded last before the first save, and what was loaded last: a run that rolled back resumed from that
+        self._held: dict[str, str] = {}
         self._saved = False
         self._closed = False
         if _rank() == 0:
@@ -175,9 +168,9 @@ class CheckpointManager:
         record = self._series.next_record(number, step, value, bool(is_best))
         self._saved = True
         if not self.background:
-            self._series.save(record, *prepare(state), self._held())
+            self._series.save(record, *prepare(state), set(self._held.values()))
             return record.path
-        contents, held = self._snapshot.take(state), self._held()  # loading waits for the save, so nothing is added
+        contents, held = self._snapshot.take(state), set(self._held.values())  # loading waits: nothing is added
 
         def write() -> None:
             try:
@@ -280,12 +273,9 @@ class CheckpointManager:
         return loaded
 
     def _hold(self, name: str) -> None:
-        self._loaded = name
+        self._held["last"] = name
         if not self._saved:
-            self._resumed = name
-
-    def _held(self) -> set[str]:
-        return {name for name in (self._resumed, self._loaded) if name is not None}
+            self._held["first"] = name
 
 
 def _rank() -> int:

@@ -139,7 +139,7 @@ class Series(Registry):
     """
 
     def __init__(
-        self, folder: Path, prefix: str, *, keep_last_n: int, keep_best: int, metric: str, higher_is_better: bool
+        self, folder: Path, prefix: str, keep_last_n: int, keep_best: int, metric: str, higher_is_better: bool
     ) -> None:
         super().__init__(folder, prefix)
         self.keep_last_n, self.keep_best = keep_last_n, keep_best

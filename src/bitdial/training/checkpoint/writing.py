@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.serialization import get_crc32_options, set_crc32_options
+from torch.utils.serialization import config
 
 from bitdial.training.checkpoint.sealing import seal
 
@@ -121,7 +121,7 @@ def save_sealed(
         before_closing.callback(writing.exception)  # waits, also when something else fails
         sink = _Sink(large)
         buffer = io.BufferedWriter(sink, _BUFFER)
-        with _record_checksums():
+        with config.patch("save.compute_crc32", True):  # type: ignore[attr-defined]  # the seal relies on it
             torch.save(state, buffer)
         buffer.flush()
         sink.check()
@@ -239,14 +239,3 @@ def _lock(descriptor: int) -> bool:
         except OSError:  # a file system without locks
             pass
     return True
-
-
-@contextlib.contextmanager
-def _record_checksums() -> Iterator[None]:
-    """Have torch compute the records' CRC, which the seal relies on, also where a user switched that off."""
-    before = get_crc32_options()
-    set_crc32_options(True)
-    try:
-        yield
-    finally:
-        set_crc32_options(before)
