@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from bitdial.errors import BitdialError, RunInterrupted
+from bitdial.errors import BitdialError, RunInterrupted, suggest
 from bitdial.training.devices import is_lost_process
 from bitdial.training.metrics_log import MetricsLog
 from bitdial.training.options import LoopConfig
 from bitdial.training.progress import Progress
 from bitdial.training.recorder import TrainingDiverged
 from bitdial.training.saving import Saves
-from bitdial.training.scoring import Evaluate, monitored, scores_of
+from bitdial.training.scoring import Evaluate, scores_of
 from bitdial.training.state import TrainingState
 from bitdial.training.step.optimizer_step import OptimizerStep
 
@@ -210,7 +210,13 @@ class Loop:
         assert self.evaluate is not None
         state = self.state
         state.scores = scores_of(self.evaluate, state.evaluated_model, state.fabric)
-        score = monitored(state.scores, self.config.monitor)
+        wanted = self.config.monitor
+        if wanted not in state.scores:
+            known = ", ".join(state.scores) or "none"
+            raise BitdialError(
+                f"monitor must name a score of the evaluation ({known}), got {wanted!r}{suggest(wanted, state.scores)}"
+            )
+        score = state.scores[wanted]
         is_best = math.isfinite(score) and (
             state.best_score is None
             or (score > state.best_score if self.config.monitor_mode == "max" else score < state.best_score)

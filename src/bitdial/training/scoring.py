@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from bitdial.errors import BitdialError, suggest
+from bitdial.errors import BitdialError
 from bitdial.layers.modes import evaluating
 from bitdial.training.seeding import preserved_random_state
 
@@ -27,16 +27,6 @@ def scores_of(evaluate: Evaluate, model: nn.Module, fabric: Fabric) -> dict[str,
     with torch.no_grad(), preserved_random_state(), evaluating(model):
         scores = {name: float(score) for name, score in evaluate(model).items()}
     return fabric.broadcast(scores) if fabric.world_size > 1 else scores
-
-
-def monitored(scores: Mapping[str, float], name: str) -> float:
-    """Return the score called `name`, or raise a `BitdialError`."""
-    if name not in scores:
-        known = ", ".join(scores) or "none"
-        raise BitdialError(
-            f"monitor must name a score of the evaluation ({known}), got {name!r}{suggest(name, scores)}"
-        )
-    return scores[name]
 
 
 class EarlyStopping:

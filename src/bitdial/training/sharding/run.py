@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bitdial.training.state import TrainingState
 
 
-def check_shardable(model: nn.Module, optimizer: Optimizer | None = None, processes: int = 1) -> None:
+def check_shardable(model: nn.Module, optimizer: Optimizer | None, processes: int) -> None:
     """Refuse a model, or an optimizer over its parameters, that does not go together with weights in shards.
 
     Raises:
