@@ -15,15 +15,12 @@ from bitdial.trees import map_tensors
 
 
 class BatchStream:
-    """Yield the batches of each epoch in groups, one group per optimizer step.
+    """Yield each epoch's batches in groups of `group_size`, one per optimizer step; the last has what is left.
 
-    Args:
-        loader: anything that can be iterated once per epoch. Exact resume in mid-epoch comes in two ways: a loader with
-            ``set_epoch(epoch)`` and ``start_at(batch)`` jumps there; any other is rewound to the random state that its
-            epoch began with and its first batches are consumed. (Worker processes that outlive an epoch,
-            ``persistent_workers=True``, keep randomness that nobody can rewind: order exact, augmentation not.)
-        group_size: batches per group; an epoch's last group holds what is left.
-        world_size: processes that share the data.
+    The loader is anything that can be iterated once per epoch. Exact resume in mid-epoch comes in two ways: a loader
+    with ``set_epoch(epoch)`` and ``start_at(batch)`` jumps there; any other is rewound to the random state that its
+    epoch began with and its first batches are consumed. (Worker processes that outlive an epoch,
+    ``persistent_workers=True``, keep randomness that nobody can rewind: order exact, augmentation not.)
 
     Raises:
         BitdialError: something that cannot be iterated, or a DataLoader that would feed every process the same data.

@@ -48,8 +48,9 @@ def make_fabric(
     Raises:
         BitdialError: an unknown name, or more devices than there are.
     """
-    _check_choice("accelerator", accelerator, ACCELERATORS)
-    _check_choice("strategy", strategy, STRATEGIES)
+    for what, value, known in (("accelerator", accelerator, ACCELERATORS), ("strategy", strategy, STRATEGIES)):
+        if value not in known:
+            raise BitdialError(f"{what} must be one of {', '.join(known)}, got {value!r}{suggest(str(value), known)}")
     if isinstance(num_nodes, bool) or not isinstance(num_nodes, int) or num_nodes < 1:
         raise BitdialError(f"num_nodes must be a whole number of at least 1, got {num_nodes!r}")
     kind = _resolve(accelerator)
@@ -110,11 +111,6 @@ def _leave_process_group() -> None:
     if is_distributed():
         torch.distributed.destroy_process_group()
         gc.collect()  # what was sharded holds on to the connections in circles
-
-
-def _check_choice(what: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise BitdialError(f"{what} must be one of {', '.join(known)}, got {value!r}{suggest(str(value), known)}")
 
 
 def _resolve(accelerator: str) -> str:

@@ -51,11 +51,7 @@ class Hook:
 
 
 def hooks_state(hooks: Sequence[Hook]) -> dict[str, dict[str, Any]]:
-    """Return the states of all stateful hooks by their `state_key`.
-
-    Raises:
-        BitdialError: two stateful hooks share a key, so that one would overwrite the other.
-    """
+    """Return the states of all stateful hooks by their `state_key`; two of one key are refused (`BitdialError`)."""
     states: dict[str, dict[str, Any]] = {}
     for hook in hooks:
         state = hook.state_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Generic, TypeVar
 
 from bitdial.layers import Ledger
@@ -13,37 +14,26 @@ from bitdial.training.step.optimizer_step import StepResult
 V = TypeVar("V")
 
 
+@dataclass(eq=False)
 class Knob(Hook, Generic[V]):
     """A schedule, a setter and a name: bits, a floating-point format, a balance of losses, a temperature.
 
     The knob stands at the schedule's value for step t while step t is under way, and at that of the next step after it
     (so that a checkpoint holds what comes next). A schedule is a pure function of the step, so that a knob needs no
     state to resume exactly. Its value is logged under its name and stands in the history of every step.
-
-    Args:
-        name: what the log calls it.
-        schedule: step, from 0 -> value.
-        turn: called with the value whenever it changes.
-        shown: the value as a number, for log and history.
-        rate: the value's factor on the learning rate; None: none.
     """
 
-    def __init__(
-        self,
-        name: str,
-        schedule: Callable[[int], V],
-        turn: Callable[[V], object],
-        *,
-        shown: Callable[[V], float] = float,  # type: ignore[assignment]
-        rate: Callable[[V], float] | None = None,
-    ) -> None:
-        self.name = name
-        self.schedule = schedule
-        self.turn = turn
-        self.shown = shown
-        self.rate = rate
-        self._stands: tuple[V] | None = None
-        self._number = 0.0
+    name: str
+    schedule: Callable[[int], V]
+    """Step, from 0 -> value."""
+    turn: Callable[[V], object]
+    """Called with the value whenever it changes."""
+    _: KW_ONLY
+    shown: Callable[[V], float] = float  # type: ignore[assignment]
+    """The value as a number, for log and history."""
+    rate: Callable[[V], float] | None = None
+    """The value's factor on the learning rate; None: none."""
+    _stands: tuple[V, float] | None = field(default=None, init=False)
 
     @property
     def state_key(self) -> str:
@@ -52,8 +42,7 @@ class Knob(Hook, Generic[V]):
 
     def before_step(self, state: TrainingState) -> None:
         """Stand at this step's value."""
-        value = self._to(state.step)
-        state.values[self.name] = self._number
+        value, state.values[self.name] = self._to(state.step)
         if self.rate is not None:
             state.lr_scale = self.rate(value)
 
@@ -61,40 +50,35 @@ class Knob(Hook, Generic[V]):
         """Go to the next step's value."""
         self._to(state.step)
 
-    def _to(self, step: int) -> V:
+    def _to(self, step: int) -> tuple[V, float]:
         value = self.schedule(step)
         if self._stands is None or self._stands[0] != value:
             self.turn(value)
-            self._stands, self._number = (value,), self.shown(value)
-        return value
+            self._stands = (value, self.shown(value))
+        return self._stands
 
 
 Widths = tuple[float, ...]
 """One width for each quantized layer."""
 
 
+@dataclass(eq=False)
 class BitOpsCounter(Hook):
     """Counts what the steps cost at the widths of a schedule, and the mean of these.
 
     The widths are asked of the schedule and not of the dial: a dial on a GPU would make the host wait for the device.
-
-    Args:
-        widths: step -> width of weights and activations of each layer; where a step has several passes, of each pass.
-        ledger: costs of the model.
-        gradients: width of each layer's gradients.
     """
 
-    def __init__(
-        self, widths: Callable[[int], Widths | Sequence[Widths]], ledger: Ledger, gradients: Sequence[float]
-    ) -> None:
-        self.widths = widths
-        self.ledger = ledger
-        self.gradients = tuple(gradients)
-        self.bitops = 0.0
-        """Simulated BitOps of all steps."""
-        self.bits_sum = 0.0
-        """Sum over the steps of the mean forward width, weighted with multiply-accumulates."""
-        self._known: tuple[Any, float, float] = ((), 0.0, 0.0)
+    widths: Callable[[int], Widths | Sequence[Widths]]
+    """Step -> width of weights and activations of each layer; where a step has several passes, of each pass."""
+    ledger: Ledger
+    gradients: Sequence[float]
+    """Width of each layer's gradients."""
+    bitops: float = field(default=0.0, init=False)
+    """Simulated BitOps of all steps."""
+    bits_sum: float = field(default=0.0, init=False)
+    """Sum over the steps of the mean forward width, weighted with multiply-accumulates."""
+    _known: tuple[Any, float, float] = field(default=((), 0.0, 0.0), init=False)
 
     @property
     def state_key(self) -> str:

@@ -7,7 +7,7 @@ of `bitdial.schedules`; here is what they mean for a rate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from pydantic import Field
 from torch.optim import Optimizer
@@ -33,31 +33,19 @@ class LearningRateConfig(ScheduleOptions):
     """step: what the rate is multiplied with at each milestone."""
 
 
-def cosine(total_steps: int, *, final_factor: float = 0.0) -> LearningRateFactor:
-    """Fall from 1 to `final_factor`: ``f + (1 - f) (1 + cos(pi t / T)) / 2`` (arXiv 1608.03983, equation 5)."""
-    return lambda step: blend(final_factor, 1.0, falling_cosine(min(step / max(1, total_steps), 1.0)))
+def onecycle(total_steps: int, rise_steps: int) -> LearningRateFactor:
+    """Rise along a half cosine from 1/25 to 1, then fall along another to 1/250000.
 
-
-def step_decay(milestones: Sequence[int], decay: float = 0.1) -> LearningRateFactor:
-    """Multiply with `decay` at each of the steps in `milestones`."""
-    return Stairs(tuple(decay**drops for drops in range(len(milestones) + 1)), (0, *sorted(milestones)))
-
-
-def onecycle(
-    total_steps: int, *, rise_steps: int | None = None, start_factor: float = 1 / 25, end_factor: float = 1 / 250_000
-) -> LearningRateFactor:
-    """Rise along a half cosine from `start_factor` to 1, then fall along another to `end_factor`.
-
-    The rise takes `rise_steps` steps, by default 30% of the run. Source: Smith & Topin, arXiv 1708.07120, in the form
-    of ``torch.optim.lr_scheduler.OneCycleLR``.
+    The rise takes `rise_steps` steps, or 30% of the run where that is 0. Source: Smith & Topin, arXiv 1708.07120, in
+    the form of ``torch.optim.lr_scheduler.OneCycleLR``.
     """
-    peak = 0.3 * total_steps - 1 if rise_steps is None else float(rise_steps)
+    peak = float(rise_steps) if rise_steps else 0.3 * total_steps - 1
     last = total_steps - 1
 
     def factor(step: int) -> float:
         if step <= peak:
-            return blend(1.0, start_factor, falling_cosine(step / peak if peak > 0 else 1.0))
-        return blend(end_factor, 1.0, falling_cosine(min((step - peak) / max(last - peak, 1e-9), 1.0)))
+            return blend(1.0, 1 / 25, falling_cosine(step / peak if peak > 0 else 1.0))
+        return blend(1 / 250_000, 1.0, falling_cosine(min((step - peak) / max(last - peak, 1e-9), 1.0)))
 
     return factor
 
@@ -76,8 +64,7 @@ def with_warmup(schedule: LearningRateFactor, warmup_steps: int) -> LearningRate
 def learning_rate_factor(config: LearningRateConfig, total_steps: int) -> LearningRateFactor:
     """Build the factor that `config` describes, for a run of `total_steps` applied steps.
 
-    Raises:
-        BitdialError: `total_steps` below 1, a warm-up as long as the run, or a milestone below 0.
+    A run without steps or as short as its warm-up, and a milestone below 0, are `BitdialError`s.
     """
     if total_steps < 1:
         raise BitdialError(f"a learning-rate schedule needs a run of at least 1 step, got {total_steps}")
@@ -85,16 +72,20 @@ def learning_rate_factor(config: LearningRateConfig, total_steps: int) -> Learni
     if warmup >= total_steps and config.scheduler != "none":
         raise BitdialError(f"warmup_steps must be below the run's {total_steps} steps, got {warmup}")
     if config.scheduler == "onecycle":
-        return onecycle(total_steps, rise_steps=warmup or None)
+        return onecycle(total_steps, warmup)
     if config.scheduler == "cosine":
-        return with_warmup(cosine(total_steps - warmup, final_factor=config.final_factor), warmup)
+        # f + (1 - f) (1 + cos(pi t / T)) / 2 (arXiv 1608.03983, equation 5)
+        length = total_steps - warmup
+        return with_warmup(lambda t: blend(config.final_factor, 1.0, falling_cosine(min(t / length, 1.0))), warmup)
     if config.scheduler == "none":
         return with_warmup(lambda _: 1.0, warmup)
     if any(milestone < 0 for milestone in config.milestones):
         raise BitdialError(f"milestones must be 0 or more, got {list(config.milestones)}")
     # Milestones are points of the run; with_warmup counts from the warm-up's end.
     steps = [round(m * total_steps) if m < 1 else round(m) for m in config.milestones]
-    return with_warmup(step_decay([max(0, step - warmup) for step in steps], config.decay), warmup)
+    drops = sorted(max(0, step - warmup) for step in steps)
+    factors = tuple(config.decay**number for number in range(len(drops) + 1))
+    return with_warmup(Stairs(factors, (0, *drops)), warmup)
 
 
 def make_scheduler(optimizer: Optimizer, factor: LearningRateFactor | None) -> LambdaLR:

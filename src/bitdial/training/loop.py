@@ -3,167 +3,85 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
-from bitdial.errors import BitdialError, RunInterrupted
-from bitdial.training.batches import BatchStream
+from bitdial.errors import BitdialError, RunInterrupted, suggest
 from bitdial.training.devices import is_lost_process
-from bitdial.training.early_stopping import EarlyStopping
-from bitdial.training.ema import WeightAverage
-from bitdial.training.hooks import Hook, hooks_state
-from bitdial.training.interrupts import Interrupts
-from bitdial.training.learning_rate import LearningRateFactor, make_scheduler
-from bitdial.training.loop_config import LoopConfig
 from bitdial.training.metrics_log import MetricsLog
+from bitdial.training.options import LoopConfig
 from bitdial.training.progress import Progress
-from bitdial.training.recorder import StepRecorder, TrainingDiverged
-from bitdial.training.saving import CheckpointSaver, Saves
-from bitdial.training.scoring import Evaluate, monitored, scores_of
-from bitdial.training.sharding import check_shardable, in_shards, is_sharded
+from bitdial.training.recorder import TrainingDiverged
+from bitdial.training.saving import Saves
+from bitdial.training.scoring import Evaluate, scores_of
 from bitdial.training.state import TrainingState
-from bitdial.training.step.config import MixedPrecisionConfig, prepare_layers
-from bitdial.training.step.control import PrecisionControl
-from bitdial.training.step.formats import check_device
 from bitdial.training.step.optimizer_step import OptimizerStep
-from bitdial.training.tasks import Task
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 
-def fit(
-    fabric: Fabric,
-    model: nn.Module,
-    optimizer: Optimizer,
-    task: Task,
-    loader: Iterable[Any],
-    config: LoopConfig,
-    *,
-    learning_rate: LearningRateFactor | None = None,
-    precision: MixedPrecisionConfig | None = None,
-    evaluate: Evaluate | None = None,
-    hooks: Sequence[Hook] = (),
-    early_stopping: EarlyStopping | None = None,
-    log: MetricsLog | None = None,
-    checkpoints: CheckpointSaver | None = None,
-    progress: Progress | None = None,
-    resume: Mapping[str, Any] | None = None,
-    how_to_resume: str = "the same command with --resume",
-) -> TrainingState:
-    """Train `model` until `config` or early stopping says that it is enough.
+class Interrupts:
+    """Catch SIGINT and SIGTERM in the body: the first asks for a stop at the next step, the second stops at once.
 
-    Args:
-        fabric: from `make_fabric`, launched where it has several processes. Moves and wraps the model.
-        model: the plain model; trained in place. With weights in shards (strategy "fsdp") its parameters are `DTensor`s
-            meanwhile, and its own again, with what was trained, at the end.
-        optimizer: over the model's parameters.
-        task: the loss of a batch.
-        loader: batches; see `BatchStream` for what makes it resumable. Each process gives its own share.
-        config: length, intervals, accumulation, clipping, weight average, compilation.
-        learning_rate: factor on the optimizer's rates as a function of applied steps; None: constant.
-        precision: the floating-point format, which changes by itself where numbers overflow again and again; None:
-            float32. Its `max_grad_norm` and `accumulation_steps` are those of `config`.
-        evaluate: ``model -> scores``; gets the averaged weights where an average is kept, in eval mode. May draw random
-            numbers without changing the training. With several processes all call it, with equally many passes
-            through the model, and rank 0's scores count.
-        hooks: act around each step, in this order.
-        early_stopping: fed with the score named by ``config.monitor``.
-        log: gets a row every ``log_interval`` steps, at every evaluation and at every epoch's end.
-        checkpoints: gets the whole state; its `metric_value` is the monitored score where this very step was evaluated,
-            NaN else.
-        progress: the live line, started here.
-        resume: a loaded checkpoint to go on from.
-        how_to_resume: what to tell a user whose run was stopped.
-
-    Returns:
-        The final state, with `history`, `scores` and `evaluated_model`.
-
-    Raises:
-        RunInterrupted: Ctrl-C, SIGTERM or a hook asked for a stop; the state was saved first.
-        TrainingDiverged: a loss, or the weights, are not finite any more.
-        BitdialError: a loader without batches, a checkpoint that does not fit, a log that cannot be written.
+    The loop reads `requested` between steps. Outside the main thread, where Python allows no handlers, nothing is
+    caught and `requested` stays None.
     """
-    hooks_state(hooks)  # names that clash are better refused now than at the first checkpoint
-    sharded = is_sharded(fabric)
-    if sharded:  # the weights reach the device in shards
-        check_shardable(model, optimizer, fabric.world_size)
-    else:
-        model = fabric.to_device(model)
-    ema = WeightAverage(model, config.ema_decay) if config.ema_decay is not None else None
-    scheduler = make_scheduler(optimizer, learning_rate)
-    control = PrecisionControl(_of_loop(precision, config), fabric.device, adaptive=True)
-    check_device(control.format, fabric.device)
-    if not fabric.is_global_zero:
-        control.tell = lambda _: None
-    elif progress is not None:
-        control.tell = progress.note
-    layers = prepare_layers(model, control)
-    try:
-        if config.compile:
-            model.compile()
-        stream = BatchStream(loader, config.gradient_accumulation_steps, fabric.world_size)
-        recorder = StepRecorder(config.history_interval)
-        state = TrainingState(
-            fabric, model, optimizer, scheduler, stream, recorder, control, hooks, ema, early_stopping
-        )
-        notes = state.load_state_dict(resume) if resume is not None else []
-        is_first = fabric.is_global_zero
-        with in_shards(state) if sharded else nullcontext():
-            loop = _Loop(
-                state, config, OptimizerStep(state, task), evaluate, log if is_first else None, checkpoints,
-                progress if is_first else None, how_to_resume,
-            )  # fmt: skip
-            loop.run(notes)
-        if log is not None and is_first:  # a failure of the first process alone: none may wait for it any more
-            log.flush()
-    finally:
-        if layers is not None:
-            layers.remove()
-    return state
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        """Name of the signal that asked for a stop (``"SIGINT"``), or None."""
+        self._former: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in self.SIGNALS:
+                self._former[number] = signal.signal(number, self._catch)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            # None: the former handler was set by C code and cannot be put back from Python
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._former.clear()
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.requested is None:
+            self.requested = signal.Signals(number).name
+            return
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
 
 
-def _of_loop(precision: MixedPrecisionConfig | None, config: LoopConfig) -> MixedPrecisionConfig:
-    """The format, with the loop's own clipping and accumulation."""
-    own = {"max_grad_norm": config.max_grad_norm, "accumulation_steps": config.gradient_accumulation_steps}
-    return (precision or MixedPrecisionConfig(enabled=False)).model_copy(update=own)
+@dataclass(eq=False)
+class Loop:
+    """One call of `fit`; `log` and `progress` are those of the first process."""
 
-
-class _Loop:
-    """One call of `fit`."""
-
-    def __init__(
-        self,
-        state: TrainingState,
-        config: LoopConfig,
-        optimizer_step: OptimizerStep,
-        evaluate: Evaluate | None,
-        log: MetricsLog | None,
-        checkpoints: CheckpointSaver | None,
-        progress: Progress | None,
-        how_to_resume: str,
-    ) -> None:
-        self.state = state
-        self.config = config
-        self.optimizer_step = optimizer_step
-        self.evaluate = evaluate
-        self.log = log
-        self.saves = Saves(state, checkpoints)
-        self.progress = progress
-        self.how_to_resume = how_to_resume
-        self.interrupts = Interrupts()
+    state: TrainingState
+    config: LoopConfig
+    optimizer_step: OptimizerStep
+    evaluate: Evaluate | None
+    log: MetricsLog | None
+    saves: Saves
+    progress: Progress | None
+    how_to_resume: str
+    interrupts: Interrupts = field(default_factory=Interrupts)
 
     def run(self, notes: Sequence[str]) -> None:
         """Train to the end."""
         try:
             self._train(notes)
+        except TrainingDiverged as error:
+            raise TrainingDiverged(f"{error}; {self.saves.last_checkpoint()}") from None
         except RuntimeError as error:
             if not is_lost_process(error):
                 raise
@@ -180,13 +98,19 @@ class _Loop:
             self.progress.total = self.config.total_steps(state.stream.size)
         state.model.train()
         with self.interrupts, self.progress or nullcontext():
-            self._tell(notes)
+            for note in notes:
+                if self.progress is not None:
+                    self.progress.note(f"resume: {note}")
+                elif state.fabric.is_global_zero:
+                    warnings.warn(f"resume: {note}", stacklevel=3)
             while not self._finished():
                 for batches, epoch_over in state.stream.epoch(state.epoch, state.batch_in_epoch):
                     if batches:
                         self._step(batches)
                     if epoch_over:
-                        self._end_epoch()
+                        state.epoch, state.batch_in_epoch = state.epoch + 1, 0
+                        for hook in state.hooks:
+                            hook.after_epoch(state)
                     state.seconds = time.perf_counter() - began
                     self._between_steps(stepped=bool(batches), epoch_over=epoch_over)
                     if self._finished():
@@ -201,10 +125,7 @@ class _Loop:
         for hook in state.hooks:
             hook.before_step(state)
         state.last_learning_rate = state.learning_rate
-        try:
-            result = self.optimizer_step(batches, state.lr_scale)
-        except TrainingDiverged as error:
-            raise TrainingDiverged(f"{error}; {self.saves.last_checkpoint()}") from None
+        result = self.optimizer_step(batches, state.lr_scale)
         state.step += 1
         state.batch_in_epoch += len(batches)
         if result.applied:
@@ -217,12 +138,6 @@ class _Loop:
         state.recorder.add(state.step, state.last_learning_rate, state.values, result.tensors)
         if self.progress is not None:
             self.progress.update(state.step)
-
-    def _end_epoch(self) -> None:
-        self.state.epoch += 1
-        self.state.batch_in_epoch = 0
-        for hook in self.state.hooks:
-            hook.after_epoch(self.state)
 
     def _between_steps(self, *, stepped: bool, epoch_over: bool) -> None:
         """Log, evaluate, save and stop, where one of them is due. Every process decides alike."""
@@ -243,7 +158,7 @@ class _Loop:
         )
         if not (logs or evaluates or saves or stop):
             return
-        self._flush()
+        state.recorder.flush(state.fabric)
         row = self._training_row(epoch_over) if logs else {}
         if evaluates:
             scores, is_best = self._evaluate()
@@ -277,12 +192,6 @@ class _Loop:
         anybody = float(fabric.all_reduce(asked, reduce_op="sum")) > 0  # type: ignore[arg-type]
         return (reason or "another process") if anybody else None
 
-    def _flush(self) -> None:
-        try:
-            self.state.recorder.flush(self.state.fabric, finite=("loss", "gradient_norm"))
-        except TrainingDiverged as error:
-            raise TrainingDiverged(f"{error}; {self.saves.last_checkpoint()}") from None
-
     def _training_row(self, epoch_over: bool) -> dict[str, Any]:
         state = self.state
         means = state.recorder.take_window()
@@ -301,7 +210,13 @@ class _Loop:
         assert self.evaluate is not None
         state = self.state
         state.scores = scores_of(self.evaluate, state.evaluated_model, state.fabric)
-        score = monitored(state.scores, self.config.monitor)
+        wanted = self.config.monitor
+        if wanted not in state.scores:
+            known = ", ".join(state.scores) or "none"
+            raise BitdialError(
+                f"monitor must name a score of the evaluation ({known}), got {wanted!r}{suggest(wanted, state.scores)}"
+            )
+        score = state.scores[wanted]
         is_best = math.isfinite(score) and (
             state.best_score is None
             or (score > state.best_score if self.config.monitor_mode == "max" else score < state.best_score)
@@ -336,10 +251,3 @@ class _Loop:
         if self.saves.checkpoints is None:
             return f"{reached} (epoch {state.epoch}); nothing was saved, because the run keeps no checkpoints"
         return f"{reached} (epoch {state.epoch}), saved to {state.last_checkpoint}; to go on: {self.how_to_resume}"
-
-    def _tell(self, notes: Sequence[str]) -> None:
-        for note in notes:
-            if self.progress is not None:
-                self.progress.note(f"resume: {note}")
-            elif self.state.fabric.is_global_zero:
-                warnings.warn(f"resume: {note}", stacklevel=4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,14 +19,11 @@ if TYPE_CHECKING:
 
 
 class CsvLog:
-    """Append rows of named values to a CSV file.
+    """Append rows of named values to a CSV file, an existing one too, whose half row at the end is cut off.
 
     A row goes to disk in one `write` to a file opened for appending, so that a process that is killed leaves whole rows
     only. The columns are those of the first row; a row with a new column rewrites the file under the wider header,
     aside and then moved into place. Values that a row lacks stay blank.
-
-    Args:
-        path: the file; an existing one is continued, a half row at its end (of a machine that went down) cut off.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -33,15 +31,12 @@ class CsvLog:
         self.columns: list[str] = []
         self._handle: int | None = None
         if self.path.exists():
-            self._repair()
-
-    def _repair(self) -> None:
-        whole = self.path.read_bytes()
-        end = whole.rfind(b"\n") + 1
-        if end < len(whole):
-            os.truncate(self.path, end)
-        header = whole[:end].split(b"\n", 1)[0].decode("utf-8", errors="replace")
-        self.columns = next(csv.reader([header]), [])
+            whole = self.path.read_bytes()
+            end = whole.rfind(b"\n") + 1
+            if end < len(whole):
+                os.truncate(self.path, end)
+            header = whole[:end].split(b"\n", 1)[0].decode("utf-8", errors="replace")
+            self.columns = next(csv.reader([header]), [])
 
     def rows(self) -> list[dict[str, str]]:
         """Return all rows, values as text; rows that do not fit the header are left out with a warning."""
@@ -102,15 +97,11 @@ class CsvLog:
 
 
 class MetricsLog:
-    """Write rows of numbers to ``FOLDER/metrics.csv`` and to TensorBoard event files.
+    """Write rows of numbers to ``FOLDER/metrics.csv``, to TensorBoard event files, and to `copy`, a second CSV file.
 
-    Args:
-        folder: the run's folder, which exists.
-        scope: constant columns that tell the phases of one run apart, such as ``{"phase": "static_4bit", "seed": 1}``.
-            The phases share `metrics.csv`; each has its own folder of event files, ``tensorboard/cpt-0`` say, because
-            steps start anew in each.
-        tensorboard: write event files too.
-        copy: a second CSV file that gets the same rows, or None.
+    `scope` are constant columns that tell the phases of one run apart, such as ``{"phase": "static_4bit", "seed": 1}``.
+    The phases share `metrics.csv`; each has its own folder of event files, ``tensorboard/cpt-0`` say, because steps
+    start anew in each.
 
     The log holds nothing that depends on the clock, so that a resumed run's `metrics.csv` equals that of a run that was
     never stopped. No file is touched before the first `rewind` or `write`: only one process of a run may do these.
@@ -126,8 +117,6 @@ class MetricsLog:
     ) -> None:
         self.folder = Path(folder)
         self.scope = dict(scope or {})
-        self.rows = 0
-        """Rows written in this scope so far."""
         self._tensorboard = tensorboard
         self._csv: CsvLog | None = None
         self._copy_path = copy
@@ -151,7 +140,6 @@ class MetricsLog:
             return seen <= rows
 
         self._file().keep(wanted)
-        self.rows = min(seen, rows)
         self._first_step = step + 1 if rows else None
         if self._copy_path is not None:  # made again from what is left
             kept = self._file().rows()
@@ -168,12 +156,17 @@ class MetricsLog:
         self._file().append({**self.scope, **row})
         if self._copy is not None:
             self._copy.append({**self.scope, **row})
-        self.rows += 1
         if self._tensorboard:
-            writer = self._writer()
+            if self._events is None:
+                from torch.utils.tensorboard import SummaryWriter  # a second of imports, for the one process that logs
+
+                phase = "-".join(str(value) for value in self.scope.values())
+                place = self.folder / "tensorboard" / phase if phase else self.folder
+                self._events = SummaryWriter(str(place), purge_step=self._first_step, flush_secs=10)
             for name, value in row.items():
+                # train_loss is shown as train/loss
                 if name != "step" and not isinstance(value, str) and value is not None:
-                    writer.add_scalar(_tag(name), float(value), int(row["step"]))
+                    self._events.add_scalar(re.sub("^(train|val)_", r"\1/", name), float(value), int(row["step"]))
 
     def flush(self) -> None:
         """Bring the event files up to date; rows of `metrics.csv` always are."""
@@ -198,35 +191,14 @@ class MetricsLog:
             self._csv = CsvLog(self.folder / "metrics.csv")
         return self._csv
 
-    def _writer(self) -> SummaryWriter:
-        if self._events is None:
-            from torch.utils.tensorboard import SummaryWriter  # a second of imports, for the one process that logs
-
-            phase = "-".join(str(value) for value in self.scope.values())
-            place = self.folder / "tensorboard" / phase if phase else self.folder
-            self._events = SummaryWriter(str(place), purge_step=self._first_step, flush_secs=10)
-        return self._events
-
 
 def check_copy(path: Path) -> None:
-    """Refuse a file for the copy of a log that a new run would write over, or that cannot be there.
-
-    Raises:
-        BitdialError: it exists, or its folder does not.
-    """
+    """Refuse (`BitdialError`) a copy of a log that would write over something, or whose folder does not exist."""
     if path.exists():
         what = "a folder" if path.is_dir() else "a file"
         raise BitdialError(f"csv_log must name a new file, got {path}, which is {what} already; choose another name")
     if not path.absolute().parent.is_dir():
         raise BitdialError(f"csv_log must lie in a folder that exists, got {path}; make the folder first")
-
-
-def _tag(name: str) -> str:
-    """Return the TensorBoard tag of a column: ``train_loss`` is shown as ``train/loss``."""
-    for group in ("train_", "val_"):
-        if name.startswith(group):
-            return f"{group[:-1]}/{name[len(group) :]}"
-    return name
 
 
 def _cell(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 from rich.console import Console
@@ -20,40 +21,29 @@ ROOM, MORE_ROOM = 34, 44
 """Columns of the values: three of them, or four on a roomy terminal."""
 
 
+@dataclass
 class Progress:
     """Show how far a run is: phase, bar, step, loss, bits, learning rate, best accuracy, time left.
-
-    Args:
-        label: what is running, such as ``"cyclic: cpt, seed 0"``.
-        total: steps in all; None where nobody knows.
-        enabled: False keeps silent (ranks other than 0).
-        console: where to write; standard error by default.
-        plain_seconds: without a terminal, seconds between two lines; None: 5 in a notebook, 30 elsewhere.
-        label_width: columns that the label takes at least, so that the lines of several phases stand in columns.
-        transient: whether the live line goes when it is done.
 
     Whatever goes wrong in here, a lost terminal say, is warned of once and never stops the training.
     """
 
-    def __init__(
-        self,
-        label: str,
-        total: int | None = None,
-        *,
-        enabled: bool = True,
-        console: Console | None = None,
-        plain_seconds: float | None = None,
-        label_width: int = 0,
-        transient: bool = False,
-    ) -> None:
-        self.label = label
-        self.total = total
-        self._enabled = enabled
-        self._console = console if console is not None else Console(stderr=True)
-        usual = 5.0 if self._console.is_jupyter else 30.0
-        self._plain_seconds = usual if plain_seconds is None else plain_seconds
-        self._label_width = label_width
-        self._transient = transient
+    label: str
+    """What is running, such as ``"cyclic: cpt, seed 0"``."""
+    total: int | None = None
+    """Steps in all; None where nobody knows."""
+    _: KW_ONLY
+    enabled: bool = True
+    """False keeps silent (ranks other than 0)."""
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+    plain_seconds: float | None = None
+    """Without a terminal, seconds between two lines; None: 5 in a notebook, 30 elsewhere."""
+    label_width: int = 0
+    """Columns that the label takes at least, so that the lines of several phases stand in columns."""
+    transient: bool = False
+    """Whether the live line goes when it is done."""
+
+    def __post_init__(self) -> None:
         self._live: RichProgress | None = None
         self._task: Any = None
         self._shown: dict[str, float] = {}
@@ -71,40 +61,42 @@ class Progress:
 
     def passing(self, doing: str, total: int) -> Progress:
         """A line like this one for something short that follows, which goes when it is done."""
-        label = f"{doing} {self.label}"
-        return Progress(
-            label, total, enabled=self._enabled, console=self._console, label_width=self._label_width, transient=True
-        )
+        return replace(self, label=f"{doing} {self.label}", total=total, transient=True)
 
     def update(self, step: int, **values: float | None) -> None:
         """Show `step` steps done, and `values` (loss, bits, learning_rate, best, ...); those not given stay.
 
         May be called at every step: the line is redrawn ten times a second at most.
         """
-        if not self._enabled:
+        if not self.enabled:
             return
         if self._began_at is None:
             self._began_at = step
         if values:
             self._shown.update({name: value for name, value in values.items() if value is not None})
         now = time.monotonic()
-        pause = REDRAW_SECONDS if self._live is not None else self._plain_seconds
+        if self._live is not None:
+            pause = REDRAW_SECONDS
+        elif self.plain_seconds is not None:
+            pause = self.plain_seconds
+        else:
+            pause = 5.0 if self.console.is_jupyter else 30.0
         if now - self._last >= pause or (values and step == self.total):
             self._last = now
             self._guard(lambda: self._show(step, now))
 
     def note(self, text: str) -> None:
         """Print a line above the live one."""
-        if self._enabled:
-            self._guard(lambda: self._console.print(text, highlight=False, markup=False))
+        if self.enabled:
+            self._guard(lambda: self.console.print(text, highlight=False, markup=False))
 
     def _start(self) -> None:
-        if self._enabled and self._console.is_terminal:
+        if self.enabled and self.console.is_terminal:
             # Widths are fixed from the start: columns that share a narrow terminal would cut off the numbers.
             count = 2 * len(str(self.total)) + 1 if self.total is not None else 9
-            label = max(len(self.label), self._label_width)
+            label = max(len(self.label), self.label_width)
             numbers = self._room()
-            room = self._console.width - count - numbers - len("00:00") - 5
+            room = self.console.width - count - numbers - len("00:00") - 5
             bar = min(24, max(5, room - label))
             label = max(8, min(label, room - bar))
             name = self.label if len(self.label) <= label else f"{self.label[: label - 1]}\u2026"
@@ -114,8 +106,8 @@ class Progress:
                 TextColumn("{task.fields[count]:>" + str(count) + "}", style="progress.download"),
                 TextColumn("{task.fields[shown]:" + str(numbers) + "}"),
                 TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-                console=self._console,
-                transient=self._transient,
+                console=self.console,
+                transient=self.transient,
             )
             self._task = self._live.add_task(f"{name:{label}}", total=self.total, shown="", count="")
             self._live.start()
@@ -128,7 +120,7 @@ class Progress:
         shown = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in self._shown.items())
         of = f"/{self.total}" if self.total is not None else ""
         line = f"{self.label}  step {step}{of}  {shown}{self._time_left(step, now)}"
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _in_short(self) -> str:
         """The values as the live line has room for them, in columns."""
@@ -143,7 +135,7 @@ class Progress:
         return " ".join(parts)
 
     def _room(self) -> int:
-        return MORE_ROOM if self._console.width >= ROOMY else ROOM
+        return MORE_ROOM if self.console.width >= ROOMY else ROOM
 
     def _time_left(self, step: int, now: float) -> str:
         done = step - (self._began_at or 0)
@@ -156,6 +148,6 @@ class Progress:
         try:
             act()
         except Exception as error:  # progress is a courtesy; hours of training must not die of it
-            self._enabled = False
+            self.enabled = False
             self._live = None
             warnings.warn(f"the progress display was switched off: {type(error).__name__}: {error}", stacklevel=3)

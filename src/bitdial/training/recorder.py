@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,14 +14,6 @@ from bitdial.errors import BitdialError
 
 class TrainingDiverged(BitdialError):  # noqa: N818  (named for what happened)
     """The loss or the gradient is no longer a finite number."""
-
-
-@dataclass(slots=True)
-class _Pending:
-    step: int
-    learning_rate: float
-    values: dict[str, float]
-    tensors: dict[str, Tensor]
 
 
 class StepRecorder:
@@ -38,44 +29,45 @@ class StepRecorder:
         self.history: dict[str, list[float]] = {"step": [], "loss": [], "learning_rate": []}
         self.window: list[dict[str, float]] = []
         self.epoch: dict[str, tuple[float, int]] = {}
-        self._pending: list[_Pending] = []
+        self._pending: list[tuple[dict[str, float], dict[str, Tensor]]] = []
 
     def add(self, step: int, learning_rate: float, values: Mapping[str, float], tensors: dict[str, Tensor]) -> None:
         """Take the detached 0-dim `tensors` of step number `step`, the first being 1.
 
         ``"loss"`` is among them, unless the step was lost: then there are none, and its loss is NaN in the history.
         """
-        self._pending.append(_Pending(step, learning_rate, dict(values), tensors))
+        self._pending.append(({"step": step, "learning_rate": learning_rate, **values}, tensors))
 
-    def flush(self, fabric: Any, *, finite: tuple[str, ...] = ("loss",)) -> None:
+    def flush(self, fabric: Any) -> None:
         """Bring the pending steps to the host. Every process must call this at the same step.
 
         Raises:
-            TrainingDiverged: one of the tensors named in `finite` is no finite number; the text names the step.
+            TrainingDiverged: a loss or the norm of a gradient is no finite number; the text names the step.
         """
         if not self._pending:
             return
-        flat = [tensor for entry in self._pending for tensor in entry.tensors.values()]
-        numbers = iter(_to_host(fabric, flat) if flat else [])
         pending, self._pending = self._pending, []
-        for entry in pending:
-            got = {name: next(numbers) for name in entry.tensors}
-            for name in finite:
+        flat = [tensor for _, tensors in pending for tensor in tensors.values()]
+        numbers: Iterator[float] = iter(())
+        if flat:
+            stacked = torch.stack([tensor.to(flat[0].device, torch.float32) for tensor in flat])
+            numbers = iter(fabric.all_reduce(stacked, reduce_op="mean").tolist())
+        for row, tensors in pending:
+            got = {name: next(numbers) for name in tensors}
+            for name in ("loss", "gradient_norm"):
                 if not math.isfinite(got.get(name, 0.0)):
                     raise TrainingDiverged(
-                        f"the {name.replace('_', ' ')} became {got[name]} at step {entry.step} "
-                        f"(learning rate {entry.learning_rate:.3g}), expected a finite number; lower the learning "
+                        f"the {name.replace('_', ' ')} became {got[name]} at step {row['step']} "
+                        f"(learning rate {row['learning_rate']:.3g}), expected a finite number; lower the learning "
                         "rate, clip gradients with max_grad_norm, or look for bad values in the data"
                     )
             if got:
                 self.window.append(got)
-            self._remember(entry, got.get("loss", math.nan))
+            if row["step"] % self.history_interval == 0:
+                self._remember({"loss": got.get("loss", math.nan), **row})
 
-    def _remember(self, entry: _Pending, loss: float) -> None:
-        if entry.step % self.history_interval:
-            return
+    def _remember(self, row: dict[str, float]) -> None:
         known = len(self.history["step"])
-        row = {"step": entry.step, "loss": loss, "learning_rate": entry.learning_rate, **entry.values}
         for name in row.keys() - self.history.keys():
             self.history[name] = [math.nan] * known  # a value that came up in the middle of the run
         for name, column in self.history.items():
@@ -111,13 +103,3 @@ class StepRecorder:
         self.window = [dict(row) for row in state["window"]]
         self.epoch = {name: (total, count) for name, (total, count) in state["epoch"].items()}
         self._pending = []
-
-
-def _to_host(fabric: Any, tensors: list[Tensor]) -> list[float]:
-    """Return the numbers, averaged over the processes."""
-    device = tensors[0].device
-    stacked = torch.stack([tensor.to(device, torch.float32) for tensor in tensors])
-    if fabric.world_size > 1:
-        stacked = fabric.all_reduce(stacked, reduce_op="mean")
-    numbers: list[float] = stacked.tolist()
-    return numbers

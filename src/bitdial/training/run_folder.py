@@ -25,19 +25,15 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
-        """The configuration, YAML, the first file of a run."""
+        """The configuration, the first file of a run."""
         self.checkpoints = path / "checkpoints"
-        """Folder of the checkpoints."""
         self.models = path / "models"
         """Folder of the trained networks that are kept, with their records."""
         self.plots = path / "plots"
-        """Folder of the plots."""
         self.metrics = path / "metrics.csv"
-        """The log, CSV."""
         self.results = path / "results.json"
-        """The results, JSON."""
         self.report = path / "report.html"
-        """The report, one self-contained HTML file."""
+        """One self-contained HTML file."""
 
     def load_config(self) -> dict[str, Any]:
         """Return the configuration that the run was started with."""
@@ -57,13 +53,9 @@ class RunFolder:
         root: str | Path = "runs",
         fabric: Fabric | None = None,
     ) -> RunFolder:
-        """Make the folder of a new run and write its `config.yaml`.
+        """Make the folder of a new run and write its `config.yaml`; with several processes, rank 0 does so for all.
 
-        Args:
-            recipe: name of the job; the folder becomes ``root/RECIPE-N`` with the first free N.
-            config: what to write to `config.yaml`.
-            run_dir: use this folder instead; it must not exist or be empty.
-            fabric: with several processes, rank 0 makes the folder and tells the others.
+        The folder is ``root/RECIPE-N`` with the first free N, or `run_dir`, which must not exist or be empty.
 
         Raises:
             BitdialError: the place is a file, holds something already, or cannot be written to.
@@ -73,7 +65,13 @@ class RunFolder:
 
         def make() -> str:
             try:
-                run = cls(_numbered(place, recipe) if run_dir is None else _given(place))
+                run = cls(_numbered(place, recipe) if run_dir is None else place)
+                run.path.mkdir(parents=True, exist_ok=True)
+                if any(run.path.iterdir()):
+                    raise BitdialError(
+                        f"run_dir {place} already holds files; give a new or empty folder, or go on with that run by "
+                        f"--resume {place}"
+                    )
                 write_atomically(run.config, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
                 run.checkpoints.mkdir(exist_ok=True)
                 run.plots.mkdir(exist_ok=True)
@@ -112,13 +110,4 @@ def _numbered(root: Path, recipe: str) -> Path:
         with contextlib.suppress(FileExistsError):
             path.mkdir()  # the one atomic step: of two runs at once, one gets the number
             break
-    return path
-
-
-def _given(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    if any(path.iterdir()):
-        raise BitdialError(
-            f"run_dir {path} already holds files; give a new or empty folder, or go on with that run by --resume {path}"
-        )
     return path

@@ -81,7 +81,7 @@ class Saves:
         if not math.isfinite(float(whole(torch.nn.utils.get_total_norm(weights)))):
             raise TrainingDiverged(
                 f"the weights are not finite after step {state.step}, expected finite numbers; lower the learning rate "
-                f"or clip gradients with max_grad_norm; {self.last_checkpoint()}"
+                "or clip gradients with max_grad_norm"
             )
         payload = state.state_dict()
 
@@ -97,7 +97,7 @@ class Saves:
 
         self._pending = Path(self._in_first_process(write))
         if self._behind is None:
-            self._confirm()
+            self.settle()
 
     def look(self) -> None:
         """Between two steps: tell of a save that has reached the disk meanwhile, or of its failure."""
@@ -106,20 +106,16 @@ class Saves:
             self.settle()
 
     def settle(self) -> None:
-        """Wait until what was saved is on the disk. Every process must call this, and every one hears of a failure.
-
-        Raises:
-            BitdialError: it could not be saved.
-        """
-        if self._pending is None:
+        """Wait until what was saved is on the disk. Every process must call this, and every one hears of a failure."""
+        path = self._pending
+        if path is None:
             return
+        self._pending = None  # a failure is told once
         if self._behind is not None:
-            try:
-                self._in_first_process(self._wait)
-            except Exception:
-                self._pending = None  # told once
-                raise
-        self._confirm()
+            self._in_first_process(self._wait)
+        self.state.last_checkpoint = path
+        for hook in self.state.hooks:
+            hook.on_checkpoint(self.state, path)
 
     def last_checkpoint(self) -> str:
         """Return half a sentence that names the newest checkpoint on the disk, after waiting for one on its way."""
@@ -137,12 +133,6 @@ class Saves:
         if self._behind is not None:
             self._behind.wait()
         return ""
-
-    def _confirm(self) -> None:
-        self.state.last_checkpoint, self._pending = self._pending, None
-        assert self.state.last_checkpoint is not None
-        for hook in self.state.hooks:
-            hook.on_checkpoint(self.state, self.state.last_checkpoint)
 
     def _in_first_process(self, action: Callable[[], str]) -> str:
         def told(error: Exception) -> str:

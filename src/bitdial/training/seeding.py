@@ -55,12 +55,9 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Put every generator back to `state`, as `random_state` gave it.
+    """Put every generator back to `state`, as `random_state` gave it; anything else is a `BitdialError`.
 
     States of CUDA devices that this machine lacks are passed over: nothing here draws from them.
-
-    Raises:
-        BitdialError: `state` is not the result of `random_state`.
     """
     try:
         python, numpy_, cpu, cuda = state["python"], state["numpy"], state["torch"], state["cuda"]

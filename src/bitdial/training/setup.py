@@ -1,62 +1,148 @@
-"""Where a network is trained and what that leaves behind, apart from what is trained and how."""
+"""Training a network: `fit`, and where that happens and what it leaves behind, apart from what is trained and how."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from bitdial.training.batches import BatchStream
 from bitdial.training.devices import make_fabric
-from bitdial.training.early_stopping import EarlyStopping
-from bitdial.training.hooks import Hook
-from bitdial.training.learning_rate import LearningRateFactor
-from bitdial.training.loop import fit
-from bitdial.training.loop_config import LoopConfig
+from bitdial.training.hooks import Hook, hooks_state
+from bitdial.training.learning_rate import LearningRateFactor, make_scheduler
+from bitdial.training.loop import Loop
 from bitdial.training.metrics_log import MetricsLog
+from bitdial.training.optimizers import WeightAverage
+from bitdial.training.options import LoopConfig
 from bitdial.training.progress import Progress
-from bitdial.training.saving import CheckpointSaver
-from bitdial.training.scoring import Evaluate
+from bitdial.training.recorder import StepRecorder
+from bitdial.training.saving import CheckpointSaver, Saves
+from bitdial.training.scoring import EarlyStopping, Evaluate
+from bitdial.training.sharding import check_shardable, in_shards, is_sharded
 from bitdial.training.state import TrainingState
-from bitdial.training.step.config import MixedPrecisionConfig
+from bitdial.training.step.config import MixedPrecisionConfig, prepare_layers
+from bitdial.training.step.control import PrecisionControl
+from bitdial.training.step.formats import check_device
+from bitdial.training.step.optimizer_step import OptimizerStep
 from bitdial.training.tasks import Task
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 
+def fit(
+    fabric: Fabric,
+    model: nn.Module,
+    optimizer: Optimizer,
+    task: Task,
+    loader: Iterable[Any],
+    config: LoopConfig,
+    *,
+    learning_rate: LearningRateFactor | None = None,
+    precision: MixedPrecisionConfig | None = None,
+    evaluate: Evaluate | None = None,
+    hooks: Sequence[Hook] = (),
+    early_stopping: EarlyStopping | None = None,
+    log: MetricsLog | None = None,
+    checkpoints: CheckpointSaver | None = None,
+    progress: Progress | None = None,
+    resume: Mapping[str, Any] | None = None,
+    how_to_resume: str = "the same command with --resume",
+) -> TrainingState:
+    """Train `model` until `config` or early stopping says that it is enough.
+
+    Args:
+        fabric: from `make_fabric`, launched where it has several processes. Moves and wraps the model.
+        model: the plain model; trained in place. With weights in shards (strategy "fsdp") its parameters are `DTensor`s
+            meanwhile, and its own again, with what was trained, at the end.
+        optimizer: over the model's parameters.
+        task: the loss of a batch.
+        loader: batches; see `BatchStream` for what makes it resumable. Each process gives its own share.
+        config: length, intervals, accumulation, clipping, weight average, compilation.
+        learning_rate: factor on the optimizer's rates as a function of applied steps; None: constant.
+        precision: the floating-point format, which changes by itself where numbers overflow again and again; None:
+            float32. Its `max_grad_norm` and `accumulation_steps` are those of `config`.
+        evaluate: ``model -> scores``; gets the averaged weights where an average is kept, in eval mode. May draw random
+            numbers without changing the training. With several processes all call it, with equally many passes
+            through the model, and rank 0's scores count.
+        hooks: act around each step, in this order.
+        early_stopping: fed with the score named by ``config.monitor``.
+        log: gets a row every ``log_interval`` steps, at every evaluation and at every epoch's end.
+        checkpoints: gets the whole state; its `metric_value` is the monitored score where this very step was evaluated,
+            NaN else.
+        progress: the live line, started here.
+        resume: a loaded checkpoint to go on from.
+        how_to_resume: what to tell a user whose run was stopped.
+
+    Returns:
+        The final state, with `history`, `scores` and `evaluated_model`.
+
+    Raises:
+        RunInterrupted: Ctrl-C, SIGTERM or a hook asked for a stop; the state was saved first.
+        TrainingDiverged: a loss, or the weights, are not finite any more.
+        BitdialError: a loader without batches, a checkpoint that does not fit, a log that cannot be written.
+    """
+    hooks_state(hooks)  # names that clash are better refused now than at the first checkpoint
+    sharded = is_sharded(fabric)
+    if sharded:  # the weights reach the device in shards
+        check_shardable(model, optimizer, fabric.world_size)
+    else:
+        model = fabric.to_device(model)
+    ema = WeightAverage(model, config.ema_decay) if config.ema_decay is not None else None
+    scheduler = make_scheduler(optimizer, learning_rate)
+    own = {"max_grad_norm": config.max_grad_norm, "accumulation_steps": config.gradient_accumulation_steps}
+    precision = (precision or MixedPrecisionConfig(enabled=False)).model_copy(update=own)
+    control = PrecisionControl(precision, fabric.device, adaptive=True)
+    check_device(control.format, fabric.device)
+    if not fabric.is_global_zero:
+        log = progress = None  # the first process tells and writes
+        control.tell = lambda _: None
+    elif progress is not None:
+        control.tell = progress.note
+    layers = prepare_layers(model, control)
+    try:
+        if config.compile:
+            model.compile()
+        stream = BatchStream(loader, config.gradient_accumulation_steps, fabric.world_size)
+        recorder = StepRecorder(config.history_interval)
+        state = TrainingState(
+            fabric, model, optimizer, scheduler, stream, recorder, control, hooks, ema, early_stopping
+        )
+        notes = state.load_state_dict(resume) if resume is not None else []
+        with in_shards(state) if sharded else nullcontext():
+            saves = Saves(state, checkpoints)
+            Loop(state, config, OptimizerStep(state, task), evaluate, log, saves, progress, how_to_resume).run(notes)
+        if log is not None:  # a failure of the first process alone: none may wait for it any more
+            log.flush()
+    finally:
+        if layers is not None:
+            layers.remove()
+    return state
+
+
 @dataclass(frozen=True)
 class Setup:
-    """Where a network is trained and what it writes; everything has a default that writes nothing.
-
-    Attributes:
-        fabric: devices; if None a single process on the CPU or GPU at hand.
-        precision: the floating-point format; if None float32.
-        task: loss and scores of a batch; if None classification.
-        log: rows of metrics.
-        progress: the live line.
-        checkpoints: where the state is saved.
-        checkpoint_interval: optimizer steps between two saves, for who counts in steps; one is always made at the end
-            and on Ctrl-C.
-        resume: a loaded checkpoint to go on from.
-        how_to_resume: the command that goes on, for the message after Ctrl-C.
-        compile: compile the model.
-        hooks: act around each step, after those of the training itself.
-    """
+    """Where a network is trained and what it writes, as `fit` has it; everything has a default that writes nothing."""
 
     fabric: Fabric | None = None
+    """Devices; None: a single process on the CPU or GPU at hand."""
     precision: MixedPrecisionConfig | None = None
     task: Task | None = None
+    """Loss and scores of a batch; None: classification."""
     log: MetricsLog | None = None
     progress: Progress | None = None
     checkpoints: CheckpointSaver | None = None
     checkpoint_interval: int | None = 200
+    """Optimizer steps between two saves, for who counts in steps."""
     resume: Mapping[str, Any] | None = None
     how_to_resume: str = "the same command with --resume"
     compile: bool = False
     hooks: Sequence[Hook] = ()
+    """Act around each step, after those of the training itself."""
 
     def fit(
         self,

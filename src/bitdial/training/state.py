@@ -14,10 +14,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from bitdial.errors import BitdialError
 from bitdial.training.batches import BatchStream
-from bitdial.training.early_stopping import EarlyStopping
-from bitdial.training.ema import WeightAverage
 from bitdial.training.hooks import Hook, hooks_state
+from bitdial.training.optimizers import WeightAverage
 from bitdial.training.recorder import StepRecorder
+from bitdial.training.scoring import EarlyStopping
 from bitdial.training.seeding import random_state, restore_random_state
 from bitdial.training.sharding import gathered
 from bitdial.training.step.control import PrecisionControl
@@ -25,8 +25,9 @@ from bitdial.training.step.control import PrecisionControl
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-_COUNTERS = (
-    "step", "applied_steps", "epoch", "batch_in_epoch", "lr_scale", "last_learning_rate", "seconds", "log_rows",
+_PLAIN = (
+    "step", "applied_steps", "epoch", "batch_in_epoch", "lr_scale", "last_learning_rate", "loss", "best_score",
+    "seconds", "log_rows",
 )  # fmt: skip
 
 
@@ -110,12 +111,10 @@ class TrainingState:
             "rng_state": _gathered(self.fabric, random_state()),
             "epoch_rng_state": _gathered(self.fabric, self.stream.random_state(mid_epoch=self.batch_in_epoch > 0)),
             "threads": torch.get_num_threads(),
-            "loss": self.loss,
             "accuracy": self.scores.get("accuracy"),
             "scores": dict(self.scores),
-            "best_score": self.best_score,
             "values": dict(self.values),
-            **{name: getattr(self, name) for name in _COUNTERS},
+            **{name: getattr(self, name) for name in _PLAIN},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
@@ -135,7 +134,7 @@ class TrainingState:
             state = {"model_state_dict": state}
         self._load_weights(state)
         notes = self._load_parts(state)
-        for name in _COUNTERS:
+        for name in _PLAIN:
             if state.get(name) is not None:
                 setattr(self, name, state[name])
         # the loop's own counters, which say which policies are in force, whether or not the scaler's state was kept
@@ -144,10 +143,7 @@ class TrainingState:
             notes.append("the checkpoint does not say at which step it was made: counting starts at 0")
         self.scores = dict(state.get("scores") or {})
         self.values = dict(state.get("values") or {})
-        self.best_score = state.get("best_score")
-        self.loss = state.get("loss", self.loss)
-        notes += self._load_randomness(state)
-        return notes
+        return notes + self._load_randomness(state)
 
     def _load_weights(self, state: Mapping[str, Any]) -> None:
         try:
@@ -217,21 +213,14 @@ class TrainingState:
         rank = self.fabric.global_rank
         self.stream.load_random_state((state.get("epoch_rng_state") or [None] * world)[rank])
         restore_random_state(states[rank])
-        return self._notes_on_threads(state)
-
-    def _notes_on_threads(self, state: Mapping[str, Any]) -> list[str]:
         before, now = state.get("threads"), torch.get_num_threads()
         if before in (None, now) or self.fabric.device.type != "cpu":
             return []
+        was, has = (f"{threads} thread{'' if threads == 1 else 's'}" for threads in (before, now))
         return [
-            f"the checkpoint was made with torch on {_counted(before)} and this run has {_counted(now)}: it goes on "
-            "from the same place, but not bit for bit, because sums are rounded otherwise (OMP_NUM_THREADS sets the "
-            "number)"
+            f"the checkpoint was made with torch on {was} and this run has {has}: it goes on from the same place, but "
+            "not bit for bit, because sums are rounded otherwise (OMP_NUM_THREADS sets the number)"
         ]
-
-
-def _counted(threads: int) -> str:
-    return f"{threads} thread{'' if threads == 1 else 's'}"
 
 
 def _gathered(fabric: Fabric, mine: Any) -> list[Any]:

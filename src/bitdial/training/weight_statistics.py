@@ -47,10 +47,12 @@ class WeightStatistics(Hook):
         before = self._signs or now
         self._signs = now
         counts = [torch.stack([(s == 0).sum(), (s != before[name]).sum()]) for name, s in now.items()]
-        numbers = torch.stack(counts).tolist()  # one wait for the device
-        shares = [[count / max(s.numel(), 1) for count in pair] for s, pair in zip(now.values(), numbers, strict=True)]
-        zeros = {f"zeros/{name}": share[0] for name, share in zip(now, shares, strict=True)}
-        return zeros | {f"flips/{name}": share[1] for name, share in zip(now, shares, strict=True)}
+        zeros, flips = torch.stack(counts).T.tolist()  # one wait for the device
+        return {
+            f"{what}/{name}": count / max(signs.numel(), 1)
+            for what, numbers in (("zeros", zeros), ("flips", flips))
+            for (name, signs), count in zip(now.items(), numbers, strict=True)
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """The signs at the last row, five a byte."""

@@ -35,7 +35,7 @@ from bitdial.training.sharding import sharded_model
 from bitdial.training.step.config import prepare_layers
 from tests.training.running import FileSaver, Jumping, StopAfter, config, differences, load, task_data, train
 
-loop: Any = sys.modules["bitdial.training.loop"]
+loop: Any = sys.modules["bitdial.training.setup"]
 QUANTIZERS = ("uniform", "twn", "absmean", "ttq", "ternary_lsq")
 
 

@@ -25,12 +25,8 @@ def prepare(
     """Copy the containers of `state`, turn numpy scalars into Python numbers and pass every tensor through `tensor`.
 
     Shared and recursive containers stay so. A numpy scalar (a metric that a scheduler keeps, say) becomes the number of
-    the same value, because ``weights_only=True`` refuses numpy.
-
-    Args:
-        state: nested dicts, lists, tuples and sets of tensors and plain values.
-        tensor: applied to every tensor; None leaves them as they are. When given, an object of an unknown type is
-            deep-copied, so that nothing in the result changes while training goes on.
+    the same value, because ``weights_only=True`` refuses numpy. With `tensor` an object of an unknown type is
+    deep-copied, so that nothing in the result changes while training goes on; without, tensors stay as they are.
 
     Returns:
         The copy, and a line for every object whose type may not load again, such as ``"config: Namespace"``.
@@ -57,9 +53,6 @@ def prepare(
             return value
         if id(value) in seen:
             return seen[id(value)]
-        return walk_container(value, where)
-
-    def walk_container(value: Any, where: str) -> Any:
         if isinstance(value, dict):
             result = seen[id(value)] = type(value)()
             for key, item in value.items():

@@ -7,6 +7,7 @@ import logging
 import operator
 import os
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self, SupportsFloat, SupportsIndex
 
@@ -16,8 +17,8 @@ from torch import distributed
 from bitdial.errors import BitdialError
 from bitdial.training.checkpoint.contents import Snapshot, prepare
 from bitdial.training.checkpoint.reading import LoadedCheckpoint, load_file, newest_sound
-from bitdial.training.checkpoint.series import PREFIX, Policy, Record, Series, file_name
-from bitdial.training.checkpoint.writing import Aside
+from bitdial.training.checkpoint.series import PREFIX, Record, Series
+from bitdial.training.checkpoint.writing import aside
 from bitdial.training.devices import is_distributed
 
 logger = logging.getLogger("bitdial.training.checkpoint")
@@ -72,18 +73,17 @@ class CheckpointManager:
         self.keep_best = _whole("keep_best", keep_best, 0)
         self.metric, self.higher_is_better, self.prefix = metric, bool(higher_is_better), prefix
         self.background = background
-        policy = Policy(self.keep_last_n, self.keep_best, metric, self.higher_is_better)
-        self._series = Series(self.save_dir, prefix, policy)
+        self._series = Series(self.save_dir, prefix, self.keep_last_n, self.keep_best, metric, self.higher_is_better)
         self._snapshot = Snapshot()
-        self._writing: Aside | None = None
-        self._resumed: str | None = None  # the file loaded before the first save
-        self._loaded: str | None = None  # the file loaded last: a run that rolled back has resumed from that
+        self._writing: Future[None] | None = None
+        # what was loaded last before the first save, and what was loaded last: a run that rolled back resumed from that
+        self._held: dict[str, str] = {}
         self._saved = False
         self._closed = False
         if _rank() == 0:
             self._series.make_folder()
-        self._series.registry.look()
-        self._series.check_policy()
+        self._series.look()
+        self._series.check_metric()
         if _rank() == 0:
             self._series.track()
 
@@ -105,12 +105,12 @@ class CheckpointManager:
     @property
     def best(self) -> Path | None:
         """The checkpoint of best metric, or None when none has a finite one."""
-        return next((record.path for record in self._series.policy.best(self._look())), None)
+        return next((record.path for record in self._series.best(self._look())), None)
 
     @property
     def busy(self) -> bool:
         """Whether a background save is under way; False also when it has ended and its failure waits to be raised."""
-        return self._writing is not None and self._writing.busy
+        return self._writing is not None and not self._writing.done()
 
     def save_checkpoint(
         self,
@@ -165,21 +165,21 @@ class CheckpointManager:
         }
         if _rank() != 0:
             return self.save_dir
-        record = self._next_record(number, step, value, bool(is_best))
+        record = self._series.next_record(number, step, value, bool(is_best))
         self._saved = True
         if not self.background:
-            self._series.save(record, *prepare(state), self._held)
+            self._series.save(record, *prepare(state), set(self._held.values()))
             return record.path
-        contents = self._snapshot.take(state)
+        contents, held = self._snapshot.take(state), set(self._held.values())  # loading waits: nothing is added
 
         def write() -> None:
             try:
-                self._series.save(record, *contents, self._held)
+                self._series.save(record, *contents, held)
             except Exception:
                 atexit.register(self._tell)  # in case nobody calls again
                 raise
 
-        self._writing = Aside(write)
+        self._writing = aside(write)
         return record.path
 
     def load_latest(self, map_location: Any = "cpu") -> LoadedCheckpoint:
@@ -199,7 +199,7 @@ class CheckpointManager:
             BitdialError: there is no sound checkpoint with a finite metric.
         """
         records = self._look()
-        ranked = self._series.policy.best(records)
+        ranked = self._series.best(records)
         if records and not ranked:
             raise BitdialError(f"no checkpoint in {self.save_dir} has a finite {self.metric}; use load_latest instead")
         return self._load_first(ranked, map_location, "best")
@@ -229,7 +229,7 @@ class CheckpointManager:
         writing, self._writing = self._writing, None
         if writing is not None:
             atexit.unregister(self._tell)
-            writing.finish()
+            writing.result()
 
     def close(self) -> None:
         """Wait for what is under way; nothing can be saved afterwards.
@@ -257,15 +257,7 @@ class CheckpointManager:
 
     def _look(self) -> list[Record]:
         self.wait()
-        return self._series.registry.look()
-
-    def _next_record(self, epoch: int, step: int | None, value: float | None, marked: bool) -> Record:
-        if not self.save_dir.is_dir():  # somebody removed the whole folder while the run went on
-            self._series.make_folder()
-        self._series.registry.look()
-        number = self._series.registry.next_number
-        path = self.save_dir / file_name(self.prefix, number, epoch, step)
-        return Record(path, number, epoch, step, value, self.metric, self.higher_is_better, marked)
+        return self._series.look()
 
     def _tell(self) -> None:
         try:
@@ -274,19 +266,16 @@ class CheckpointManager:
             logger.error("%s", failure)
 
     def _load_first(self, candidates: list[Record], map_location: Any, wanted: str) -> LoadedCheckpoint:
-        loaded = newest_sound(self._series.registry, candidates, map_location, wanted)
+        loaded = newest_sound(self._series, candidates, map_location, wanted)
         self._hold(loaded.path.name)
         if loaded.notes and _rank() == 0:
             self._series.track()
         return loaded
 
     def _hold(self, name: str) -> None:
-        self._loaded = name
+        self._held["last"] = name
         if not self._saved:
-            self._resumed = name
-
-    def _held(self) -> set[str]:
-        return {name for name in (self._resumed, self._loaded) if name is not None}
+            self._held["first"] = name
 
 
 def _rank() -> int:

@@ -33,17 +33,13 @@ WITHOUT = {
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """What was loaded, from where, and what the user should know about it.
-
-    Attributes:
-        path: the file that was taken.
-        state: its content; the model is under ``"model_state_dict"``.
-        notes: one sentence each: a damaged file that was passed over, a part that is missing.
-    """
+    """What was loaded, from where, and what the user should know about it."""
 
     path: Path
     state: dict[str, Any] = field(repr=False)
+    """The content of the file; the model is under ``"model_state_dict"``."""
     notes: list[str] = field(default_factory=list)
+    """One sentence each: a damaged file that was passed over, a part that is missing."""
 
 
 def read_checkpoint(
@@ -90,8 +86,7 @@ def read_checkpoint(
 def newest_sound(registry: Registry, candidates: Iterable[Record], map_location: Any, wanted: str) -> LoadedCheckpoint:
     """Load the first of `candidates` that is sound; each damaged one is struck from the registry, logged and noted.
 
-    Raises:
-        BitdialError: none is sound; the text names what was tried.
+    Where none is sound, the `BitdialError` names what was tried.
     """
     # Without a readable header nothing tells how good the file was, so for the best every such file is worth a note.
     damaged = list(reversed(registry.damaged.items()))
@@ -123,8 +118,8 @@ def _read_folder(folder: Path, prefix: str | None, map_location: Any) -> LoadedC
         (place, series)
         for place in folders
         if place.is_dir()
-        for series in sorted({prefix_of(entry.name) for entry in place.iterdir()} - {None}, key=str)
-        if series is not None and prefix in (None, series)
+        for series in sorted(filter(None, {prefix_of(entry.name) for entry in place.iterdir()}))
+        if prefix in (None, series)
     ]
     if not found:
         files = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".pt", ".pth", ".ckpt", ".bin"))

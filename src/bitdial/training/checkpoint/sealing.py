@@ -47,12 +47,9 @@ class _MalformedError(Exception):
 
 
 def seal(descriptor: int, size: int, header: dict[str, Any]) -> None:
-    """Append `header` and the checksums to a finished ``torch.save`` archive.
+    """Append a header and the checksums to a finished ``torch.save`` archive of `size` bytes, open both ways.
 
-    Args:
-        descriptor: the file, open for reading and writing.
-        size: length of the archive in bytes.
-        header: what must be known of the file without unpickling it; plain JSON values, less than 60 KB.
+    The header is what must be known of the file without unpickling it: plain JSON values, less than 60 KB.
 
     Raises:
         OSError: the file could not be read back or written.

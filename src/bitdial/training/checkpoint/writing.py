@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
-from torch.serialization import get_crc32_options, set_crc32_options
+from torch.utils.serialization import config
 
 from bitdial.training.checkpoint.sealing import seal
 
@@ -40,42 +40,26 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_inherited)
 
 
-class Aside:
-    """Does something in a thread of its own; `finish` waits for it and raises what it raised.
+def aside(action: Callable[[], None]) -> Future[None]:
+    """Do something in a thread of its own; the result waits for it and raises what it raised.
 
     Not a daemon: a program that ends waits for it.
     """
+    outcome: Future[None] = Future()
 
-    def __init__(self, action: Callable[[], None]) -> None:
-        self._outcome: Future[None] = Future()
-
-        def run() -> None:
-            try:
-                action()
-            except BaseException as error:
-                self._outcome.set_exception(error)
-            else:
-                self._outcome.set_result(None)
-
+    def run() -> None:
         try:
-            threading.Thread(target=run, name="bitdial-checkpoint").start()
-        except RuntimeError:  # no new threads: the interpreter is about to end
-            run()
+            action()
+        except BaseException as error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
 
-    @property
-    def busy(self) -> bool:
-        """Whether it is still at work."""
-        return not self._outcome.done()
-
-    def finish(self) -> None:
-        """Wait for the action and raise what it raised."""
-        self._outcome.result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._outcome.exception()  # waits, before the caller takes away what the action works on
+    try:
+        threading.Thread(target=run, name="bitdial-checkpoint").start()
+    except RuntimeError:  # no new threads: the interpreter is about to end
+        run()
+    return outcome
 
 
 class _Sink(io.RawIOBase):
@@ -119,46 +103,39 @@ def save_sealed(
     state: dict[str, Any],
     header: dict[str, Any],
     companion: tuple[Path, str],
-    check: Callable[[Path], None] | None = None,
+    check: Callable[[Path], None],
 ) -> None:
     """Write `state` with ``torch.save``, sealed with `header`, durably: when this returns, a power cut cannot undo it.
 
-    The companion, a small text file in the same folder, is replaced with it: never before it, never long after. It is
-    flushed while the state is being written, so that it costs no wait of its own.
-
-    Args:
-        path, state, header: see `bitdial.training.checkpoint.sealing.seal`.
-        companion: path and text of the small file.
-        check: called with the temporary file when that is complete; what it raises stops the save.
+    The companion, path and text of a small file in the same folder, is replaced with it: never before it, never long
+    after. It is flushed while the state is being written, so that it costs no wait of its own. `check` is called with
+    the temporary file when that is complete; what it raises stops the save.
 
     Raises:
         OSError: nothing has changed in the folder, unless it was a rename or the flush of the folder that failed.
         Exception: what ``torch.save`` raises for a state that cannot be pickled; nothing has changed then either.
     """
     beside, text = companion
-    with _temporary(beside) as small, _temporary(path) as large, Aside(lambda: _write_text(small, text)) as writing:
+    with _temporary(beside) as small, _temporary(path) as large, contextlib.ExitStack() as before_closing:
+        writing = aside(lambda: _write_text(small, text))
+        before_closing.callback(writing.exception)  # waits, also when something else fails
         sink = _Sink(large)
         buffer = io.BufferedWriter(sink, _BUFFER)
-        with _record_checksums():
+        with config.patch("save.compute_crc32", True):  # type: ignore[attr-defined]  # the seal relies on it
             torch.save(state, buffer)
         buffer.flush()
         sink.check()
         seal(large, sink.written, header)
-        if check is not None:
-            check(temporary_path(path))
+        check(temporary_path(path))
         os.fsync(large)
-        writing.finish()
+        writing.result()
         temporary_path(path).replace(path)
         temporary_path(beside).replace(beside)
     sync_folder(path.parent)
 
 
 def save_text(path: Path, text: str) -> None:
-    """Replace a small text file durably.
-
-    Raises:
-        OSError: the earlier content is still in place.
-    """
+    """Replace a small text file durably; after an `OSError` the earlier content is still in place."""
     with _temporary(path) as descriptor:
         _write_text(descriptor, text)
         temporary_path(path).replace(path)
@@ -222,14 +199,11 @@ def sweep(temporary: Path) -> bool:
     return False
 
 
-def remove(paths: list[Path]) -> tuple[list[OSError], Aside | None]:
-    """Remove files; their names are gone on return, their space is given back aside.
+def remove(paths: list[Path]) -> tuple[list[OSError], Future[None] | None]:
+    """Remove files; return the failures (a file that is gone already is none), and what gives back the space, if any.
 
     Freeing the cached pages of a large file takes about as long as writing half of it: the training need not wait. For
     small ones a thread would cost more than it saves.
-
-    Returns:
-        The failures (a file that is gone already is none), and what gives back the space, to be finished, if anything.
     """
     failures, descriptors, size = [], [], 0
     for path in paths:
@@ -246,7 +220,7 @@ def remove(paths: list[Path]) -> tuple[list[OSError], Aside | None]:
     if size < _SLOW_TO_FREE:
         _close(descriptors)
         return failures, None
-    return failures, Aside(lambda: _close(descriptors))
+    return failures, aside(lambda: _close(descriptors))
 
 
 def _close(descriptors: list[int]) -> None:
@@ -265,14 +239,3 @@ def _lock(descriptor: int) -> bool:
         except OSError:  # a file system without locks
             pass
     return True
-
-
-@contextlib.contextmanager
-def _record_checksums() -> Iterator[None]:
-    """Have torch compute the records' CRC, which the seal relies on, also where a user switched that off."""
-    before = get_crc32_options()
-    set_crc32_options(True)
-    try:
-        yield
-    finally:
-        set_crc32_options(before)

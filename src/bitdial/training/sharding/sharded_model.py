@@ -1,4 +1,4 @@
-"""A model whose weights are in shards for a while.
+"""A model whose weights are in shards for a while, and made whole again: to save them, or to read them.
 
 The cutting, gathering and scattering are those of PyTorch's `fully_shard`. It changes a module for good: its class, its
 hooks, its parameters. Here that is taken back in the end.
@@ -6,16 +6,19 @@ hooks, its parameters. Here that is taken back in the end.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
-from bitdial.training.sharding.gathering import whole, whole_weights
+from bitdial.training.devices import is_distributed
 from bitdial.trees import map_tensors
 
 if TYPE_CHECKING:
+    from lightning.fabric import Fabric
     from torch.distributed.device_mesh import DeviceMesh
 
 SMALLEST_GROUP = 1_000_000
@@ -24,23 +27,60 @@ SMALLEST_GROUP = 1_000_000
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
+def is_sharded(fabric: Fabric) -> bool:
+    """Whether a run keeps its weights in shards on these devices; one process does so if it is a group of its own."""
+    return bool(getattr(fabric.strategy, "shards_weights", False)) and (fabric.world_size > 1 or is_distributed())
+
+
+def whole(value: Any) -> Any:
+    """Return a tensor whole if it is in shards, and anything else as it is. Every process must ask."""
+    gather = getattr(value, "full_tensor", None)
+    return value if gather is None else gather()
+
+
+def gathered(fabric: Fabric, state: dict[str, Any]) -> dict[str, Any]:
+    """Return a nested state with whole tensors, for the first process to save. Every process must ask.
+
+    What is in shards goes, whole, to the host of the first process; in the others an empty tensor stands for it.
+    Without shards the state comes back as it is.
+    """
+
+    def gather(tensor: Tensor) -> Tensor:
+        if not hasattr(tensor, "full_tensor"):
+            return tensor
+        full: Tensor = tensor.full_tensor()
+        return full.cpu() if fabric.is_global_zero else full.new_empty(0)
+
+    filled: dict[str, Any] = map_tensors(gather, state) if is_sharded(fabric) else state
+    return filled
+
+
+@contextmanager
+def whole_weights(model: nn.Module) -> Iterator[None]:
+    """Let every layer of a model have its whole weights inside of the body, to read them; nothing without shards.
+
+    Every process must come here. What is written into them is lost.
+    """
+    groups: list[Any] = [module for module in model.modules() if hasattr(module, "unshard")]
+    try:
+        for group in groups:
+            group.unshard()
+        yield
+    finally:
+        for group in groups:
+            group.reshard()
+
+
 class ShardedModel:
     """A model whose weights are in shards, until it is restored.
 
-    Args:
-        model: plain. Every process takes the first one's weights, as DistributedDataParallel has it.
-        mesh: the processes.
-        device: of this one.
-
-    Attributes:
-        model: the same.
-        given: its parameters; they wait on the host meanwhile, with the values that they had.
-        parts: what takes their place: this process's part of each.
+    Every process takes the first one's weights, as DistributedDataParallel has it.
     """
 
     def __init__(self, model: nn.Module, mesh: DeviceMesh, device: torch.device) -> None:
         self.model = model
         self.given = list(model.parameters())
+        """The model's parameters; they wait on the host meanwhile, with the values that they had."""
         self._device = device
         self._before = [_Shape(module) for module in model.modules()]
         for parameter in self.given:
@@ -52,6 +92,7 @@ class ShardedModel:
         try:
             self._shard(mesh)
             self.parts = list(model.parameters())
+            """What takes their place: this process's part of each."""
         except BaseException:
             for shape in self._before:
                 shape.grown()
@@ -80,8 +121,7 @@ class ShardedModel:
     def restore(self, *, gather: bool) -> None:
         """Give the model its own parameters back, on the device, and take everything off that sharding put on.
 
-        Args:
-            gather: fill them with what was trained; every process must then come here. Else they keep what they had.
+        With `gather` they get what was trained, and every process must come here; else they keep what they had.
         """
         for guard in self._guards:
             guard.remove()
