@@ -90,6 +90,13 @@ class TestKnob:
         assert formats == ["float32", "bfloat16", "float32", "bfloat16", "float32"]
         assert state.history["bits"] == [8, 8, 4, 4]
 
+    def test_two_of_one_name_are_refused_before_anything_is_trained(self) -> None:
+        turned: list[float] = []
+        twice = [Knob("gamma", float, turned.append), Knob("gamma", float, turned.append)]
+        with pytest.raises(BitdialError, match="two knobs are called 'gamma'"):
+            train(network(), hooks=twice)
+        assert turned == []
+
     def test_what_changes_is_no_float(self) -> None:
         knob: Knob[tuple[float, ...]] = Knob("bits", lambda step: (2.0, 4.0), lambda _: None, shown=sum)
         assert train(network(), hooks=[knob]).history["bits"] == [6] * 4

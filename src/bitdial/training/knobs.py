@@ -35,11 +35,6 @@ class Knob(Hook, Generic[V]):
     """The value's factor on the learning rate; None: none."""
     _stands: tuple[V, float] | None = field(default=None, init=False)
 
-    @property
-    def state_key(self) -> str:
-        """Its name; there is no state, but two knobs of one name would write over each other's values."""
-        return f"knob {self.name}"
-
     def before_step(self, state: TrainingState) -> None:
         """Stand at this step's value."""
         value, state.values[self.name] = self._to(state.step)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.optim import Optimizer
 
+from bitdial.errors import BitdialError
 from bitdial.training.batches import BatchStream
 from bitdial.training.devices import make_fabric
 from bitdial.training.hooks import Hook, hooks_state
+from bitdial.training.knobs import Knob
 from bitdial.training.learning_rate import LearningRateFactor, make_scheduler
 from bitdial.training.loop import Loop
 from bitdial.training.metrics_log import MetricsLog
@@ -87,6 +89,10 @@ def fit(
         BitdialError: a loader without batches, a checkpoint that does not fit, a log that cannot be written.
     """
     hooks_state(hooks)  # names that clash are better refused now than at the first checkpoint
+    knobs = [hook.name for hook in hooks if isinstance(hook, Knob)]
+    for name in knobs:
+        if knobs.count(name) > 1:
+            raise BitdialError(f"two knobs are called {name!r}, and one's values would hide the other's; rename one")
     sharded = is_sharded(fabric)
     if sharded:  # the weights reach the device in shards
         check_shardable(model, optimizer, fabric.world_size)
