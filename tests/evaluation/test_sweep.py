@@ -7,6 +7,7 @@ from torch import nn
 from bitdial.errors import BitdialError
 from bitdial.evaluation.sweep import evaluate_loss_accuracy, sweep, unchanged
 from bitdial.layers import BitDial, quantize, reestimate_batch_norm
+from bitdial.training import Classification
 
 
 def batches(count=3, size=16, seed=0):
@@ -181,3 +182,53 @@ def test_errors(model):
         sweep(model, batches(), bits=(0,))
     with pytest.raises(BitdialError, match="quantized layers"):
         sweep(nn.Linear(2, 2), batches(), bits=(2,))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        [{"loss": torch.tensor(1.0)}, 16],
+        (torch.tensor(1.0), torch.tensor(1.0), 16),
+        ({"accuracy": torch.tensor(1.0)}, 16),
+        ({"loss": 1.0}, 16),
+        ({"loss": torch.ones(3)}, 16),
+        ({"loss": torch.tensor(1.0), "top2": None}, 16),
+        ({"loss": torch.tensor(1.0), 3: torch.tensor(1.0)}, 16),
+        ({"loss": torch.tensor(1.0)}, -1),
+        ({"loss": torch.tensor(1.0)}, torch.tensor(16)),
+        ({"loss": torch.tensor(1.0)}, 16.0),
+    ],
+)
+def test_a_score_of_another_form_is_refused_with_what_is_expected(model, bad):
+    class Own(Classification):
+        def score(self, model, batch):
+            return bad
+
+    with pytest.raises(BitdialError, match="must return sums by name and their count"):
+        sweep(model, batches(), bits=[4], task=Own())
+
+
+def test_scores_that_come_and_go_are_refused(model):
+    class Own(Classification):
+        calls = 0
+
+        def score(self, model, batch):
+            self.calls += 1
+            sums, count = super().score(model, batch)
+            return {**sums, f"top{self.calls}": sums["accuracy"]}, count
+
+    with pytest.raises(BitdialError, match="got loss, accuracy, top1 and then loss, accuracy, top2"):
+        sweep(model, batches(), bits=[4], task=Own())
+
+
+def test_what_else_is_scored_stands_under_its_name(model):
+    class Own(Classification):
+        def score(self, model, batch):
+            sums, count = super().score(model, batch)
+            return {**sums, "missed": count - sums["accuracy"]}, count
+
+    (score,) = sweep(model, batches(), bits=[4], task=Own())
+    assert score.metrics == {"missed": pytest.approx(1 - score.accuracy)}
+    assert "metrics" in score.model_dump()
+    assert "metrics" not in sweep(model, batches(), bits=[4])[0].model_dump()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import bitdial
@@ -23,7 +25,7 @@ from bitdial.recipes import recipe_of
 from bitdial.recipes.cyclic import CyclicResults
 from bitdial.recipes.saved_model import load_saved
 from bitdial.recipes.ternary import TernaryConfig, TernaryResults
-from bitdial.training import Classification, CsvLog
+from bitdial.training import Classification, CsvLog, TaskOutput
 from tests.recipes.ternary.tiny import stopped_before
 
 TINY: dict[str, Any] = {
@@ -56,6 +58,34 @@ class TopTwo(Classification):
         sums, count = super().score(model, batch)
         near = (self.logits(model, batch).topk(2).indices == batch[1][:, None]).any(dim=1)
         return {**sums, "top2": near.sum()}, count
+
+
+class Regression:
+    """Numbers instead of labels."""
+
+    metric, higher_is_better = "mae", False
+
+    def examples(self, batch: Any) -> int:
+        return len(batch[0])
+
+    def logits(self, model: nn.Module, batch: Any) -> Tensor:
+        output: Tensor = model(batch[0])
+        return output
+
+    def loss_of(self, logits: Tensor, batch: Any) -> TaskOutput:
+        return TaskOutput(functional.mse_loss(logits, batch[1]), len(batch[0]))
+
+    def loss(self, model: nn.Module, batch: Any) -> TaskOutput:
+        return self.loss_of(self.logits(model, batch), batch)
+
+    @torch.no_grad()
+    def score(self, model: nn.Module, batch: Any) -> tuple[dict[str, Tensor], int]:
+        error = self.logits(model, batch) - batch[1]
+        return {"loss": error.square().sum(), "mae": error.abs().sum()}, len(batch[0])
+
+
+def regressor() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1))
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +158,20 @@ class TestRun:
         rows = CsvLog(tmp_path / "r" / "metrics.csv").rows()
         if recipe != "joint":  # which measures at its end
             assert any(0 < float(row.get("val_top2") or 0) <= 1 for row in rows)
+
+    @pytest.mark.parametrize("recipe", ["cyclic", "ternary", "joint"])
+    def test_a_task_without_an_accuracy_is_trained_and_reported(self, recipe: str, tmp_path: Path) -> None:
+        options = {"cyclic": TINY, "ternary": {**TERNARY, "keep_best": 0, "validation_fraction": 0}}
+        inputs, _ = tensors()
+        data = ((inputs, inputs.mean(1, keepdim=True)), (inputs, inputs.mean(1, keepdim=True)))
+        named: dict[str, Any] = {"model": regressor, "data": data, "task": Regression(), "run_dir": tmp_path / "r"}
+        results: Any = bitdial.run(recipe, **named, **options.get(recipe, {"steps": 6}))
+        for record in results.records:
+            for score in [record.test] if recipe == "ternary" else record.scores:
+                assert math.isnan(score.accuracy)
+                assert score.metrics["mae"] > 0
+        assert repr(results)
+        assert (tmp_path / "r" / "report.html").exists()
 
     def test_smoothed_labels_are_of_classification(self, tmp_path: Path) -> None:
         with pytest.raises(BitdialError, match="label_smoothing belongs to classification"):

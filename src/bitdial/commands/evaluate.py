@@ -10,6 +10,7 @@ from pydantic import Field
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bitdial.configuration import Config, load_config
 from bitdial.errors import BitdialError
@@ -73,7 +74,7 @@ def run(argv: list[str]) -> int:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     metrics = list(scores[0].metrics)
     for heading in ("bits", "accuracy", "loss", *metrics):
-        table.add_column(heading, justify="right")
+        table.add_column(Text(heading), justify="right")
     for score in scores:
         accuracy = wording.MISSING if math.isnan(score.accuracy) else f"{score.accuracy:.2%}"
         more = [f"{score.metrics[name]:.4f}" for name in metrics]

@@ -111,6 +111,9 @@ def evaluate(model: nn.Module, loader: Iterable[Any], *, task: Task | None = Non
     with evaluating(model):
         for batch in loader:
             sums, size = _scored(how.score(model, to_device(batch, device)))
+            if totals and sums.keys() != totals.keys():
+                first, later = ", ".join(totals), ", ".join(sums)
+                raise BitdialError(f"a task must score the same in every batch, got {first} and then {later}")
             # Summed where they are: asking for a number each batch would make the host wait for the device.
             for name, value in sums.items():
                 total = totals.setdefault(name, torch.zeros((), dtype=torch.float64, device=_widest(device)))
@@ -123,10 +126,14 @@ def evaluate(model: nn.Module, loader: Iterable[Any], *, task: Task | None = Non
 
 def _scored(given: Any) -> tuple[Mapping[str, Tensor], int]:
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Mapping):
-        return given
+        sums, count = given
+        named = "loss" in sums and all(isinstance(name, str) for name in sums)
+        summed = all(isinstance(value, Tensor) and value.ndim == 0 for value in sums.values())
+        if named and summed and isinstance(count, int) and count >= 0:
+            return sums, count
     raise BitdialError(
-        "a task's score must return sums by name and their count, ({'loss': ..., 'accuracy': ...}, n), got "
-        f"{given!r:.80}"
+        "a task's score must return sums by name and their count, ({'loss': ..., 'accuracy': ...}, n), where sums are "
+        f"0-dim tensors, loss is one of them, and n is a whole number; got {given!r:.80}"
     )
 
 

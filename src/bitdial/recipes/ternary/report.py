@@ -31,11 +31,12 @@ def captions(networks: Sequence[NetworkResult]) -> dict[str, str]:
 
 
 def accuracy_curves(networks: Sequence[NetworkResult]) -> Figure | None:
-    """Accuracy over the epochs: a colour for each experiment, a line for each seed; None where nothing was logged.
+    """Accuracy over the epochs: a colour for each experiment, a line for each seed; None where none was logged.
 
     Training accuracy is drawn where there is one network, or where no images were held out.
     """
-    drawn = [network for network in networks if network.curve.epoch]
+    curves = [(network, network.curve.validation_accuracy + network.curve.train_accuracy) for network in networks]
+    drawn = [network for network, values in curves if any(value is not None for value in values)]
     if not drawn:
         return None
     colours = _colours(drawn)
