@@ -52,6 +52,47 @@ def test_ranges_are_the_plain_average_too_over_more_than_ten_batches() -> None:
     assert layer.range_high > before + 1  # training goes on at its usual momentum
 
 
+class Routed(nn.Module):
+    """Two experts; an example goes to the second where its first pixel is negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        second = x[:, 0, 0, 0] < 0
+        return torch.cat([self.experts[0](x[~second]), self.experts[1](x[second])])
+
+
+def test_an_expert_without_an_example_keeps_what_it_knew() -> None:
+    torch.manual_seed(0)
+    model = quantize(Routed(), 4, 4, skip=())
+    up, down = images(4, seed=0).abs() + 1, -images(4, seed=1).abs() - 1
+    model(torch.cat([up, down]))
+    kept = [buffer.clone() for buffer in model.experts[1].buffers()]
+    reestimate_batch_norm(model, [3 * up, 2 * up])
+    assert all(torch.equal(buffer, before) for buffer, before in zip(model.experts[1].buffers(), kept, strict=True))
+    conv, norm = model.experts[0]
+    assert (conv.range_batches, norm.num_batches_tracked) == (2, 2)
+    torch.testing.assert_close(conv.range_high, 2.5 * up.max())
+
+
+def test_batches_without_an_example_do_not_count() -> None:
+    with_empty, without = trained(), trained()
+    given = batches(5)
+    reestimate_batch_norm(without, given)
+    reestimate_batch_norm(with_empty, [given[0][:0], *given[:2], given[0][:0], *given[2:]])
+    for buffer, expected in zip(with_empty.buffers(), without.buffers(), strict=True):
+        assert torch.equal(buffer, expected)
+
+
+def test_norms_may_be_called_by_keyword() -> None:
+    norm = nn.BatchNorm2d(3)
+    given = batches(3)
+    reestimate_batch_norm(norm, given, forward=lambda model, x: model(input=x))
+    torch.testing.assert_close(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in given]).mean(0))
+
+
 def test_statistics_belong_to_the_width_in_force() -> None:
     model = trained()
     dial = BitDial(model)

@@ -194,6 +194,41 @@ def test_an_empty_batch() -> None:
         assert (layer.weight.grad == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: QuantLinear(6, 5, weights=4, activations=4), (8, 6)),
+        (lambda: QuantConv1d(6, 5, 3, weights=4, activations=4), (8, 6, 9)),
+        (lambda: QuantConv2d(6, 5, 3, weights=4, activations=4), (8, 6, 9, 9)),
+    ],
+)
+def test_an_empty_batch_says_nothing_about_the_range(
+    make: Callable[[], QuantizedLayer], shape: tuple[int, ...], compiled: bool, dtype: torch.dtype
+) -> None:
+    torch.compiler.reset()
+    layer = make().to(dtype)
+    run = torch.compile(layer, backend="aot_eager") if compiled else layer
+    x = (draw(*shape).sigmoid() + 4).to(dtype)
+    run(x)
+    before = [buffer.clone() for buffer in layer.buffers()]
+    run(x[:0]).sum().backward()
+    layer.eval()
+    assert run(x[:0]).shape[0] == 0
+    assert all(torch.equal(buffer, kept) for buffer, kept in zip(layer.buffers(), before, strict=True))
+    assert len(run(x).unique()) > 8
+
+
+def test_an_empty_batch_before_any_other_leaves_the_range_unknown() -> None:
+    layer = QuantLinear(6, 5, weights=4, activations=4)
+    layer(torch.empty(0, 6))
+    assert layer.range_batches == 0
+    x = rows() + 4
+    layer(x)
+    assert (layer.range_low, layer.range_high) == (x.min(), x.max())
+
+
 def test_32_bits_is_the_float_layer_bit_for_bit() -> None:
     for kind, x in ((nn.Linear(6, 5), draw(7, 6)), (nn.Conv2d(4, 8, 3, padding=1), draw(2, 4, 5, 5))):
         quantized = (QuantLinear if isinstance(kind, nn.Linear) else QuantConv2d).from_float(kind, gradients=32)

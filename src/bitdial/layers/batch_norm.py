@@ -19,6 +19,11 @@ def _first_of(model: nn.Module, batch: Any) -> Any:
     return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
 
+def _count_examples(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Have a batch norm leave out batches without an example, as an expert of a mixture gets them."""
+    norm.train(not inputs or inputs[0].numel() > 0)
+
+
 @torch.no_grad()
 def reestimate_batch_norm(
     model: nn.Module,
@@ -30,7 +35,8 @@ def reestimate_batch_norm(
     """Recompute running statistics at the widths that the model has now, in place.
 
     Means and variances of batch norms, and the activation ranges of quantized layers, become the plain average over the
-    given batches. Parameters are untouched; dropout and the like stay off; every module's mode is put back.
+    given batches; a module that none of their examples reaches keeps its own. Parameters are untouched; dropout and the
+    like stay off; every module's mode is put back.
 
     Args:
         model: bare or wrapped.
@@ -56,7 +62,11 @@ def reestimate_batch_norm(
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     ranged = [m for m in model.modules() if isinstance(m, QuantizedLayer)]
     momenta = [norm.momentum for norm in norms], [layer.range_momentum for layer in ranged]
-    before = [(buffer, buffer.clone()) for module in (*norms, *ranged) for buffer in module.buffers(recurse=False)]
+    modules: list[nn.Module] = [*norms, *ranged]
+    before = [(module, buffer, buffer.clone()) for module in modules for buffer in module.buffers(recurse=False)]
+    counts: dict[nn.Module, Tensor | None] = {norm: norm.num_batches_tracked for norm in norms}
+    counts |= {layer: layer.range_batches for layer in ranged}
+    hooks = [norm.register_forward_pre_hook(_count_examples) for norm in norms]
     used = 0
     try:
         with evaluating(model):
@@ -78,11 +88,17 @@ def reestimate_batch_norm(
                 "batches must hold at least one batch to estimate statistics from, got none; "
                 "a generator gives its batches only once"
             )
+        for module, buffer, value in before:
+            count = counts[module]
+            if count is not None and count == 0:  # no example came by: what was known is better than nothing
+                buffer.copy_(value)
     except BaseException:
-        for buffer, value in before:
+        for _, buffer, value in before:
             buffer.copy_(value)
         raise
     finally:
+        for hook in hooks:
+            hook.remove()
         for norm, momentum in zip(norms, momenta[0], strict=True):
             norm.momentum = momentum
         for layer, share in zip(ranged, momenta[1], strict=True):

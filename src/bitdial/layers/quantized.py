@@ -169,7 +169,7 @@ class QuantizedLayer(nn.Module):
             if grid is not None:
                 return grid, clip
             return TensorGrid(x.new_tensor(low), x.new_tensor(high), self.activation_bits), clip
-        if fixed:
+        if fixed or x.numel() == 0:  # an expert of a mixture that gets no example: nothing to learn a range from
             return TensorGrid(self.range_low, self.range_high, self.activation_bits), clip
         if self.training and is_opaque(x):
             ends = torch.ops.bitdial.min_max(x.detach())
