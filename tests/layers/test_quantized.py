@@ -220,6 +220,40 @@ def test_an_empty_batch_says_nothing_about_the_range(
     assert len(run(x).unique()) > 8
 
 
+@pytest.mark.parametrize("mode", ["eager", "evaluation", "compiled", "autocast", "32 bits"])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        (nn.Linear(8, 4), (8,)),
+        (nn.Linear(8, 4), (3, 8)),
+        (nn.Linear(8, 4), (2, 5, 8)),
+        (nn.Linear(8, 4, bias=False), (2, 5, 8)),
+        (nn.Linear(8, 4), (2, 3, 5, 8)),
+        (nn.Linear(8, 4), (0, 5, 8)),
+        (nn.Conv1d(6, 5, 3), (2, 6, 9)),
+        (nn.Conv1d(6, 5, 3), (6, 9)),
+        (nn.Conv2d(6, 5, 3), (2, 6, 9, 9)),
+        (nn.Conv2d(6, 6, 3, groups=6), (6, 9, 9)),
+    ],
+)
+def test_an_output_may_be_changed_in_place(kind: nn.Module, shape: tuple[int, ...], mode: str) -> None:
+    torch.compiler.reset()
+    classes: dict[type, Any] = {nn.Linear: QuantLinear, nn.Conv1d: QuantConv1d, nn.Conv2d: QuantConv2d}
+    bits = 32 if mode == "32 bits" else 4
+    layer = classes[type(kind)].from_float(kind, weights=bits, activations=bits).train(mode != "evaluation")
+    x, gradients = draw(*shape), []
+    for change in (torch.relu, torch.relu_):
+        layer.zero_grad()
+        run: Any = lambda x, change=change: change(layer(x)) * 2  # noqa: E731
+        if mode == "compiled":
+            run = torch.compile(run, backend="aot_eager")
+        with torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
+            y = run(x)
+        y.float().square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in layer.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
 def test_an_empty_batch_before_any_other_leaves_the_range_unknown() -> None:
     layer = QuantLinear(6, 5, weights=4, activations=4)
     layer(torch.empty(0, 6))

@@ -90,3 +90,11 @@ def test_the_output_is_not_the_inputs_memory_at_a_low_width() -> None:
     x = torch.rand(4)
     out = fake_quantize(x, *min_max(x), torch.tensor(2.0))
     assert out.data_ptr() != x.data_ptr()
+
+
+@pytest.mark.parametrize("bits", [4.0, 32.0])
+def test_what_comes_back_may_be_changed_in_place_and_leaves_the_input_alone(bits: float) -> None:
+    x = torch.linspace(-1, 1, 9).requires_grad_()
+    fake_quantize(x, LOW, HIGH, torch.tensor(bits)).relu_().sum().backward()
+    assert torch.equal(x.detach(), torch.linspace(-1, 1, 9))
+    assert torch.equal(x.grad, (x > 0).float())

@@ -38,12 +38,18 @@ class Arithmetic(Protocol):
         ...
 
 
+def _of_its_own(y: Tensor) -> Tensor:
+    """The same values, no view to autograd, which forbids to change what is one of a tensor inside a function."""
+    return torch.ops.aten._unsafe_view.default(y, y.shape)  # type: ignore[no-any-return]
+
+
 class LinearArithmetic(NamedTuple):
     """``y = x @ w.T + b`` for x of shape ``(..., in)`` and w of shape ``(out, in)``."""
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Output of shape ``(..., out)``."""
-        return functional.linear(x, weight, bias)
+        y = functional.linear(x, weight, bias)
+        return y if x.dim() == 2 else _of_its_own(y)
 
     def derivatives(self, gradient: Tensor, x: Tensor, weight: Tensor, needs: Needs) -> Gradients:
         """Derivatives in the shapes of x, w and b."""
@@ -66,7 +72,8 @@ class ConvArithmetic(NamedTuple):
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Output of shape ``(batch, out, *space)``."""
         convolve = functional.conv1d if len(self.stride) == 1 else functional.conv2d
-        return convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        y = convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return y if x.dim() == len(self.stride) + 2 else _of_its_own(y)
 
     def derivatives(self, gradient: Tensor, x: Tensor, weight: Tensor, needs: Needs) -> Gradients:
         """Derivatives in the shapes of x, w and b."""

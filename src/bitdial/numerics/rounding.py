@@ -26,7 +26,7 @@ class _FakeQuantize(torch.autograd.Function):
         if clip:
             ctx.save_for_backward(x, low, high, bits.clone())  # the dial may be turned before the backward pass
         snapped = snap(x, low, high, bits, clip=clip)
-        return snapped.view_as(x) if snapped is x else snapped
+        return snapped.clone() if snapped is x else snapped  # a view could not be changed in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None, None]:
