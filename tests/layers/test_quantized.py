@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitdial.errors import BitdialError
-from bitdial.layers import QuantConv1d, QuantConv2d, QuantizedLayer, QuantLinear
+from bitdial.layers import QuantConv1d, QuantConv2d, QuantizedLayer, QuantLinear, quantize
 from bitdial.layers.quantized import RANGE_MOMENTUM
 from bitdial.numerics import fake_quantize, min_max, quantize_gradient
 from tests.layers.nets import rows
 
 QUANTIZERS = ["uniform", "dorefa"]
+QUANTIZERS_OF_ALL_KINDS = ["uniform", "dorefa", "twn", "ttq", "ternary_lsq"]
 
 
 class _RoundedGradient(torch.autograd.Function):
@@ -443,6 +444,61 @@ def test_autocast_at_32_bits_is_the_float_layers_autocast_bit_for_bit() -> None:
     layer = QuantLinear.from_float(plain)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer(rows()), plain(rows()))
+
+
+def built_on_meta(quantizer: str) -> nn.Module:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+    return quantize(model, 4, 8, gradients=6, quantizer=quantizer, skip=())
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS_OF_ALL_KINDS)
+@pytest.mark.parametrize("way", ["to_empty and load", "to_empty and reset", "assign", "moved in half and back"])
+def test_what_a_layer_was_built_with_outlives_its_buffers(quantizer: str, way: str) -> None:
+    torch.manual_seed(0)
+    floating = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+    expected = quantize(copy.deepcopy(floating), 4, 8, gradients=6, quantizer=quantizer, skip=())
+    model = built_on_meta(quantizer)
+    if way == "assign":
+        model.load_state_dict(floating.state_dict(), assign=True)
+    else:
+        if way == "moved in half and back":
+            model.half().float()
+        model.to_empty(device="cpu")
+        for buffer in model.buffers():  # whatever to_empty found in memory was not taken
+            assert buffer.dtype == torch.float32
+        for layer, other in zip(model, expected, strict=True):
+            if way == "to_empty and reset":
+                torch.manual_seed(1)
+                layer.reset_parameters()
+                torch.manual_seed(1)
+                other.reset_parameters()
+        if way != "to_empty and reset":
+            model.load_state_dict(floating.state_dict())
+    for got, wanted in zip(model.state_dict().items(), expected.state_dict().items(), strict=True):
+        assert got[0] == wanted[0]
+        assert torch.equal(got[1], wanted[1]), got[0]
+    x = draw(5, 8)
+    for mode in (True, False):
+        assert torch.equal(model.train(mode)(x), expected.train(mode)(x))
+
+
+def test_to_empty_leaves_widths_and_ranges_that_have_values() -> None:
+    layer = QuantLinear(6, 5, weights=4, activations=4)
+    layer(rows())
+    layer.weight_bits.fill_(3)
+    before = [buffer.clone() for buffer in layer.buffers()]
+    layer.to_empty(device="cpu")
+    assert all(torch.equal(buffer, kept) for buffer, kept in zip(layer.buffers(), before, strict=True))
+
+
+def test_learned_scales_fit_a_weight_that_is_reset() -> None:
+    layer = QuantLinear(6, 5, weights=4, activations=32, quantizer="ttq")
+    with torch.no_grad():
+        layer.weight_quantizer.positive.fill_(100)
+    layer.reset_parameters()
+    fitting = layer.weight_quantizer.initial(layer.weight)
+    assert torch.equal(layer.weight_quantizer.positive, fitting["positive"])
 
 
 def test_the_meta_device_prints_and_computes_shapes() -> None:

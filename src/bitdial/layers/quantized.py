@@ -104,9 +104,9 @@ class QuantizedLayer(nn.Module):
             "range_high": high,
             "range_batches": 0.0,
         }
-        for name, value in buffers.items():
-            tensor = None if value is None else torch.tensor(value, dtype=torch.float32, device=self.weight.device)
-            self.register_buffer(name, tensor)
+        self._built = {name: value for name, value in buffers.items() if value is not None}
+        for name in buffers:
+            self.register_buffer(name, self._as_built(name) if name in self._built else None)
         make = self.quantizer.make_weight
         self.weight_quantizer = make and make(self.weight, self.granularity == "channel")
         learned = self.activation.make
@@ -123,14 +123,29 @@ class QuantizedLayer(nn.Module):
         take_hooks(new, layer)
         return new.train(layer.training)
 
+    def _as_built(self, name: str) -> Tensor:
+        """A buffer as the layer was built with it, where its weight is."""
+        return torch.tensor(self._built[name], dtype=torch.float32, device=self.weight.device)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move to another device or dtype; widths and ranges stay float32: half precision cannot count batches."""
-        before = {name: getattr(self, name) for name in _BUFFERS}
+        """Move to another device or dtype; widths and ranges keep their values, in float32.
+
+        Half precision cannot count batches; and what ``to_empty`` allocates holds no values: on coming from the meta
+        device, which has none, they are what the layer was built with.
+        """
+        before = {name: getattr(self, name) for name in self._built}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in before.items():
-            if buffer is not None and getattr(self, name).dtype != torch.float32:
-                setattr(self, name, buffer.to(getattr(self, name).device))
+            moved = getattr(self, name)
+            if moved is not buffer and not moved.is_meta:
+                setattr(self, name, self._as_built(name) if buffer.is_meta else buffer.to(moved.device))
         return self
+
+    def reset_parameters(self) -> None:
+        """As `torch.nn` does it; scales that are learned fit the new weight."""
+        super().reset_parameters()  # type: ignore[misc]
+        if isinstance(getattr(self, "weight_quantizer", None), LearnedWeight):
+            self.weight_quantizer.reset(self.weight)  # type: ignore[operator, union-attr]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Load; a state of the float layer is good too: widths stay as they are, and the range is forgotten."""
@@ -147,6 +162,9 @@ class QuantizedLayer(nn.Module):
             missing: list[str] = rest[2]
             missing[:] = [key for key in missing if key not in own]
             self.reset_range()
+        for name in self._built:
+            if getattr(self, name).is_meta and not self.weight.is_meta:  # assigned to a layer on the meta device
+                setattr(self, name, self._as_built(name))
 
     def reset_range(self) -> None:
         """Forget the running range of the activations (a fixed one stays)."""
