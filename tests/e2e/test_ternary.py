@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
@@ -202,6 +203,7 @@ class TestExport:
         text = capsys.readouterr().out
         for line in ("packed weights alone", "whole file", "memory at run time"):
             assert line in text
+        assert "loads back bit for bit (outputs of 256 test images compared)" in " ".join(text.split())
         assert f"{output.stat().st_size:,}" in text
         description, model = load_saved(run / "models" / "ternary-seed0.pt")
         other = load_packed(output, description.build()).eval()
@@ -217,6 +219,27 @@ class TestExport:
         assert main(["export", str(run), "--format", "packed"]) == 0
         assert "ternary-seed0 of" in (text := capsys.readouterr().out)
         assert "packed weights alone (1.600 bits)" in text
+
+    def test_a_file_whose_outputs_differ_is_not_said_to_load_back(
+        self, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from bitdial.layers import QuantLinear
+
+        forward = QuantLinear.forward
+        passes = itertools.count()  # such as a layer that one of the two does not call
+        monkeypatch.setattr(QuantLinear, "forward", lambda self, x: forward(self, x) + next(passes))
+        assert main(["export", str(run)]) == 2
+        assert "did not load back bit for bit, expected equal outputs" in " ".join(capsys.readouterr().err.split())
+
+    def test_without_the_data_outputs_of_noise_are_compared(
+        self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = tmp_path / "alone.pt"
+        file.write_bytes((run / "models" / "ternary-seed0.pt").read_bytes())
+        assert main(["export", str(file)]) == 0
+        assert "outputs of 16 images of noise, as the run's data is not at hand, compared" in " ".join(
+            capsys.readouterr().out.split()
+        )
 
     def test_by_default_it_goes_into_the_run(self, run: Path) -> None:
         assert main(["export", str(run), "--encoding", "2bit"]) == 0

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import nn
+from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
 from bitdial.errors import BitdialError
@@ -271,3 +273,146 @@ def test_a_caller_may_say_what_the_names_are_or_what_is_wrong_when_none_matches(
         match_layers(["fc"], "x", "a linear layer")
     assert find_layers(["fc"], "x") == []
     assert find_layers([], "<last>") == []
+
+
+def disturbed(layer: nn.Module) -> dict[str, Any]:
+    """Give a layer all that a layer can have besides its weights; return what there is to be seen of it."""
+    seen: dict[str, Any] = {"log": []}
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda *_, **__: seen["log"].append(name)
+
+    seen["handles"] = [
+        layer.register_forward_pre_hook(note("pre")),
+        layer.register_forward_hook(note("forward")),
+        layer.register_full_backward_pre_hook(note("backward pre")),
+        layer.register_full_backward_hook(note("backward")),
+        layer.register_state_dict_pre_hook(note("state pre")),
+        layer.register_state_dict_post_hook(note("state")),
+        layer.register_load_state_dict_pre_hook(note("load pre")),
+        layer.register_load_state_dict_post_hook(note("load")),
+    ]
+    layer.register_buffer("mask", torch.ones(3))
+    layer.register_buffer("passing", torch.ones(2), persistent=False)
+    layer.register_parameter("scale", nn.Parameter(torch.full((1,), 2.0)))
+    layer.adapter = nn.Linear(2, 2)
+    layer.note = "mine"
+    return seen
+
+
+@pytest.mark.parametrize("quantizer", ["uniform", "ttq"])
+@pytest.mark.parametrize("float_layer", [nn.Linear(6, 6), nn.Conv1d(6, 6, 1), nn.Conv2d(6, 6, 1)], ids=type)
+def test_all_that_a_layer_had_is_kept(float_layer: nn.Module, quantizer: str) -> None:
+    layer = copy.deepcopy(float_layer)
+    seen = disturbed(layer)
+    held = [layer]
+    model = quantize(nn.Sequential(layer, nn.ReLU()), 4, 4, quantizer=quantizer, skip=())
+    assert model[0] is layer is held[0]
+    assert isinstance(layer, QuantizedLayer)
+    shape = (4, 6, 3, 3)[: 2 + len(getattr(layer, "kernel_size", ()))]
+    model(torch.randn(shape, requires_grad=True)).sum().backward()
+    state = model.state_dict()
+    model.load_state_dict(state)
+    assert seen["log"] == ["pre", "forward", "backward pre", "backward", "state pre", "state", "load pre", "load"]
+    assert {"0.mask", "0.scale", "0.adapter.weight"} <= set(state)
+    assert "0.passing" not in state
+    assert layer.passing.numel() == 2
+    assert layer.note == "mine"
+    for handle in seen["handles"]:
+        handle.remove()
+    seen["log"].clear()
+    model(torch.randn(shape)).sum().backward()
+    model.load_state_dict(model.state_dict())
+    assert not seen["log"]
+
+
+def test_a_legacy_backward_hook_stays_a_legacy_one() -> None:
+    model = Mlp()
+    seen: list[Any] = []
+    model[2].register_backward_hook(lambda layer, given, got: seen.append([g is not None for g in given]))
+    quantize(model, 32, 32, skip=())
+    with pytest.warns(FutureWarning, match="non-full backward hook"):
+        model(rows()).sum().backward()
+    assert len(seen) == 1
+    with pytest.raises(RuntimeError, match="both regular backward hooks and full"):
+        model[2].register_full_backward_hook(lambda *_: None)
+
+
+def test_layers_that_are_used_through_a_list_are_quantized() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = Mlp()
+            self.order = [self.body[4], self.body[0]]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.order[0](functional.pad(self.order[1](x), (0, 0)))
+
+    model = quantize(Listed(), 1, 32, skip=())
+    other = copy.deepcopy(model)
+    for parameter in other.body[0], other.body[4]:
+        parameter.weight = nn.Parameter(parameter.quantized_weight().detach())
+        parameter.weight_bits.fill_(32)
+    assert torch.equal(model(rows()), other(rows()))
+
+
+@pytest.mark.parametrize("name", ["weight_bits", "quantizer", "range_low", "granularity"])
+def test_a_layer_with_something_of_that_name_is_left_with_the_reason(name: str) -> None:
+    model = Mlp()
+    setattr(model[2], name, "mine")
+    quantize(model, skip=())
+    assert skipped_layers(model) == {"2": f"it has {name} of its own"}
+    assert getattr(model[2], name) == "mine"
+
+
+def test_a_layer_whose_forward_was_replaced_is_left_with_the_reason() -> None:
+    model = Mlp()
+    inner = model[2].forward
+    model[2].forward = lambda x: 2 * inner(x)
+    expected = model(rows())
+    quantize(model, 32, 32, skip=())
+    assert skipped_layers(model) == {"2": "its forward was replaced by another function"}
+    assert torch.equal(model(rows()), expected)
+
+
+def test_a_model_that_is_one_layer_is_quantized_in_place() -> None:
+    layer = nn.Linear(3, 3)
+    assert quantize(layer, 4, 4) is layer
+    assert isinstance(layer, QuantLinear)
+
+
+def test_containers_that_are_called_like_layers_are_not_listed() -> None:
+    class Conv2dNormActivation(nn.Sequential):
+        pass
+
+    class LinearAttention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(2, 2)
+
+    class Convolved(nn.Module):  # computes something itself
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel = nn.Parameter(torch.ones(3, 3))
+            self.norm = nn.BatchNorm2d(3)
+
+    block = Conv2dNormActivation(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    model = nn.Sequential(block, LinearAttention(), Convolved(), nn.LSTM(2, 2), nn.MultiheadAttention(2, 1))
+    quantize(model, skip=())
+    assert set(skipped_layers(model)) == {"2", "3", "4", "4.out_proj"}
+    assert not skipped_layers(quantize(torchvision.models.mobilenet_v2(), skip=()))
+
+
+@pytest.mark.parametrize("quantizer", ["uniform", "ttq"])
+def test_where_one_layer_cannot_be_quantized_none_is(quantizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Conv2d(1, 1, 1))
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise BitdialError("no")
+
+    monkeypatch.setattr(QuantConv2d, "like", fail)
+    before = {id(m): dict(vars(m)) for m in model.modules()}
+    with pytest.raises(BitdialError, match="no"):
+        quantize(model, 4, 4, quantizer=quantizer, skip=())
+    assert [type(m) for m in model] == [nn.Linear, nn.Conv2d]
+    assert {id(m): dict(vars(m)) for m in model.modules()} == before

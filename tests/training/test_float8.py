@@ -144,6 +144,37 @@ def test_parameters_hooks_mode_and_state_dict_stay(recipe: Any) -> None:
 
 
 @needs_torchao
+def test_the_layer_stays_the_same_object_with_all_that_it_had() -> None:
+    model = lone_layers(16, 16, 16, 16)
+    layer, log = model[0], list[str]()
+    layer.register_full_backward_hook(lambda *_: log.append("backward"))
+    layer.register_state_dict_post_hook(lambda *_: log.append("state"))
+    layer.register_load_state_dict_pre_hook(lambda *_: log.append("load"))
+    layer.register_buffer("mask", torch.ones(3))
+    layer.note = "mine"
+    model[1].forward = lambda x: x
+    model[2].config = "mine"
+    before = set(vars(convert_alone())) - set(vars(nn.Linear(16, 16)))
+    assert before <= set(float8._ADDED)
+    done = convert_to_float8(model, emulate=True)
+    assert done.skipped == {"1": "its forward was replaced by another function", "2": "it has config of its own"}
+    assert model[0] is layer
+    assert is_float8_layer(layer)
+    model(batch().requires_grad_()).sum().backward()
+    model.load_state_dict(model.state_dict())
+    assert log == ["backward", "state", "load"]
+    assert "0.mask" in model.state_dict()
+    assert layer.note == "mine"
+
+
+@needs_torchao
+def test_a_model_that_is_one_layer_is_converted() -> None:
+    layer = convert_alone()
+    assert is_float8_layer(layer)
+    assert layer(batch()).shape == (len(batch()), 16)
+
+
+@needs_torchao
 def test_a_layer_in_two_places_stays_one_layer() -> None:
     model = nn.Module()
     model.a = nn.Sequential(nn.Linear(16, 16))
@@ -286,6 +317,12 @@ def lone_layers(*sizes: int) -> nn.Module:
     return nn.Sequential(*(nn.Linear(size, size) for size in sizes))
 
 
+def convert_alone() -> nn.Module:
+    layer = nn.Linear(16, 16)
+    assert convert_to_float8(layer, emulate=True).converted == ("",)
+    return layer
+
+
 def policied() -> nn.Module:
     model = Mlp()
     apply_policies(model, {"*": "bfloat16"})
@@ -314,7 +351,6 @@ MISTAKES: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "no linear layer": (lambda: nn.Sequential(nn.Conv2d(16, 16, 1)), {}, "can compute in float8, got none"),
     "no layer that divides": (lambda: lone_layers(8, 20), {}, "got 0: its weight is 8 x 8; both must divide by 16; 1:"),
     "an empty layer": (lambda: nn.Sequential(nn.Linear(16, 0)), {}, "got 0: its weight is 0 x 16"),
-    "a model that is one layer": (lambda: nn.Linear(16, 16), {}, "got one that is a Linear; wrap it in nn.Sequential"),
     "twice": (converted, {}, "got 0: it is a float8 layer already"),
     "after its policies": (policied, {}, "model must have no policies yet; remove them, convert, and apply them again"),
 }

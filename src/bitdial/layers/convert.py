@@ -12,7 +12,15 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers.names import check_model
-from bitdial.layers.quantized import QuantConv1d, QuantConv2d, QuantizedLayer, QuantLinear
+from bitdial.layers.quantized import (
+    ADDED,
+    QuantConv1d,
+    QuantConv2d,
+    QuantizedLayer,
+    QuantLinear,
+    reason_to_leave,
+    take_place,
+)
 
 FIRST = "<first>"
 LAST = "<last>"
@@ -61,13 +69,15 @@ def quantize(
     activation_quantizer: str | None = None,
     skip: Sequence[str] = (FIRST, LAST),
 ) -> nn.Module:
-    """Swap the linear and convolution layers of a model for quantized ones, in place.
+    """Make the linear and convolution layers of a model quantized ones, in place.
 
-    Parameters are kept: the same objects, so that an optimizer or a state dict made before stays good. Only layers of
-    exactly these classes are swapped: a subclass may compute something else.
+    Layers and parameters stay the same objects, so that an optimizer, a state dict or a hook made before stays good.
+    Only layers of exactly these classes are quantized: a subclass may compute something else. Where a module reads the
+    weight of such a layer instead of calling it (Swin's attention, tied weights), it gets the quantized weight; what it
+    multiplies it with stays in floating point.
 
     Args:
-        model: any module. Where the model itself is one layer, use what is returned.
+        model: any module.
         weights, activations: widths to begin with, in [1, 32]; turn them later with a `BitDial`.
         gradients: the same for the gradients that flow back (stochastic rounding). None builds layers without gradient
             quantization, which cannot be turned on later.
@@ -79,7 +89,7 @@ def quantize(
             as ``weight_quantizer="twn", activation_quantizer="dorefa"``.
         skip: names or patterns of layers to leave in floating point; ``<first>`` and ``<last>`` are the first and the
             last layer of the model in order of definition (usual practice, and the default). Where the model itself is
-            one layer, that layer is always swapped.
+            one layer, that layer is always quantized.
 
     Returns:
         The model. `skipped_layers` tells what was left alone and why.
@@ -123,10 +133,11 @@ def quantize(
             f"skip must leave a layer to quantize, got {list(skip)} which covers all {len(names)}; pass skip=()"
         )
     layers = [modules[name] for name in chosen]
-    swaps: dict[nn.Module, nn.Module] = {layer: _KINDS[type(layer)].from_float(layer, **options) for layer in layers}
+    quantized = [_KINDS[type(layer)].like(layer, **options) for layer in layers]  # all or, if one cannot be, none
+    for new, layer in zip(quantized, layers, strict=True):
+        take_place(new, layer)
     for module in modules.values():
-        swap_children(module, swaps)
-    model = swaps.get(model, model)
+        leave_fused_path(module)
     setattr(model, _REPORT, {name: skipped[name] for name in modules if name in skipped})
     return model
 
@@ -153,24 +164,20 @@ def reasons_against(modules: dict[str, nn.Module]) -> dict[str, str]:
     for name, module in modules.items():
         kind = type(module)
         if kind in _KINDS:
-            if module._parameters.get("weight") is None:
-                reasons[name] = "its weight is computed by a hook (weight_norm, spectral_norm, pruning)"
+            if reason := reason_to_leave(module, ADDED):
+                reasons[name] = reason
         elif isinstance(module, LazyModuleMixin):
             reasons[name] = f"{kind.__name__} has no shape yet: run a batch through the model first"
         elif isinstance(module, tuple(_KINDS)):
             reasons[name] = f"{kind.__name__} is a class of its own, whose computation may differ"
-        elif _PRODUCTS.match(kind.__name__):
+        elif _PRODUCTS.match(kind.__name__) and (module._parameters or not module._modules):  # no mere container
             reasons[name] = f"{kind.__name__} has no quantized form"
     return reasons
 
 
-def swap_children(parent: nn.Module, swaps: dict[nn.Module, nn.Module]) -> None:
-    """Put the new layers in place of the old; a layer that is used in two places stays one layer."""
-    for key, child in parent._modules.items():  # named_children() would leave out a child's second place
-        if child in swaps:
-            setattr(parent, key, swaps[child])
-    # In evaluation torch's transformer layers hand the bare weights to one fused kernel, past their own linear layers.
-    if isinstance(parent, nn.TransformerEncoderLayer):
-        parent.activation_relu_or_gelu = 0
-    if isinstance(parent, nn.TransformerEncoder):
-        parent.use_nested_tensor = False
+def leave_fused_path(module: nn.Module) -> None:
+    """Have torch's transformer layers call their linear layers in evaluation too, not hand weights to one kernel."""
+    if isinstance(module, nn.TransformerEncoderLayer):
+        module.activation_relu_or_gelu = 0
+    if isinstance(module, nn.TransformerEncoder):
+        module.use_nested_tensor = False

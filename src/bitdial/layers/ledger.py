@@ -77,12 +77,15 @@ class Ledger:
             ``"cpt"``: as the Cyclic Precision Training paper counts, one width for the whole model, all layers alike.
         uncounted: modules that may compute products and are not in `rows`: attention, recurrent and other kinds without
             a count, and layers that the example did not reach.
+        read: quantized layers whose weight another module reads instead of calling them: of these products the weight
+            alone is quantized, and they are not counted.
     """
 
     rows: tuple[LedgerRow, ...]
     other_values: int
     count: Literal["layer", "cpt"] = "layer"
     uncounted: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
 
     @property
     def macs(self) -> int:
@@ -148,6 +151,8 @@ class Ledger:
         )
         if self.uncounted:
             lines.append(f"not counted: {', '.join(self.uncounted)}")
+        if self.read:
+            lines.append(f"weights alone quantized (read without a call of the layer): {', '.join(self.read)}")
         return "\n".join(lines)
 
     def _widths(self, bits: Bits | None, part: str) -> list[float]:
@@ -247,6 +252,7 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
         other_values=sum(p.numel() for p in parameters) - counted + buffers,
         count=count,
         uncounted=tuple(n for n in modules if n in uncounted and not isinstance(modules[n], _LOOK_UPS)),
+        read=tuple(n for n, m in layers.items() if isinstance(m, QuantizedLayer) and m.is_read),
     )
 
 

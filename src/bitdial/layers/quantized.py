@@ -5,7 +5,10 @@ Widths are 0-dim buffers, so `torch.compile` sees tensors, not numbers: one grap
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -23,21 +26,71 @@ RANGE_MOMENTUM = 0.1
 """Share of a new batch in the running range, once more than ten batches were seen (before: a plain average)."""
 
 _BUFFERS = ("weight_bits", "activation_bits", "gradient_bits", "range_low", "range_high", "range_batches")
-_HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_backward_pre_hooks",
-    "_backward_hooks",
+ADDED = (
+    *_BUFFERS,
+    "weight_quantizer",
+    "activation_quantizer",
+    "quantizer",
+    "activation",
+    "granularity",
+    "range_momentum",
 )
+"""What a quantized layer has that a float one has not."""
 
 
-def take_hooks(new: nn.Module, old: nn.Module) -> None:
-    """Give a layer the hooks of the one whose place it takes."""
-    for hooks in _HOOKS:  # the same dictionaries, so that handles made before still remove their hooks
-        setattr(new, hooks, getattr(old, hooks))
+def take_place(new: nn.Module, layer: nn.Module) -> None:
+    """Make a layer what `new` is, a layer of a class of its own on the same parameters, without another object.
+
+    So whoever holds the layer holds the new one, and its hooks, its handles and all else that it has stay good.
+    """
+    own = vars(layer)
+    for store in ("_buffers", "_modules"):
+        own[store].update(vars(new)[store])
+    own.update({name: value for name, value in vars(new).items() if name not in own})
+    layer.__class__ = type(new)
+
+
+def reason_to_leave(layer: nn.Module, added: Sequence[str] = ()) -> str | None:
+    """Why a layer must not be made another, that has `added` names: what someone has done to it would be lost."""
+    if layer._parameters.get("weight") is None:
+        return "its weight is computed by a hook (weight_norm, spectral_norm, pruning)"
+    if "forward" in vars(layer):
+        return "its forward was replaced by another function"
+    taken = next((name for name in added if hasattr(layer, name)), None)
+    return f"it has {taken} of its own" if taken else None
+
+
+def _is_running(layer: nn.Module) -> bool:
+    """Whether the forward pass of another module is going on, in which a layer's weight is being read."""
+    if torch.compiler.is_compiling():
+        return True
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        if code is _CALL or code.co_name == "forward":
+            return frame.f_locals.get("self") is not layer
+        frame = frame.f_back
+    return False
+
+
+_CALL = nn.Module._call_impl.__code__
+
+
+class _Weight:
+    """The attribute `weight` of a quantized layer: its parameter; to another module that is running, its grid values.
+
+    Some networks read the weight of a layer instead of calling it (Swin's attention, autoencoders with tied weights).
+    No data descriptor, so that whatever is set on the layer itself (by pruning, by replicas) goes before it.
+    """
+
+    def __get__(self, layer: QuantizedLayer | None, kind: type | None = None) -> Any:
+        if layer is None:
+            return self
+        if "weight" in layer._parameters and _is_running(layer):
+            if not torch.compiler.is_compiling():
+                layer.is_read = True
+            return layer.quantized_weight()
+        return nn.Module.__getattr__(layer, "weight")
 
 
 class QuantizedLayer(nn.Module):
@@ -51,14 +104,18 @@ class QuantizedLayer(nn.Module):
         range_batches: 0-dim, how many batches that average has seen; at 0 evaluation uses the batch at hand.
 
     `weight_quantizer` is the module that turns the weight into its grid values where these have learned scales, else
-    None. Its scales fit the weight that the layer was made with, or that it loaded from a state of the float layer;
-    after writing other weights into the layer call ``weight_quantizer.reset(weight)``. `activation_quantizer` is the
-    module that brings the input to its grid where that is learned, else None.
+    None. Its scales fit the weight that the layer was made with, was given since, or loaded from a state of the float
+    layer; after changing weights in place by hand call ``weight_quantizer.reset(weight)``. `activation_quantizer` is
+    the module that brings the input to its grid where that is learned, else None.
+
+    `is_read` says whether another module has read the weight in its own forward pass: it gets the values on the grid,
+    but what it multiplies them with stays in floating point.
     """
 
     _shape: ClassVar[tuple[str, ...]]  # the constructor's arguments that say what the float layer is
 
-    weight: Any
+    weight = _Weight()
+    """The float parameter; within the forward pass of another module its values on the grid, differentiable."""
     bias: Any
     weight_quantizer: nn.Module | None
     activation_quantizer: nn.Module | None
@@ -69,6 +126,7 @@ class QuantizedLayer(nn.Module):
     range_high: Tensor
     range_batches: Tensor
     range_momentum: float
+    is_read: bool = False
 
     def __init__(
         self,
@@ -113,15 +171,26 @@ class QuantizedLayer(nn.Module):
         self.activation_quantizer = learned and learned().to(self.weight.device)
 
     @classmethod
-    def from_float(cls, layer: nn.Module, **quantization: Any) -> Self:
-        """The same layer quantized: it takes over the very parameters of `layer`, its hooks, mode and device.
+    def like(cls, layer: nn.Module, **quantization: Any) -> Self:
+        """A quantized layer on the very parameters of a float one, for `take_place`.
 
         `quantization` is what the constructor takes of it: weights, activations, gradients, quantizer and so on.
         """
         shape = {name: getattr(layer, name) for name in cls._shape}
         new = cls(**shape, bias=layer.bias is not None, device="meta", like=layer, **quantization)
-        take_hooks(new, layer)
         return new.train(layer.training)
+
+    @classmethod
+    def from_float(cls, layer: nn.Module, **quantization: Any) -> Self:
+        """A quantized layer with the very parameters of `layer`, its hooks, mode and all else; `layer` stays float.
+
+        `quantization` as in `like`.
+        """
+        twin = copy.copy(layer)
+        for store in ("_parameters", "_buffers", "_modules"):
+            vars(twin)[store] = vars(layer)[store].copy()
+        take_place(cls.like(layer, **quantization), twin)
+        return twin  # type: ignore[return-value]  # it has become one
 
     def _as_built(self, name: str) -> Tensor:
         """A buffer as the layer was built with it, where its weight is."""
@@ -209,11 +278,17 @@ class QuantizedLayer(nn.Module):
         self.range_low.lerp_(low, share)
         self.range_high.lerp_(high, share)
 
+    def _float_weight(self) -> Any:
+        """The weight as it is, also for another module that is running."""
+        weight = self._parameters.get("weight")
+        return self.weight if weight is None else weight
+
     def quantized_weight(self) -> Tensor:
         """The weight on its grid at the width in force; differentiable."""
+        weight = self._float_weight()
         if self.weight_quantizer is not None:
-            return self.weight_quantizer(self.weight, self.weight_bits)  # type: ignore[no-any-return]
-        return self.quantizer.weight(self.weight, self.weight_bits, self.granularity == "channel")
+            return self.weight_quantizer(weight, self.weight_bits)  # type: ignore[no-any-return]
+        return self.quantizer.weight(weight, self.weight_bits, self.granularity == "channel")
 
     def _product(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
         if x.dim() == 4 and is_opaque(x):
@@ -228,7 +303,7 @@ class QuantizedLayer(nn.Module):
         if values is None:
             weight, on_grid = self.quantized_weight(), None
         else:
-            weight = self.weight
+            weight = self._float_weight()
             with torch.no_grad():
                 on_grid = values(weight, self.weight_bits, self.granularity == "channel")
         return QuantizedProduct.apply(  # type: ignore[no-any-return]

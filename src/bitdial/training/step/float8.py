@@ -16,14 +16,17 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers import QuantizedLayer
-from bitdial.layers.convert import match_layers, swap_children
+from bitdial.layers.convert import leave_fused_path, match_layers
 from bitdial.layers.names import check_model, plain_names
-from bitdial.layers.quantized import take_hooks
+from bitdial.layers.quantized import reason_to_leave, take_place
 from bitdial.training.step.formats import FLOAT8, check_device, check_torchao
 from bitdial.training.step.policy_layers import is_covered, is_float8_layer
 
 Recipe = Literal["tensorwise", "rowwise"]
 """How values are scaled into float8's range: one scale per tensor (faster), or one per row (more exact)."""
+
+_ADDED = ("config", "linear_mm_config", "scaling_type_input", "scaling_type_weight", "scaling_type_grad_output")
+"""What torchao's layer has that a float one has not."""
 
 _DIVISOR = 16  # what the hardware's float8 products need of both dimensions of a weight
 
@@ -49,9 +52,9 @@ def convert_to_float8(
     emulate: bool = False,
     device: torch.device | None = None,
 ) -> Float8Conversion:
-    """Swap the linear layers of a model for float8 ones, in place; parameters, hooks and names stay the same.
+    """Make the linear layers of a model float8 ones, in place; layers, parameters, hooks and names stay the same.
 
-    Only layers of exactly the class `torch.nn.Linear` are swapped, and only where both dimensions divide by 16. First
+    Only layers of exactly the class `torch.nn.Linear` are converted, and only where both dimensions divide by 16. First
     and last layers are usually kept out: ``skip=("<first>", "<last>")``. Move the model to its device before. On a GPU
     the rows of a batch (samples, or samples x tokens) must divide by 16 too: the weight's gradient sums over them.
 
@@ -64,7 +67,7 @@ def convert_to_float8(
 
     Raises:
         BitdialError: no torchao; a device that cannot compute in float8 (without `emulate`); a recipe or pattern that
-            does not exist; a model without a layer to convert, that is one itself, or that has precision policies.
+            does not exist; a model without a layer to convert, or that has precision policies.
     """
     check_model(model)
     modules = plain_names(model)
@@ -90,8 +93,6 @@ def convert_to_float8(
     if not converted:
         found = "; ".join(f"{name or 'the model'}: {reason}" for name, reason in skipped.items()) or "none"
         raise BitdialError(f"model must have a linear layer that can compute in float8, got {found}")
-    if isinstance(modules[""], nn.Linear):
-        raise BitdialError("model must contain its linear layers, got one that is a Linear; wrap it in nn.Sequential")
     if not emulate:
         there = {parameter.device for name in converted for parameter in modules[name].parameters()}
         for place in there if device is None else {device}:
@@ -99,14 +100,13 @@ def convert_to_float8(
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     config = replace(Float8LinearConfig.from_recipe_name(recipe), emulate=emulate)
-    swaps: dict[nn.Module, nn.Module] = {}
-    for layer in (modules[name] for name in converted):
-        new: nn.Module = convert_to_float8_training(layer, config=config)  # a lone layer comes back, swapped
+    layers = [modules[name] for name in converted]
+    swapped = [convert_to_float8_training(layer, config=config) for layer in layers]  # a lone layer comes back, swapped
+    for new, layer in zip(swapped, layers, strict=True):
         assert new is not layer
-        take_hooks(new, layer)
-        swaps[layer] = new.train(layer.training)
+        take_place(new, layer)
     for module in modules.values():
-        swap_children(module, swaps)
+        leave_fused_path(module)
     return Float8Conversion(converted, skipped)
 
 
@@ -119,8 +119,8 @@ def _reason_against(module: nn.Module) -> str | None:
         return f"{type(module).__name__} has no shape yet: run a batch through the model first"
     if type(module) is not nn.Linear:
         return f"{type(module).__name__} is a class of its own, whose computation may differ"
-    if module._parameters.get("weight") is None:
-        return "its weight is computed by a hook (weight_norm, spectral_norm, pruning)"
+    if reason := reason_to_leave(module, _ADDED):
+        return reason
     if any(size % _DIVISOR or size == 0 for size in module.weight.shape):
         return f"its weight is {module.out_features} x {module.in_features}; both must divide by {_DIVISOR}"
     if not module.weight.is_floating_point() or module.weight.dtype == torch.float64:
