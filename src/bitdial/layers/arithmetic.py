@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from bitdial.numerics.grid import IDENTITY, Grid, TensorGrid, snap, snap_again, snap_shared
 from bitdial.numerics.rounding import quantize_gradient, straight_through
+from bitdial.numerics.weights import StraightThrough
 
 Needs = tuple[bool, bool, bool]
 """Which derivatives are wanted: of the input, the weight, the bias."""
@@ -98,6 +98,19 @@ class ConvArithmetic(NamedTuple):
         return by_input, by_weight, by_bias
 
 
+def _rounded_to(x: Tensor, values: Tensor) -> Tensor:
+    """The values, to autograd those of x."""
+    return StraightThrough.apply(x, values, False, lambda x, values, _: values)  # type: ignore[no-any-return]
+
+
+def _passed(gradient: Tensor, x: Tensor, grid: Grid | None, tensors: list[Tensor], clip: bool) -> Tensor:
+    """The gradient of the input's grid values as that of the input."""
+    if grid is None:
+        low, high, bits = tensors
+        return straight_through(gradient, x, low, high, bits, clip=clip)
+    return gradient * ((x >= grid.low) & (x <= grid.high)) if clip and grid is not IDENTITY else gradient
+
+
 class QuantizedProduct(torch.autograd.Function):
     """Product of the input's grid values and a weight, differentiable in input (straight-through), weight and bias.
 
@@ -127,6 +140,8 @@ class QuantizedProduct(torch.autograd.Function):
     ) -> Tensor:
         """Output of the layer, in the shape that its arithmetic gives."""
         ctx.clip, ctx.arithmetic, ctx.has_bias, ctx.grid = clip, arithmetic, bias is not None, grid
+        if not torch.compiler.is_compiling():
+            ctx.weight = None if on_grid is None else weight  # what a second derivative goes back to
         weight = weight if on_grid is None else on_grid
         # Copies: the dial may be turned before the backward pass (a teacher at 32 bits, a loss at two widths).
         kept_bits = None if gradient_bits is None else gradient_bits.clone()
@@ -138,30 +153,30 @@ class QuantizedProduct(torch.autograd.Function):
         return arithmetic.product(snap_shared(x, grid, clip=clip), weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        """Derivatives in the order of the arguments."""
+        """Derivatives in the order of the arguments, which can be differentiated again (straight-through too)."""
         x, weight, gradient_bits, *tensors = ctx.saved_tensors
         gradient: Tensor = gradients[0]
+        again = torch.is_grad_enabled() and not torch.compiler.is_compiling()  # create_graph=True
         if gradient_bits is not None:
-            gradient = quantize_gradient(gradient, gradient_bits)
+            rounded = quantize_gradient(gradient, gradient_bits)
+            gradient = _rounded_to(gradient, rounded) if again else rounded
+        if again and ctx.weight is not None:
+            weight = _rounded_to(ctx.weight, weight)
         needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[3])
         grid: Grid | None = ctx.grid
         values = x
         if needs[1]:
             values = snap_again(x, *tensors, clip=ctx.clip) if grid is None else snap_shared(x, grid, clip=ctx.clip)
+            if again and values is not x:  # a copy: what is shared is soon overwritten
+                values = _rounded_to(_passed(x, x, grid, tensors, ctx.clip), values.clone())
         factor = weight
         if gradient.dtype != weight.dtype or gradient.dtype != values.dtype:
             # Under autocast the product was taken in the dtype of its output, and so are its derivatives.
             values, factor = values.to(gradient.dtype), weight.to(gradient.dtype)
         by_input, by_weight, by_bias = ctx.arithmetic.derivatives(gradient, values, factor, needs)
         if by_input is not None:
-            by_input = by_input.to(x.dtype)
-            if grid is None:
-                low, high, bits = tensors
-                by_input = straight_through(by_input, x, low, high, bits, clip=ctx.clip)
-            elif ctx.clip and grid is not IDENTITY:
-                by_input = by_input * ((x >= grid.low) & (x <= grid.high))
+            by_input = _passed(by_input.to(x.dtype), x, grid, tensors, ctx.clip)
         if by_weight is not None:
             by_weight = by_weight.to(weight.dtype)
         return by_input, by_weight, None, by_bias, None, None, None, None

@@ -291,6 +291,11 @@ class QuantizedLayer(nn.Module):
         return self.quantizer.weight(weight, self.weight_bits, self.granularity == "channel")
 
     def _product(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            raise BitdialError(
+                "a transform of torch.func (grad, vmap, jvp, ...) cannot go through a quantized layer; use "
+                "torch.autograd.grad, with create_graph=True for second derivatives"
+            )
         if x.dim() == 4 and is_opaque(x):
             # Inductor's convolutions on a CPU want channels last; operators between them must not break the chain.
             x = x.contiguous(memory_format=torch.channels_last)

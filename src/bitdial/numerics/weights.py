@@ -195,7 +195,7 @@ class _DorefaWeight(torch.autograd.Function):
         weight, bits = ctx.saved_tensors
         bent = weight.float().tanh()
         largest = magnitude(bent, ctx.per_channel).clamp_min(torch.finfo(torch.float32).tiny)
-        slope = (1 - bent * bent) * (_mean_magnitude(weight, ctx.per_channel) / largest)
+        slope = (1 - bent * bent) * (_mean_magnitude(weight, ctx.per_channel) / largest).detach()
         slope = torch.where(bits >= UNQUANTIZED, torch.ones_like(slope), slope)
         return (gradients[0] * slope).to(weight.dtype), None, None
 
