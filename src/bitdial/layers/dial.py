@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bitdial.errors import BitdialError
 from bitdial.layers.convert import match_layers
@@ -98,25 +98,25 @@ class BitDial:
             "activations": bits if activations is None else activations,
             "gradients": gradients,
         }
-        turned: list[tuple[Tensor, float]] = []
+        turned: dict[QuantizedLayer, dict[str, float]] = {}
         for part, value in wanted.items():
             if value is None:
                 continue
             for name, width in zip(chosen, spread(value, len(chosen)), strict=True):
                 width = check_bits(width, f'layer "{name}"')
-                buffer = getattr(self._layers[name], _BUFFERS[part])
-                if buffer is None:
+                layer = self._layers[name]
+                if getattr(layer, _BUFFERS[part]) is None:
                     if width == 32:
                         continue
                     raise BitdialError(
                         f'gradients of layer "{name}" must stay at 32 bits, got {width:g}; '
                         "build the model with quantize(model, gradients=...) to quantize them"
                     )
-                number = self._layers[name].quantizer.weight_width(width) if part == "weights" else width
-                turned.append((buffer, number))
+                number = layer.quantizer.weight_width(width) if part == "weights" else width
+                turned.setdefault(layer, {})[_BUFFERS[part]] = number
         with torch.no_grad():
-            for buffer, number in turned:
-                buffer.fill_(number)
+            for layer, widths in turned.items():
+                layer.turn(widths)
 
     @contextmanager
     def held(self, bits: Bits | None = None, *, layers: str = "*", **parts: Bits | None) -> Iterator[BitDial]:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint_sequential
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmetic, QuantizedProduct
@@ -26,6 +29,9 @@ RANGE_MOMENTUM = 0.1
 """Share of a new batch in the running range, once more than ten batches were seen (before: a plain average)."""
 
 _BUFFERS = ("weight_bits", "activation_bits", "gradient_bits", "range_low", "range_high", "range_batches")
+_TURNS = 64
+"""How many turns of the dial between a forward pass and its backward pass a layer remembers."""
+
 ADDED = (
     *_BUFFERS,
     "weight_quantizer",
@@ -69,11 +75,14 @@ def _is_running(layer: nn.Module) -> bool:
         code = frame.f_code
         if code is _CALL or code.co_name == "forward":
             return frame.f_locals.get("self") is not layer
+        if code.co_filename == _CHECKPOINT:  # a part of a forward pass is taken again
+            return True
         frame = frame.f_back
     return False
 
 
 _CALL = nn.Module._call_impl.__code__
+_CHECKPOINT = checkpoint_sequential.__code__.co_filename
 
 
 class _Weight:
@@ -89,7 +98,8 @@ class _Weight:
         if "weight" in layer._parameters and _is_running(layer):
             if not torch.compiler.is_compiling():
                 layer.is_read = True
-            return layer.quantized_weight()
+            with layer.as_it_was():
+                return layer.quantized_weight()
         return nn.Module.__getattr__(layer, "weight")
 
 
@@ -162,6 +172,8 @@ class QuantizedLayer(nn.Module):
             "range_high": high,
             "range_batches": 0.0,
         }
+        self._turns: deque[tuple[int, dict[str, float]]] = deque(maxlen=_TURNS)
+        self._written: dict[str, tuple[Tensor, int, float]] = {}
         self._built = {name: value for name, value in buffers.items() if value is not None}
         for name in buffers:
             self.register_buffer(name, self._as_built(name) if name in self._built else None)
@@ -290,12 +302,53 @@ class QuantizedLayer(nn.Module):
             return self.weight_quantizer(weight, self.weight_bits)  # type: ignore[no-any-return]
         return self.quantizer.weight(weight, self.weight_bits, self.granularity == "channel")
 
+    def turn(self, widths: Mapping[str, float]) -> None:
+        """Write widths, by the names of their buffers, and remember what they were for passes that are under way."""
+        before: dict[str, float] = {}
+        for name, width in widths.items():
+            buffer = self._buffers[name]
+            assert buffer is not None
+            written, version, value = self._written.get(name, (None, 0, 0.0))
+            # To read a number from a device would wait for it.
+            before[name] = value if written is buffer and version == buffer._version else buffer.item()
+            buffer.fill_(width)
+            self._written[name] = buffer, buffer._version, width
+        if before != widths:
+            self._turns.append((torch.autograd._get_sequence_nr(), before))  # type: ignore[attr-defined]
+
+    @contextmanager
+    def as_it_was(self) -> Iterator[None]:
+        """Have the widths that were in force, where this is a forward pass that gradient checkpointing takes again.
+
+        A backward pass is running then, and the node of it that needs the values tells by its number which turns of
+        the dial came after the first time. No range is counted twice.
+        """
+        if torch.compiler.is_compiling() or torch._C._current_graph_task_id() < 0:
+            yield
+            return
+        number = torch._C._current_autograd_node()._sequence_nr()
+        kept: dict[str, Tensor] = {name: getattr(self, name) for name in self._built}
+        before = {k: v for until, widths in reversed(self._turns) if number < until for k, v in widths.items()}
+        for name, buffer in kept.items():
+            self._buffers[name] = buffer.new_tensor(before[name]) if name in before else buffer.clone()
+        try:
+            yield
+        finally:
+            self._buffers.update(kept)
+
     def _product(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-            raise BitdialError(
-                "a transform of torch.func (grad, vmap, jvp, ...) cannot go through a quantized layer; use "
-                "torch.autograd.grad, with create_graph=True for second derivatives"
-            )
+        if not torch.compiler.is_compiling():
+            if torch._C._current_graph_task_id() >= 0:
+                with self.as_it_was():
+                    return self._quantized_product(x, arithmetic)
+            if torch._C._are_functorch_transforms_active():
+                raise BitdialError(
+                    "a transform of torch.func (grad, vmap, jvp, ...) cannot go through a quantized layer; use "
+                    "torch.autograd.grad, with create_graph=True for second derivatives"
+                )
+        return self._quantized_product(x, arithmetic)
+
+    def _quantized_product(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
         if x.dim() == 4 and is_opaque(x):
             # Inductor's convolutions on a CPU want channels last; operators between them must not break the chain.
             x = x.contiguous(memory_format=torch.channels_last)
