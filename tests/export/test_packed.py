@@ -335,3 +335,25 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("quantizer", ["uniform", "dorefa", "twn", "absmean", "ttq", "ternary_lsq"])
+def test_the_state_of_a_loaded_model_is_not_quantized_again(quantizer: str, strict: bool, tmp_path: Path) -> None:
+    def fresh() -> nn.Module:
+        torch.manual_seed(1)
+        return quantize(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4)), 3, 8, quantizer=quantizer, skip=())
+
+    file = save_packed(fresh(), tmp_path / "net.safetensors")
+    loaded = load_packed(file, fresh())
+    model = fresh()
+    with pytest.raises(BitdialError, match='layer "0" of the state holds weights that come from a packed file'):
+        model.load_state_dict(loaded.state_dict(), strict=strict)
+    again = load_packed(file, fresh())
+    again.load_state_dict(loaded.state_dict())
+    old = {name: value for name, value in loaded.state_dict().items() if not name.endswith("stored")}
+    again.load_state_dict(old)  # as earlier releases wrote it
+    x = torch.randn(3, 6)
+    assert torch.equal(again.eval()(x), loaded.eval()(x))
+    second = load_packed(save_packed(loaded, tmp_path / "second.safetensors"), fresh())
+    assert torch.equal(second.eval()(x), loaded.eval()(x))

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import fuse_conv_bn_eval, prune
 
 from bitdial.errors import BitdialError
 from bitdial.layers import QuantConv1d, QuantConv2d, QuantizedLayer, QuantLinear, quantize
@@ -53,7 +54,7 @@ def plainly(layer: QuantizedLayer, x: Tensor) -> Tensor:
             x = on_grid(layer, functional.pad(x, twice, mode=layer.padding_mode))
             y = convolve(x, w, layer.bias, stride, 0, dilation, groups)
         elif isinstance(layer.padding, str):
-            x = on_grid(layer, functional.pad(x, twice))
+            x = functional.pad(on_grid(layer, x), twice)  # zeros take no part in the range
             y = convolve(x, w, layer.bias, stride, 0, dilation, groups)
         else:
             y = convolve(on_grid(layer, x), w, layer.bias, stride, layer.padding, dilation, groups)
@@ -117,6 +118,19 @@ def test_conv2d(case: str, quantizer: str, gradients: float | None) -> None:
         )
         compare(layer, draw(3, 4, 7, 6))
         compare(layer, draw(4, 7, 6))  # unbatched
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("kernel", [3, 2, (2, 5)])
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_padding_takes_no_part_in_the_range(kernel: Any, mode: str) -> None:
+    x = draw(3, 4, 7, 7).abs() + 4
+    plain = nn.Conv2d(4, 8, kernel, padding="same", padding_mode=mode)
+    layer = QuantConv2d.from_float(plain, activations=4)
+    error = (layer(x) - plain(x)).square().mean().sqrt() / plain(x).std()
+    assert error < 0.05
+    assert layer.range_low.item() == x.min().item()
+    assert torch.equal(layer.eval()(x), layer.train()(x))
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
@@ -492,13 +506,60 @@ def test_to_empty_leaves_widths_and_ranges_that_have_values() -> None:
     assert all(torch.equal(buffer, kept) for buffer, kept in zip(layer.buffers(), before, strict=True))
 
 
-def test_learned_scales_fit_a_weight_that_is_reset() -> None:
-    layer = QuantLinear(6, 5, weights=4, activations=32, quantizer="ttq")
+def fused(model: nn.Module) -> nn.Module:
     with torch.no_grad():
-        layer.weight_quantizer.positive.fill_(100)
-    layer.reset_parameters()
-    fitting = layer.weight_quantizer.initial(layer.weight)
-    assert torch.equal(layer.weight_quantizer.positive, fitting["positive"])
+        model[1].running_var.fill_(0.01)
+    return fuse_conv_bn_eval(model[0], model[1])
+
+
+def pruned(model: nn.Module) -> nn.Module:
+    return prune.ln_structured(model[0], "weight", 0.5, n=2, dim=0)
+
+
+def assigned(model: nn.Module) -> nn.Module:
+    model[0].weight = nn.Parameter(model[0].weight.detach() * 10)
+    return model[0]
+
+
+def reset(model: nn.Module) -> nn.Module:
+    model[0].reset_parameters()
+    return model[0]
+
+
+@pytest.mark.parametrize("change", [fused, pruned, assigned, reset])
+@pytest.mark.parametrize("quantizer", ["ttq", "ternary_lsq"])
+def test_learned_scales_fit_another_weight(quantizer: str, change: Callable[[nn.Module], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = quantize(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), 4, 32, quantizer=quantizer, skip=()).eval()
+    x = draw(2, 3, 6, 6)
+    with torch.no_grad():
+        for scale in model[0].weight_quantizer.parameters():
+            scale.fill_(100)
+    layer = change(model)
+    for name, fitting in layer.weight_quantizer.initial(layer.weight).items():
+        assert torch.equal(getattr(layer.weight_quantizer, name), fitting)
+    layer(x)
+    with torch.no_grad():
+        for scale in layer.weight_quantizer.parameters():
+            scale.mul_(1.5)  # learning goes on from there
+    layer(x)
+    for name, fitting in layer.weight_quantizer.initial(layer.weight).items():
+        assert torch.equal(getattr(layer.weight_quantizer, name), fitting * 1.5)
+
+
+@pytest.mark.parametrize("bits", [3, 32])
+@pytest.mark.parametrize("quantizer", QUANTIZERS_OF_ALL_KINDS)
+def test_a_convolution_fused_with_its_norm_is_the_quantizer_of_the_fused_weight(quantizer: str, bits: float) -> None:
+    torch.manual_seed(0)
+    model = quantize(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), bits, 32, quantizer=quantizer, skip=()
+    ).eval()
+    layer, x = fused(model), draw(2, 3, 6, 6)
+    fresh = QuantConv2d(3, 8, 3, weights=bits, quantizer=quantizer).eval()
+    fresh.load_state_dict({name: value for name, value in layer.state_dict().items() if name in ("weight", "bias")})
+    assert torch.equal(layer(x), fresh(x))
+    if bits == 32:
+        torch.testing.assert_close(layer(x), model(x))
 
 
 def test_the_meta_device_prints_and_computes_shapes() -> None:

@@ -15,6 +15,7 @@ from bitdial.errors import BitdialError
 from bitdial.export.encoding import MOST_LEVELS, Encoded, Form, Trits, encode
 from bitdial.layers import QuantizedLayer
 from bitdial.layers.names import plain_names
+from bitdial.layers.quantized import STORED
 from bitdial.numerics import UNQUANTIZED, levels
 from bitdial.numerics.reference import step_size
 from bitdial.numerics.weights import magnitude
@@ -136,7 +137,7 @@ def plain_tensors(model: nn.Module, packed: Iterable[str]) -> dict[str, Tensor]:
 
 def _is_left_out(key: str, prefixes: dict[str, bool]) -> bool:
     return any(
-        key == f"{prefix}gradient_bits"
+        key in (f"{prefix}gradient_bits", f"{prefix}{STORED}")
         or (is_packed and (key == f"{prefix}weight" or key.startswith(f"{prefix}weight_quantizer.")))
         for prefix, is_packed in prefixes.items()
     )
@@ -153,9 +154,18 @@ class StoredWeight(nn.Module):
     Whether the dial says 2 bits or 32, nothing finer is left to return to.
     """
 
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        # In the state, so that no layer takes these weights for float ones and quantizes them again.
+        self.register_buffer("stored", torch.empty(0, device=device))
+
     def forward(self, weight: Tensor, bits: Tensor) -> Tensor:
         """The weight itself."""
         return weight
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(f"{prefix}stored", self.stored)  # states of before had none
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def store(layer: QuantizedLayer, weight: Tensor) -> None:
@@ -164,7 +174,7 @@ def store(layer: QuantizedLayer, weight: Tensor) -> None:
     laid_out = torch.empty_like(old, requires_grad=False).copy_(weight)
     layer.weight = nn.Parameter(laid_out, requires_grad=False)
     if not isinstance(layer.weight_quantizer, StoredWeight):
-        layer.weight_quantizer = StoredWeight()
+        layer.weight_quantizer = StoredWeight(old.device)
         layer.register_load_state_dict_pre_hook(_refuse_other_weights)  # type: ignore[no-untyped-call]
 
 

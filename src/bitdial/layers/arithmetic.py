@@ -62,15 +62,20 @@ class LinearArithmetic(NamedTuple):
 
 
 class ConvArithmetic(NamedTuple):
-    """Convolution in one or two dimensions with zero padding; each field has one number per dimension."""
+    """Convolution in one or two dimensions with zero padding; each field has one number per dimension.
+
+    `more_behind` is how many zeros more there are at the end of each dimension (``padding="same"``, an even kernel).
+    """
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+    more_behind: tuple[int, ...] = ()
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Output of shape ``(batch, out, *space)``."""
+        x = self._lengthened(x, 1)
         convolve = functional.conv1d if len(self.stride) == 1 else functional.conv2d
         y = convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return y if x.dim() == len(self.stride) + 2 else _of_its_own(y)
@@ -78,6 +83,7 @@ class ConvArithmetic(NamedTuple):
     def derivatives(self, gradient: Tensor, x: Tensor, weight: Tensor, needs: Needs) -> Gradients:
         """Derivatives in the shapes of x, w and b."""
         batched = x.dim() == len(self.stride) + 2
+        x = self._lengthened(x, 1)
         if not batched:
             gradient, x = gradient.unsqueeze(0), x.unsqueeze(0)
         by_input, by_weight, by_bias = torch.ops.aten.convolution_backward.default(
@@ -95,7 +101,13 @@ class ConvArithmetic(NamedTuple):
         )
         if by_input is not None and not batched:
             by_input = by_input.squeeze(0)
-        return by_input, by_weight, by_bias
+        return None if by_input is None else self._lengthened(by_input, -1), by_weight, by_bias
+
+    def _lengthened(self, x: Tensor, sign: int) -> Tensor:
+        """With `more_behind` zeros at the end of each dimension, or with so many values less."""
+        if not any(self.more_behind):
+            return x
+        return functional.pad(x, [side for more in reversed(self.more_behind) for side in (0, sign * more)])
 
 
 def _rounded_to(x: Tensor, values: Tensor) -> Tensor:
@@ -180,3 +192,20 @@ class QuantizedProduct(torch.autograd.Function):
         if by_weight is not None:
             by_weight = by_weight.to(weight.dtype)
         return by_input, by_weight, None, by_bias, None, None, None, None
+
+
+def recorded_product(
+    x: Tensor,
+    weight: Tensor,
+    on_grid: Tensor | None,
+    bias: Tensor | None,
+    grid: TensorGrid,
+    clip: bool,
+    arithmetic: Arithmetic,
+) -> Tensor:
+    """`QuantizedProduct` in plain operations, as ``jit.trace`` can save no others; gradients are not rounded."""
+    values = snap(x.detach(), *grid, clip=clip)
+    passed = straight_through(x - x.detach(), x, *grid, clip=clip)  # zeros, which carry the gradient
+    if on_grid is not None:
+        weight = on_grid.detach() + (weight - weight.detach())  # a trace knows no `no_grad`
+    return arithmetic.product(values + passed, weight, bias)

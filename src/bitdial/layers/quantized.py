@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint_sequential
 
 from bitdial.errors import BitdialError, suggest
-from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmetic, QuantizedProduct
+from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmetic, QuantizedProduct, recorded_product
 from bitdial.numerics import UNQUANTIZED, check_bits, get_activation_quantizer, get_quantizer, min_max
 from bitdial.numerics.grid import Grid, TensorGrid, is_opaque, may_read, min_max_numbers, read_grid, track
 from bitdial.numerics.learned_ternary import LearnedWeight
@@ -29,6 +29,9 @@ RANGE_MOMENTUM = 0.1
 """Share of a new batch in the running range, once more than ten batches were seen (before: a plain average)."""
 
 _BUFFERS = ("weight_bits", "activation_bits", "gradient_bits", "range_low", "range_high", "range_batches")
+STORED = "weight_quantizer.stored"
+"""What stands in the state of a layer whose weight came out of a packed file."""
+
 _TURNS = 64
 """How many turns of the dial between a forward pass and its backward pass a layer remembers."""
 
@@ -225,11 +228,28 @@ class QuantizedLayer(nn.Module):
     def reset_parameters(self) -> None:
         """As `torch.nn` does it; scales that are learned fit the new weight."""
         super().reset_parameters()  # type: ignore[misc]
-        if isinstance(getattr(self, "weight_quantizer", None), LearnedWeight):
-            self.weight_quantizer.reset(self.weight)  # type: ignore[operator, union-attr]
+        self._fit_scales()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As ever; where another weight is put into the layer (fused with a norm, pruned), learned scales fit it."""
+        # What hooks compute anew in every pass is no other weight after the first time.
+        other = name == "weight" and (isinstance(value, nn.Parameter) or name not in vars(self))
+        super().__setattr__(name, value)
+        if other:
+            self._fit_scales()
+
+    def _fit_scales(self) -> None:
+        quantizer = self._modules.get("weight_quantizer")  # none yet while the layer is being made
+        if isinstance(quantizer, LearnedWeight):
+            quantizer.reset(self._float_weight())
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Load; a state of the float layer is good too: widths stay as they are, and the range is forgotten."""
+        if prefix + STORED in state_dict and not hasattr(self.weight_quantizer, "stored"):
+            raise BitdialError(
+                f'layer "{prefix.rstrip(".")}" of the state holds weights that come from a packed file, which must not '
+                "be quantized again; load the packed file itself, with load_packed(path, model)"
+            )
         own = {prefix + name for name in _BUFFERS}
         of_float = prefix + "weight" in state_dict and own.isdisjoint(state_dict)
         if of_float and isinstance(self.weight_quantizer, LearnedWeight):
@@ -364,6 +384,9 @@ class QuantizedLayer(nn.Module):
             weight = self._float_weight()
             with torch.no_grad():
                 on_grid = values(weight, self.weight_bits, self.granularity == "channel")
+        if not torch.compiler.is_compiling() and torch._C._is_tracing():
+            assert isinstance(grid, TensorGrid)
+            return recorded_product(x, weight, on_grid, self.bias, grid, clip, arithmetic)
         return QuantizedProduct.apply(  # type: ignore[no-any-return]
             x, weight, on_grid, self.bias, grid, self.gradient_bits, clip, arithmetic
         )
@@ -416,13 +439,15 @@ class _QuantConv(QuantizedLayer):
     def forward(self, input: Tensor) -> Tensor:
         """Output ``(batch, out, *space)``."""
         x, padding = input, self.padding
-        if self.padding_mode != "zeros":
+        more: tuple[int, ...] = ()
+        if self.padding_mode != "zeros":  # what is added are values of the input: its range stays
             x = functional.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = (0,) * len(self.stride)
         elif isinstance(padding, str):  # "same" or "valid"; an even kernel is padded unevenly
-            x = functional.pad(x, self._reversed_padding_repeated_twice)
-            padding = (0,) * len(self.stride)
-        return self._product(x, ConvArithmetic(self.stride, padding, self.dilation, self.groups))
+            sides = self._reversed_padding_repeated_twice
+            padding = tuple(sides[::2][::-1])
+            more = tuple(behind - front for front, behind in zip(padding, sides[1::2][::-1], strict=True))
+        return self._product(x, ConvArithmetic(self.stride, padding, self.dilation, self.groups, more))
 
 
 class QuantConv1d(_QuantConv, nn.Conv1d):

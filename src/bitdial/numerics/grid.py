@@ -156,10 +156,15 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 """Types whose memory is their values; a subclass (DTensor, a fake tensor) may have none, or others."""
 
 
+def is_traced() -> bool:
+    """Whether operations are being recorded, by a compiler, ``jit.trace`` or a mode such as that of ``make_fx``."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+
+
 def may_read(x: Tensor) -> bool:
     """Whether grids for `x` may be read as numbers: a plain float32 tensor, eager mode, on a CPU; it costs nothing."""
     return (
-        not torch.compiler.is_compiling()
+        not is_traced()
         and type(x) in _PLAIN
         and not x.is_neg()  # the imaginary part of a conjugate lies in memory with the other sign
         and x.device.type == "cpu"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitdial.numerics.grid import min_max, snap
+from bitdial.numerics.grid import is_traced, min_max, snap
 from bitdial.numerics.reference import UNQUANTIZED, levels, step_size
 
 
@@ -79,8 +79,7 @@ def quantize_gradient(gradient: Tensor, bits: Tensor) -> Tensor:
     """
     if gradient.numel() == 0:
         return gradient
-    compiling = torch.compiler.is_compiling()
-    if not compiling and gradient.device.type == "cpu" and bits.item() >= UNQUANTIZED:
+    if not is_traced() and gradient.device.type == "cpu" and bits.item() >= UNQUANTIZED:
         return gradient
     wide = gradient.float()
     low, high = min_max(wide)
