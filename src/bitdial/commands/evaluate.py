@@ -12,20 +12,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bitdial.configuration import Config, load_config
+from bitdial.configuration import load_config
 from bitdial.errors import BitdialError
 from bitdial.evaluation import wording
 from bitdial.evaluation.sweep import sweep
 from bitdial.recipes import find_recipe, recipe_of
 from bitdial.recipes.api import check_arm
-from bitdial.recipes.options import Width
+from bitdial.recipes.options import ChangedDataOptions, Width
 from bitdial.recipes.start import open_run
 from bitdial.training import RunFolder
 
 PROG = "bitdial evaluate"
 
 
-class EvaluateConfig(Config):
+class EvaluateConfig(ChangedDataOptions):
     """Measure a trained run again, at any widths."""
 
     run: Path
@@ -53,7 +53,7 @@ def run(argv: list[str]) -> int:
             f"its scores are in {folder.results}"
         )
     moved = {} if options.data_path is None else {"data_path": options.data_path}
-    trained = open_run(recipe, folder, changes=moved)
+    trained = open_run(recipe, folder, changes={**moved, "accept_changed_data": options.accept_changed_data})
     seed = trained.seeds[0] if options.seed is None else options.seed
     names = [arm.name for arm in recipe.arms(trained.options)]
     name = options.arm if "arm" in options.model_fields_set or options.arm in names else names[0]
@@ -80,4 +80,6 @@ def run(argv: list[str]) -> int:
         more = [f"{score.metrics[name]:.4f}" for name in metrics]
         table.add_row(f"{score.bits:g}", accuracy, f"{score.loss:.4f}", *more)
     console.print(table)
+    for note in trained.data.told() if trained.data is not None else []:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     return 0

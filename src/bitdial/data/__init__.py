@@ -10,7 +10,7 @@ from bitdial.data.augment import TorchvisionTransform as TorchvisionTransform
 from bitdial.data.dataset import ImageDataset as ImageDataset
 from bitdial.data.dataset import ImageSplit as ImageSplit
 from bitdial.data.dataset import Split as Split
-from bitdial.data.dataset import dataset_from_tensors as dataset_from_tensors
+from bitdial.data.fingerprint import Fingerprint as Fingerprint
 from bitdial.data.images import FolderSplit as FolderSplit
 from bitdial.data.loader import BatchLoader as BatchLoader
 from bitdial.data.loader import make_loader as make_loader
@@ -22,3 +22,4 @@ from bitdial.data.registry import DATASETS as DATASETS
 from bitdial.data.registry import load_dataset as load_dataset
 from bitdial.data.strong import AutomaticPolicy as AutomaticPolicy
 from bitdial.data.strong import MixOneOf as MixOneOf
+from bitdial.data.tensors import dataset_from_tensors as dataset_from_tensors

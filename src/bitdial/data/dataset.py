@@ -10,7 +10,6 @@ from typing import Self, TypeAlias
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from bitdial.errors import BitdialError
 
@@ -31,6 +30,8 @@ class ImageSplit(ABC):
         std: Standard deviation of the training images per channel, same unit as `mean`.
         flip: Whether a mirrored image keeps its meaning (photographs do, digits do not); the standard
             augmentation flips only when it does.
+        files: For each sample the name of its file below the data folder and what is known of its content, `SIZE` or
+            `SIZE-CRC`; None where samples are no files.
     """
 
     labels: Tensor
@@ -38,6 +39,7 @@ class ImageSplit(ABC):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool
+    files: tuple[tuple[str, str], ...] | None = None
 
     @property
     @abstractmethod
@@ -65,6 +67,10 @@ class ImageSplit(ABC):
     @abstractmethod
     def batches(self, indices: Iterable[Tensor], workers: int = 0) -> Iterator[Batch]:
         """Yield, for each int64 tensor of sample numbers, `(images [B, C, H, W] as stored, labels int64 [B])`."""
+
+    def files_at(self, indices: Tensor) -> tuple[tuple[str, str], ...] | None:
+        """Return `files` of the samples at `indices` alone."""
+        return None if self.files is None else tuple(self.files[i] for i in indices.tolist())
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -106,7 +112,7 @@ class Split(ImageSplit):
     def subset(self, indices: Tensor) -> Self:
         """Return the split that holds only the samples at `indices` (int64 `[M]`), in that order."""
         indices = indices.to(self.device)
-        return replace(self, images=self.images[indices], labels=self.labels[indices])
+        return replace(self, images=self.images[indices], labels=self.labels[indices], files=self.files_at(indices))
 
     def batches(self, indices: Iterable[Tensor], workers: int = 0) -> Iterator[Batch]:
         """Yield `(images [B, C, H, H] as stored, labels int64 [B])` for each tensor of sample numbers; no workers."""
@@ -117,12 +123,16 @@ class Split(ImageSplit):
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """A training and a test split of square images, under the name they were loaded by; classes in label order."""
+    """A training and a test split of square images, under the name they were loaded by; classes in label order.
+
+    `notes` are sentences on what was left out of it, and what it lacks.
+    """
 
     name: str
     train: ImageSplit
     test: ImageSplit
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -151,7 +161,7 @@ class ImageDataset:
 
     def to(self, device: torch.device | str) -> Self:
         """Return the dataset with both splits on `device`."""
-        return type(self)(self.name, self.train.to(device), self.test.to(device), self.class_names)
+        return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 
 @dataclass(frozen=True)
@@ -183,106 +193,17 @@ def register(*names: str) -> Callable[[Source], Source]:
     return remember
 
 
-def dataset_from_tensors(
-    name: str,
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
-    *,
-    num_classes: int | None = None,
-    class_names: tuple[str, ...] | None = None,
-    image_size: int | None = None,
-    flip: bool = False,
-) -> ImageDataset:
-    """Make a dataset of tensors, after checking them.
-
-    Args:
-        name: Name for messages and reports.
-        train: Images `[N, C, H, W]` (uint8 or float) and labels `[N]`.
-        test: The same for the test split.
-        num_classes: Number of classes; by default the highest training label plus one.
-        class_names: One per class; by default the class numbers.
-        image_size: Side to resize to (shorter side to this many pixels, then the centre); None keeps the size.
-        flip: Whether a mirrored image keeps its meaning.
-
-    Raises:
-        BitdialError: Shapes or types that do not fit, values that are not finite, labels out of range.
-    """
-    x_train, x_test = _checked_images(train[0], "x_train"), _checked_images(test[0], "x_test")
-    if x_train.shape[1] != x_test.shape[1] or x_train.dtype != x_test.dtype:
-        raise BitdialError(
-            f"x_train and x_test must agree in type and channels, got {x_train.dtype} {list(x_train.shape)} and "
-            f"{x_test.dtype} {list(x_test.shape)}; convert one of them"
-        )
-    sizes = {f"{images.shape[2]}x{images.shape[3]}" for images in (x_train, x_test)}
-    if image_size is not None:
-        x_train, x_test = resize_square(x_train, image_size), resize_square(x_test, image_size)
-    elif len(sizes) > 1 or x_train.shape[2] != x_train.shape[3]:
-        raise BitdialError(
-            f"images must be square and of one size, got {' and '.join(sorted(sizes))}; give image_size to resize them"
-        )
-    if num_classes is None:
-        num_classes = count_classes(train[1], "y_train")
-    mean, std = channel_statistics(x_train)
-    first, second = (
-        Split(
-            images=images,
-            labels=_checked_labels(labels, len(images), num_classes, where),
-            num_classes=num_classes,
-            mean=mean,
-            std=std,
-            flip=flip,
-        )
-        for images, labels, where in ((x_train, train[1], "y_train"), (x_test, test[1], "y_test"))
-    )
-    return ImageDataset(name, first, second, class_names or tuple(map(str, range(num_classes))))
-
-
-_CHUNK = 4096  # images resized at a time, so that the intermediate stays small beside the dataset
-
-
-def resize_square(images: Tensor, size: int) -> Tensor:
-    """Resize `[N, C, H, W]` to `[N, C, size, size]`; keeps the type.
-
-    The rule, here and for files: the shorter side to the wanted size, bilinear and antialiased, then the centre.
-    """
-    if tuple(images.shape[2:]) == (size, size):
-        return images
-    parts = torch.split(images, _CHUNK)
-    return torch.cat([functional.center_crop(functional.resize(part, size), [size, size]) for part in parts])
-
-
-def count_classes(labels: Tensor, where: str) -> int:
-    """Return the highest label plus one; refuse one that cannot be a class number (NaN, negative, beyond a million)."""
-    if labels.ndim != 1 or not len(labels) or labels.is_complex():
-        raise BitdialError(f"{where} must be a non-empty vector of class numbers, got shape {list(labels.shape)}")
-    highest = labels.max().item()
-    if not 0 <= highest < 1_000_000:
-        raise BitdialError(
-            f"the highest label in {where} is {highest}; labels must be whole numbers from 0 up, without gaps"
-        )
-    return int(highest) + 1
-
-
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation (population form) per channel of images `[N, C, H, W]`.
-
-    uint8 images are measured in [0, 1] and exactly, from the counts of the 256 values; floats in their own unit. A
-    constant channel gets the deviation 1, so that normalising it yields zeros.
-    """
-    means, deviations = [], []
-    for channel in images.unbind(1):
-        flat = channel.reshape(-1)
-        if images.dtype == torch.uint8:
-            counts = torch.bincount(flat, minlength=256).double()
-            values = torch.arange(256, dtype=torch.float64, device=images.device) / 255
-            mean = (counts * values).sum() / counts.sum()
-            variance = (counts * (values - mean) ** 2).sum() / counts.sum()
-        else:
-            mean = flat.double().mean()
-            variance = flat.double().var(correction=0)
-        means.append(float(mean))
-        deviations.append(float(variance) ** 0.5 if variance > 1e-16 else 1.0)
-    return tuple(means), tuple(deviations)
+def missing_classes(dataset: ImageDataset) -> tuple[str, ...]:
+    """Return a sentence for each split that lacks classes."""
+    told = []
+    for split, purpose in ((dataset.train, "train"), (dataset.test, "test")):
+        present = set(split.labels.tolist())
+        lacking = [name for number, name in enumerate(dataset.class_names) if number not in present]
+        if lacking:
+            shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+            count = f"{len(lacking)} of {dataset.num_classes}"
+            told.append(f"Classes without an image to {purpose} on: {shown} ({count}).")
+    return tuple(told)
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -308,40 +229,3 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
             f"no class has enough of the {len(labels)} images to hold some out; add images or give a test set"
         )
     return torch.cat(train).sort().values, held_out
-
-
-def _checked_images(images: Tensor, where: str) -> Tensor:
-    if images.ndim != 4 or not images.numel():
-        raise BitdialError(f"{where} must be images of shape [N, C, H, W] with N > 0, got {list(images.shape)}")
-    if images.dtype == torch.uint8:
-        return images
-    if not images.is_floating_point():
-        kind = str(images.dtype).removeprefix("torch.")
-        raise BitdialError(f"{where} must be uint8 (0..255) or floating point, got {kind}; convert it to one of them")
-    images = images.to(torch.float32)
-    bad = ~images.isfinite().flatten(1).all(1)
-    if bool(bad.any()):
-        sample = int(bad.nonzero()[0])
-        place = (~images[sample].isfinite()).nonzero()[0].tolist()
-        value = float(images[sample][tuple(place)])
-        raise BitdialError(
-            f"{where} holds {value} at sample {sample} (channel, row, column {place}) and {int(bad.sum())} of its "
-            f"{len(images)} samples are not finite in float32; repair or remove them"
-        )
-    return images
-
-
-def _checked_labels(labels: Tensor, count: int, num_classes: int, where: str) -> Tensor:
-    """Return labels `[count]` of any integer type, or of floats that hold whole numbers, as int64."""
-    if labels.shape != (count,):
-        raise BitdialError(f"{where} must hold one label per image, shape [{count}], got {list(labels.shape)}")
-    whole = labels.to(torch.int64)
-    broken = whole != labels if labels.is_floating_point() else torch.zeros_like(whole, dtype=torch.bool)
-    outside = broken | (whole < 0) | (whole >= num_classes)
-    if bool(outside.any()):
-        first = int(outside.nonzero()[0])
-        raise BitdialError(
-            f"labels in {where} must be whole numbers in [0, {num_classes}), got {labels[first].item()} "
-            f"at sample {first}; number the classes from 0 without gaps"
-        )
-    return whole

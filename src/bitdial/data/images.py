@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from os import cpu_count
 from pathlib import Path
@@ -17,11 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from bitdial.data.dataset import Batch, ImageSplit
+from bitdial.data.pictures import as_rgb, naming
 from bitdial.errors import BitdialError
 
 _T = TypeVar("_T")
-# What PIL raises for files that are no images, cut short, or absurdly large.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 def resize_square_image(image: Image.Image, size: int) -> Image.Image:
@@ -37,14 +35,14 @@ def resize_square_image(image: Image.Image, size: int) -> Image.Image:
 
 def decode(path: Path, size: int) -> Tensor:
     """Read an image file as RGB and make it square, uint8 `[3, size, size]`, or refuse what is no image."""
-    with _naming(path), Image.open(path) as image:
-        pixels = np.array(resize_square_image(image.convert("RGB"), size))
+    with naming(path), Image.open(path) as image:
+        pixels = np.array(resize_square_image(as_rgb(image), size))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def dimensions(path: Path) -> tuple[int, int]:
     """Return width and height of an image file from its header alone, or refuse what is no image."""
-    with _naming(path), Image.open(path) as image:
+    with naming(path), Image.open(path) as image:
         return image.size
 
 
@@ -60,16 +58,6 @@ def decode_all(paths: Sequence[Path], size: int) -> Tensor:
     for index, image in enumerate(in_threads(lambda path: decode(path, size), paths)):
         images[index] = image
     return images
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn a decoder's exception into one sentence with the path."""
-    try:
-        yield
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise BitdialError(f"cannot read the image {path} ({reason}); replace or remove it") from error
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -107,7 +95,8 @@ class FolderSplit(ImageSplit):
 
     def subset(self, indices: Tensor) -> Self:
         """Return the split that holds only the samples at `indices` (int64 `[M]`), in that order."""
-        return replace(self, paths=tuple(self.paths[i] for i in indices.tolist()), labels=self.labels[indices.cpu()])
+        paths = tuple(self.paths[i] for i in indices.tolist())
+        return replace(self, paths=paths, labels=self.labels[indices.cpu()], files=self.files_at(indices))
 
     def batches(self, indices: Iterable[Tensor], workers: int = 0) -> Iterator[Batch]:
         """Yield `(images uint8 [B, 3, H, H], labels int64 [B])` for each tensor of sample numbers.

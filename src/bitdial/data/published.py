@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from bitdial.data.dataset import TEST_SHARE, ImageDataset, Request, dataset_from_tensors, register, stratified_split
+from bitdial.data.dataset import TEST_SHARE, ImageDataset, Request, register, stratified_split
+from bitdial.data.tensors import dataset_from_tensors
 from bitdial.errors import BitdialError
 
 # Where Debian's and Ubuntu's package `dataset-fashion-mnist` puts the files.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bitdial.data import published, supplied  # noqa: F401  (they register their sources)
+from bitdial.data import published, supplied, supplied_arrays  # noqa: F401  (they register their sources)
 from bitdial.data.dataset import SOURCES, ImageDataset, Request
 from bitdial.data.randomness import check_seed
 from bitdial.errors import BitdialError, suggest

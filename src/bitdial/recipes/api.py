@@ -154,7 +154,8 @@ def check_arm(run: Run[Any, Any, Any, Any], folder: RunFolder, name: str, seed: 
 def _from_run(folder: RunFolder, arm: str | None, seed: int | None, model: nn.Module | None) -> nn.Module:
     if arm is None and seed is None:
         return load_saved(first_network(folder)[2], model)[1]
-    run = open_run(find_recipe(recipe_of(folder.load_config())), folder, model=model)
+    accepted = {"accept_changed_data": True}  # nothing is measured
+    run = open_run(find_recipe(recipe_of(folder.load_config())), folder, changes=accepted, model=model)
     chosen = run.seeds[0] if seed is None else seed
     name = run.recipe.arms(run.options)[0].name if arm is None else arm
     check_arm(run, folder, name, chosen)

@@ -48,7 +48,14 @@ class WorkOptions(Config):
     """Folder that holds the data set (or into which it is downloaded)."""
 
 
-class SharedConfig(DeviceOptions, BatchOptions, LengthOptions, WorkOptions):
+class ChangedDataOptions(Config):
+    """What to do about data that is not what it was."""
+
+    accept_changed_data: bool = False
+    """Go on though the run's data has changed, with what is left of it; each example stays in its part."""
+
+
+class SharedConfig(DeviceOptions, BatchOptions, LengthOptions, WorkOptions, ChangedDataOptions):
     """What every recipe takes: the model, the data, the length of training, the machine.
 
     A recipe subclasses this together with the options of the parts that it uses, gives fields other defaults, and adds

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 import torch
 from torch import nn
 
+from bitdial.data import Fingerprint
 from bitdial.errors import BitdialError
 from bitdial.evaluation.page import Page
 from bitdial.evaluation.results import ArmRecord, RunResults, WidthScore
@@ -90,6 +91,14 @@ class Work(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """What the file of a trained network has to say of network and data; see `SavedModel`."""
+        ...
+
+    def identify(self) -> Fingerprint:
+        """Which examples there are in each part."""
+        ...
+
+    def divided_as(self, before: Fingerprint, now: Fingerprint) -> Self:
+        """The data divided as it was before, where that can be done; `now` is its fingerprint, in the same terms."""
         ...
 
     def told(self, part: str = "") -> str:

@@ -15,7 +15,8 @@ from bitdial.recipes.options import SharedConfig
 from bitdial.recipes.recipe import O, Recipe
 from bitdial.training import RunFolder, TrainingDiverged
 
-WHERE_IT_RUNS = frozenset({"resume", "run_dir", "data_path", "devices", "num_nodes", "strategy", "workers", "compile"})
+_OF_ONE_CALL = {"resume": False, "run_dir": None, "accept_changed_data": False}
+WHERE_IT_RUNS = frozenset({*_OF_ONE_CALL, "data_path", "devices", "num_nodes", "strategy", "workers", "compile"})
 """Options of every recipe that may differ when a run is resumed: where it runs and where its data lies."""
 
 
@@ -80,8 +81,8 @@ def command_of(recipe: Recipe[O, Any, Any, Any], run: RunFolder, argv: Sequence[
 
 
 def plain(options: SharedConfig) -> dict[str, Any]:
-    """The options as plain values, without those that say where this one run lies: they are not to be repeated."""
-    loaded: dict[str, Any] = yaml.safe_load(to_yaml(options.model_copy(update={"resume": False, "run_dir": None})))
+    """The options as plain values, without those of one call, such as where its run lies: not to be repeated."""
+    loaded: dict[str, Any] = yaml.safe_load(to_yaml(options.model_copy(update=_OF_ONE_CALL)))
     return loaded
 
 

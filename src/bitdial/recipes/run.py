@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from bitdial.data import Fingerprint
 from bitdial.errors import BitdialError
 from bitdial.evaluation import describe_machine
 from bitdial.files import write_atomically
@@ -52,6 +53,7 @@ class Run(Generic[O, A, R, S]):
         source: what the run goes on from.
         foreign: a state from a file of no run, or None.
         show_progress: whether to show a live line for each arm.
+        data: which examples it learns from and is tested on, or None where nobody asks.
     """
 
     recipe: Recipe[O, A, R, S]
@@ -63,6 +65,7 @@ class Run(Generic[O, A, R, S]):
     source: Source = NEW
     foreign: Foreign | None = None
     show_progress: bool = False
+    data: Fingerprint | None = None
 
     @property
     def fabric(self) -> Fabric:
@@ -83,7 +86,9 @@ class Run(Generic[O, A, R, S]):
             "config": plain(self.options) if config is None else dict(config),
             "machine": describe_machine(),
         }
-        return self.recipe.conclude(records, self, common)
+        results = self.recipe.conclude(records, self, common)
+        results.notes.extend(self.data.told() if self.data is not None else [])
+        return results
 
     def arms(self) -> list[R]:
         """Train and measure every arm with every seed, but for those that are done already.
@@ -145,7 +150,12 @@ class Run(Generic[O, A, R, S]):
         how = self.recipe.quantize(options)
         facts = self.work.under(options).facts()
         return SavedModel(
-            recipe=self.recipe.name, arm=arm.name, seed=seed, quantize=None if how is None else dict(how), **facts
+            recipe=self.recipe.name,
+            arm=arm.name,
+            seed=seed,
+            quantize=None if how is None else dict(how),
+            examples={} if self.data is None else self.data.short(),
+            **facts,
         )
 
     def files(self, arm: A, seed: int) -> ArmFiles | None:

@@ -45,6 +45,8 @@ class SavedModel(Config):
     """Side of an image in pixels."""
     dataset: str = ""
     """What it was trained on."""
+    examples: dict[str, dict[str, int | str | None]] = {}
+    """Number and digest of the examples that it was trained (train), chosen (validation) and tested on (test)."""
     mean: list[float] = []
     """Mean of the images per channel, as a share of 255 where they are 8-bit."""
     std: list[float] = []
@@ -93,7 +95,7 @@ class SavedModel(Config):
 
     def packed(self) -> dict[str, Any]:
         """As plain values, without what a packed file says anyhow."""
-        return self.model_dump(mode="json", exclude_defaults=True, exclude={"bits", "skipped_layers"})
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"bits", "skipped_layers", "examples"})
 
     def save(self, model: nn.Module, path: Path) -> Path:
         """Write the file of a network, its dial and its batch-norm statistics, atomically."""

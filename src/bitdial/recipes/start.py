@@ -21,6 +21,7 @@ from bitdial.recipes.recipe import A, O, R, Recipe, S
 from bitdial.recipes.rehearsal import Rehearsal, Rehearsed
 from bitdial.recipes.resuming import asked_of, command_of, options_of, plain, read_options
 from bitdial.recipes.run import Run, say, seeds_of
+from bitdial.recipes.same_data import noted, settle
 from bitdial.recipes.states import NEW, Foreign, Source, find_source, newest_run
 from bitdial.training import RunFolder, Setup, TrainingDiverged, preserved_random_state
 from bitdial.training.metrics_log import check_copy
@@ -122,9 +123,12 @@ def prepare(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: 
     fabric = fabric_for(options)
     precision = mixed_precision_of(options, fabric.device)
     made = (work or recipe.work)(options)
-    run = Run(recipe, options, made, seeds_of(options), Setup(fabric, precision))
+    made, data = settle(made, source.run, accept=options.accept_changed_data)
+    run = Run(recipe, options, made, seeds_of(options), Setup(fabric, precision), data=data)
     with preserved_random_state():
         foreign = rehearse(run, source)
+    if foreign is not None:
+        run = replace(run, data=noted(data, foreign.state, source.checkpoint))
     fabric.launch()
     tell_if_slow(precision, fabric)
     written = {"recipe": recipe.name, **plain(options)}
@@ -135,7 +139,11 @@ def prepare(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: 
     if fabric.is_global_zero:
         if source.run is not None:  # it may be longer, or have more seeds, now
             write_atomically(folder.config, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
+        assert run.data is not None
+        run.data.write(folder.data)
         say(f"going on with {folder.path}" if source.run is not None else f"run folder: {folder.path}")
+        for note in run.data.told():
+            say(f"data: {note}")
     fabric.barrier()
     how = f"`{recipe.prog} --resume {shlex.quote(str(folder.path))}`"
     return replace(
@@ -216,7 +224,8 @@ def open_run(
     """
     options = options_of(recipe, folder).model_copy(update=dict(changes or {}))
     work = recipe.work(options) if model is None else recipe.work(options, model)
-    return Run(recipe, options, work, seeds_of(options), folder=folder)
+    work, data = settle(work, folder, accept=options.accept_changed_data)
+    return Run(recipe, options, work, seeds_of(options), folder=folder, data=data)
 
 
 @contextmanager

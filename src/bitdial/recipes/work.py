@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorData
 from bitdial.data import (
     AugmentationOptions,
     BatchLoader,
+    Fingerprint,
     ImageDataset,
     ImageSplit,
     build_augmentation,
@@ -22,6 +23,7 @@ from bitdial.data import (
     make_loader,
 )
 from bitdial.data.dataset import stratified_split
+from bitdial.data.fingerprint import Part, divided_as, part_of_tensors
 from bitdial.errors import BitdialError
 from bitdial.models import build_model, check_name
 from bitdial.recipes.options import SharedConfig
@@ -133,6 +135,30 @@ class ImageWork:
             "class_names": list(data.class_names),
         }
 
+    def identify(self) -> Fingerprint:
+        """Which images there are in each part."""
+        return Fingerprint.of(self.dataset, self._parts())
+
+    def divided_as(self, before: Fingerprint, now: Fingerprint) -> Self:
+        """The images divided, numbered and normalised as before, where it is known which is which."""
+        same = ("parts", "class_names", "mean", "std")
+        known = all(isinstance(part, dict) for each in (before, now) for part in each.parts.values())
+        if not known or all(getattr(before, name) == getattr(now, name) for name in same):
+            return self
+        called = dict(zip(now.class_names, self.dataset.class_names, strict=True))
+        parts = divided_as(before, now, self._parts())
+        dataset = replace(
+            self.dataset,
+            train=parts["train"],
+            test=parts["test"],
+            class_names=tuple(called.get(name, name) for name in before.class_names),
+        )
+        return replace(self, dataset=dataset, train=parts["train"], validation=parts.get("validation"))
+
+    def _parts(self) -> dict[str, ImageSplit]:
+        chosen_by = {} if self.validation is None else {"validation": self.validation}
+        return {"train": self.train, **chosen_by, "test": self.dataset.test}
+
     def told(self, part: str = "") -> str:
         """How many images there are."""
         if part == "test":
@@ -149,12 +175,14 @@ class OwnWork:
         make_loaders: seed, rank, number of processes -> the batches.
         task: loss and scores of a batch.
         name: what the data is called in reports.
+        parts: the examples of train and test, or how many, as far as can be told.
     """
 
     make_model: Callable[[], nn.Module]
     make_loaders: Callable[[int, int, int], Loaders]
     task: Task = field(default_factory=Classification)
     name: str = "data of a script"
+    parts: Mapping[str, Part | int | None] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
         """The script's network."""
@@ -178,6 +206,19 @@ class OwnWork:
     def facts(self) -> dict[str, Any]:
         """Nothing is known of a script's network, so that a file of it is loaded into one that is given."""
         return {"model": None, "dataset": self.name}
+
+    def identify(self) -> Fingerprint:
+        """Which examples the script brings, or how many, as far as can be told."""
+        notes = [
+            f"The data of the part {name} comes from the script: whether it changes cannot be checked."
+            for name, part in self.parts.items()
+            if part is None
+        ]
+        return Fingerprint(parts=dict(self.parts), notes=notes)
+
+    def divided_as(self, before: Fingerprint, now: Fingerprint) -> Self:
+        """The same: the script divides its data."""
+        return self
 
     def told(self, part: str = "") -> str:
         """The name alone."""
@@ -205,14 +246,14 @@ def work_of(
     if data is None and options.dataset == OWN:
         raise BitdialError(_BROUGHT.format("dataset must be the name of a data set"))
     if data is None or isinstance(data, ImageDataset):
-        return replace(ImageWork.of(options, data), make_model=make, task=task or Classification())
+        return replace(_classes(ImageWork.of(options, data), task), make_model=make)
     if not isinstance(data, Sequence) or len(data) not in (2, 3):
         raise BitdialError(
             "data must be (train, test) or (train, test, recalibration), each a pair of tensors, a torch Dataset or an "
             f"iterable of batches, got {type(data).__name__}"
         )
     if make is None:
-        return replace(ImageWork.of(options, _images(data)), task=task or Classification())
+        return _classes(ImageWork.of(options, _images(data)), task)
     parts = data
 
     def loaders(seed: int, rank: int, world_size: int) -> Loaders:
@@ -221,7 +262,19 @@ def work_of(
         test = _batches(parts[1], EVALUATION_BATCH, "test")
         return Loaders(train, test, _batches(parts[2], share, "recalibration") if len(parts) > 2 else train)
 
-    return OwnWork(make, loaders, task or Classification())
+    known = {name: _identified(part, name) for name, part in zip(("train", "test"), parts, strict=False)}
+    return OwnWork(make, loaders, task or Classification(), parts=known)
+
+
+def _classes(work: ImageWork, task: Task | None) -> ImageWork:
+    """The work with its task, for which there must be classes to tell apart where it is the usual one."""
+    present = set(work.train.labels.tolist())
+    if task is None and len(present) == 1:
+        raise BitdialError(
+            f"expected images of at least two classes in {work.name} to train on, got only those of "
+            f"'{work.dataset.class_names[present.pop()]}'; add another class"
+        )
+    return replace(work, task=task or Classification())
 
 
 def _maker(model: object) -> Callable[[], nn.Module] | None:
@@ -251,6 +304,20 @@ def _pair(part: object) -> tuple[Tensor, Tensor] | None:
     if isinstance(part, tuple | list) and len(part) == 2 and all(isinstance(each, Tensor) for each in part):
         return part[0], part[1]
     return None
+
+
+def _identified(part: Any, name: str) -> Part | int | None:
+    """The examples of tensors, how many of anything else that knows."""
+    if isinstance(part, DataLoader):
+        part = part.dataset
+    pair = _pair(part.tensors if isinstance(part, TensorDataset) else part)
+    if pair is not None:
+        whole = 0 < len(pair[0]) == len(pair[1])  # else it is refused when its batches are asked for
+        return part_of_tensors(*pair, prefix=f"{name}:") if whole else None
+    try:
+        return len(part)
+    except TypeError:
+        return None
 
 
 def _batches(

@@ -26,6 +26,8 @@ class RunFolder:
         self.path = path
         self.config = path / "config.yaml"
         """The configuration, the first file of a run."""
+        self.data = path / "data.json"
+        """Which examples it learns from and is tested on."""
         self.checkpoints = path / "checkpoints"
         self.models = path / "models"
         """Folder of the trained networks that are kept, with their records."""

@@ -10,10 +10,12 @@ from typing import Any
 
 from torch import nn
 
+from bitdial.data import Fingerprint
 from bitdial.errors import BitdialError
 from bitdial.evaluation.sweep import evaluate
 from bitdial.options import part
 from bitdial.recipes.recipe import Arm, Bench, Work
+from bitdial.recipes.same_data import seen
 from bitdial.recipes.saved_model import load_saved
 from bitdial.recipes.states import Foreign
 from bitdial.recipes.ternary.options import TernaryConfig
@@ -159,7 +161,8 @@ def load_teacher(path: Path, work: Work) -> nn.Module:
         work: what the student sees.
 
     Raises:
-        BitdialError: no such run, not finished, no unquantized network in it, or one for other images.
+        BitdialError: no such run, not finished, no unquantized network in it, one for other images, or one that was
+            trained on images that the student is tested on.
     """
     run = RunFolder.open(path)
     if not run.results.exists():
@@ -180,5 +183,17 @@ def load_teacher(path: Path, work: Work) -> nn.Module:
         raise BitdialError(
             f"teacher and student must see the same images, got {told[0]} and {told[1]}; train the teacher on "
             f"{facts['dataset']}"
+        )
+    classes = facts.get("class_names", [])
+    if classes and trained.class_names and trained.class_names != classes:
+        raise BitdialError(
+            f"teacher and student must number the classes alike, got {', '.join(trained.class_names[:10])} and "
+            f"{', '.join(classes[:10])}; train the teacher on these classes"
+        )
+    leaked = seen(Fingerprint.read(run.data), work.identify()) if run.data.exists() else 0
+    if leaked:
+        raise BitdialError(
+            f"teacher must not know the test images, got {path}, which was trained on {leaked} of them as its data "
+            "was divided otherwise; train it again on the data of today"
         )
     return model.requires_grad_(False)

@@ -1,0 +1,275 @@
+"""Which examples a run learns from and is tested on, so that later it can be told what of them has changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from bitdial.data.dataset import ImageDataset, ImageSplit, Split
+from bitdial.data.images import FolderSplit
+from bitdial.errors import BitdialError
+from bitdial.files import write_atomically
+from bitdial.options import Config
+
+Part = dict[str, tuple[int, str]]
+"""Name of each example -> its class and what else is known of its content, in the order of the part."""
+
+
+class Fingerprint(Config):
+    """The examples of each part of a data set.
+
+    An example is called by its file below the data folder, of which size and, where the images were read anyway, CRC-32
+    are kept; or by a hash of its content. Where neither is at hand, a part is its number of examples, or None.
+    """
+
+    schema_version: Literal[1] = 1
+    """Version of the format."""
+    class_names: list[str] = []
+    """In label order."""
+    mean: list[float] = []
+    """Mean that images are normalised by, for each channel."""
+    std: list[float] = []
+    """Their standard deviation."""
+    parts: dict[str, Part | int | None]
+    """The examples of train, test, ..."""
+    left_out: list[str] = []
+    """Examples that came later and are not used."""
+    notes: list[str] = []
+    """What there is to say of the data."""
+    changes: list[str] = []
+    """What changed since the run began, and was accepted."""
+
+    @classmethod
+    def of(cls, dataset: ImageDataset, parts: Mapping[str, ImageSplit]) -> Fingerprint:
+        """Of the splits of a data set."""
+        seen: Counter[str] = Counter()
+        return cls(
+            class_names=list(dataset.class_names),
+            mean=list(dataset.mean),
+            std=list(dataset.std),
+            parts={name: _part(split, seen) for name, split in parts.items()},
+            notes=list(dataset.notes),
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Fingerprint:
+        """Read what `write` wrote.
+
+        Raises:
+            BitdialError: the file is damaged, or of another version.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise BitdialError(
+                f"{path} must say which data the run uses, got {error.errors()[0]['msg']}; put the file back, or "
+                "remove it to go on unchecked"
+            ) from error
+
+    def write(self, path: Path) -> None:
+        """Write it atomically."""
+        write_atomically(path, self.model_dump_json())
+
+    def short(self) -> dict[str, dict[str, Any]]:
+        """Number and digest of the examples of each part."""
+        return {name: {"examples": _size(part), "digest": _digest(part)} for name, part in self.parts.items()}
+
+    def told(self) -> list[str]:
+        """What a reader of results has to know of the data."""
+        return [*self.notes, *self.changes]
+
+    def examples(self) -> Part:
+        """The named examples of all parts."""
+        return {name: each for part in self.parts.values() if isinstance(part, dict) for name, each in part.items()}
+
+    def class_of(self, number: int) -> str:
+        """The name of a class."""
+        return self.class_names[number] if 0 <= number < len(self.class_names) else str(number)
+
+    def in_terms_of(self, before: Fingerprint) -> tuple[Fingerprint, dict[str, str]]:
+        """The same with classes that were only renamed called as they were, and new name -> old name of these."""
+        gone = {name: _members(before, name) for name in before.class_names if name not in self.class_names}
+        renamed: dict[str, str] = {}
+        for new in self.class_names:
+            if new in before.class_names:
+                continue
+            has = _members(self, new)
+            alike = [old for old, had in gone.items() if 2 * len(has & had) > max(len(has), len(had))]
+            if len(alike) == 1 and alike[0] not in renamed.values():
+                renamed[new] = alike[0]
+        if not renamed:
+            return self, {}
+        parts = {
+            name: {_with_class(key, self.class_of(each[0]), renamed): each for key, each in part.items()}
+            if isinstance(part, dict)
+            else part
+            for name, part in self.parts.items()
+        }
+        names = [renamed.get(name, name) for name in self.class_names]
+        return self.model_copy(update={"parts": parts, "class_names": names}), renamed
+
+    def changes_since(self, before: Fingerprint) -> list[str]:
+        """What differs from an earlier fingerprint, in the same terms; another order or division is no difference."""
+        told = [
+            f"the class '{name}' {what}"
+            for names, others, what in (
+                (before.class_names, self.class_names, "is gone"),
+                (self.class_names, before.class_names, "is new"),
+            )
+            for name in names
+            if name not in others
+        ]
+        old, now = before.examples(), self.examples()
+        ignored = {*old, *before.left_out}
+        both = [name for name in old if name in now]
+        told += _listed("added", [name for name in now if name not in ignored])
+        told += _listed("removed", [name for name in old if name not in now])
+        told += _listed("changed", [name for name in both if not _alike(old[name][1], now[name][1])])
+        told += _listed(
+            "labelled anew", [name for name in both if before.class_of(old[name][0]) != self.class_of(now[name][0])]
+        )
+        for name, part in before.parts.items():
+            other = self.parts.get(name)
+            if not (isinstance(part, dict) and isinstance(other, dict)) and _size(part) != _size(other):
+                told.append(f"{_size(other)} examples in the part {name} instead of {_size(part)}")
+        return told
+
+
+def named_by_content(inputs: Tensor, seen: Counter[str], prefix: str = "") -> list[str]:
+    """A name for each example of a tensor `[N, ...]`: a hash of its content, numbered where several are equal."""
+    rows = _bytes(inputs)
+    names = []
+    for row in rows:
+        name = prefix + blake2b(row, digest_size=8).hexdigest()
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}+{seen[name] - 1}")
+    return names
+
+
+def part_of_tensors(inputs: Tensor, labels: Tensor, prefix: str) -> Part:
+    """The part that pairs of inputs and labels of any kind are; the class is left open."""
+    names = named_by_content(inputs, Counter(), prefix)
+    return {
+        name: (-1, blake2b(row, digest_size=8).hexdigest()) for name, row in zip(names, _bytes(labels), strict=True)
+    }
+
+
+def divided_as(before: Fingerprint, now: Fingerprint, splits: Mapping[str, ImageSplit]) -> dict[str, ImageSplit]:
+    """Divide splits as they were divided before: same parts, order, class numbers and normalisation.
+
+    Examples that were unknown are left out, those that are gone are missed. So are those with the content that an
+    example of another part had: files may have been numbered anew.
+
+    Args:
+        before: the division that is wanted.
+        now: of `splits`, in terms of `before`.
+        splits: by part.
+
+    Raises:
+        BitdialError: nothing is left of a part, or an example has a class that was unknown.
+    """
+    pool = _joined(list(splits.values()))
+    place = {name: number for number, name in enumerate(now.examples())}
+    numbers = [before.class_names.index(name) if name in before.class_names else -1 for name in now.class_names]
+    pool = replace(
+        pool,
+        labels=torch.tensor(numbers, device=pool.labels.device)[pool.labels],
+        num_classes=len(before.class_names),
+        mean=tuple(before.mean),
+        std=tuple(before.std),
+    )
+    divided = {}
+    marks = {name: mark for name, (_, mark) in now.examples().items()}
+    parts = {part: examples for part, examples in before.parts.items() if isinstance(examples, dict)}
+    home = {mark: part for part, examples in parts.items() for _, mark in examples.values() if "-" in mark}
+    for part, examples in parts.items():
+        left = [
+            name
+            for name, (_, mark) in examples.items()
+            if name in place and (marks[name] == mark or home.get(marks[name], part) == part)
+        ]
+        chosen = torch.tensor([place[name] for name in left], dtype=torch.int64)
+        if not len(chosen):
+            raise BitdialError(
+                f"nothing is left of the {len(examples)} examples of the part '{part}'; put the data back"
+            )
+        divided[part] = pool.subset(chosen)
+        strange = divided[part].labels < 0
+        if bool(strange.any()):
+            raise BitdialError(
+                f"{int(strange.sum())} examples of the part '{part}' are of a class that the network does not know "
+                f"(it knows {', '.join(before.class_names[:10])}); start a new run"
+            )
+    return divided
+
+
+def _members(fingerprint: Fingerprint, name: str) -> set[tuple[str, str]]:
+    """The examples of a class, without the class in their names."""
+    return {
+        (_with_class(key, name, {name: ""}), mark)
+        for key, (number, mark) in fingerprint.examples().items()
+        if fingerprint.class_of(number) == name
+    }
+
+
+def _part(split: ImageSplit, seen: Counter[str]) -> Part | int:
+    labels = split.labels.tolist()
+    if split.files is not None:
+        return {name: (label, mark) for (name, mark), label in zip(split.files, labels, strict=True)}
+    if not isinstance(split, Split):
+        return len(split)
+    return {name: (label, "") for name, label in zip(named_by_content(split.images, seen), labels, strict=True)}
+
+
+def _bytes(values: Tensor) -> Any:
+    """Each entry of a tensor as a row of bytes."""
+    return values.detach().cpu().contiguous().reshape(len(values), -1).view(torch.uint8).numpy()
+
+
+def _with_class(name: str, folder: str, names: Mapping[str, str]) -> str:
+    """The name of a file with another name for the folder of its class; a name of another kind as it is."""
+    return f"/{name}".replace(f"/{folder}/", f"/{names.get(folder, folder)}/", 1).removeprefix("/")
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two marks, `SIZE` or `SIZE-CRC`, may be of the same content."""
+    shared = min(one.count("-"), other.count("-")) + 1
+    return one.split("-")[:shared] == other.split("-")[:shared]
+
+
+def _listed(what: str, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    if "/" not in names[0]:
+        return [f"{len(names)} {'example' if len(names) == 1 else 'examples'} {what}"]
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return [f"{len(names)} {'file' if len(names) == 1 else 'files'} {what} ({shown})"]
+
+
+def _digest(part: Part | int | None) -> str | None:
+    if not isinstance(part, dict):
+        return None
+    return blake2b(repr(list(part.items())).encode(), digest_size=16).hexdigest()
+
+
+def _size(part: Part | int | None) -> int | None:
+    return len(part) if isinstance(part, dict) else part
+
+
+def _joined(splits: Sequence[ImageSplit]) -> ImageSplit:
+    """One split of the examples of several."""
+    labels = torch.cat([split.labels for split in splits])
+    files = tuple(each for split in splits for each in split.files or ()) or None
+    if all(isinstance(split, Split) for split in splits):
+        images = torch.cat([split.images for split in splits if isinstance(split, Split)])
+        return replace(splits[0], labels=labels, files=files, images=images)  # type: ignore[call-arg]
+    paths = tuple(path for split in splits if isinstance(split, FolderSplit) for path in split.paths)
+    return replace(splits[0], labels=labels, files=files, paths=paths)  # type: ignore[call-arg]

@@ -1,0 +1,73 @@
+"""Whether the data of a run is still that which it began with; if not, what it goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bitdial.data import Fingerprint
+from bitdial.errors import BitdialError
+from bitdial.recipes.recipe import Work
+from bitdial.training import RunFolder
+
+W = TypeVar("W", bound=Work)
+
+
+def noted(data: Fingerprint, state: Mapping[str, Any], file: Path | None) -> Fingerprint:
+    """Data with a remark where a run begins with the state of a file that was trained on other data."""
+    before = (state.get("network") or {}).get("examples")
+    if not before or before == data.short():
+        return data
+    told = f"The run began with {file}, which was trained on other data: test images may have been among that."
+    return data.model_copy(update={"changes": [*data.changes, told]})
+
+
+def seen(trained_on: Fingerprint, tested_on: Fingerprint) -> int:
+    """How many examples of a test part are training or validation examples elsewhere, by name and content."""
+    theirs = {part: each for part, each in trained_on.parts.items() if isinstance(each, dict)}
+    known = {(name, mark) for part in theirs.keys() - {"test"} for name, (_, mark) in theirs[part].items()}
+    test = tested_on.parts.get("test")
+    return sum((name, mark) in known for name, (_, mark) in test.items()) if isinstance(test, dict) else 0
+
+
+def settle(work: W, folder: RunFolder | None, *, accept: bool) -> tuple[W, Fingerprint]:
+    """The data that a run uses: all there is of a new one, of an older one what it began with.
+
+    Args:
+        work: with the data as it lies there today.
+        folder: of the run; None: a new one.
+        accept: whether the data may have changed.
+
+    Returns:
+        The data, divided as when the run began, and what is to be kept of it in the run's folder.
+
+    Raises:
+        BitdialError: it changed, and that is not accepted; or nothing of it is left to go on with.
+    """
+    today = work.identify()
+    if folder is None:
+        return work, today
+    if not folder.data.is_file():
+        told = f"{folder.path} does not say which data it began with: whether that has changed cannot be checked."
+        return work, today.model_copy(update={"changes": [told]})
+    before = Fingerprint.read(folder.data)
+    now, renamed = today.in_terms_of(before)
+    changes = [f"the class '{old}' is called '{new}'" for new, old in renamed.items()] + now.changes_since(before)
+    told = "; ".join(changes)
+    if changes and not accept:
+        raise BitdialError(
+            f"expected the data that {folder.path} began with, got other data: {told}. Put it back, or give "
+            "--accept_changed_data to go on with what is left of it"
+        )
+    kept = work.divided_as(before, now)
+    used = today if kept is work else kept.identify()
+    names = used.examples()
+    left_out = [name for name in today.examples() if name not in names]
+    how = (
+        "it is used as it is given now"
+        if kept is work
+        else "examples stay in the part that they were in, and what came later is left out"
+    )
+    accepted = [f"The data has changed since the run began ({told}); {how}."] if changes else []
+    return kept, used.model_copy(update={"left_out": left_out, "changes": [*before.changes, *accepted]})
