@@ -20,7 +20,7 @@ _OTHER_KINDS = frozenset({
     ".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dng", ".emf", ".eps", ".exr", ".hdr", ".heic", ".heif", ".hif", ".jxl",
     ".nef", ".orf", ".ps", ".raf", ".rw2", ".svg", ".svgz", ".webp", ".wmf", ".xcf",
 })  # fmt: skip
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_VALUE, _S_MAX_VALUE = 258, 262, 281, 341  # tags of TIFF
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF; MaxSampleValue tells what one image uses, not its range
 
 
 def readable_kinds() -> frozenset[str]:
@@ -50,24 +50,21 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def is_deep(path: Path) -> bool:
-    """Whether the values of an image file have more than 8 bits."""
+def holds_integers(path: Path) -> bool:
+    """Whether the values of an image file are integers of more than 8 bits."""
     with naming(path), Image.open(path) as image:
-        return _is_deep(image)
+        return image.mode.startswith("I")
 
 
 def range_of(image: Image.Image) -> float:
     """The value that becomes white in a picture deeper than 8 bits; 0 becomes black.
 
-    That which the file states (the maxval of a PGM, TIFF's MaxSampleValue or BitsPerSample), else 65535 for integers
-    and 1 for floating point.
+    That which the file states (the maxval of a PGM, the BitsPerSample of a TIFF below 16), else 65535 for integers and
+    1 for floating point.
     """
-    tags: Any = getattr(image, "tag_v2", {})
-    stated = [tag for tag in (_S_MAX_VALUE, _MAX_VALUE) if tags.get(tag)]
-    if stated:
-        return float(np.max(tags[stated[0]]))
     if image.mode == "F":
         return 1.0
+    tags: Any = getattr(image, "tag_v2", {})
     bits: int = min(16, *tags.get(_BITS_PER_SAMPLE, (16,)))  # Pillow has scaled a PGM to 65535 by its maxval
     return 2.0**bits - 1
 
@@ -94,8 +91,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         raise ValueError(f"{int((~np.isfinite(values)).sum())} of its values are NaN or infinite")
     if values.min() < 0 or values.max() > top:
         raise ValueError(
-            f"expected values from 0 to {top:g}, got {values.min():g} to {values.max():g}: scale them, state the "
-            "greatest value as MaxSampleValue of a TIFF, or give arrays as .npz"
+            f"expected values from 0 to {top:g}, got {values.min():g} to {values.max():g}: scale them, or give arrays "
+            "as .npz"
         )
     if inverted:  # white is zero, which Pillow minds at 8 bits alone
         values = top - values

@@ -24,7 +24,7 @@ from bitdial.data.dataset import (
     stratified_split,
 )
 from bitdial.data.images import FolderSplit, decode_all, dimensions, in_threads
-from bitdial.data.pictures import is_deep, naming, readable_kinds, unreadable_kinds
+from bitdial.data.pictures import holds_integers, naming, readable_kinds, unreadable_kinds
 from bitdial.data.tensors import channel_statistics
 from bitdial.errors import BitdialError
 
@@ -160,11 +160,10 @@ def _splits(
 ) -> list[ImageSplit]:
     step = 1 if in_memory else -(-len(train[0]) // _STATISTICS_SAMPLE)
     images = decode_all(train[0][::step], size)
-    if int(images.max()) <= 16 and is_deep(train[0][0]):
+    if int(images.max()) <= 16 and holds_integers(train[0][0]):
         raise BitdialError(
             f"the 16-bit images in {root} use less than a sixteenth of their range, as if they held 12 bits, and would "
-            "lose all but 16 levels; state the greatest value as MaxSampleValue of a TIFF or maxval of a PGM, or give "
-            "arrays as .npz"
+            "lose all but 16 levels; scale them, write PGM with maxval 4095, or give arrays as .npz"
         )
     mean, std = channel_statistics(images)
     shared: dict[str, Any] = {"num_classes": num_classes, "mean": mean, "std": std, "flip": True}

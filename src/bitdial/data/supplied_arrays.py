@@ -58,7 +58,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         )
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file:  # numpy leaves a file open that it cannot read
+                archive = np.load(file, allow_pickle=False)
+                if isinstance(archive, np.ndarray):
+                    raise BitdialError(f"{path} must hold several arrays, got a single one; save it by numpy.savez")
                 return {key: _tensor(archive[key], f"{key} in {path}") for key in archive.files}
         content = torch.load(path, map_location="cpu", weights_only=True)
     except BitdialError:
