@@ -13,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
 
 import bitdial
 from bitdial.cli import main
@@ -343,6 +345,8 @@ X, Y = pair(10)
         (TensorDataset(X, Y), TensorDataset(X[:9], Y[:9]), r"1 example removed"),
         (DataLoader(TensorDataset(X, Y), 5), DataLoader(TensorDataset(X, 1 - Y), 5), r"10 examples changed"),
         (Numbers(12), Numbers(13), r"13 examples in the part train instead of 12"),
+        (Subset(Numbers(12), [0, 1, 2]), Subset(Numbers(12), [1, 2, 3]), r"1 example added; 1 example removed"),
+        (Subset(TensorDataset(X, Y), [0, 1]), Subset(TensorDataset(X, Y), [2, 1]), r"1 example added; 1 example rem"),
     ],
 )
 def test_data_of_a_script(before: Any, now: Any, told: str, tmp_path: Path) -> None:
@@ -359,6 +363,19 @@ def test_data_of_a_script(before: Any, now: Any, told: str, tmp_path: Path) -> N
     assert "it is used as it is given now" in data.changes[0]
     data.write(run.data)
     settle(made(now), run, accept=False)
+
+
+def test_folders_of_torchvision(pictures: Path, tmp_path: Path) -> None:
+    def made() -> Any:
+        whole = ImageFolder(pictures, transforms.ToTensor())
+        return work_of(JointConfig(), nn.Linear(8, 2), (Subset(whole, range(30)), Subset(whole, range(30, len(whole)))))
+
+    run = begun(made(), tmp_path / "run")
+    settle(made(), run, accept=False)
+    noise(900).save(pictures / "cat" / "0000.png")
+    told = r"2 files added \(train:cat/0000.png, test:dog/009.png\); 1 file removed \(train:dog/009.png\)"
+    with pytest.raises(BitdialError, match=told):
+        settle(made(), run, accept=False)
 
 
 def test_a_script_that_moves_examples_from_test_to_training(tmp_path: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
+from torch import nn
 
 from bitdial.data import (
     AugmentationOptions,
@@ -23,11 +22,13 @@ from bitdial.data import (
     make_loader,
 )
 from bitdial.data.dataset import stratified_split
-from bitdial.data.fingerprint import Part, divided_as, part_of_tensors
+from bitdial.data.division import divided_as
+from bitdial.data.fingerprint import Part
 from bitdial.errors import BitdialError
 from bitdial.models import build_model, check_name
 from bitdial.recipes.options import SharedConfig
 from bitdial.recipes.recipe import Loaders
+from bitdial.recipes.script_data import batches_of, identified, pair_of
 from bitdial.training import Classification, Task
 
 EVALUATION_BATCH = 256
@@ -258,11 +259,11 @@ def work_of(
 
     def loaders(seed: int, rank: int, world_size: int) -> Loaders:
         share = options.batch_size // world_size
-        train = _batches(parts[0], share, "train", seed, rank, world_size)
-        test = _batches(parts[1], EVALUATION_BATCH, "test")
-        return Loaders(train, test, _batches(parts[2], share, "recalibration") if len(parts) > 2 else train)
+        train = batches_of(parts[0], share, "train", seed, rank, world_size)
+        test = batches_of(parts[1], EVALUATION_BATCH, "test")
+        return Loaders(train, test, batches_of(parts[2], share, "recalibration") if len(parts) > 2 else train)
 
-    known = {name: _identified(part, name) for name, part in zip(("train", "test"), parts, strict=False)}
+    known = {name: identified(part, name) for name, part in zip(("train", "test"), parts, strict=False)}
     return OwnWork(make, loaders, task or Classification(), parts=known)
 
 
@@ -290,7 +291,7 @@ def _maker(model: object) -> Callable[[], nn.Module] | None:
 
 
 def _images(data: Sequence[Any]) -> ImageDataset:
-    pairs = [_pair(part) for part in data[:2]]
+    pairs = [pair_of(part) for part in data[:2]]
     if any(pair is None or pair[0].ndim != 4 for pair in pairs):
         raise BitdialError(
             "a network by name needs data as tensors, ((x, y), (x_test, y_test)) with images [N, C, H, W], got "
@@ -298,48 +299,3 @@ def _images(data: Sequence[Any]) -> ImageDataset:
         )
     (train, test) = (pair for pair in pairs if pair is not None)
     return dataset_from_tensors("tensors of a script", train, test)
-
-
-def _pair(part: object) -> tuple[Tensor, Tensor] | None:
-    if isinstance(part, tuple | list) and len(part) == 2 and all(isinstance(each, Tensor) for each in part):
-        return part[0], part[1]
-    return None
-
-
-def _identified(part: Any, name: str) -> Part | int | None:
-    """The examples of tensors, how many of anything else that knows."""
-    if isinstance(part, DataLoader):
-        part = part.dataset
-    pair = _pair(part.tensors if isinstance(part, TensorDataset) else part)
-    if pair is not None:
-        whole = 0 < len(pair[0]) == len(pair[1])  # else it is refused when its batches are asked for
-        return part_of_tensors(*pair, prefix=f"{name}:") if whole else None
-    try:
-        return len(part)
-    except TypeError:
-        return None
-
-
-def _batches(
-    part: Any, batch_size: int, name: str, seed: int | None = None, rank: int = 0, world_size: int = 1
-) -> Iterable[Any]:
-    """Batches of tensors or of a Dataset, shuffled where there is a seed; an iterable of batches as it is."""
-    pair = _pair(part)
-    if pair is not None:
-        if len(pair[0]) != len(pair[1]) or not len(pair[0]):
-            raise BitdialError(f"{name} must have one label for each input, got {len(pair[0])} and {len(pair[1])}")
-        part = TensorDataset(*pair)
-    if isinstance(part, Dataset):
-        shuffles = seed is not None
-        if world_size > 1 and shuffles:
-            sampler: Any = DistributedSampler(part, world_size, rank, seed=seed or 0, drop_last=True)
-            return DataLoader(part, batch_size, sampler=sampler)
-        generator = torch.Generator().manual_seed(seed) if seed is not None else None
-        whole = shuffles and hasattr(part, "__len__") and len(part) >= batch_size
-        return DataLoader(part, batch_size, shuffle=shuffles, generator=generator, drop_last=whole)
-    if isinstance(part, Iterator) or not isinstance(part, Iterable) or isinstance(part, Tensor | str):
-        raise BitdialError(
-            f"{name} must be a pair of tensors (inputs, labels), a torch Dataset, or an iterable that gives its "
-            f"batches again and again, got {type(part).__name__}"
-        )
-    return part
