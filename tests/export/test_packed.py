@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from bitdial.errors import BitdialError
 from bitdial.export import StoredWeight, load_packed, packed_sizes, save_packed
@@ -357,3 +360,48 @@ def test_the_state_of_a_loaded_model_is_not_quantized_again(quantizer: str, stri
     assert torch.equal(again.eval()(x), loaded.eval()(x))
     second = load_packed(save_packed(loaded, tmp_path / "second.safetensors"), fresh())
     assert torch.equal(second.eval()(x), loaded.eval()(x))
+
+
+def spectral(layer: nn.Module) -> None:
+    torch.nn.utils.spectral_norm(layer)
+
+
+def normed(layer: nn.Module) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "is deprecated"
+        torch.nn.utils.weight_norm(layer)
+
+
+COMPUTED: dict[str, tuple[Callable[[nn.Module], Any], Callable[[nn.Module], Any]]] = {
+    "weight_norm": (parametrizations.weight_norm, lambda m: parametrize.remove_parametrizations(m, "weight")),
+    "spectral_norm": (parametrizations.spectral_norm, lambda m: parametrize.remove_parametrizations(m, "weight")),
+    "orthogonal": (parametrizations.orthogonal, lambda m: parametrize.remove_parametrizations(m, "weight")),
+    "older weight_norm": (normed, torch.nn.utils.remove_weight_norm),
+    "older spectral_norm": (spectral, torch.nn.utils.remove_spectral_norm),
+    "pruning": (lambda m: prune.l1_unstructured(m, "weight", 0.5), lambda m: prune.remove(m, "weight")),
+}
+
+
+@pytest.mark.parametrize("way", COMPUTED)
+def test_weights_that_are_computed_are_refused_and_nothing_is_changed(way: str, tmp_path: Path) -> None:
+    def fresh() -> nn.Module:
+        torch.manual_seed(1)
+        layers = [nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 4)]
+        return quantize(nn.Sequential(*layers), 3, 8, skip=()).eval()
+
+    compute, make_permanent = COMPUTED[way]
+    file = save_packed(fresh(), tmp_path / "net.safetensors")
+    model, x = fresh(), torch.randn(3, 6)
+    compute(model[2])
+    model(x)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(BitdialError, match='layer "2" must have its weight as a parameter, got one that is computed'):
+        save_packed(model, tmp_path / "other.safetensors")
+    assert not (tmp_path / "other.safetensors").exists()
+    with pytest.raises(BitdialError, match=r"make it permanent first, with torch\.nn\.utils\.parametrize"):
+        load_packed(file, model)
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    make_permanent(model[2])
+    loaded = load_packed(save_packed(model, tmp_path / "other.safetensors"), fresh())
+    assert torch.equal(loaded(x), model(x))

@@ -46,7 +46,7 @@ def bare(model: object) -> nn.Module:
     """The model itself, out of what compiles or distributes it.
 
     Raises:
-        BitdialError: it is no module, has no quantized layer, or has tensors without data.
+        BitdialError: it is no module, has no quantized layer, tensors without data, or weights that are computed.
     """
     if not isinstance(model, nn.Module):
         raise BitdialError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model itself")
@@ -56,6 +56,13 @@ def bare(model: object) -> nn.Module:
     for key, value in chain(inner.named_parameters(), inner.named_buffers()):
         if isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer) or value.is_meta:
             raise BitdialError(f"{key} must hold data, got a tensor without any; run or load the model first")
+    for name, layer in quantized_layers(inner).items():
+        if layer._parameters.get("weight") is None:
+            raise BitdialError(
+                f'layer "{name}" must have its weight as a parameter, got one that is computed in every pass '
+                "(weight_norm, spectral_norm, pruning); make it permanent first, with "
+                "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"
+            )
     return inner
 
 
