@@ -45,6 +45,18 @@ def network() -> nn.Module:
     )
 
 
+class Shared(nn.Module):
+    """A layer that is called on inputs of unlike scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head, self.out = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.out(self.head(x) + self.head(50 * x))
+
+
 def tensors(count: int = 200) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(count, 8, generator=generator)
@@ -139,6 +151,12 @@ class TestRun:
         for number, data in enumerate([(whole, whole), given]):
             results = bitdial.run("joint", model=network, data=data, steps=6, run_dir=tmp_path / str(number))
             assert any("data of a script" in note for note in results.notes)
+
+    def test_a_layer_on_inputs_of_unlike_scale_is_told_in_the_report(self, tmp_path: Path) -> None:
+        results = bitdial.run("joint", model=Shared, data=(tensors(), tensors(60)), steps=4, run_dir=tmp_path / "r")
+        (note,) = [note for note in results.notes if "times the range of another" in note]
+        assert note.startswith('Layer "head" is called on inputs')
+        assert "times the range of another" in (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
 
     @pytest.mark.parametrize("recipe", ["cyclic", "ternary", "joint"])
     def test_what_a_task_scores_is_logged_and_reported_by_every_recipe(self, recipe: str, tmp_path: Path) -> None:

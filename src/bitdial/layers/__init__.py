@@ -2,6 +2,7 @@
 
 from bitdial.layers.batch_norm import reestimate_batch_norm as reestimate_batch_norm
 from bitdial.layers.convert import quantize as quantize
+from bitdial.layers.convert import ranges_per_call as ranges_per_call
 from bitdial.layers.convert import skipped_layers as skipped_layers
 from bitdial.layers.dial import BitDial as BitDial
 from bitdial.layers.dial import PrecisionScheduler as PrecisionScheduler

@@ -90,7 +90,7 @@ def reestimate_batch_norm(
             )
         for module, buffer, value in before:
             count = counts[module]
-            if count is not None and count == 0:  # no example came by: what was known is better than nothing
+            if count is not None and not count.any():  # no example came by: what was known is better than nothing
                 buffer.copy_(value)
     except BaseException:
         for _, buffer, value in before:

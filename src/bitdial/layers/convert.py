@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from bitdial.errors import BitdialError, suggest
-from bitdial.layers.names import check_model
+from bitdial.layers.names import check_model, plain_names
 from bitdial.layers.quantized import (
     ADDED,
     QuantConv1d,
@@ -139,6 +139,40 @@ def quantize(
     for module in modules.values():
         leave_fused_path(module)
     setattr(model, _REPORT, {name: skipped[name] for name in modules if name in skipped})
+    return model
+
+
+def ranges_per_call(model: nn.Module, calls: Mapping[str, int]) -> nn.Module:
+    """Give each call of a layer a running range of its own, where one forward pass calls it on inputs of unlike scale.
+
+    For instance a head that is shared by the levels of a feature pyramid. Calls are told apart by their order: every
+    forward pass of the model must call the layer exactly so many times. Ranges that were seen before are forgotten.
+    Do the same to a model that a state or a packed file of this one is loaded into.
+
+    Args:
+        model: what `quantize` gave, bare or wrapped.
+        calls: name or pattern of layers -> how many times a forward pass calls each, 1 or more.
+
+    Returns:
+        The model, changed in place.
+
+    Raises:
+        BitdialError: a pattern without a match, a number that is none, or a layer whose range is fixed or learned.
+    """
+    layers = {name: m for name, m in plain_names(model).items() if isinstance(m, QuantizedLayer)}
+    chosen: dict[str, int] = {}
+    for pattern, number in calls.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise BitdialError(f"calls of {pattern} must be a whole number of 1 or more, got {number!r}")
+        chosen |= dict.fromkeys(match_layers(list(layers), pattern), number)
+    for name in chosen:
+        if layers[name].activation.range is not None or layers[name].activation_quantizer is not None:
+            raise BitdialError(
+                f'layer "{name}" must have a running range, got activation quantizer {layers[name].activation.name}, '
+                "whose range is the same for every input; leave it out"
+            )
+    for name, number in chosen.items():
+        layers[name].keep_ranges(number)
     return model
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,8 +19,12 @@ from bitdial.layers.convert import reasons_against
 from bitdial.layers.dial import Bits, spread
 from bitdial.layers.names import check_model, evaluating, plain_names
 from bitdial.layers.quantized import QuantizedLayer
-from bitdial.numerics import UNQUANTIZED, check_bits
+from bitdial.numerics import UNQUANTIZED, check_bits, min_max
 
+UNLIKE = 2.0
+"""How much wider one input of a layer may be than another, with one range for both: a bit is lost where it is more."""
+
+_TINY = 1e-12
 _LOOK_UPS = (nn.Embedding, nn.EmbeddingBag)  # they multiply nothing
 
 
@@ -79,6 +83,9 @@ class Ledger:
             a count, and layers that the example did not reach.
         read: quantized layers whose weight another module reads instead of calling them: of these products the weight
             alone is quantized, and they are not counted.
+        unlike: quantized layers that were called several times on inputs whose ranges differ by more than `UNLIKE`:
+            layer -> how many times as wide the widest is as the narrowest. One running range serves all calls (see
+            `ranges_per_call`).
     """
 
     rows: tuple[LedgerRow, ...]
@@ -86,6 +93,7 @@ class Ledger:
     count: Literal["layer", "cpt"] = "layer"
     uncounted: tuple[str, ...] = ()
     read: tuple[str, ...] = ()
+    unlike: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def macs(self) -> int:
@@ -153,7 +161,17 @@ class Ledger:
             lines.append(f"not counted: {', '.join(self.uncounted)}")
         if self.read:
             lines.append(f"weights alone quantized (read without a call of the layer): {', '.join(self.read)}")
+        lines += self.findings()
         return "\n".join(lines)
+
+    def findings(self) -> list[str]:
+        """What is doubtful about the model, a sentence each."""
+        return [
+            f'Layer "{name}" is called on inputs of which one has {ratio:.2g} times the range of another, and one '
+            "running range serves them all: narrow inputs are rounded coarsely, wide ones are clipped in evaluation. "
+            "bitdial.layers.ranges_per_call gives each call a range of its own."
+            for name, ratio in self.unlike.items()
+        ]
 
     def _widths(self, bits: Bits | None, part: str) -> list[float]:
         if bits is None:
@@ -189,6 +207,7 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
     check_model(model)
     arguments, named, batch = arguments_of(example_input)
     rows: dict[str, LedgerRow] = {}
+    spans: dict[str, list[float]] = {}
 
     def record(name: str, layer: nn.Module, inputs: tuple[Any, ...], more: dict[str, Any], output: Tensor) -> None:
         weight: Tensor = layer.weight  # type: ignore[assignment]
@@ -197,6 +216,9 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
         bits = [getattr(layer, f"{part}_bits", None) for part in ("weight", "activation", "gradient")]
         w, a, g = (UNQUANTIZED if b is None else float(b.item()) for b in bits)
         quantizer = layer.quantizer if isinstance(layer, QuantizedLayer) else None
+        if isinstance(layer, QuantizedLayer) and layer.has_one_range and x.numel():
+            low, high = min_max(x.detach())
+            spans.setdefault(name, []).append(float(high - low))
         before = rows.get(name)
         bias = getattr(layer, "bias", None)
         per_channel = getattr(layer, "granularity", "") == "channel"
@@ -253,6 +275,11 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
         count=count,
         uncounted=tuple(n for n in modules if n in uncounted and not isinstance(modules[n], _LOOK_UPS)),
         read=tuple(n for n, m in layers.items() if isinstance(m, QuantizedLayer) and m.is_read),
+        unlike={
+            name: ratio
+            for name, found in spans.items()
+            if (ratio := max(found) / max(min(found), _TINY)) > UNLIKE and len(found) > 1
+        },
     )
 
 

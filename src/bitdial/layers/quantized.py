@@ -32,6 +32,8 @@ _BUFFERS = ("weight_bits", "activation_bits", "gradient_bits", "range_low", "ran
 STORED = "weight_quantizer.stored"
 """What stands in the state of a layer whose weight came out of a packed file."""
 
+_RANGE = ("range_low", "range_high", "range_batches")
+
 _TURNS = 64
 """How many turns of the dial between a forward pass and its backward pass a layer remembers."""
 
@@ -114,7 +116,8 @@ class QuantizedLayer(nn.Module):
         gradient_bits: 0-dim, or None where gradients are never quantized.
         range_low, range_high: 0-dim, running average of the activations' minimum and maximum while training; what
             evaluation clips to, so that an output does not depend on which other samples are in the batch.
-        range_batches: 0-dim, how many batches that average has seen; at 0 evaluation uses the batch at hand.
+        range_batches: 0-dim, how many batches that average has seen; at 0 evaluation uses the batch at hand. With
+            `keep_ranges` these three have one entry for each call.
 
     `weight_quantizer` is the module that turns the weight into its grid values where these have learned scales, else
     None. Its scales fit the weight that the layer was made with, was given since, or loaded from a state of the float
@@ -139,6 +142,8 @@ class QuantizedLayer(nn.Module):
     range_high: Tensor
     range_batches: Tensor
     range_momentum: float
+    range_calls: int = 1
+    _call: int = 0
     is_read: bool = False
 
     def __init__(
@@ -209,7 +214,31 @@ class QuantizedLayer(nn.Module):
 
     def _as_built(self, name: str) -> Tensor:
         """A buffer as the layer was built with it, where its weight is."""
-        return torch.tensor(self._built[name], dtype=torch.float32, device=self.weight.device)
+        shape = (self.range_calls,) if name in _RANGE and self.range_calls > 1 else ()
+        return torch.full(shape, self._built[name], dtype=torch.float32, device=self.weight.device)
+
+    @property
+    def has_one_range(self) -> bool:
+        """Whether inputs are clipped to one running range, whichever call they come by."""
+        return self.activation.range is None and self.activation_quantizer is None and self.range_calls == 1
+
+    def keep_ranges(self, calls: int) -> None:
+        """Keep a running range for each of so many calls that every forward pass makes; what was seen is forgotten."""
+        self.range_calls, self._call = calls, 0
+        for name in _RANGE:
+            setattr(self, name, self._as_built(name))
+
+    def train(self, mode: bool = True) -> Self:
+        """As ever; the next call is the first one of a forward pass."""
+        self._call = 0
+        return super().train(mode)
+
+    def _range(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Running minimum, maximum and number of batches of this call."""
+        if self.range_calls == 1:
+            return self.range_low, self.range_high, self.range_batches
+        call, self._call = self._call, (self._call + 1) % self.range_calls
+        return self.range_low[call], self.range_high[call], self.range_batches[call]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move to another device or dtype; widths and ranges keep their values, in float32.
@@ -277,38 +306,35 @@ class QuantizedLayer(nn.Module):
         """The activations' grid for this batch, and whether inputs can lie outside."""
         fixed = self.activation.range is not None
         clip = fixed or not self.training
+        running_low, running_high, batches = self._range()
         if may_read(x):
-            if fixed or (clip and self.range_batches.item() > 0):
-                low, high = self.range_low.item(), self.range_high.item()
+            if fixed or (clip and batches.item() > 0):
+                low, high = running_low.item(), running_high.item()
             else:
                 low, high = min_max_numbers(x)
                 if self.training:
-                    track(self.range_low, self.range_high, self.range_batches, low, high, self.range_momentum)
+                    track(running_low, running_high, batches, low, high, self.range_momentum)
             grid = read_grid(low, high, self.activation_bits.item())
             if grid is not None:
                 return grid, clip
             return TensorGrid(x.new_tensor(low), x.new_tensor(high), self.activation_bits), clip
         if fixed or x.numel() == 0:  # an expert of a mixture that gets no example: nothing to learn a range from
-            return TensorGrid(self.range_low, self.range_high, self.activation_bits), clip
+            return TensorGrid(running_low, running_high, self.activation_bits), clip
         if self.training and is_opaque(x):
             ends = torch.ops.bitdial.min_max(x.detach())
-            torch.ops.bitdial.track(ends, self.range_low, self.range_high, self.range_batches, self.range_momentum)
+            torch.ops.bitdial.track(ends, running_low, running_high, batches, self.range_momentum)
             return TensorGrid(ends[0], ends[1], self.activation_bits), clip
         lowest, highest = min_max(x.detach())
         if self.training:
-            self._track(lowest, highest)
+            with torch.no_grad():  # as `track`, for numbers that cannot be read
+                batches += 1
+                share = batches.reciprocal().clamp_min(self.range_momentum)
+                running_low.lerp_(lowest, share)
+                running_high.lerp_(highest, share)
             return TensorGrid(lowest, highest, self.activation_bits), clip
-        seen = self.range_batches > 0
-        ends = torch.where(seen, self.range_low, lowest), torch.where(seen, self.range_high, highest)
+        seen = batches > 0
+        ends = torch.where(seen, running_low, lowest), torch.where(seen, running_high, highest)
         return TensorGrid(*ends, self.activation_bits), clip
-
-    @torch.no_grad()
-    def _track(self, low: Tensor, high: Tensor) -> None:
-        """`track`, for numbers that cannot be read."""
-        self.range_batches += 1
-        share = self.range_batches.reciprocal().clamp_min(self.range_momentum)
-        self.range_low.lerp_(low, share)
-        self.range_high.lerp_(high, share)
 
     def _float_weight(self) -> Any:
         """The weight as it is, also for another module that is running."""
@@ -346,7 +372,7 @@ class QuantizedLayer(nn.Module):
         if torch.compiler.is_compiling() or torch._C._current_graph_task_id() < 0:
             yield
             return
-        number = torch._C._current_autograd_node()._sequence_nr()
+        number, call = torch._C._current_autograd_node()._sequence_nr(), self._call
         kept: dict[str, Tensor] = {name: getattr(self, name) for name in self._built}
         before = {k: v for until, widths in reversed(self._turns) if number < until for k, v in widths.items()}
         for name, buffer in kept.items():
@@ -355,6 +381,7 @@ class QuantizedLayer(nn.Module):
             yield
         finally:
             self._buffers.update(kept)
+            self._call = call
 
     def _product(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
         if not torch.compiler.is_compiling():

@@ -20,6 +20,7 @@ from torch import nn
 from bitdial.data import Fingerprint
 from bitdial.errors import BitdialError
 from bitdial.evaluation import describe_machine
+from bitdial.evaluation.equal_cost import ledger_of
 from bitdial.files import write_atomically
 from bitdial.recipes.recipe import A, ArmFiles, Bench, O, R, Recipe, S, Work
 from bitdial.recipes.resuming import named, plain
@@ -88,7 +89,20 @@ class Run(Generic[O, A, R, S]):
         }
         results = self.recipe.conclude(records, self, common)
         results.notes.extend(self.data.told() if self.data is not None else [])
+        results.notes.extend(self._findings())
         return results
+
+    def _findings(self) -> list[str]:
+        """What is doubtful about the network of the first arm that is quantized, on an example that it trained on."""
+        seed = self.seeds[0]
+        try:
+            arm = next(
+                arm for arm in self.recipe.arms(self.options) if self.recipe.quantize(arm.options or self.options)
+            )
+            model = self.new_model(arm, seed) if self.folder is None else self.load_arm(arm.name, seed)
+            return ledger_of(model, self.work.loaders(seed).recalibration).findings()
+        except Exception:  # a network or a task that a ledger cannot be taken of: no reason to lose a finished run
+            return []
 
     def arms(self) -> list[R]:
         """Train and measure every arm with every seed, but for those that are done already.
