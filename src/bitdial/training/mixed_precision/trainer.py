@@ -117,7 +117,9 @@ class MixedPrecisionTrainer:
     ) -> StepOutcome:
         """Train on one batch: forward, backward and, with the last of ``accumulation_steps`` calls, the optimizer.
 
-        Gradients are cleared after the optimizer's step; there is no `zero_grad` to call.
+        Gradients are cleared after the optimizer's step; there is no `zero_grad` to call. A step's gradients are those
+        of its own calls: what another `backward` left in the optimizer's parameters is dropped when the step begins, or
+        goes on (between its calls they hold no gradient). What is to be added belongs into the criterion's loss.
 
         Args:
             model: gets `data`; a tuple or list as several arguments, a mapping as keywords.
@@ -143,7 +145,11 @@ class MixedPrecisionTrainer:
         micro.sums = getattr(criterion, "reduction", "mean") == "sum"
         last = len(micro) + 1 >= self.config.accumulation_steps
         output = micro.add((data, target, criterion), last=last)
-        stepped, norm = self._finish(scheduler) if last else (False, None)
+        if last:
+            stepped, norm = self._finish(scheduler)
+        else:
+            micro.hide()
+            stepped, norm = False, None
         if self.config.track_performance:
             seconds = time.perf_counter() - began
             self._calls += 1

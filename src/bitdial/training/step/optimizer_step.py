@@ -40,6 +40,9 @@ Forward = Callable[[nn.Module, Any], TaskOutput]
 class MicroBatches:
     """Collects the gradients of one optimizer step, and applies them where they are finite.
 
+    They are those of its own batches alone: what another backward pass left in the optimizer's parameters, before the
+    step or between two of its batches, is dropped. Parameters of no group of it are not looked at.
+
     `forward` is called with `model`, which may be wrapped for several processes; `plain` is the same without wrapping.
     With `checks` every step is looked at if its loss and gradients are finite, which makes the host wait for the
     device; without, every step is applied.
@@ -67,6 +70,8 @@ class MicroBatches:
         self._snapshot = Snapshot(plain, control.device)
         self._taken: list[tuple[Any, float]] = []
         self._losses: list[Tensor] = []
+        self._cleared: list[tuple[int, int]] = []  # gradients as they were left
+        self._hidden: dict[Tensor, Tensor | None] = {}
         self._exchanged = False
         self._retries = 0
 
@@ -81,7 +86,10 @@ class MicroBatches:
         Raises:
             BitdialError: it does not fit into memory, not even in parts.
         """
+        self._show()
         if not self._taken:
+            if self._gradients() != self._cleared:
+                self._zero_gradients()
             if self.control.layers is not None:
                 self.control.layers.set_step(self.control.steps)
             self._snapshot.take()
@@ -100,8 +108,22 @@ class MicroBatches:
             self.clear()
             raise
 
+    def hide(self) -> None:
+        """Keep the gradients out of the parameters until the step goes on, so that nobody adds to them meanwhile."""
+        self._hidden = {parameter: parameter.grad for parameter in self._parameters()}
+        for parameter in self._hidden:
+            parameter.grad = None
+
+    def _show(self) -> None:
+        """Put back what was hidden, in the place of whatever is there."""
+        if self._hidden:
+            for parameter in self._parameters():
+                parameter.grad = self._hidden.get(parameter)
+            self._hidden = {}
+
     def exchange(self) -> None:
         """Do the step again, with gradients exchanged between processes, if its last batch was not known to be it."""
+        self._show()
         if self._exchanged or self.hold is nullcontext:
             return
         self._exchanged = True
@@ -131,10 +153,21 @@ class MicroBatches:
 
     def clear(self) -> None:
         """Forget the step under way, its gradients too."""
-        self._taken, self._losses = [], []
+        self._taken, self._losses, self._hidden = [], [], {}
         self.control.scaler.forget()
         torch.clear_autocast_cache()  # inside of another autocast, even one that is off, PyTorch keeps the old weights
+        self._zero_gradients()
+        self._cleared = [] if self.control.config.memory_efficient else self._gradients()
+
+    def _zero_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=self.control.config.memory_efficient)
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _gradients(self) -> list[tuple[int, int]]:
+        """Which gradients there are, and how often each was written into: tells a change without a look at values."""
+        return [(id(p.grad), p.grad._version) for p in self._parameters() if p.grad is not None]
 
     def _pass(self, batch: Any, share: float, *, last: bool) -> TaskOutput:
         outputs, parts = [], self._cut(batch)
@@ -208,7 +241,7 @@ class MicroBatches:
 
     def _apply(self, step: Callable[[], Any], max_grad_norm: float | None, factor: float) -> tuple[bool, Tensor | None]:
         control = self.control
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        parameters = self._parameters()
         gradients = [p.grad for p in parameters if p.grad is not None] if factor != 1.0 else []
         if gradients:
             torch._foreach_mul_(gradients, factor)
@@ -235,13 +268,16 @@ class MicroBatches:
         """
         now = Snapshot(self.plain, self.control.device)
         now.take()
+        self.optimizer.zero_grad(set_to_none=True)
+        others = [(p, p.grad) for p in self.plain.parameters()]  # not of this step: neither looked at nor added to
         try:
             culprit = agreed(self._watched(narrow=True))
             if culprit is not None and self.control.format != torch.float32:
                 culprit = dataclasses.replace(culprit, curable=agreed(self._watched(narrow=False)) is None)
             return culprit
         finally:
-            self.optimizer.zero_grad(set_to_none=True)
+            for parameter, gradient in others:
+                parameter.grad = gradient
             now.restore()
 
     def _watched(self, *, narrow: bool) -> Culprit | None:
@@ -254,7 +290,7 @@ class MicroBatches:
                         loss = self.forward(self.plain, part).loss * (share * part_share)
                     yield control.scaler.scaled(loss) if narrow else loss
 
-        self.optimizer.zero_grad(set_to_none=True)
+        self.plain.zero_grad(set_to_none=True)
         self._snapshot.restore()
         try:
             return first_not_finite(self.plain, losses)
