@@ -196,7 +196,7 @@ def test_errors(model):
         ({"loss": torch.tensor(1.0), "top2": None}, 16),
         ({"loss": torch.tensor(1.0), 3: torch.tensor(1.0)}, 16),
         ({"loss": torch.tensor(1.0)}, -1),
-        ({"loss": torch.tensor(1.0)}, torch.tensor(16)),
+        ({"loss": torch.tensor(1.0)}, torch.tensor(16.0)),
         ({"loss": torch.tensor(1.0)}, 16.0),
     ],
 )

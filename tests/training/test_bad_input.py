@@ -53,7 +53,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "a batch of three": (lambda: run([(*batch(), 1)]), "must be a pair (inputs, labels), got 3 parts"),
     "labels beyond the classes": (
         lambda: run([(batch()[0], batch()[1] + 4)]),
-        "labels must be below the model's 4 classes, got a label of",
+        "labels must be 0 or more and below the model's 4 classes (-100 leaves an example out), got a label of",
     ),
     "labels of the wrong shape": (
         lambda: run([(batch()[0], torch.zeros(52, 3))]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from bitdial.layers import BitDial
 from bitdial.numerics import check_bits
 from bitdial.training import Classification, Task, preserved_random_state
 from bitdial.training.batches import to_device
+from bitdial.training.step.memory import shares
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class RangeTestRow:
 
     Attributes:
         bits: the width.
-        first_loss, last_loss: mean training loss over the first and the last quarter of the iterations.
+        first_loss, last_loss: mean training loss over the first and the last quarter of the iterations (over all that
+            the task counts in their batches, as `accuracy`).
         accuracy: mean training accuracy over the last quarter, a fraction.
         progress: ``1 - last_loss / first loss of the model before any step``: the share of the loss that is gone.
     """
@@ -168,7 +171,7 @@ class PrecisionRangeTest:
         self.model.train()
         self.dial.set(width)
         device = next(self.model.parameters()).device
-        losses, hits = [], []
+        losses, hits, counts = [], [], []
         for batch in islice(_again(self.loader), self.iterations):
             batch = to_device(batch, device)
             logits = self.task.logits(self.model, batch)
@@ -178,13 +181,16 @@ class PrecisionRangeTest:
             optimizer.step()
             losses.append(float(output.loss.detach()))
             hits.append(float(output.metrics["accuracy"]) if "accuracy" in output.metrics else float("nan"))
+            counts.append(float(self.task.examples(batch)))
         if not losses:
             raise BitdialError("loader must give at least one batch, got none")
         quarter = max(1, len(losses) // 4)
-        last = sum(losses[-quarter:]) / quarter
+        first, ends = slice(quarter), slice(-quarter, None)
+        last = _mean(losses[ends], counts[ends])
         # A width whose loss blows up has made no progress.
         progress = 1 - last / losses[0] if losses[0] > 0 and last < float("inf") else float("-inf")
-        return RangeTestRow(width, sum(losses[:quarter]) / quarter, last, sum(hits[-quarter:]) / quarter, progress)
+        accuracy = _mean(hits[ends], counts[ends])
+        return RangeTestRow(width, _mean(losses[first], counts[first]), last, accuracy, progress)
 
     @contextmanager
     def _undone(self) -> Iterator[Optimizer]:
@@ -207,6 +213,11 @@ class PrecisionRangeTest:
                     generator.set_state(state)
                 if kept is not None:
                     optimizer.load_state_dict(kept)
+
+
+def _mean(means: Sequence[float], counts: Sequence[float]) -> float:
+    """The mean over batches, each counted by what its own mean is over."""
+    return math.fsum(mean * share for mean, share in zip(means, shares(counts), strict=True))
 
 
 def _generators(loader: Iterable[Any]) -> list[torch.Generator]:

@@ -107,7 +107,7 @@ def evaluate(model: nn.Module, loader: Iterable[Any], *, task: Task | None = Non
     how = task or Classification()
     device = _device(model)
     totals: dict[str, Tensor] = {}
-    count = 0
+    count: int | Tensor = 0
     with evaluating(model):
         for batch in loader:
             sums, size = _scored(how.score(model, to_device(batch, device)))
@@ -118,18 +118,20 @@ def evaluate(model: nn.Module, loader: Iterable[Any], *, task: Task | None = Non
             for name, value in sums.items():
                 total = totals.setdefault(name, torch.zeros((), dtype=torch.float64, device=_widest(device)))
                 total += value.detach().to(total)
-            count += size
+            count = count + size
+    count = int(count)
     if count == 0:
         raise BitdialError("loader must give at least one batch to score, got none; is the split empty?")
     return {name: total.item() / count for name, total in totals.items()}
 
 
-def _scored(given: Any) -> tuple[Mapping[str, Tensor], int]:
+def _scored(given: Any) -> tuple[Mapping[str, Tensor], int | Tensor]:
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Mapping):
         sums, count = given
         named = "loss" in sums and all(isinstance(name, str) for name in sums)
         summed = all(isinstance(value, Tensor) and value.ndim == 0 for value in sums.values())
-        if named and summed and isinstance(count, int) and count >= 0:
+        whole = isinstance(count, Tensor) and count.ndim == 0 and not count.is_floating_point()
+        if named and summed and (whole or (isinstance(count, int) and count >= 0)):
             return sums, count
     raise BitdialError(
         "a task's score must return sums by name and their count, ({'loss': ..., 'accuracy': ...}, n), where sums are "

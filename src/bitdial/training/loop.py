@@ -135,7 +135,7 @@ class Loop:
                 state.ema.update(state.model)
         for hook in state.hooks:
             hook.after_step(state, result)
-        state.recorder.add(state.step, state.last_learning_rate, state.values, result.tensors)
+        state.recorder.add(state.step, state.last_learning_rate, state.values, result.tensors, result.count)
         if self.progress is not None:
             self.progress.update(state.step)
 

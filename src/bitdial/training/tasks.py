@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,24 +17,32 @@ from torch.nn import functional
 
 from bitdial.errors import BitdialError
 
+IGNORED = -100
+"""The label, torch's own, of what counts in no loss and no score."""
+
+Count: TypeAlias = int | Tensor
+"""A whole number; as a 0-dim tensor where the host would have to wait for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskOutput:
     """What one forward pass of one batch gave.
 
     Attributes:
-        loss: 0-dim tensor with a graph, the mean over the batch's examples.
-        examples: how many examples (images, tokens, ...) the mean is over.
-        metrics: 0-dim detached tensors, each a mean over the batch, on the loss's device; the loop averages and logs
-            them. No metric may force the host to wait for the device (`.item()`).
+        loss: 0-dim tensor with a graph, the mean over what `Task.examples` counts in the batch.
+        examples: how many examples (images, tokens, ...) the network computed, those that no mean is over among them.
+        metrics: 0-dim detached tensors, each a mean over what the loss is a mean over, on the loss's device; the loop
+            averages and logs them. No metric may force the host to wait for the device (`.item()`).
+        ignored: true at rows of the logits that the loss leaves out, ``[N]``, None: none; distillation leaves them out.
     """
 
     loss: Tensor
     examples: int
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    ignored: Tensor | None = None
 
 
-Scored = tuple[dict[str, Tensor], int]
+Scored = tuple[dict[str, Tensor], Count]
 """Sums over the predictions of a batch, by name, as 0-dim tensors; and how many predictions they are over."""
 
 
@@ -60,8 +68,12 @@ class Task(Protocol):
         """Whether more of it is better."""
         ...
 
-    def examples(self, batch: Any) -> int:
-        """Return how many examples `batch` holds; weights the micro-batches of one optimizer step."""
+    def examples(self, batch: Any) -> Count:
+        """Return how many things (images, tokens, ...) the loss of `batch`, or of a part of it, is a mean over.
+
+        Weights the micro-batches of one optimizer step, the parts of a batch that is too large for the memory, and the
+        steps in a mean of the log.
+        """
         ...
 
     def logits(self, model: nn.Module, batch: Any) -> Tensor:
@@ -88,8 +100,9 @@ class Classification(Task):
         label_smoothing: share of each target that is spread evenly over the classes, in [0, 1). Training loss only:
             scores are plain cross-entropy, so that runs with different smoothing compare.
 
-    Labels are hard (integers ``[B]``) or soft (probabilities ``[B, K]``, as CutMix and MixUp make them); a soft label
-    counts as predicted right when the largest logit is at its largest probability.
+    Labels are hard (whole numbers ``[B]`` of any dtype, bool too) or soft (probabilities ``[B, K]``, as CutMix and
+    MixUp make them); a soft label counts as predicted right when the largest logit is at its largest probability. An
+    example with the label -100 counts neither in a loss nor in a score; where no other is in a batch, its loss is 0.
 
     Raises:
         BitdialError: `label_smoothing` out of range, a batch that is not a pair, or labels that do not fit the logits.
@@ -105,9 +118,10 @@ class Classification(Task):
             )
         self.label_smoothing = label_smoothing
 
-    def examples(self, batch: Any) -> int:
-        """Return B."""
-        return int(_pair(batch)[1].shape[0])
+    def examples(self, batch: Any) -> Count:
+        """Return how many of the B labels count: those that are not -100."""
+        labels = _pair(batch)[1]
+        return _count(labels, _ignored(labels))
 
     def logits(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the model's logits, ``[B, K]`` (taken from ``.logits`` where the model returns a record)."""
@@ -120,34 +134,23 @@ class Classification(Task):
 
     def loss_of(self, logits: Tensor, batch: Any) -> TaskOutput:
         """Return the mean cross-entropy (with label smoothing) and the batch's accuracy."""
-        labels = _pair(batch)[1]
-        loss = self._cross_entropy(logits, labels, "mean", self.label_smoothing)
+        labels = _labels(logits, batch)
+        ignored = _ignored(labels)
+        count = _count(labels, ignored)
+        loss = _cross_entropy(logits, labels, "mean", self.label_smoothing)
+        if isinstance(count, Tensor) or count == 0:
+            loss = torch.where(torch.as_tensor(count, device=loss.device) > 0, loss, 0.0)
         with torch.no_grad():
-            accuracy = _hits(logits, labels).float().mean()
-        return TaskOutput(loss, int(labels.shape[0]), {"accuracy": accuracy})
+            accuracy = _hits(logits, labels).count_nonzero() / _at_least_one(count)
+        return TaskOutput(loss, int(labels.shape[0]), {"accuracy": accuracy}, ignored)
 
     @torch.no_grad()
     def score(self, model: nn.Module, batch: Any) -> Scored:
-        """Sum cross-entropy (without label smoothing) and right answers over the B examples."""
-        logits, labels = self.logits(model, batch), _pair(batch)[1]
-        sums = {"loss": self._cross_entropy(logits, labels, "sum", 0.0), "accuracy": _hits(logits, labels).sum()}
-        return sums, int(labels.shape[0])
-
-    @staticmethod
-    def _cross_entropy(logits: Tensor, labels: Tensor, reduction: str, smoothing: float) -> Tensor:
-        soft = labels.is_floating_point()
-        if labels.shape[0] != logits.shape[0] or (labels.shape != logits.shape if soft else labels.ndim != 1):
-            raise BitdialError(
-                f"labels must be classes of shape [{logits.shape[0]}] or probabilities of shape {list(logits.shape)}, "
-                f"got {labels.dtype} of shape {list(labels.shape)}"
-            )
-        try:
-            return functional.cross_entropy(logits, labels, reduction=reduction, label_smoothing=smoothing)
-        except IndexError:  # the CPU kernel looks; a GPU kernel asserts on the device
-            raise BitdialError(
-                f"labels must be below the model's {logits.shape[1]} classes, got a label of {int(labels.max())}; "
-                "build the model with num_classes of the dataset"
-            ) from None
+        """Sum cross-entropy (without label smoothing) and right answers over the examples that count."""
+        logits = self.logits(model, batch)
+        labels = _labels(logits, batch)
+        sums = {"loss": _cross_entropy(logits, labels, "sum", 0.0), "accuracy": _hits(logits, labels).sum()}
+        return sums, _count(labels, _ignored(labels))
 
 
 class Distillation:
@@ -195,16 +198,20 @@ class Distillation:
                 f"teacher and student must predict the same classes, got logits of shape {list(taught.shape)} and "
                 f"{list(logits.shape)}; build both models with the same num_classes"
             )
+        student, taught, count = logits.float(), taught.float(), _at_least_one(logits.shape[0])
+        if plain.ignored is not None:  # made equal, and so at no distance
+            student, taught = (each.masked_fill(plain.ignored[:, None], 0.0) for each in (student, taught))
+            count = _at_least_one(_count(logits, plain.ignored))
         divergence = functional.kl_div(
-            functional.log_softmax(logits.float() / self.temperature, dim=-1),
-            functional.log_softmax(taught.float() / self.temperature, dim=-1),
-            reduction="batchmean",
+            functional.log_softmax(student / self.temperature, dim=-1),
+            functional.log_softmax(taught / self.temperature, dim=-1),
+            reduction="sum",
             log_target=True,
         )
-        distance = divergence * self.temperature**2
+        distance = divergence / count * self.temperature**2
         loss = self.alpha * distance + (1.0 - self.alpha) * plain.loss
         parts = {"task_loss": plain.loss.detach(), "distillation_loss": distance.detach()}
-        return TaskOutput(loss, plain.examples, {**plain.metrics, **parts})
+        return TaskOutput(loss, plain.examples, {**plain.metrics, **parts}, plain.ignored)
 
     def loss(self, model: nn.Module, batch: Any) -> TaskOutput:
         """Run student and teacher on `batch` and return the mixed loss."""
@@ -223,9 +230,55 @@ class Distillation:
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor]:
     if isinstance(batch, Sequence) and len(batch) == 2:
-        return batch[0], batch[1]
+        if isinstance(batch[1], Tensor):
+            return batch[0], batch[1]
+        raise BitdialError(f"the labels of a batch must be a tensor, got {type(batch[1]).__name__}")
     got = f"{len(batch)} parts" if isinstance(batch, Sequence) else type(batch).__name__
     raise BitdialError(f"a classification batch must be a pair (inputs, labels), got {got}")
+
+
+def _labels(logits: Tensor, batch: Any) -> Tensor:
+    """Return the labels of a batch, checked against the logits, whole numbers as int64."""
+    labels = _pair(batch)[1]
+    soft = labels.is_floating_point()
+    if (labels.shape != logits.shape) if soft else (labels.shape != logits.shape[:1] or labels.is_complex()):
+        raise BitdialError(
+            f"labels must be classes of shape [{logits.shape[0]}] or probabilities of shape {list(logits.shape)}, "
+            f"got {labels.dtype} of shape {list(labels.shape)}"
+        )
+    return labels if soft else labels.long()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, reduction: str, smoothing: float) -> Tensor:
+    try:
+        return functional.cross_entropy(
+            logits, labels, reduction=reduction, label_smoothing=smoothing, ignore_index=IGNORED
+        )
+    except IndexError:  # the CPU kernel looks; a GPU kernel asserts on the device
+        bad = labels[((labels < 0) | (labels >= logits.shape[1])) & (labels != IGNORED)]
+        raise BitdialError(
+            f"labels must be 0 or more and below the model's {logits.shape[1]} classes ({IGNORED} leaves an example "
+            f"out), got a label of {int(bad[0])}; build the model with num_classes of the dataset"
+        ) from None
+
+
+def _ignored(labels: Tensor) -> Tensor | None:
+    """Return where labels are left out, None where none is; a GPU is not asked, for the host would wait."""
+    if labels.is_floating_point() or (labels.device.type == "cpu" and (not labels.numel() or int(labels.min()) >= 0)):
+        return None
+    return labels == IGNORED
+
+
+def _count(rows: Tensor, ignored: Tensor | None) -> Count:
+    """Return how many rows are not ignored; known at once where the host need not wait for it."""
+    if ignored is None:
+        return int(rows.shape[0])
+    count = (~ignored).sum()
+    return int(count) if count.device.type == "cpu" else count
+
+
+def _at_least_one(count: Count) -> Count:
+    return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
 
 
 def _hits(logits: Tensor, labels: Tensor) -> Tensor:

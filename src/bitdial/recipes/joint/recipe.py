@@ -33,6 +33,7 @@ from bitdial.training import (
     learning_rate_factor,
 )
 from bitdial.training.knobs import BitOpsCounter, Widths
+from bitdial.training.tasks import Count
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ class InPasses:
         """The passes over a batch."""
         return [Pass(batch, widths) for widths in self.widths]
 
-    def examples(self, batch: Pass) -> int:
-        """How many examples a pass sees."""
+    def examples(self, batch: Pass) -> Count:
+        """What the loss of a pass is a mean over."""
         return self.task.examples(batch.batch)
 
     def loss(self, model: nn.Module, batch: Pass) -> TaskOutput:

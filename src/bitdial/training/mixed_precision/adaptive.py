@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from bitdial.errors import BitdialError
 from bitdial.training.batches import to_device
-from bitdial.training.mixed_precision.trainer import Criterion, MixedPrecisionTrainer
+from bitdial.training.mixed_precision.criterion import Criterion, counted, is_sum
+from bitdial.training.mixed_precision.trainer import MixedPrecisionTrainer
 from bitdial.training.step.config import MixedPrecisionConfig
 from bitdial.training.step.control import narrower
 from bitdial.training.step.formats import WIDER, format_name
@@ -132,7 +133,8 @@ def train_with_mixed_precision(
         scheduler: a learning-rate schedule, counted in applied steps.
 
     Returns:
-        ``total_training_time`` (seconds), ``final_loss`` (mean of the last epoch), ``epochs`` (one mapping each:
+        ``total_training_time`` (seconds), ``final_loss`` (mean of the last epoch, over all that the criterion averages
+        over; its rows where that is not known), ``epochs`` (one mapping each:
         ``epoch, loss, seconds, scale, skipped_steps, format``), ``scale_history`` (the scale after each optimizer
         step), ``skipped_steps`` (numbers of the steps that were lost), and ``summary`` (`get_performance_summary`).
 
@@ -158,6 +160,7 @@ def train_with_mixed_precision(
     def one_epoch(epoch: int) -> None:
         start = time.perf_counter()
         losses: list[Tensor] = []
+        counts: list[Any] = []
         for batch in train_loader:
             if not isinstance(batch, tuple | list) or len(batch) != 2:
                 got = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
@@ -165,16 +168,19 @@ def train_with_mixed_precision(
             data, target = to_device(batch, control.device)
             outcome = trainer.train_step(model, optimizer, criterion, data, target, scheduler=scheduler)
             losses.append(outcome.loss_tensor)
+            counts.append(1 if is_sum(criterion) else counted((data, target, criterion)))
             note()
         if not losses:
             raise BitdialError(f"train_loader gave no batch in epoch {epoch}; is it empty, or gone through already?")
         trainer.finish_step(scheduler)
         note()
-        numbers = [loss for loss in torch.stack([each.float() for each in losses]).tolist() if math.isfinite(loss)]
+        numbers = torch.stack([each.float() for each in losses]).tolist()
+        sums = [(loss * float(count), float(count)) for loss, count in zip(numbers, counts, strict=True)]
+        finite = [(total, count) for total, count in sums if math.isfinite(total) and count > 0]
         epochs.append(
             {
                 "epoch": epoch,
-                "loss": math.fsum(numbers) / len(numbers) if numbers else math.nan,
+                "loss": math.fsum(t for t, _ in finite) / math.fsum(c for _, c in finite) if finite else math.nan,
                 "seconds": time.perf_counter() - start,
                 "scale": control.scaler.scale,
                 "skipped_steps": control.skipped_steps,

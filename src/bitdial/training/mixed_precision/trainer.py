@@ -7,7 +7,7 @@ import statistics
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from bitdial.errors import BitdialError
 from bitdial.layers.names import unwrapped
 from bitdial.training.checkpoint.writing import save_text
+from bitdial.training.mixed_precision.criterion import Criterion, check_parts, counted, is_sum
 from bitdial.training.step.config import MixedPrecisionConfig, prepare_layers
 from bitdial.training.step.control import PrecisionControl
 from bitdial.training.step.formats import check_device, format_name
 from bitdial.training.step.optimizer_step import MicroBatches
 from bitdial.training.tasks import TaskOutput
-
-Criterion = Callable[[Any, Any], Tensor]
+from bitdial.trees import map_tensors
 
 WINDOW = 1000
 """Calls that the median time is over."""
@@ -57,6 +57,13 @@ class StepOutcome:
     def loss(self) -> float:
         """The loss as a number; waits for the device."""
         return float(self.loss_tensor)
+
+
+@dataclass(frozen=True, slots=True)
+class _OfPart(TaskOutput):
+    """What a part of a batch gave, and the model's own output."""
+
+    output: Any = None
 
 
 class MixedPrecisionTrainer:
@@ -125,7 +132,7 @@ class MixedPrecisionTrainer:
             model: gets `data`; a tuple or list as several arguments, a mapping as keywords.
             optimizer: over its parameters.
             criterion: ``(output, target) -> loss``, a mean over the batch (or a sum, with ``criterion.reduction``
-                "sum").
+                "sum"). Accumulated batches weigh alike, as in a loop by hand.
             data, target: a batch, on the model's device, its examples along the first dimension.
             scheduler: a learning-rate schedule, moved after every step that was applied, and only then.
 
@@ -142,7 +149,7 @@ class MixedPrecisionTrainer:
         micro = self._micro_batches(model, optimizer)
         if torch.is_autocast_enabled(self.control.device.type):
             raise BitdialError("train_step must be called outside of autocast, got one around it; it brings its own")
-        micro.sums = getattr(criterion, "reduction", "mean") == "sum"
+        micro.sums = is_sum(criterion)
         last = len(micro) + 1 >= self.config.accumulation_steps
         output = micro.add((data, target, criterion), last=last)
         if last:
@@ -292,12 +299,15 @@ class MixedPrecisionTrainer:
         if isinstance(optimizer, LBFGS):
             raise BitdialError("optimizer must step on one gradient, got LBFGS, which evaluates the loss several times")
         self._begin(model)
-        self._micro = MicroBatches(self.control, model, unwrapped(model), optimizer, self._forward)
+        self._micro = MicroBatches(
+            self.control, model, unwrapped(model), optimizer, self._forward, count=counted, check=self._check_parts
+        )
         return self._micro
 
     def _forward(self, model: nn.Module, batch: tuple[Any, Any, Criterion]) -> TaskOutput:
         data, target, criterion = batch
-        loss = criterion(_call(model, data), target)
+        output = _call(model, data)
+        loss = criterion(output, target)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise BitdialError(f"the criterion must return one number, the loss, got {got}; take its mean")
@@ -308,7 +318,14 @@ class MixedPrecisionTrainer:
             )
         loss = loss.reshape(()) if loss.dim() else loss
         steps = self.config.accumulation_steps
-        return TaskOutput(loss if steps == 1 else loss / steps, 1, {"loss": loss.detach()})
+        given = TaskOutput(loss if steps == 1 else loss / steps, 1, {"loss": loss.detach()})
+        if self.control.parts == 1:
+            return given
+        return _OfPart(given.loss, 1, given.metrics, output=map_tensors(Tensor.detach, output))
+
+    def _check_parts(self, batch: Any, parts: Sequence[Any], whole: TaskOutput) -> None:
+        with torch.no_grad(), self.control.autocast():
+            check_parts(batch, [each.output for each in parts], whole.metrics["loss"])
 
     def _finish(self, scheduler: LRScheduler | None, *, factor: float = 1.0) -> tuple[bool, Tensor | None]:
         micro = self._micro

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
 from bitdial.training.optimizers import parts_of
+from bitdial.training.tasks import Count
 from bitdial.trees import map_tensors, tensors
 
 RETRIES = 3
@@ -155,6 +157,27 @@ def split(batch: Any, parts: int) -> list[Any]:
         return map_tensors(lambda each: each[mine] if each.dim() > 0 and each.shape[0] == size else each, batch)
 
     return [rows(part) for part in range(count)]
+
+
+def shares(counts: Sequence[Count | float]) -> list[Any]:
+    """Return the weight of each part's mean in that of the whole, by what they are means over; alike where nothing is.
+
+    A float, or a 0-dim tensor where a count is one.
+    """
+    total: Any = sum(counts)
+    if isinstance(total, Tensor):
+        return [count / total.clamp(min=torch.finfo(torch.float32).tiny) for count in counts]
+    return [count / total if total else 1 / len(counts) for count in counts]
+
+
+def joined(parts: Sequence[Any]) -> Any | None:
+    """Undo `split`: put the tensors of all parts below each other; None where one is not along the examples."""
+    columns = [*zip(*(tensors(part) for part in parts), strict=True)]
+    sizes = [batch_size(part) for part in parts]
+    if any([*each.shape[:1]] != [size] for column in columns for each, size in zip(column, sizes, strict=True)):
+        return None
+    waiting = iter(columns)
+    return map_tensors(lambda _: torch.cat(next(waiting)), parts[0])
 
 
 def batch_size(batch: Any) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
@@ -25,16 +26,17 @@ from bitdial.training.step.memory import (
     batch_size,
     forget_new_state,
     is_out_of_memory,
+    shares,
     split,
     versions,
 )
-from bitdial.training.tasks import Task, TaskOutput
+from bitdial.training.tasks import Count, Task, TaskOutput
 
 if TYPE_CHECKING:
     from bitdial.training.state import TrainingState
 
 Forward = Callable[[nn.Module, Any], TaskOutput]
-"""``(model, batch) -> output`` whose loss is the mean over the batch's examples."""
+"""``(model, batch) -> output`` whose loss is a mean over what the batch's count says."""
 
 
 class MicroBatches:
@@ -44,6 +46,8 @@ class MicroBatches:
     step or between two of its batches, is dropped. Parameters of no group of it are not looked at.
 
     `forward` is called with `model`, which may be wrapped for several processes; `plain` is the same without wrapping.
+    `count` says what the loss of a batch, or of a part of one, is a mean over; `check` gets a batch that was cut, the
+    outputs of its parts and that of the whole, and may refuse them.
     With `checks` every step is looked at if its loss and gradients are finite, which makes the host wait for the
     device; without, every step is applied.
 
@@ -60,15 +64,18 @@ class MicroBatches:
         optimizer: Optimizer,
         forward: Forward,
         *,
+        count: Callable[[Any], Count | float] = batch_size,
+        check: Callable[[Any, Sequence[TaskOutput], TaskOutput], None] = lambda *_: None,
         backward: Callable[[Tensor], None] = torch.autograd.backward,
         checks: bool = True,
     ) -> None:
         self.control, self.model, self.plain, self.optimizer = control, model, plain, optimizer
         self.forward, self.backward, self.checks = forward, backward, checks
+        self.count, self.check = count, check
         self.hold = hold_of(model)  # around passes whose gradients the processes do not exchange yet
         self.sums = False  # True: a batch's loss is a sum over its examples, so that its parts are not weighted
         self._snapshot = Snapshot(plain, control.device)
-        self._taken: list[tuple[Any, float]] = []
+        self._taken: list[tuple[Any, float | Tensor]] = []
         self._losses: list[Tensor] = []
         self._cleared: list[tuple[int, int]] = []  # gradients as they were left
         self._hidden: dict[Tensor, Tensor | None] = {}
@@ -78,7 +85,7 @@ class MicroBatches:
     def __len__(self) -> int:
         return len(self._taken)
 
-    def add(self, batch: Any, share: float = 1.0, *, last: bool = True) -> TaskOutput:
+    def add(self, batch: Any, share: float | Tensor = 1.0, *, last: bool = True) -> TaskOutput:
         """Add the gradient of one micro-batch, its loss weighted by `share`; return its output, the loss detached.
 
         An error forgets the whole step: half a gradient helps nobody.
@@ -169,29 +176,33 @@ class MicroBatches:
         """Which gradients there are, and how often each was written into: tells a change without a look at values."""
         return [(id(p.grad), p.grad._version) for p in self._parameters() if p.grad is not None]
 
-    def _pass(self, batch: Any, share: float, *, last: bool) -> TaskOutput:
+    def _pass(self, batch: Any, share: float | Tensor, *, last: bool) -> TaskOutput:
         outputs, parts = [], self._cut(batch)
         for index, (part, part_share) in enumerate(parts):
             sync = last and index == len(parts) - 1
             outputs.append((self._one(part, share * part_share, sync=sync), part_share))
-        return outputs[0][0] if len(parts) == 1 else _joined(outputs)
+        if len(parts) == 1:
+            return outputs[0][0]
+        whole = _joined(outputs)
+        self.check(batch, [output for output, _ in outputs], whole)
+        return whole
 
-    def _one(self, batch: Any, share: float, *, sync: bool) -> TaskOutput:
+    def _one(self, batch: Any, share: float | Tensor, *, sync: bool) -> TaskOutput:
         with nullcontext() if sync else self.hold():
             with self.control.autocast():
                 output = self.forward(self.model, batch)
             loss = output.loss
-            self._losses.append(loss.detach())
-            self.backward(self.control.scaler.scaled(loss if share == 1.0 else loss * share))
+            if not _is_nothing(share):
+                self._losses.append(loss.detach())
+                self.backward(self.control.scaler.scaled(loss if _is_whole(share) else loss * share))
         return dataclasses.replace(output, loss=loss.detach())
 
-    def _cut(self, batch: Any) -> list[tuple[Any, float]]:
+    def _cut(self, batch: Any) -> list[tuple[Any, Any]]:
         """The parts of a batch, each with the weight of its loss in that of the batch."""
         parts = split(batch, self.control.parts)
         if self.sums or len(parts) == 1:
             return [(part, 1.0) for part in parts]
-        size = batch_size(batch)
-        return [(part, batch_size(part) / size) for part in parts]
+        return list(zip(parts, shares([self.count(part) for part in parts]), strict=True))
 
     def _again(self, problem: str, *, last: bool) -> TaskOutput:
         """Do the step from its start in smaller parts, until it fits or too often."""
@@ -210,9 +221,11 @@ class MicroBatches:
             self._retries += 1
             control.memory_retries += 1
             control.parts = min(control.parts * 2, largest)
+            norms = any(isinstance(module, _BatchNorm) and module.training for module in self.plain.modules())
+            same = "more slowly; batch norm sees each part alone" if norms else "the same gradient, more slowly"
             control.tell(
                 f"step {control.steps + 1}: out of memory; the step is tried again with every batch in "
-                f"{control.parts} parts, which stays so (the same gradient, more slowly)"
+                f"{control.parts} parts, which stays so ({same})"
             )
             self.optimizer.zero_grad(set_to_none=True)
             gc.collect()
@@ -286,6 +299,8 @@ class MicroBatches:
         def losses() -> Iterator[Tensor]:
             for batch, share in self._taken:
                 for part, part_share in self._cut(batch):
+                    if _is_nothing(share * part_share):
+                        continue
                     with control.autocast() if narrow else wide:
                         loss = self.forward(self.plain, part).loss * (share * part_share)
                     yield control.scaler.scaled(loss) if narrow else loss
@@ -299,11 +314,21 @@ class MicroBatches:
             return None
 
 
-def _joined(outputs: list[tuple[TaskOutput, float]]) -> TaskOutput:
+def _is_whole(share: float | Tensor) -> bool:
+    return isinstance(share, float) and share == 1.0  # a tensor is not asked: the host would wait for it
+
+
+def _is_nothing(share: float | Tensor) -> bool:
+    """Whether a mean is over nothing, and may be no number; several processes go the same way whatever one counts."""
+    return isinstance(share, float) and share == 0.0 and not is_distributed()
+
+
+def _joined(outputs: list[tuple[TaskOutput, Any]]) -> TaskOutput:
     """The output of a whole batch from those of its parts."""
-    loss = torch.stack([output.loss * share for output, share in outputs]).sum()
+    counted = [(output, share) for output, share in outputs if not _is_nothing(share)]
+    loss = torch.stack([output.loss * share for output, share in counted]).sum()
     metrics = {
-        name: torch.stack([output.metrics[name] * share for output, share in outputs]).sum()
+        name: torch.stack([output.metrics[name] * share for output, share in counted]).sum()
         for name in outputs[0][0].metrics
     }
     return TaskOutput(loss, sum(output.examples for output, _ in outputs), metrics)
@@ -316,10 +341,11 @@ class StepResult:
     Attributes:
         output: of the last micro-batch.
         tensors: 0-dim detached tensors: ``loss``, ``gradient_norm`` where it was clipped, and the task's metrics, all
-            averaged over the micro-batches by their numbers of examples. Empty for a step that was lost.
+            averaged over the micro-batches by what the task counts in them. Empty for a step that was lost.
         applied: False where loss or gradients were not finite, so that the weights did not move.
         batches: the step's micro-batches, as the loader gave them.
         passes: how many times each went forward and backward.
+        count: how much the task counts in all of them.
     """
 
     output: TaskOutput
@@ -327,13 +353,15 @@ class StepResult:
     applied: bool
     batches: Sequence[Any]
     passes: int = 1
+    count: Count = 1
 
 
 class OptimizerStep:
     """Do optimizer steps on the model of a run, which Fabric wraps here for several processes.
 
-    With several micro-batches, each loss is weighted by its share of the step's examples, so that the gradient is that
-    of one batch of all of them, whatever their sizes. (Processes count alike, as DistributedDataParallel has it.)
+    With several micro-batches, each loss is weighted by its share of what the task counts in the step, so that the
+    gradient is that of one batch of all of them, whatever their sizes. (Processes count alike, as
+    DistributedDataParallel has it.)
 
     A run that is to compute in float32 takes every step as it comes: nothing waits for the device, and a loss that is
     not finite is found when a row of the log is due. In any other format it `checks` every step before it is applied.
@@ -352,8 +380,9 @@ class OptimizerStep:
         else:
             model, self.optimizer = fabric.setup(plain, optimizer)
         self._micro = MicroBatches(
-            state.control, model, plain, optimizer, task.loss, backward=fabric.backward, checks=self.checks
-        )
+            state.control, model, plain, optimizer, task.loss,
+            count=task.examples, backward=fabric.backward, checks=self.checks,
+        )  # fmt: skip
 
     def __call__(self, batches: list[Any], lr_scale: float = 1.0) -> StepResult:
         """Step on `batches`, the micro-batches of one step, at `lr_scale` times the scheduled learning rate.
@@ -368,26 +397,28 @@ class OptimizerStep:
             batches = [item for batch in moved for item in self._passes(batch)]
             if not batches:
                 raise BitdialError("a task's passes must give at least one item for each batch, got none")
-        counts = [self.task.examples(batch) for batch in batches] if len(batches) > 1 else [1]
-        total, last = sum(counts), len(batches) - 1
+        counts, last = [self.task.examples(batch) for batch in batches], len(batches) - 1
         tensors: dict[str, Tensor] = {}
         try:
-            for index, (batch, count) in enumerate(zip(batches, counts, strict=True)):
+            for index, (batch, share) in enumerate(zip(batches, shares(counts), strict=True)):
                 if self._moves and self._passes is None:
-                    batch = self.fabric.to_device(batch)
-                output = self._micro.add(batch, count / total, last=index == last)
-                self._collect(tensors, output, count / total)
+                    batch, share = self.fabric.to_device((batch, share))
+                output = self._micro.add(batch, share, last=index == last)
+                self._collect(tensors, output, share)
             with scaled_learning_rate(self._micro.optimizer, lr_scale):
                 applied, norm = self._micro.apply(self.optimizer.step, self._micro.control.config.max_grad_norm)
         finally:
             self._micro.clear()
         if norm is not None:
             tensors["gradient_norm"] = whole(norm.detach())
-        return StepResult(output, tensors if applied else {}, applied, given, len(batches) // len(given))
+        passes = len(batches) // len(given)
+        return StepResult(output, tensors if applied else {}, applied, given, passes, sum(counts))
 
     @staticmethod
     @torch.no_grad()
-    def _collect(tensors: dict[str, Tensor], output: TaskOutput, share: float) -> None:
+    def _collect(tensors: dict[str, Tensor], output: TaskOutput, share: float | Tensor) -> None:
+        if _is_nothing(share):
+            return
         for name, value in (("loss", output.loss), *output.metrics.items()):
-            weighted = value if share == 1.0 else value * share
+            weighted = value if _is_whole(share) else value * share
             tensors[name] = weighted if name not in tensors else tensors[name] + weighted
