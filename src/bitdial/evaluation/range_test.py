@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from bitdial.errors import BitdialError
 from bitdial.evaluation.sweep import unchanged
 from bitdial.layers import BitDial
+from bitdial.layers.names import train_mode
 from bitdial.numerics import check_bits
 from bitdial.training import Classification, Task, preserved_random_state
 from bitdial.training.batches import to_device
@@ -168,7 +169,7 @@ class PrecisionRangeTest:
         return RangeTestResult(low, high, self.threshold, tuple(rows))
 
     def _train(self, width: float, optimizer: Optimizer) -> RangeTestRow:
-        self.model.train()
+        train_mode(self.model)
         self.dial.set(width)
         device = next(self.model.parameters()).device
         losses, hits, counts = [], [], []

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitdial.errors import BitdialError
-from bitdial.layers.names import check_model, evaluating
+from bitdial.layers.names import check_model, evaluating, unwrapped
 from bitdial.layers.quantized import QuantizedLayer
 
 
@@ -36,7 +36,8 @@ def reestimate_batch_norm(
 
     Means and variances of batch norms, and the activation ranges of quantized layers, become the plain average over the
     given batches; a module that none of their examples reaches keeps its own. Parameters are untouched; dropout and the
-    like stay off; every module's mode is put back.
+    like stay off; every module's mode is put back. Modules in evaluation mode in a model that is in training mode are
+    frozen, and keep theirs.
 
     Args:
         model: bare or wrapped.
@@ -59,8 +60,9 @@ def reestimate_batch_norm(
         )
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise BitdialError(f"limit must be a whole number from 1 up, or None for all batches, got {limit!r}")
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    ranged = [m for m in model.modules() if isinstance(m, QuantizedLayer)]
+    awake = [m for m in model.modules() if m.training or not unwrapped(model).training]
+    norms = [m for m in awake if isinstance(m, _BatchNorm) and m.track_running_stats]
+    ranged = [m for m in awake if isinstance(m, QuantizedLayer)]
     momenta = [norm.momentum for norm in norms], [layer.range_momentum for layer in ranged]
     modules: list[nn.Module] = [*norms, *ranged]
     before = [(module, buffer, buffer.clone()) for module in modules for buffer in module.buffers(recurse=False)]

@@ -87,6 +87,19 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def train_mode(model: nn.Module) -> list[nn.Module]:
+    """Put a model into training mode; return the modules that stay in evaluation mode.
+
+    They are those that are in it while the model itself is not: somebody froze them (batch norms, a backbone). A model
+    that is in evaluation mode as a whole was merely evaluated before.
+    """
+    frozen = [module for module in model.modules() if not module.training] if unwrapped(model).training else []
+    model.train()  # its own, which may freeze parts by itself
+    for module in frozen:
+        module.training = False
+    return frozen
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Have every module in evaluation mode inside of a ``with`` block, and in its own again after it."""

@@ -66,7 +66,7 @@ def replace_head(model: nn.Module, num_classes: int) -> None:
 
 def check_fit(name: str, model: nn.Module, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     """Return the model if it turns such images into such logits; tried on shapes alone, without arithmetic."""
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     state = {key: value.to("meta") for key, value in (*model.named_parameters(), *model.named_buffers())}
     images = torch.empty(2, in_channels, image_size, image_size, device="meta")
@@ -80,7 +80,8 @@ def check_fit(name: str, model: nn.Module, num_classes: int, in_channels: int, i
             "or choose a network for small images such as resnet20"
         ) from error
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
         got = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise BitdialError(f"{name} must give logits [2, {num_classes}] for two images, got {got}; it is no classifier")

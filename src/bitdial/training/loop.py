@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from bitdial.errors import BitdialError, RunInterrupted, suggest
+from bitdial.layers.names import train_mode
 from bitdial.training.devices import is_lost_process
 from bitdial.training.metrics_log import MetricsLog
 from bitdial.training.options import LoopConfig
@@ -96,7 +97,11 @@ class Loop:
             self.log.rewind(state.log_rows, state.step)
         if self.progress is not None:
             self.progress.total = self.config.total_steps(state.stream.size)
-        state.model.train()
+        frozen = set(train_mode(state.model))
+        names = [name for name, module in state.model.named_modules() if module in frozen]
+        if names:
+            told = ", ".join(f"'{name}'" for name in names[:3]) + (", ..." if len(names) > 3 else "")
+            state.control.tell(f"in evaluation mode before training, and so left in it: {told}")
         with self.interrupts, self.progress or nullcontext():
             for note in notes:
                 if self.progress is not None:

@@ -59,8 +59,10 @@ def fit(
 
     Args:
         fabric: from `make_fabric`, launched where it has several processes. Moves and wraps the model.
-        model: the plain model; trained in place. With weights in shards (strategy "fsdp") its parameters are `DTensor`s
-            meanwhile, and its own again, with what was trained, at the end.
+        model: the plain model; trained in place. Parts that are in evaluation mode while the model is not (frozen batch
+            norms) stay in it, which is told; a model in evaluation mode as a whole is trained as a whole. With weights
+            in shards (strategy "fsdp") its parameters are `DTensor`s meanwhile, and its own again, with what was
+            trained, at the end.
         optimizer: over the model's parameters.
         task: the loss of a batch.
         loader: batches; see `BatchStream` for what makes it resumable. Each process gives its own share.

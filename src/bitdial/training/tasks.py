@@ -7,6 +7,7 @@ yielded; language modelling, segmentation or compression are other tasks under t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitdial.errors import BitdialError
+from bitdial.layers.names import evaluating
 
 IGNORED = -100
 """The label, torch's own, of what counts in no loss and no score."""
@@ -168,7 +170,8 @@ class Distillation:
 
     Args:
         task: what the student learns; gives the logits of both networks.
-        teacher: the network to learn from, on the student's device. Left as it is, but for being put in `eval()`.
+        teacher: the network to learn from, on the student's device; best in evaluation mode, or it is put into it and
+            back for every batch. Left as it is: what it shares with the student goes on training.
         alpha: weight of the teacher, in [0, 1].
         temperature: T > 0.
 
@@ -183,6 +186,7 @@ class Distillation:
             raise BitdialError(f"distillation temperature must be above 0, got {temperature}; 1 to 8 is usual")
         self.task = task
         self.teacher = teacher
+        self._modules = list(teacher.modules())
         self.alpha = alpha
         self.temperature = temperature
         # all but the loss is the wrapped task's, of the student alone
@@ -220,11 +224,10 @@ class Distillation:
     @torch.no_grad()
     def teacher_logits(self, batch: Any) -> Tensor:
         """Return the teacher's predictions, shape ``[N, K]``; the random generators end where they began."""
-        if self.teacher.training:
-            self.teacher.eval()
         devices = [parameter.device for parameter in islice(self.teacher.parameters(), 1) if parameter.is_cuda]
         # A quantized teacher may round stochastically even in eval; the student's stream must not notice.
-        with torch.random.fork_rng(devices=devices):
+        awake = any(module.training for module in self._modules)
+        with evaluating(self.teacher) if awake else nullcontext(), torch.random.fork_rng(devices=devices):
             return self.task.logits(self.teacher, batch)
 
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from bitdial.errors import BitdialError
+from bitdial.layers.names import train_mode
 from bitdial.training.batches import to_device
 from bitdial.training.mixed_precision.criterion import Criterion, counted, is_sum
 from bitdial.training.mixed_precision.trainer import MixedPrecisionTrainer
@@ -123,7 +124,7 @@ def train_with_mixed_precision(
     """Train a model, in place, for some epochs.
 
     Args:
-        model: on the device that trains.
+        model: on the device that trains. Parts in evaluation mode in a model that is not (frozen norms) stay in it.
         train_loader: pairs ``(data, target)``, the same number of times again; moved to the model's device.
         optimizer: over the model's parameters.
         criterion: ``(output, target) -> loss``.
@@ -189,7 +190,7 @@ def train_with_mixed_precision(
         )
 
     try:
-        model.train()
+        train_mode(model)
         began = time.perf_counter()
         for epoch in range(num_epochs):
             one_epoch(epoch)

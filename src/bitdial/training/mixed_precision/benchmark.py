@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
+from bitdial.layers.names import train_mode
 from bitdial.training.batches import to_device
 from bitdial.training.mixed_precision.advice import count_parameters, device_of
 from bitdial.training.seeding import preserved_random_state
@@ -295,7 +296,8 @@ class Arm:
             raise BitdialError(
                 f"model must be one that copy.deepcopy can copy, got: {' '.join(str(error).split())}"
             ) from error
-        model = copied.to(self.device).train()
+        model = copied.to(self.device)
+        train_mode(model)
         if self.dtype == FLOAT8:
             convert_to_float8(model)
         optimizer = self.factory(model.parameters())
