@@ -17,11 +17,16 @@ class Config(BaseModel):
     """Base of every configuration: unknown keys are refused, and assignments are validated too.
 
     The docstring under each field is its documentation, in Python and in ``--help``. A subclass that wants another
-    default for an inherited field says so in `defaults`, and does not declare the field again.
+    default for an inherited field says so in `defaults`, and does not declare the field again. Numbers are finite,
+    unless a field says otherwise.
     """
 
     model_config = ConfigDict(
-        extra="forbid", validate_assignment=True, validate_default=True, use_attribute_docstrings=True
+        extra="forbid",
+        validate_assignment=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
     aliases: ClassVar[Mapping[str, str]] = {}

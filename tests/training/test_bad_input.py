@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from bitdial.errors import BitdialError
+from bitdial.layers.cycling import CyclicPrecisionConfig
 from bitdial.training import (
     BatchStream,
     Classification,
@@ -83,6 +85,26 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: learning_rate_factor(LearningRateConfig(warmup_steps=10), 10),
         "warmup_steps must be below the run's 10 steps, got 10",
     ),
+    "a rate that is no number": (
+        lambda: run([batch()], learning_rate=lambda step: float("nan")),
+        "the learning rate of step 1 must be a finite number, got nan",
+    ),
+    "a rate without end": (
+        lambda: run([batch()] * 3, learning_rate=lambda step: 1.0 if step < 2 else float("inf")),
+        "the learning rate of step 3 must be a finite number, got inf",
+    ),
+    "an optimizer that asks for the loss itself": (
+        lambda: fit(
+            make_fabric(accelerator="cpu"),
+            nn.Linear(12, 4),
+            torch.optim.LBFGS(nn.Linear(12, 4).parameters()),
+            Classification(),
+            [batch()],
+            LoopConfig(epochs=1),
+        ),
+        "optimizer must step on one gradient, got LBFGS",
+    ),
+    "labels in a list": (lambda: run([(batch()[0], batch()[1].tolist())]), "must be a tensor, got list"),
     "a milestone before the run": (
         lambda: learning_rate_factor(LearningRateConfig(scheduler="step", milestones=(-1,)), 10),
         "milestones must be 0 or more, got [-1.0]",
@@ -160,3 +182,28 @@ def test_a_saver_that_fails_is_heard(tmp_path: Path) -> None:
 
 def test_a_hook_without_state_may_come_twice() -> None:
     run([task_data()], hooks=[Hook(), Hook()])
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        lambda value: LearningRateConfig(milestones=[0.5, value]),
+        lambda value: LearningRateConfig(final_factor=value),
+        lambda value: LearningRateConfig(decay=value),
+        lambda value: OptimizerConfig(learning_rate=value),
+        lambda value: OptimizerConfig(weight_decay=value),
+        lambda value: OptimizerConfig(betas=(0.9, value)),
+        lambda value: CyclicPrecisionConfig(lr_scale_factors={2: value}),
+    ],
+)
+def test_numbers_that_are_not_finite(settings: Callable[[float], Any], value: float) -> None:
+    with pytest.raises(ValidationError) as caught:
+        settings(value)
+    assert caught.value.error_count() == 1
+
+
+def test_a_norm_without_end_is_one_that_is_only_measured() -> None:
+    assert LoopConfig(epochs=1, max_grad_norm=math.inf).max_grad_norm == math.inf
+    with pytest.raises(ValidationError):
+        LoopConfig(epochs=1, max_grad_norm=math.nan)

@@ -19,7 +19,7 @@ _NAMES: dict[Any, tuple[str, str]] = {
     bool: ("true or false", "true or false values"),
     Any: ("any value", "values"),
 }
-_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of", "finite_number")
+_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of")
 
 
 def describe(annotation: Any, *, plural: bool = False) -> str:
@@ -66,6 +66,8 @@ def sentence(error: ErrorDetails, known: Settings) -> str:
     if kind == "missing":
         return "expected a value, got none; there is no default"
     message = error["msg"]
+    if kind == "finite_number":
+        return f"expected a finite number, got {shown(got)}"
     if kind in _BOUNDS:
         return f"expected a value {message.removeprefix('Input should be ')}, got {shown(got)}"
     if name is None:

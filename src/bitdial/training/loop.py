@@ -130,6 +130,11 @@ class Loop:
         for hook in state.hooks:
             hook.before_step(state)
         state.last_learning_rate = state.learning_rate
+        if not math.isfinite(state.last_learning_rate):
+            raise BitdialError(
+                f"the learning rate of step {state.step + 1} must be a finite number, got {state.last_learning_rate}; "
+                "look at the schedule, and at the optimizer's own rate"
+            )
         result = self.optimizer_step(batches, state.lr_scale)
         state.step += 1
         state.batch_in_epoch += len(batches)

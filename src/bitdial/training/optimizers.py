@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -15,6 +16,8 @@ from torch.optim import SGD, AdamW, Optimizer
 from bitdial.errors import BitdialError
 from bitdial.training.options import OptimizerOptions
 
+_Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+
 
 class OptimizerConfig(OptimizerOptions):
     """Which optimizer moves the weights, and how fast."""
@@ -23,7 +26,7 @@ class OptimizerConfig(OptimizerOptions):
     """The full rate, which the schedule scales."""
     weight_decay: float = Field(default=5e-4, ge=0.0)
     """Strength of weight decay (decoupled from the gradient in adamw and muon)."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     """adamw, and the AdamW part of muon."""
 
 
@@ -119,6 +122,17 @@ class CombinedOptimizer(Optimizer):
 def parts_of(optimizer: Optimizer) -> tuple[Optimizer, ...]:
     """Return the optimizers that hold the states of parameters: the parts of a combined one, else it alone."""
     return optimizer.parts if isinstance(optimizer, CombinedOptimizer) else (optimizer,)
+
+
+def check_step(optimizer: Optimizer) -> None:
+    """Refuse, as a `BitdialError`, an optimizer whose step must be handed a closure."""
+    for part in parts_of(optimizer):
+        first = next(iter(inspect.signature(part.step).parameters.values()), None)
+        if first is not None and first.default is first.empty and first.kind == first.POSITIONAL_OR_KEYWORD:
+            raise BitdialError(
+                f"optimizer must step on one gradient, got {type(part).__name__}, whose step evaluates the loss itself "
+                f"({first.name}); take another one"
+            )
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class StepOptions(Config):
 
     gradient_accumulation_steps: int = Field(1, ge=1)
     """Batches whose gradients make one step; the last step of an epoch takes what is left."""
-    max_grad_norm: float | None = Field(None, gt=0)
+    max_grad_norm: float | None = Field(None, gt=0, allow_inf_nan=True)  # inf: only measured
     """Clip the gradient to this norm; none: never."""
     log_interval: int = Field(50, ge=1)
     """Steps between two rows of the log; every epoch has one in any case."""

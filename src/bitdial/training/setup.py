@@ -18,7 +18,7 @@ from bitdial.training.knobs import Knob
 from bitdial.training.learning_rate import LearningRateFactor, make_scheduler
 from bitdial.training.loop import Loop
 from bitdial.training.metrics_log import MetricsLog
-from bitdial.training.optimizers import WeightAverage
+from bitdial.training.optimizers import WeightAverage, check_step
 from bitdial.training.options import LoopConfig
 from bitdial.training.progress import Progress
 from bitdial.training.recorder import StepRecorder
@@ -95,6 +95,7 @@ def fit(
     for name in knobs:
         if knobs.count(name) > 1:
             raise BitdialError(f"two knobs are called {name!r}, and one's values would hide the other's; rename one")
+    check_step(optimizer)
     sharded = is_sharded(fabric)
     if sharded:  # the weights reach the device in shards
         check_shardable(model, optimizer, fabric.world_size)

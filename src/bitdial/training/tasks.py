@@ -235,7 +235,7 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
     if isinstance(batch, Sequence) and len(batch) == 2:
         if isinstance(batch[1], Tensor):
             return batch[0], batch[1]
-        raise BitdialError(f"the labels of a batch must be a tensor, got {type(batch[1]).__name__}")
+        raise BitdialError(f"the labels of a batch must be a tensor, got {type(batch[1]).__name__}; convert it")
     got = f"{len(batch)} parts" if isinstance(batch, Sequence) else type(batch).__name__
     raise BitdialError(f"a classification batch must be a pair (inputs, labels), got {got}")
 
@@ -267,7 +267,8 @@ def _cross_entropy(logits: Tensor, labels: Tensor, reduction: str, smoothing: fl
 
 def _ignored(labels: Tensor) -> Tensor | None:
     """Return where labels are left out, None where none is; a GPU is not asked, for the host would wait."""
-    if labels.is_floating_point() or (labels.device.type == "cpu" and (not labels.numel() or int(labels.min()) >= 0)):
+    on_cpu, plain = labels.device.type == "cpu", labels.dtype == torch.int64
+    if labels.is_floating_point() or (on_cpu and plain and (not labels.numel() or int(labels.min()) >= 0)):
         return None
     return labels == IGNORED
 

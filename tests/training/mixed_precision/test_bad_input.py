@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from bitdial.errors import BitdialError
+from bitdial.training import Classification, LoopConfig, fit, make_fabric
 from bitdial.training.mixed_precision import (
     AdaptiveMixedPrecisionTrainer,
     MixedPrecisionConfig,
@@ -35,6 +36,7 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"overflow_patience": 0}, "overflow_patience"),
     ({"accumulation_steps": 1.5}, "accumulation_steps"),
     ({"max_grad_norm": -1.0}, "max_grad_norm"),
+    ({"max_grad_norm": float("nan")}, "max_grad_norm"),
     ({"min_scale": 8.0, "init_scale": 4.0}, "min_scale must be at most init_scale, got 8 above 4"),
     ({"scale": 8.0}, "scale"),
 ]
@@ -97,6 +99,38 @@ def lbfgs() -> None:
     MixedPrecisionTrainer().train_step(model, optimizer, nn.CrossEntropyLoss(), *batches(1)[0])
 
 
+class Asking(torch.optim.SGD):
+    """Steps on a closure only, as sharpness-aware ones do."""
+
+    def step(self, closure: Any) -> Any:  # type: ignore[override]
+        return super().step(closure)
+
+
+def asking(in_loop: bool) -> None:
+    model = small_net()
+    optimizer = Asking(model.parameters(), lr=0.1)
+    if in_loop:
+        fit(make_fabric(accelerator="cpu"), model, optimizer, Classification(), batches(1), LoopConfig(epochs=1))
+    else:
+        MixedPrecisionTrainer().train_step(model, optimizer, nn.CrossEntropyLoss(), *batches(1)[0])
+
+
+class Waves(nn.Module):
+    """Has complex weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(64, 4, dtype=torch.complex64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.flatten(1).to(torch.complex64) @ self.weight).abs()
+
+
+def no_criterion(criterion: Any) -> None:
+    model = small_net()
+    MixedPrecisionTrainer().train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), criterion, *batches(1)[0])
+
+
 def swapped() -> None:
     model = small_net()
     optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -128,6 +162,12 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "another optimizer in mid-step": (changed_in_between, "after 1 of 2 batches; call finish_step first"),
     "a schedule that waits for a score": (plateau, "call its step(score) after each evaluation instead"),
     "an optimizer that asks for the loss itself": (lbfgs, "must step on one gradient, got LBFGS"),
+    "another one": (lambda: asking(False), "must step on one gradient, got Asking"),
+    "another one in the loop": (lambda: asking(True), "must step on one gradient, got Asking"),
+    "complex weights in float16": (lambda: step(Waves(), dtype="float16"), "the weights must be real numbers"),
+    "no criterion": (lambda: no_criterion(None), "criterion must be a function (output, target) -> loss"),
+    "a criterion by name": (lambda: no_criterion("mse"), "got 'mse'"),
+    "a class for a criterion": (lambda: no_criterion(nn.CrossEntropyLoss), "got the class CrossEntropyLoss"),
     "a format for a config": (lambda: MixedPrecisionTrainer("bfloat16"), "config must be a MixedPrecisionConfig"),  # type: ignore[arg-type]
     "model and optimizer swapped": (swapped, "model must be a torch Module, got SGD"),
     "the state of something else": (

@@ -135,6 +135,21 @@ def test_what_is_left_without_a_gradient_is_a_sentence() -> None:
         trainer.finish_step()
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_complex_weights_without_a_loss_scale(dtype: str) -> None:
+    class Waves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(64, 4, dtype=torch.complex64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.flatten(1).to(torch.complex64) @ self.weight).abs()
+
+    model, trainer = Waves(), MixedPrecisionTrainer(MixedPrecisionConfig(dtype=dtype, max_grad_norm=1.0))
+    assert trainer.train_step(model, sgd(model), CRITERION, *batches(1)[0]).stepped
+    assert not torch.equal(model.weight, torch.ones_like(model.weight))
+
+
 def test_an_optimizer_that_keeps_other_things_in_its_state() -> None:
     class Counting(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:

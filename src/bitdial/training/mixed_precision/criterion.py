@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitdial.errors import BitdialError
-from bitdial.training.step.memory import batch_size, joined
+from bitdial.training.step.memory import batch_size, is_out_of_memory, joined
 from bitdial.training.tasks import Count
 
 Criterion = Callable[[Any, Any], Tensor]
@@ -24,6 +24,27 @@ _ROUNDING = 1e-4
 def is_sum(criterion: Criterion) -> bool:
     """Whether a criterion says that it is a sum over the batch."""
     return getattr(criterion, "reduction", "mean") == "sum"
+
+
+def loss_of(criterion: Criterion, output: Any, target: Any) -> Tensor:
+    """Return what a criterion says of an output; whole numbers go to torch's own losses of classes as int64.
+
+    Raises:
+        BitdialError: it cannot compare the two.
+    """
+    whole = isinstance(target, Tensor) and not (target.is_floating_point() or target.is_complex())
+    known = _counts_labels(criterion)
+    try:
+        return criterion(output, target.long() if known and whole else target)
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        odd = whole and target.dtype != torch.int64  # what torch's losses take for no class
+        if is_out_of_memory(error) or not (known or odd):
+            raise
+        said = " ".join(str(error).split())[:160]
+        raise BitdialError(
+            f"the criterion cannot compare an output of {_form(output)} with a target of {_form(target)} ({said}); "
+            "classes must be whole numbers of int64, from 0 up and fewer than the output's"
+        ) from error
 
 
 def counted(batch: tuple[Any, Any, Criterion]) -> Count | float:
@@ -68,3 +89,9 @@ def check_parts(batch: tuple[Any, Any, Criterion], outputs: Sequence[Any], loss:
 
 def _counts_labels(criterion: Criterion) -> bool:
     return any(type(criterion) is known or criterion is known for known in _OF_CLASSES)
+
+
+def _form(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"

@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from bitdial.errors import BitdialError
 from bitdial.layers.names import unwrapped
 from bitdial.training.checkpoint.writing import save_text
-from bitdial.training.mixed_precision.criterion import Criterion, check_parts, counted, is_sum
+from bitdial.training.mixed_precision.criterion import Criterion, check_parts, counted, is_sum, loss_of
+from bitdial.training.optimizers import check_step
 from bitdial.training.step.config import MixedPrecisionConfig, prepare_layers
 from bitdial.training.step.control import PrecisionControl
 from bitdial.training.step.formats import check_device, format_name
@@ -144,6 +145,11 @@ class MixedPrecisionTrainer:
             raise BitdialError(
                 "scheduler must be one that counts steps, got ReduceLROnPlateau, which waits for a score; call its "
                 "step(score) after each evaluation instead"
+            )
+        if not callable(criterion) or isinstance(criterion, type):
+            got = f"the class {criterion.__name__}" if isinstance(criterion, type) else repr(criterion)
+            raise BitdialError(
+                f"criterion must be a function (output, target) -> loss, such as nn.CrossEntropyLoss(), got {got}"
             )
         began, seconds = time.perf_counter(), 0.0
         micro = self._micro_batches(model, optimizer)
@@ -296,8 +302,7 @@ class MixedPrecisionTrainer:
         for name, value, kind in (("model", model, nn.Module), ("optimizer", optimizer, Optimizer)):
             if not isinstance(value, kind):
                 raise BitdialError(f"{name} must be a torch {kind.__name__}, got {type(value).__name__}")
-        if isinstance(optimizer, LBFGS):
-            raise BitdialError("optimizer must step on one gradient, got LBFGS, which evaluates the loss several times")
+        check_step(optimizer)
         self._begin(model)
         self._micro = MicroBatches(
             self.control, model, unwrapped(model), optimizer, self._forward, count=counted, check=self._check_parts
@@ -307,7 +312,7 @@ class MixedPrecisionTrainer:
     def _forward(self, model: nn.Module, batch: tuple[Any, Any, Criterion]) -> TaskOutput:
         data, target, criterion = batch
         output = _call(model, data)
-        loss = criterion(output, target)
+        loss = loss_of(criterion, output, target)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise BitdialError(f"the criterion must return one number, the loss, got {got}; take its mean")

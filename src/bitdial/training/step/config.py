@@ -54,7 +54,7 @@ class MixedPrecisionConfig(ScaleOptions):
     """Measure the time of every step, and the peak memory where the device can tell."""
     save_scaler_state: bool = True
     """Keep scale, counters and adaptations in `state_dict`, so that a resumed run goes on exactly."""
-    max_grad_norm: float | None = Field(default=None, gt=0.0)
+    max_grad_norm: float | None = Field(default=None, gt=0.0, allow_inf_nan=True)  # inf: only measured
     """Scale the (unscaled) gradient down to this 2-norm where it is longer; None: never."""
     accumulation_steps: int = Field(default=1, ge=1)
     """Calls of `train_step` whose gradients make one optimizer step."""

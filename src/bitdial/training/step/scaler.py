@@ -49,13 +49,18 @@ class LossScaler:
         """Divide the gradients by the scale, in place; return a 0-dim float, above 0 where one is not finite.
 
         Raises:
-            BitdialError: weights in float16, whose gradients cannot be unscaled; or no gradient at all.
+            BitdialError: weights in float16 or complex ones, whose gradients cannot be unscaled; or no gradient at all.
         """
         if not self.scaling:
             return not_finite(optimizer)
         try:
             self._kernels.unscale_(optimizer)
-        except ValueError as error:
+        except (ValueError, NotImplementedError) as error:
+            if any(p.is_complex() for group in optimizer.param_groups for p in group["params"]):
+                raise BitdialError(
+                    "the weights must be real numbers for float16, whose loss scale no kernel takes off complex "
+                    "gradients, got complex ones; take bfloat16 or float32"
+                ) from error
             raise BitdialError(
                 "the weights must be in float32 for mixed precision, got float16; do not call model.half(), autocast "
                 "chooses the format of every operation"
