@@ -21,6 +21,7 @@ from bitdial.errors import BitdialError
 from bitdial.layers.names import train_mode
 from bitdial.training.batches import to_device
 from bitdial.training.mixed_precision.advice import count_parameters, device_of
+from bitdial.training.mixed_precision.criterion import Criterion, loss_of
 from bitdial.training.seeding import preserved_random_state
 from bitdial.training.step.float8 import convert_to_float8
 from bitdial.training.step.formats import (
@@ -46,7 +47,6 @@ WARM_UP = 3
 """Steps of each way before the clock runs: kernels are chosen, caches filled, the loss scale settles."""
 
 Batch = tuple[Tensor, Tensor]
-Criterion = Callable[[Any, Any], Tensor]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
@@ -335,7 +335,7 @@ class Arm:
             began = time.perf_counter()
             optimizer.zero_grad()
             with mixed_precision_context(dtype=autocast_dtype(self.dtype), device=self.device):
-                loss = self.criterion(model(inputs), targets)
+                loss = loss_of(self.criterion, model(inputs), targets)
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             scaler.step(optimizer)
             scaler.update()

@@ -16,9 +16,13 @@ from bitdial.training.tasks import Count
 Criterion = Callable[[Any, Any], Tensor]
 
 _OF_CLASSES: tuple[Any, ...] = (nn.CrossEntropyLoss, nn.NLLLoss, functional.cross_entropy, functional.nll_loss)
-"""Those that leave out labels, and divide by the weights of the classes of all others."""
 _ROUNDING = 1e-4
 """Difference of two losses, as a share of them, that may come from the order of sums."""
+
+
+def counts_labels(criterion: Criterion) -> bool:
+    """Whether it is one of torch's own whose mean is over labels that count, and the weights of their classes."""
+    return any(type(criterion) is known or criterion is known for known in _OF_CLASSES)
 
 
 def is_sum(criterion: Criterion) -> bool:
@@ -33,7 +37,7 @@ def loss_of(criterion: Criterion, output: Any, target: Any) -> Tensor:
         BitdialError: it cannot compare the two.
     """
     whole = isinstance(target, Tensor) and not (target.is_floating_point() or target.is_complex())
-    known = _counts_labels(criterion)
+    known = counts_labels(criterion)
     try:
         return criterion(output, target.long() if known and whole else target)
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
@@ -50,7 +54,7 @@ def loss_of(criterion: Criterion, output: Any, target: Any) -> Tensor:
 def counted(batch: tuple[Any, Any, Criterion]) -> Count | float:
     """Return what the criterion's mean over a batch ``(data, target, criterion)`` is over: its rows, unless known."""
     _, target, criterion = batch
-    if not _counts_labels(criterion) or not isinstance(target, Tensor) or target.is_floating_point():
+    if not counts_labels(criterion) or not isinstance(target, Tensor) or target.is_floating_point():
         return batch_size(batch)
     counts = target != getattr(criterion, "ignore_index", -100)
     weight = getattr(criterion, "weight", None)
@@ -70,8 +74,6 @@ def check_parts(batch: tuple[Any, Any, Criterion], outputs: Sequence[Any], loss:
         BitdialError: the criterion gives another one for the whole.
     """
     _, target, criterion = batch
-    if _counts_labels(criterion):
-        return
     told = "the parts' outputs cannot be put together"
     output = joined(outputs)
     if output is not None:
@@ -85,10 +87,6 @@ def check_parts(batch: tuple[Any, Any, Criterion], outputs: Sequence[Any], loss:
         f"{told} (does it leave out labels, or compare examples?); lower the batch size, or take torch's own "
         "CrossEntropyLoss, or a sum with criterion.reduction = 'sum'"
     )
-
-
-def _counts_labels(criterion: Criterion) -> bool:
-    return any(type(criterion) is known or criterion is known for known in _OF_CLASSES)
 
 
 def _form(value: Any) -> str:

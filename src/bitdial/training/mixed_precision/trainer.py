@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from bitdial.errors import BitdialError
 from bitdial.layers.names import unwrapped
 from bitdial.training.checkpoint.writing import save_text
-from bitdial.training.mixed_precision.criterion import Criterion, check_parts, counted, is_sum, loss_of
+from bitdial.training.mixed_precision.criterion import Criterion, check_parts, counted, counts_labels, is_sum, loss_of
 from bitdial.training.optimizers import check_step
 from bitdial.training.step.config import MixedPrecisionConfig, prepare_layers
 from bitdial.training.step.control import PrecisionControl
@@ -62,7 +62,7 @@ class StepOutcome:
 
 @dataclass(frozen=True, slots=True)
 class _OfPart(TaskOutput):
-    """What a part of a batch gave, and the model's own output."""
+    """What a part of a batch gave, and the model's own output, for a criterion that nobody knows."""
 
     output: Any = None
 
@@ -324,13 +324,15 @@ class MixedPrecisionTrainer:
         loss = loss.reshape(()) if loss.dim() else loss
         steps = self.config.accumulation_steps
         given = TaskOutput(loss if steps == 1 else loss / steps, 1, {"loss": loss.detach()})
-        if self.control.parts == 1:
+        if self.control.parts == 1 or counts_labels(criterion):
             return given
         return _OfPart(given.loss, 1, given.metrics, output=map_tensors(Tensor.detach, output))
 
-    def _check_parts(self, batch: Any, parts: Sequence[Any], whole: TaskOutput) -> None:
-        with torch.no_grad(), self.control.autocast():
-            check_parts(batch, [each.output for each in parts], whole.metrics["loss"])
+    def _check_parts(self, batch: Any, parts: Sequence[TaskOutput], whole: TaskOutput) -> None:
+        outputs = [each.output for each in parts if isinstance(each, _OfPart)]
+        if outputs:
+            with torch.no_grad(), self.control.autocast():
+                check_parts(batch, outputs, whole.metrics["loss"])
 
     def _finish(self, scheduler: LRScheduler | None, *, factor: float = 1.0) -> tuple[bool, Tensor | None]:
         micro = self._micro
