@@ -33,6 +33,7 @@ from bitdial.training import (
     restore_random_state,
     seed_everything,
 )
+from bitdial.training.optimizers import check_step
 from tests.training.running import CyclingBits, task_data
 
 
@@ -45,6 +46,14 @@ def run(loader: Any, **options: Any) -> None:
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return task_data()
+
+
+def asking_again() -> None:
+    """A learning-rate schedule wraps the optimizer's step."""
+    sgd, lbfgs = (kind(nn.Linear(12, 4).parameters(), lr=0.1) for kind in (torch.optim.SGD, torch.optim.LBFGS))
+    for optimizer in (sgd, lbfgs):
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        check_step(optimizer)
 
 
 MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
@@ -104,6 +113,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         "optimizer must step on one gradient, got LBFGS",
     ),
+    "one that went through a run": (lambda: asking_again(), "optimizer must step on one gradient, got LBFGS"),
     "labels in a list": (lambda: run([(batch()[0], batch()[1].tolist())]), "must be a tensor, got list"),
     "a milestone before the run": (
         lambda: learning_rate_factor(LearningRateConfig(scheduler="step", milestones=(-1,)), 10),

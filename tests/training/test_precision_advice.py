@@ -325,7 +325,7 @@ class TestCreating:
             ({"init_scale": 0}, "init_scale must be greater than 0, got 0"),
             ({"init_scale": -1.0}, "init_scale must be greater than 0, got -1.0"),
             ({"init_scale": float("nan")}, "init_scale must be"),
-            ({"init_scale": float("inf")}, "init_scale must be less than or equal"),
+            ({"init_scale": float("inf")}, "init_scale must be a finite number"),
             ({"init_scale": "large"}, "init_scale must be a valid number"),
             ({"init_scale": 0.5}, "min_scale must be at most init_scale"),
             ({"enabled": "perhaps"}, "enabled must be a valid boolean"),

@@ -127,11 +127,12 @@ def parts_of(optimizer: Optimizer) -> tuple[Optimizer, ...]:
 def check_step(optimizer: Optimizer) -> None:
     """Refuse, as a `BitdialError`, an optimizer whose step must be handed a closure."""
     for part in parts_of(optimizer):
-        first = next(iter(inspect.signature(part.step).parameters.values()), None)
-        if first is not None and first.default is first.empty and first.kind == first.POSITIONAL_OR_KEYWORD:
+        # of the class: a learning-rate schedule puts another step into the optimizer itself
+        asked = [*inspect.signature(type(part).step).parameters.values()][1:2]
+        if any(each.default is each.empty and each.kind == each.POSITIONAL_OR_KEYWORD for each in asked):
             raise BitdialError(
                 f"optimizer must step on one gradient, got {type(part).__name__}, whose step evaluates the loss itself "
-                f"({first.name}); take another one"
+                f"({asked[0].name}); take another one"
             )
 
 

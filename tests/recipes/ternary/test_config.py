@@ -119,7 +119,7 @@ BAD = {
     "--cutmix_alpha 0": "--cutmix_alpha: alpha must be a number in [0.01, 10000], got 0.0",
     "--cutmix-alpha .009": "got 0.009; it is the alpha of Beta(alpha, alpha)",
     "--mixup_alpha 10001": "--mixup_alpha: alpha must be a number in [0.01, 10000], got 10001.0",
-    "--mixup_alpha nan": "got nan",
+    "--mixup_alpha nan": "--mixup_alpha: expected a finite number, got 'nan'",
     "--experiments '{a: {mixup_alpha: -1}}'": "experiments.a.mixup_alpha: alpha must be a number in [0.01, 10000]",
     "--cutmixx": "did you mean '--cutmix'?",
     "--experiments '{a/b: {}}'": "must hold only letters",
