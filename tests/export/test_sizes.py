@@ -11,6 +11,7 @@ from torch import nn
 
 from bitdial.export import load_packed, packed_sizes, save_packed
 from bitdial.layers import BitDial, quantize
+from bitdial.layers.widths import held_widths
 from tests.export.models import TERNARY, Net, build
 
 
@@ -24,7 +25,8 @@ def test_sizes_are_those_of_the_file_and_of_the_loaded_model(tmp_path: Path, qua
     header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
     assert sizes.file == header + sizes.weights + sizes.scales + sizes.other
     loaded = load_packed(path, build(quantizer, seed=5))
-    held = [*loaded.parameters(), *loaded.buffers()]
+    widths = [width for module in loaded.modules() for width in held_widths(module).values()]
+    held = [*loaded.parameters(), *loaded.buffers(), *widths]
     assert sizes.memory == sum(t.numel() * t.element_size() for t in held)
     plain = [*Net().parameters(), *Net().buffers()]
     assert sizes.float32 == sum(t.numel() * t.element_size() for t in plain)

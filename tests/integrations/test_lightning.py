@@ -208,6 +208,17 @@ def test_validation_checkpoints_and_the_end_stand_at_the_target_width(
         assert {float(value) for name, value in weights.items() if name.endswith("weight_bits")} == {stands}
 
 
+def test_an_average_of_weights_is_validated_at_the_widths_of_the_model() -> None:
+    module, average = Module(), pl.callbacks.EMAWeightAveraging(decay=0.6)
+    before = module.net[0][0].weight.detach().clone()
+    coach = trainer(CyclicPrecisionCallback(CYCLE, target_bits=3), average, val_check_interval=2)
+    coach.fit(module, Loader(), torch.utils.data.DataLoader([batch(9, 0)], batch_size=None))
+    assert set(module.validated) == {3}
+    assert set(module.seen) <= set(WIDTHS)
+    assert standing(module) == 3
+    assert not torch.equal(module.net[0][0].weight, before)
+
+
 def test_skipped_steps_count_and_are_not_scaled() -> None:
     class Overflowing(Module):
         def training_step(self, examples: Any, index: int) -> Tensor:

@@ -15,6 +15,7 @@ from bitdial.errors import BitdialError
 from bitdial.evaluation.results import WidthScore
 from bitdial.layers import BitDial, reestimate_batch_norm
 from bitdial.layers.names import evaluating, modes_kept
+from bitdial.layers.widths import held_widths
 from bitdial.training.batches import to_device
 from bitdial.training.tasks import Classification, Task
 
@@ -150,14 +151,14 @@ def evaluate_loss_accuracy(model: nn.Module, loader: Iterable[Any], *, task: Tas
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Put back every buffer, every module's mode and torch's random state at the end of a ``with`` block.
+    """Put back every buffer, width and module's mode, and torch's random state, at the end of a ``with`` block.
 
-    Buffers are written in place, so that compiled graphs and other holders of the tensors see them restored.
+    Buffers and widths are written in place, so that compiled graphs and other holders of the tensors see them restored.
     """
     buffers = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
-        for name, buffer in module._buffers.items()
+        for name, buffer in (*module._buffers.items(), *held_widths(module).items())
         if buffer is not None
     ]
     device = _device(model)
@@ -167,7 +168,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         finally:
             with torch.no_grad():
                 for module, name, buffer, value in buffers:
-                    module._buffers[name] = buffer.copy_(value)
+                    setattr(module, name, buffer.copy_(value))
 
 
 def _device(model: nn.Module) -> torch.device:

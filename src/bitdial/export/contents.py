@@ -16,6 +16,7 @@ from bitdial.export.encoding import MOST_LEVELS, Encoded, Form, Trits, encode
 from bitdial.layers import QuantizedLayer
 from bitdial.layers.names import plain_names
 from bitdial.layers.quantized import STORED
+from bitdial.layers.widths import SQUARES
 from bitdial.numerics import UNQUANTIZED, levels
 from bitdial.numerics.reference import step_size
 from bitdial.numerics.weights import magnitude
@@ -118,7 +119,7 @@ def encode_layer(name: str, layer: QuantizedLayer, trits: Trits) -> Encoded:
 def plain_tensors(model: nn.Module, packed: Iterable[str]) -> dict[str, Tensor]:
     """The tensors of a bare model that are stored as they are: the state without packed weights, each tensor once.
 
-    What only training needs is left out: learned scales of packed weights, and widths of gradients.
+    What only training needs is left out: learned scales of packed weights, widths of gradients, squares of widths.
 
     Raises:
         BitdialError: a value is no tensor, or only a part of one.
@@ -144,7 +145,7 @@ def plain_tensors(model: nn.Module, packed: Iterable[str]) -> dict[str, Tensor]:
 
 def _is_left_out(key: str, prefixes: dict[str, bool]) -> bool:
     return any(
-        key in (f"{prefix}gradient_bits", f"{prefix}{STORED}")
+        key in (f"{prefix}gradient_bits", f"{prefix}{SQUARES}", f"{prefix}{STORED}")
         or (is_packed and (key == f"{prefix}weight" or key.startswith(f"{prefix}weight_quantizer.")))
         for prefix, is_packed in prefixes.items()
     )

@@ -13,6 +13,7 @@ from bitdial.export.container import from_bytes
 from bitdial.export.contents import bare, memory_of, packs, plain_tensors, quantized_layers
 from bitdial.export.encoding import Trits
 from bitdial.export.packed import CODES, SCALES, key_of, packed_bytes
+from bitdial.layers.widths import held_widths
 
 _BUFFERS = ("weight_bits", "activation_bits", "range_low", "range_high", "range_batches")
 
@@ -27,7 +28,7 @@ class PackedSizes:
         scales: the scales that belong to them.
         other: everything else in the file that is data: unquantized layers, biases, norms, buffers.
         file: the whole file, as `save_packed` writes it, with its header.
-        memory: parameters and buffers of the loaded model. Packing does not lower it: weights are held as
+        memory: parameters, buffers and widths of the loaded model. Packing does not lower it: weights are held as
             floating-point values.
         float32_weights: the packed weights as float32.
         float32: parameters and buffers of the unquantized model, floating-point values as float32.
@@ -80,7 +81,8 @@ def packed_sizes(
     }
     plain = [tensor for tensor in stored.values() if id(tensor) not in own]
     learned = {id(value) for layer in layers.values() for value in _learned(layer)}
-    held = (t for t in chain(inner.parameters(), inner.buffers()) if id(t) not in learned)
+    widths = (width for module in inner.modules() for width in held_widths(module).values())
+    held = (t for t in chain(inner.parameters(), inner.buffers(), widths) if id(t) not in learned)
     return PackedSizes(
         packed_weights=count,
         weights=sum(tensors[key_of(name, CODES)].nbytes for name in layers),

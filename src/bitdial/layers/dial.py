@@ -25,8 +25,8 @@ _BUFFERS = {"weights": "weight_bits", "activations": "activation_bits", "gradien
 class BitDial:
     """Reads and turns the widths of a model's quantized layers: all, a pattern of names, or one.
 
-    The widths live in the model, as buffers: the dial has no state of its own, any number of dials may hold one model,
-    and a state dict of the model brings them along. Turning a dial writes buffers and never recompiles a graph.
+    The widths live in the model, as tensors: the dial has no state of its own, any number of dials may hold one model,
+    and a state dict of the model brings them along. Turning a dial writes tensors and never recompiles a graph.
 
     Args:
         model: a model that went through `bitdial.quantize` (bare, or wrapped for distributed training or compiled).

@@ -1,14 +1,13 @@
 """Layers whose weights, activations and gradients lie on grids that a dial can turn.
 
-Widths are 0-dim buffers, so `torch.compile` sees tensors, not numbers: one graph serves every width.
+Widths are 0-dim tensors, so `torch.compile` sees tensors, not numbers: one graph serves every width.
 """
 
 from __future__ import annotations
 
 import copy
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, ClassVar, Self
@@ -20,6 +19,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmetic, QuantizedProduct, recorded_product
+from bitdial.layers.widths import WIDTHS, HoldsWidths
 from bitdial.numerics import UNQUANTIZED, check_bits, get_activation_quantizer, get_quantizer, min_max
 from bitdial.numerics.grid import Grid, TensorGrid, is_opaque, may_read, min_max_numbers, read_grid, track
 from bitdial.numerics.learned_ternary import LearnedWeight
@@ -28,17 +28,14 @@ from bitdial.numerics.quantizers import GRANULARITIES
 RANGE_MOMENTUM = 0.1
 """Share of a new batch in the running range, once more than ten batches were seen (before: a plain average)."""
 
-_BUFFERS = ("weight_bits", "activation_bits", "gradient_bits", "range_low", "range_high", "range_batches")
 STORED = "weight_quantizer.stored"
 """What stands in the state of a layer whose weight came out of a packed file."""
 
 _RANGE = ("range_low", "range_high", "range_batches")
-
-_TURNS = 64
-"""How many turns of the dial between a forward pass and its backward pass a layer remembers."""
+_STATE = (*WIDTHS, *_RANGE)
 
 ADDED = (
-    *_BUFFERS,
+    *_STATE,
     "weight_quantizer",
     "activation_quantizer",
     "quantizer",
@@ -108,16 +105,18 @@ class _Weight:
         return nn.Module.__getattr__(layer, "weight")
 
 
-class QuantizedLayer(nn.Module):
+class QuantizedLayer(HoldsWidths):
     """What the quantized layers share: widths, ranges, and the way from an input to an output.
 
-    Buffers (all float32, also in a model that is moved to another dtype):
+    Tensors (all float32, also in a model that is moved to another dtype; widths are part of the state, but no buffers):
         weight_bits, activation_bits: 0-dim, the widths in force.
         gradient_bits: 0-dim, or None where gradients are never quantized.
         range_low, range_high: 0-dim, running average of the activations' minimum and maximum while training; what
             evaluation clips to, so that an output does not depend on which other samples are in the batch.
-        range_batches: 0-dim, how many batches that average has seen; at 0 evaluation uses the batch at hand. With
-            `keep_ranges` these three have one entry for each call.
+        range_batches: 0-dim, how many batches that average has seen; at 0 evaluation uses the batch at hand. (In an
+            average of models it counts no whole batches, which neither use minds.)
+
+    With `keep_ranges` the last three have one entry for each call.
 
     `weight_quantizer` is the module that turns the weight into its grid values where these have learned scales, else
     None. Its scales fit the weight that the layer was made with, was given since, or loaded from a state of the float
@@ -180,11 +179,13 @@ class QuantizedLayer(nn.Module):
             "range_high": high,
             "range_batches": 0.0,
         }
-        self._turns: deque[tuple[int, dict[str, float]]] = deque(maxlen=_TURNS)
-        self._written: dict[str, tuple[Tensor, int, float]] = {}
         self._built = {name: value for name, value in buffers.items() if value is not None}
         for name in buffers:
-            self.register_buffer(name, self._as_built(name) if name in self._built else None)
+            tensor = self._as_built(name) if name in self._built else None
+            if name in WIDTHS:
+                setattr(self, name, tensor)
+            else:
+                self.register_buffer(name, tensor)
         make = self.quantizer.make_weight
         self.weight_quantizer = make and make(self.weight, self.granularity == "channel")
         learned = self.activation.make
@@ -247,7 +248,7 @@ class QuantizedLayer(nn.Module):
         device, which has none, they are what the layer was built with.
         """
         before = {name: getattr(self, name) for name in self._built}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         for name, buffer in before.items():
             moved = getattr(self, name)
             if moved is not buffer and not moved.is_meta:
@@ -279,7 +280,7 @@ class QuantizedLayer(nn.Module):
                 f'layer "{prefix.rstrip(".")}" of the state holds weights that come from a packed file, which must not '
                 "be quantized again; load the packed file itself, with load_packed(path, model)"
             )
-        own = {prefix + name for name in _BUFFERS}
+        own = {prefix + name for name in _STATE}
         of_float = prefix + "weight" in state_dict and own.isdisjoint(state_dict)
         if of_float and isinstance(self.weight_quantizer, LearnedWeight):
             fitting = self.weight_quantizer.initial(state_dict[prefix + "weight"])  # it loads after this, from the same
@@ -348,20 +349,6 @@ class QuantizedLayer(nn.Module):
             return self.weight_quantizer(weight, self.weight_bits)  # type: ignore[no-any-return]
         return self.quantizer.weight(weight, self.weight_bits, self.granularity == "channel")
 
-    def turn(self, widths: Mapping[str, float]) -> None:
-        """Write widths, by the names of their buffers, and remember what they were for passes that are under way."""
-        before: dict[str, float] = {}
-        for name, width in widths.items():
-            buffer = self._buffers[name]
-            assert buffer is not None
-            written, version, value = self._written.get(name, (None, 0, 0.0))
-            # To read a number from a device would wait for it.
-            before[name] = value if written is buffer and version == buffer._version else buffer.item()
-            buffer.fill_(width)
-            self._written[name] = buffer, buffer._version, width
-        if before != widths:
-            self._turns.append((torch.autograd._get_sequence_nr(), before))  # type: ignore[attr-defined]
-
     @contextmanager
     def as_it_was(self) -> Iterator[None]:
         """Have the widths that were in force, where this is a forward pass that gradient checkpointing takes again.
@@ -374,13 +361,14 @@ class QuantizedLayer(nn.Module):
             return
         number, call = torch._C._current_autograd_node()._sequence_nr(), self._call
         kept: dict[str, Tensor] = {name: getattr(self, name) for name in self._built}
-        before = {k: v for until, widths in reversed(self._turns) if number < until for k, v in widths.items()}
-        for name, buffer in kept.items():
-            self._buffers[name] = buffer.new_tensor(before[name]) if name in before else buffer.clone()
+        before = self.widths_at(number)
+        for name, tensor in kept.items():
+            setattr(self, name, tensor.new_tensor(before[name]) if name in before else tensor.clone())
         try:
             yield
         finally:
-            self._buffers.update(kept)
+            for name, tensor in kept.items():
+                setattr(self, name, tensor)
             self._call = call
 
     def _product(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
@@ -396,6 +384,8 @@ class QuantizedLayer(nn.Module):
         return self._quantized_product(x, arithmetic)
 
     def _quantized_product(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
+        if not x.is_cpu and self.weight_bits.device != x.device:
+            self.widths_to(x.device)
         if x.dim() == 4 and is_opaque(x):
             # Inductor's convolutions on a CPU want channels last; operators between them must not break the chain.
             x = x.contiguous(memory_format=torch.channels_last)

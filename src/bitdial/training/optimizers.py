@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from bitdial.errors import BitdialError
+from bitdial.layers.widths import copy_widths
 from bitdial.training.options import OptimizerOptions
 
 _Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -163,8 +164,8 @@ class WeightAverage:
     the memory is shorter at first, ``min(decay, (1 + n) / (10 + n))`` after n updates, so that the random first weights
     are forgotten soon.
 
-    Parameters and running statistics of batch norm are averaged. Every other buffer is copied: an average of counters
-    or of bits means nothing.
+    Parameters and running statistics of batch norm are averaged. Every other buffer is copied, and so are widths: an
+    average of counters or of bits means nothing.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.999, *, warmup: bool = True) -> None:
@@ -189,6 +190,7 @@ class WeightAverage:
                 torch._foreach_lerp_([mine for mine, _ in averaged], [theirs for _, theirs in averaged], 1.0 - decay)
         if copied:
             torch._foreach_copy_([mine for mine, _ in copied], [theirs for _, theirs in copied])
+        copy_widths(self.module, model)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
