@@ -107,9 +107,9 @@ def test_early_stopping_is_restored(tmp_path: Path) -> None:
         stopping.update(score)
     other = EarlyStopping(patience=7, min_delta=0.01)
     other.load_state_dict(stopping.state_dict())
-    assert other.state_dict() == {"counter": 2, "best_score": 0.5, "patience": 3}
+    assert other.state_dict() == {"counter": 2, "best_score": 0.5, "patience": 7}
     assert not other.should_stop
-    assert other.update(0.1)
+    assert [other.update(0.1) for _ in range(5)] == [False] * 4 + [True]
 
 
 def test_a_bare_state_dict_is_accepted_with_a_note(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
 from bitdial.layers import BitDial
+from bitdial.layers.widths import SQUARES, WIDTHS
 from bitdial.recipes.recipe import ArmFiles
 from bitdial.recipes.saved_model import SavedModel, bits_of
 from bitdial.training import CheckpointManager, RunFolder, read_checkpoint
+from bitdial.training.optimizer_state import load_optimizer
 
 _MANAGERS_OWN = ("metric", "metric_name", "model_state_dict", "optimizer_state_dict", "epoch")
 
@@ -165,12 +167,16 @@ class Foreign:
         return cls(state, notes)
 
     def check(self, model: nn.Module, optimizer: Optimizer, path: Path) -> None:
-        """Refuse a state that does not fit before anything is written; changes model and optimizer.
+        """Refuse a state that does not fit before anything is written; changes all three.
 
         Raises:
             BitdialError: the weights or the optimizer's state are of another network.
         """
-        weights = self.state["model_state_dict"]
+        weights, own = self.state["model_state_dict"], model.state_dict()
+        # widths are options: they are what this run says, wherever the weights come from
+        weights.update(
+            {key: own[key] for key in weights if key in own and key.rpartition(".")[2] in (*WIDTHS, SQUARES)}
+        )
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
@@ -180,8 +186,8 @@ class Foreign:
             ) from error
         if self.state.get("optimizer_state_dict") is not None:
             try:
-                optimizer.load_state_dict(self.state["optimizer_state_dict"])
-            except (ValueError, KeyError, TypeError) as error:
+                load_optimizer(optimizer, self.state["optimizer_state_dict"], self.state.get("optimizer_settings"))
+            except BitdialError as error:
                 raise BitdialError(
                     f"the optimizer's state in {path} does not fit ({error}); give the --optimizer it was made with, "
                     "or take the weights alone by --start_from"

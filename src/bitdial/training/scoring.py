@@ -65,12 +65,11 @@ class EarlyStopping:
         return self.should_stop
 
     def state_dict(self) -> dict[str, Any]:
-        """Return ``{counter, best_score, patience}``."""
+        """Return ``{counter, best_score, patience}``, the last for who reads the file."""
         return {"counter": self.counter, "best_score": self.best_score, "patience": self.patience}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave; set `patience` afterwards to allow a resumed run more."""
+        """Restore what `state_dict` gave; the patience is what it was made with now."""
         self.counter = int(state["counter"])
         best = state["best_score"]
         self.best_score = None if best is None else float(best)
-        self.patience = int(state["patience"])

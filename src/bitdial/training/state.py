@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from bitdial.errors import BitdialError
 from bitdial.training.batches import BatchStream
 from bitdial.training.hooks import Hook, hooks_state
+from bitdial.training.optimizer_state import load_optimizer, settings_of
 from bitdial.training.optimizers import WeightAverage
 from bitdial.training.recorder import StepRecorder
 from bitdial.training.scoring import EarlyStopping
@@ -78,6 +79,9 @@ class TrainingState:
     stop_requested: str | None = None
     """A reason to stop before the next step, or None."""
 
+    def __post_init__(self) -> None:
+        self._built = settings_of(self.optimizer)
+
     @property
     def history(self) -> dict[str, list[float]]:
         """Columns ``step, loss, learning_rate`` and the hooks' values, one entry per recorded step."""
@@ -102,6 +106,7 @@ class TrainingState:
         return {
             "model_state_dict": gathered(self.fabric, self.model.state_dict()),
             "optimizer_state_dict": gathered(self.fabric, self.optimizer.state_dict()),
+            "optimizer_settings": self._built,
             "scheduler_state_dict": {"last_epoch": self.scheduler.last_epoch},
             "scaler_state_dict": self.control.state_dict(),
             "ema_state_dict": None if self.ema is None else gathered(self.fabric, self.ema.state_dict()),
@@ -155,19 +160,18 @@ class TrainingState:
             ) from error
         if state.get("optimizer_state_dict") is not None:
             try:
-                self.optimizer.load_state_dict(state["optimizer_state_dict"])
-            except (ValueError, KeyError) as error:
+                load_optimizer(self.optimizer, state["optimizer_state_dict"], state.get("optimizer_settings"))
+            except BitdialError as error:
                 raise BitdialError(
                     f"the checkpoint's optimizer state does not fit: {error}; resume with the same optimizer and model"
                 ) from error
 
     def _load_parts(self, state: Mapping[str, Any]) -> list[str]:
         notes = [] if state.get("optimizer_state_dict") is not None else ["no optimizer state: momentum starts at 0"]
-        scheduler = state.get("scheduler_state_dict")
-        if scheduler is not None:
-            self._move_scheduler(int(scheduler["last_epoch"]))
-        elif "step" in state:
-            self._move_scheduler(int(state.get("applied_steps", state["step"])))
+        scheduler = state.get("scheduler_state_dict") or {
+            "last_epoch": state.get("applied_steps", state.get("step", 0))
+        }
+        self._move_scheduler(int(scheduler["last_epoch"]))
         if state.get("scaler_state_dict") is not None:
             notes += self.control.load_state_dict(state["scaler_state_dict"])
         if self.ema is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -105,3 +107,49 @@ def test_several_networks_cannot_go_on_from_one(
 ) -> None:
     assert train(f"--seeds 2 --resume {plain} --run_dir {tmp_path / 'run'}") == 2
     assert "goes on with one network, got several" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a run, copied out of its folder."""
+    folder = tmp_path_factory.mktemp("copied")
+    assert train(f"--steps 3 --activation_bits 8 --quantizer twn --run_dir {folder / 'run'}") == 0
+    return Path(shutil.copy(next((folder / "run" / "checkpoints").glob("*-step3.pt")), folder / "copied.pt"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "group"),
+    [
+        ("--weight_decay .3", {"weight_decay": 0.3, "momentum": 0.9}),
+        ("--momentum .5", {"weight_decay": 5e-4, "momentum": 0.5}),
+        ("--nesterov", {"nesterov": True, "momentum": 0.9}),
+    ],
+)
+def test_the_optimizer_is_set_as_the_options_say(
+    flag: str, group: dict[str, Any], copied: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert train(f"--steps 4 --activation_bits 8 --quantizer twn {flag} --resume {copied} --run_dir {run}") == 0
+    state = state_of(run)
+    assert state["step"] == 4
+    got = state["optimizer_state_dict"]["param_groups"][0]
+    assert {name: got[name] for name in group} == group
+
+
+def test_the_widths_are_those_of_the_options(copied: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(f"--steps 4 --activation_bits 4 --quantizer twn --resume {copied} --run_dir {run}") == 0
+    assert set(state_of(run)["dial"]["activations"].values()) == {4}
+    assert set(state_of(copied)["dial"]["activations"].values()) == {8}
+
+
+def test_an_optimizer_of_another_class_is_refused(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    flags = "--steps 4 --activation_bits 8 --quantizer twn --optimizer adamw"
+    assert train(f"{flags} --resume {copied} --run_dir {run}") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "expected the state of AdamW, got that of SGD" in said
+    assert "--start_from" in said
+    assert not run.exists()

@@ -165,7 +165,7 @@ class TestOtherScalers:
     [
         {"format": "float12"}, {"format": None}, {"asked_format": 3}, {"steps": -1}, {"steps": "many"}, {"parts": None},
         {"overflows": float("nan")}, {"history": None}, {"history": [{"step": 1}]}, {"history": 3}, {"scaler": None},
-        {"scaler": {"scale": -2.0, "growth_tracker": 0}}, {"parts": 0}, {"recovery_wait": True},
+        {"scaler": {"scale": -2.0, "growth_tracker": 0}}, {"parts": 0},
     ],
 )  # fmt: skip
 def test_own_state_that_no_run_can_have_had(change: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from bitdial.training import (
     LoopConfig,
     OptimizerConfig,
     RunFolder,
-    Setup,
     Task,
     TrainingState,
     WeightStatistics,
@@ -100,7 +98,7 @@ def train(arm: Arm, bench: Bench[TernaryConfig]) -> TrainingState:
         stopping = EarlyStopping(
             options.early_stopping_patience, options.early_stopping_min_delta, mode=options.monitor_mode
         )
-    return _with_patience(bench.setup, options).fit(
+    return bench.setup.fit(
         model,
         optimizer,
         _task(options, bench),
@@ -142,15 +140,6 @@ def _rate(options: TernaryConfig, loop: LoopConfig, batches: int) -> LearningRat
         warmup = int(min(LONGEST_WARMUP * per_epoch, SHARE_OF_WARMUP * total))
     shape = part(options, LearningRateConfig, warmup_steps=warmup, decay=options.lr_decay)
     return learning_rate_factor(shape, total)
-
-
-def _with_patience(setup: Setup, options: TernaryConfig) -> Setup:
-    """The setup to resume in, with the patience that is asked for now."""
-    stopping = (setup.resume or {}).get("early_stopping")
-    if not stopping:
-        return setup
-    patience = {**stopping, "patience": options.early_stopping_patience}
-    return replace(setup, resume={**(setup.resume or {}), "early_stopping": patience})
 
 
 def load_teacher(path: Path, work: Work) -> nn.Module:

@@ -48,7 +48,6 @@ class PrecisionControl:
         memory_retries: how often a step was tried again at half the micro-batch.
         parts: into how many parts every batch is cut since memory ran out; 1: whole.
         lost_in_a_row: lost steps since the last applied one that a lower scale could not have mended.
-        recovery_wait: how many `stable_steps`, applied in a row, it takes to try a narrower format again.
         history: every change of format.
         layers: layers with formats of their own, turned at the beginning of every step.
         tell: takes the few sentences that a user should read; at first the log ``bitdial.training.mixed_precision``.
@@ -61,7 +60,7 @@ class PrecisionControl:
         self.layers: AppliedPolicies | None = None
         self.steps = self.applied_steps = self.overflows = self.not_finite = self.memory_retries = 0
         self.lost_in_a_row = self.stable_steps = 0
-        self.parts, self.recovery_wait = 1, config.recovery_interval
+        self.parts = 1
         self.history: list[Adaptation] = []
         self.scaler = self._make_scaler(self.format)
         self._culprit: Culprit | None = None
@@ -70,6 +69,13 @@ class PrecisionControl:
     def skipped_steps(self) -> int:
         """Steps that did not move the weights."""
         return self.overflows + self.not_finite
+
+    @property
+    def recovery_wait(self) -> int:
+        """How many `stable_steps`, applied in a row, it takes to try a narrower format again; each failure doubles it."""
+        widened = [(e.before, e.after) for e in self.history if WIDER.get(to_dtype(e.before)) == to_dtype(e.after)]
+        failed_before = widened.count(widened[-1]) - 1 if widened else 0
+        return self.config.recovery_interval << min(failed_before, 20)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context that forward pass and loss belong into."""
@@ -134,9 +140,6 @@ class PrecisionControl:
         if self.lost_in_a_row < patience:
             return
         if may_widen:
-            wider = format_name(WIDER[self.format])
-            failed_before = sum((each.before, each.after) == (name, wider) for each in self.history)
-            self.recovery_wait = self.config.recovery_interval * 2 ** min(failed_before, 20)
             at = f" at the lowest loss scale, {self.scaler.scale:g}" if overflowed else ""
             reason = f"{self.lost_in_a_row} steps in a row were lost in {name}{at}{where}"
             self.change_format(WIDER[self.format], reason)
@@ -239,7 +242,7 @@ class PrecisionControl:
 
 _COUNTERS = {
     "steps": 0, "applied_steps": 0, "overflows": 0, "not_finite": 0, "memory_retries": 0, "parts": 1,
-    "lost_in_a_row": 0, "stable_steps": 0, "recovery_wait": 0,
+    "lost_in_a_row": 0, "stable_steps": 0,
 }  # fmt: skip
 """What of a control is a whole number and saved, with the least that it can be."""
 
