@@ -231,6 +231,11 @@ def train(
     return state, saver
 
 
+def comparable(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state without the clock."""
+    return {key: value for key, value in state.items() if key != "seconds"}
+
+
 def differences(left: Any, right: Any, where: str = "") -> list[str]:
     """Return the places at which two nested states are not the same, bit for bit."""
     if isinstance(left, Tensor) and isinstance(right, Tensor):

@@ -12,14 +12,9 @@ import torch
 
 from bitdial.errors import BitdialError
 from bitdial.training import EarlyStopping
-from tests.training.running import Jumping, config, differences, load, network, train
+from tests.training.running import Jumping, comparable, config, differences, load, network, train
 
 KINDS = ("jumping", "shuffled", "generator", "unsized")
-
-
-def comparable(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state without the clock."""
-    return {key: value for key, value in state.items() if key != "seconds"}
 
 
 @cache

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from bitdial.errors import BitdialError
+from bitdial.training.loader_state import LoaderState
 from bitdial.training.seeding import random_state, restore_random_state
 from bitdial.trees import map_tensors
 
@@ -19,8 +20,9 @@ class BatchStream:
 
     The loader is anything that can be iterated once per epoch. Exact resume in mid-epoch comes in two ways: a loader
     with ``set_epoch(epoch)`` and ``start_at(batch)`` jumps there; any other is rewound to the random state that its
-    epoch began with and its first batches are consumed. (Worker processes that outlive an epoch,
-    ``persistent_workers=True``, keep randomness that nobody can rewind: order exact, augmentation not.)
+    epoch began with, that of its own generators and counters included (`LoaderState`), and its first batches are
+    consumed. (Worker processes that outlive an epoch, ``persistent_workers=True``, keep randomness that nobody can
+    rewind: order exact, augmentation not.)
 
     Raises:
         BitdialError: something that cannot be iterated, or a DataLoader that would feed every process the same data.
@@ -36,6 +38,7 @@ class BatchStream:
             )
         self.loader = loader
         self.group_size = group_size
+        self._memory = LoaderState(loader)
         self._epoch_state: dict[str, Any] | None = None
         self._resumed: Mapping[str, Any] | None = None
 
@@ -59,9 +62,10 @@ class BatchStream:
         while group := list(islice(batches, self.group_size)):
             taken += len(group)
             over = size is not None and taken >= size
+            if over:
+                next(batches, None)  # whatever it does after its last batch, such as drawing, belongs to this epoch
             yield group, over
             if over:
-                next(batches, None)  # lets a generator or worker pool finish what it does after its last batch
                 return
         if taken == 0:
             raise BitdialError(
@@ -72,26 +76,23 @@ class BatchStream:
 
     def _begin(self, epoch: int, skip: int) -> Iterator[Any]:
         loader: Any = self.loader
-        for part in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
-            set_epoch = getattr(part, "set_epoch", None)
-            if set_epoch is not None:
-                set_epoch(epoch)
+        resumed, self._resumed, now = self._resumed, None, None
+        if resumed is not None and not hasattr(loader, "start_at"):
+            if skip and resumed["process"] is not None:
+                now = random_state()
+            _restore(self._memory, resumed["loader"])
+            if now is not None:
+                restore_random_state(resumed["process"])
+        self._memory.set_epoch(epoch)
         if hasattr(loader, "start_at"):
             if skip:
                 loader.start_at(skip)
             return iter(self.loader)
-        now, rewinds = random_state(), False
-        resumed, self._resumed = self._resumed, None
-        if resumed is not None:
-            _restore_generators(loader, resumed["loader"])
-            if skip and resumed["process"] is not None:
-                rewinds = True
-                restore_random_state(resumed["process"])
-        self._epoch_state = {"process": random_state(), "loader": _generator_states(loader)}
+        self._epoch_state = {"process": random_state(), "loader": self._memory.state_dict()}
         batches = iter(self.loader)
         for _ in islice(batches, skip):
             pass
-        if rewinds:
+        if now is not None:
             restore_random_state(now)
         return batches
 
@@ -104,11 +105,24 @@ class BatchStream:
             return None
         if mid_epoch:
             return self._epoch_state
-        return {"process": None, "loader": _generator_states(self.loader)}
+        return {"process": None, "loader": self._memory.state_dict()}
 
-    def load_random_state(self, state: Mapping[str, Any] | None) -> None:
-        """Begin the next epoch, or go on in it, from what `random_state` gave."""
+    def load_random_state(self, state: Mapping[str, Any] | None) -> list[str]:
+        """Begin the next epoch, or go on in it, from what `random_state` gave; return what will not be exact."""
         self._resumed = state
+        if hasattr(self.loader, "start_at"):
+            return []
+        if state is None or (isinstance(state["loader"], Mapping) and self._memory.differs(state["loader"])):
+            return [
+                "the loader draws from other generators than the one that was saved: the data goes on from the same "
+                "place, but not bit for bit"
+            ]
+        if any(loader.persistent_workers for loader in self._memory.loaders().values()):
+            return [
+                "the loader keeps its workers (persistent_workers): the order of the data is exact, random numbers "
+                "drawn in the workers are not"
+            ]
+        return []
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -116,17 +130,12 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
 
 
-def _generators(loader: Iterable[Any]) -> list[torch.Generator]:
-    """Return the generators that a DataLoader and its sampler own, each once."""
-    owners = (loader, getattr(loader, "sampler", None))
+def _restore(memory: LoaderState, state: Any) -> None:
+    if isinstance(state, Mapping):
+        memory.load_state_dict(state)
+        return
+    # a checkpoint of an earlier version: the generators of a DataLoader and its sampler, each once
+    owners = (memory.loader, getattr(memory.loader, "sampler", None))
     found = [g for owner in owners if isinstance(g := getattr(owner, "generator", None), torch.Generator)]
-    return list({id(g): g for g in found}.values())
-
-
-def _generator_states(loader: Iterable[Any]) -> list[torch.Tensor]:
-    return [g.get_state() for g in _generators(loader)]
-
-
-def _restore_generators(loader: Iterable[Any], states: list[torch.Tensor]) -> None:
-    for generator, state in zip(_generators(loader), states, strict=False):
-        generator.set_state(state.cpu())
+    for generator, saved in zip({id(g): g for g in found}.values(), state, strict=False):
+        generator.set_state(saved.cpu())

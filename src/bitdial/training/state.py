@@ -215,15 +215,16 @@ class TrainingState:
                 "the same place, but not bit for bit"
             ]
         rank = self.fabric.global_rank
-        self.stream.load_random_state((state.get("epoch_rng_state") or [None] * world)[rank])
+        notes = self.stream.load_random_state((state.get("epoch_rng_state") or [None] * world)[rank])
         restore_random_state(states[rank])
         before, now = state.get("threads"), torch.get_num_threads()
         if before in (None, now) or self.fabric.device.type != "cpu":
-            return []
+            return notes
         was, has = (f"{threads} thread{'' if threads == 1 else 's'}" for threads in (before, now))
         return [
+            *notes,
             f"the checkpoint was made with torch on {was} and this run has {has}: it goes on from the same place, but "
-            "not bit for bit, because sums are rounded otherwise (OMP_NUM_THREADS sets the number)"
+            "not bit for bit, because sums are rounded otherwise (OMP_NUM_THREADS sets the number)",
         ]
 
 

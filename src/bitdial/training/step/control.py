@@ -72,7 +72,7 @@ class PrecisionControl:
 
     @property
     def recovery_wait(self) -> int:
-        """How many `stable_steps`, applied in a row, it takes to try a narrower format again; each failure doubles it."""
+        """How many `stable_steps` in a row it takes to try a narrower format again; each failure doubles it."""
         widened = [(e.before, e.after) for e in self.history if WIDER.get(to_dtype(e.before)) == to_dtype(e.after)]
         failed_before = widened.count(widened[-1]) - 1 if widened else 0
         return self.config.recovery_interval << min(failed_before, 20)
