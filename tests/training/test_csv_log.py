@@ -132,6 +132,28 @@ def test_tensorboard_forgets_what_a_resumed_run_repeats(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("scope", [{}, {"arm": "static", "seed": 1}])
+@pytest.mark.parametrize(("rows", "step"), [(0, 0), (0, 5), (10, 5)])
+def test_points_of_a_run_that_was_killed_before_its_first_checkpoint_are_forgotten(
+    rows: int, step: int, scope: dict[str, str | int], tmp_path: Path
+) -> None:
+    """It starts again: at its beginning, or from the checkpoint, of another log, that it began with."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    copy = tmp_path / "copy.csv"
+    for value in (1.0, 2.0):
+        with MetricsLog(tmp_path, scope=scope, copy=copy) as log:
+            log.rewind(rows, step)
+            for number in range(step + 1, step + 4):
+                log.write({"step": number, "train_loss": value})
+        time.sleep(1.1)  # event files are ordered by the second in their names
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "static-1" if scope else tmp_path))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(step + i, 2.0) for i in (1, 2, 3)]
+    for file in (tmp_path / "metrics.csv", copy):
+        assert [row["train_loss"] for row in csv.DictReader(file.read_text().splitlines())] == ["2.0"] * 3
+
+
 def test_no_file_is_touched_before_the_first_row(tmp_path: Path) -> None:
     MetricsLog(tmp_path).close()
     assert list(tmp_path.iterdir()) == []

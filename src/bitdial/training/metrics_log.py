@@ -128,7 +128,8 @@ class MetricsLog:
         """Go back to the state after the first `rows` rows of this scope, the last of them at `step`.
 
         Later rows of the scope, written by a run that went on after its last checkpoint, are dropped; event files are
-        told to forget what comes after `step`. A fresh run rewinds to ``(0, 0)``.
+        told to forget what comes after `step`. A fresh run rewinds to ``(0, 0)``, and one that begins with a checkpoint
+        of another log to the rows and the step that this had.
         """
         seen = 0
 
@@ -137,10 +138,10 @@ class MetricsLog:
             if any(row.get(name, "") != str(value) for name, value in self.scope.items()):
                 return True
             seen += 1
-            return seen <= rows
+            return seen <= rows and float(row.get("step") or 0) <= step
 
         self._file().keep(wanted)
-        self._first_step = step + 1 if rows else None
+        self._first_step = step + 1 if rows else 0
         if self._copy_path is not None:  # made again from what is left
             kept = self._file().rows()
             self._copy = CsvLog(self._copy_path)
