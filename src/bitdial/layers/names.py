@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -25,8 +25,10 @@ _WRAPPERS = {
 _PASSING_ON = ("DataParallel", "DistributedDataParallel", "OptimizedModule", "_FabricModule")
 """Those whose inner model computes the same without them. (In FullyShardedDataParallel the inner one lacks weights.)"""
 
-PREFIXES = tuple(f"{_WRAPPERS[kind]}." for kind in ("DistributedDataParallel", "OptimizedModule"))
+_PREFIXES = tuple(f"{_WRAPPERS[kind]}." for kind in ("DistributedDataParallel", "OptimizedModule"))
 """What wrappers leave in front of the names in a state dict; the others take theirs off."""
+_COUNT = "n_averaged"
+"""What torch's `AveragedModel` has in its state beside the module."""
 
 
 def check_model(model: object) -> None:
@@ -49,6 +51,30 @@ def plain_names(model: nn.Module, *, every_name: bool = False) -> dict[str, nn.M
         kept = [part for part, parent in zip(parts, parents, strict=True) if part != _inner(parent)]
         plain[".".join(kept)] = module
     return plain
+
+
+def without_wrappers(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """A model's state without what wrappers left in front of every name, in any order and number; and what that was.
+
+    Nothing in the names tells a wrapper from a model whose only child is called ``module``: see `named_as`.
+    """
+    plain, taken = dict(state), ""
+    while True:
+        names = [name for name in plain if name != _COUNT]
+        found = next((each for each in _PREFIXES if names and all(str(name).startswith(each) for name in names)), None)
+        if found is None or (_COUNT in plain and found != "module."):
+            return plain, taken
+        plain, taken = {name.removeprefix(found): plain[name] for name in names}, taken + found
+
+
+def named_as(model: nn.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A state with the names that `model` has: of a wrapped model for a plain one, or the other way round."""
+    own = model.state_dict().keys()
+    if own == state.keys():
+        return state
+    before = without_wrappers(dict.fromkeys(own))[1]
+    plain, taken = without_wrappers(state)
+    return state if taken == before else {before + name: value for name, value in plain.items()}
 
 
 def wrappings(model: nn.Module) -> list[nn.Module]:

@@ -13,6 +13,7 @@ from torch import nn
 from bitdial.errors import BitdialError, suggest
 from bitdial.evaluation.results import RunResults
 from bitdial.layers import BitDial
+from bitdial.layers.names import named_as
 from bitdial.recipes import find_recipe, recipe_of
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import SavedModel, bits_of, load_saved, read_saved
@@ -192,5 +193,6 @@ def _from_file(path: Path, model: nn.Module | None) -> nn.Module:
         )
     network = SavedModel.model_validate(described).build(model)
     average = state.get("ema_state_dict")
-    network.load_state_dict(average["model_state_dict"] if average else state["model_state_dict"])
+    weights = average["model_state_dict"] if average else state["model_state_dict"]
+    network.load_state_dict(named_as(network, weights))
     return network

@@ -15,6 +15,7 @@ from bitdial.errors import BitdialError
 from bitdial.evaluation.sweep import RECALIBRATION_LIMIT
 from bitdial.files import write_atomically
 from bitdial.layers import BitDial, QuantizedLayer, quantize, reestimate_batch_norm, skipped_layers
+from bitdial.layers.names import named_as, unwrapped
 from bitdial.models import build_model
 from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
 from bitdial.options import Config
@@ -100,7 +101,7 @@ class SavedModel(Config):
     def save(self, model: nn.Module, path: Path) -> Path:
         """Write the file of a network, its dial and its batch-norm statistics, atomically."""
         described = self.described(model)
-        state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+        state = {key: value.detach().cpu() for key, value in unwrapped(model).state_dict().items()}
         buffer = io.BytesIO()
         torch.save({**described.model_dump(mode="json"), "model_state_dict": state}, buffer)
         return write_atomically(path, buffer.getvalue())
@@ -167,7 +168,7 @@ def load_saved(path: Path, model: nn.Module | None = None) -> tuple[SavedModel, 
     described, state = read_saved(path)
     network = described.build(model)
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(named_as(network, state))
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise BitdialError(f"{path} does not fit the network: {reason[:300]}; give the one it was made with") from error

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
 from bitdial.layers import BitDial
+from bitdial.layers.names import named_as
 from bitdial.layers.widths import SQUARES, WIDTHS
 from bitdial.recipes.recipe import ArmFiles
 from bitdial.recipes.saved_model import SavedModel, bits_of
@@ -172,11 +173,10 @@ class Foreign:
         Raises:
             BitdialError: the weights or the optimizer's state are of another network.
         """
-        weights, own = self.state["model_state_dict"], model.state_dict()
+        weights, own = dict(named_as(model, self.state["model_state_dict"])), model.state_dict()
         # widths are options: they are what this run says, wherever the weights come from
-        weights.update(
-            {key: own[key] for key in weights if key in own and key.rpartition(".")[2] in (*WIDTHS, SQUARES)}
-        )
+        weights |= {key: own[key] for key in weights.keys() & own if key.rpartition(".")[2] in (*WIDTHS, SQUARES)}
+        self.state["model_state_dict"] = weights
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:

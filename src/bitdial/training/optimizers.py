@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from bitdial.errors import BitdialError
+from bitdial.layers.names import named_as, unwrapped
 from bitdial.layers.widths import copy_widths
 from bitdial.training.options import OptimizerOptions
 
@@ -195,9 +196,9 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """Return ``{model_state_dict, updates}``; the tensors are the live ones."""
-        return {"model_state_dict": self.module.state_dict(), "updates": self.updates}
+        return {"model_state_dict": unwrapped(self.module).state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave."""
-        self.module.load_state_dict(state["model_state_dict"])
+        self.module.load_state_dict(named_as(self.module, state["model_state_dict"]))
         self.updates = int(state["updates"])

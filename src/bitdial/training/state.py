@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from bitdial.errors import BitdialError
+from bitdial.layers.names import named_as, unwrapped
 from bitdial.training.batches import BatchStream
 from bitdial.training.hooks import Hook, hooks_state
 from bitdial.training.optimizer_state import load_optimizer, settings_of
@@ -104,7 +105,7 @@ class TrainingState:
         and states in shards are gathered: the first process gets them whole, in the host's memory, the others nothing.
         """
         return {
-            "model_state_dict": gathered(self.fabric, self.model.state_dict()),
+            "model_state_dict": gathered(self.fabric, unwrapped(self.model).state_dict()),
             "optimizer_state_dict": gathered(self.fabric, self.optimizer.state_dict()),
             "optimizer_settings": self._built,
             "scheduler_state_dict": {"last_epoch": self.scheduler.last_epoch},
@@ -152,7 +153,7 @@ class TrainingState:
 
     def _load_weights(self, state: Mapping[str, Any]) -> None:
         try:
-            self.model.load_state_dict(state["model_state_dict"])
+            self.model.load_state_dict(named_as(self.model, state["model_state_dict"]))
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise BitdialError(

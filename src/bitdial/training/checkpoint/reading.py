@@ -15,7 +15,7 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from bitdial.errors import BitdialError, suggest
-from bitdial.layers.names import PREFIXES
+from bitdial.layers.names import without_wrappers
 from bitdial.training.checkpoint.sealing import DamagedCheckpoint, verify
 from bitdial.training.checkpoint.series import Record, Registry, prefix_of
 
@@ -23,6 +23,8 @@ logger = logging.getLogger("bitdial.training.checkpoint")
 
 MODEL_KEYS = ("model_state_dict", "state_dict", "model_state", "model", "net", "weights")
 OPTIMIZER_KEYS = ("optimizer_state_dict", "optimizer_state", "optimizer")
+_OF_THE_LOOP = "log_rows"
+"""What only a checkpoint of `bitdial.training.fit` has; it holds plain names."""
 WITHOUT = {
     "optimizer_state_dict": "the optimizer starts afresh (momentum and step counts are zero)",
     "scheduler_state_dict": "the learning-rate schedule starts from its beginning",
@@ -60,8 +62,9 @@ def read_checkpoint(
 
     Returns:
         The state, always with the model under ``"model_state_dict"`` (and an optimizer, if there is one, under
-        ``"optimizer_state_dict"``), whatever the file called them. A ``module.`` or ``_orig_mod.`` in front of every
-        parameter name (left by DataParallel and ``torch.compile``) is taken off, with a note.
+        ``"optimizer_state_dict"``), whatever the file called them. ``module.`` and ``_orig_mod.`` in front of every
+        parameter name (left by DataParallel, ``torch.compile`` and averages) are taken off, with a note. A checkpoint
+        of the training loop keeps its names: they are those of the network.
 
     Raises:
         BitdialError: nothing there, or nothing that is a checkpoint.
@@ -193,10 +196,8 @@ def _normalise(path: Path, state: dict[str, Any]) -> tuple[dict[str, Any], list[
         raise BitdialError(
             f"{path} has no model: expected 'model_state_dict' or a plain state dict, got the keys {got}"
         )
-    weights = state["model_state_dict"]
-    for wrapper in PREFIXES:
-        if weights and all(isinstance(key, str) and key.startswith(wrapper) for key in weights):
-            weights = {key.removeprefix(wrapper): value for key, value in weights.items()}
-            notes.append(f"took '{wrapper}' off the parameter names of {path.name}")
-    state["model_state_dict"] = weights
+    plain, taken = without_wrappers(state["model_state_dict"])
+    if taken and _OF_THE_LOOP not in state:
+        state["model_state_dict"] = plain
+        notes.append(f"took '{taken}' off the parameter names of {path.name}")
     return state, notes
