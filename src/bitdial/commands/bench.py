@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -17,6 +16,7 @@ from bitdial.commands.workload import Workload, WorkloadConfig, workload_of
 from bitdial.configuration import load_config
 from bitdial.errors import BitdialError, suggest
 from bitdial.evaluation import describe_machine
+from bitdial.terminal import terminal
 from bitdial.training.mixed_precision import MixedPrecisionBenchmark, benchmark_mixed_precision
 from bitdial.training.step.memory import is_out_of_memory
 
@@ -78,7 +78,7 @@ def _measure(work: Workload, dtype: str | None, iterations: int) -> MixedPrecisi
         if not is_out_of_memory(error):
             raise
         raise BitdialError(f"memory ran out with a batch of {work.batch_size}; lower --batch_size") from error
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=terminal(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=iterations)
         return benchmark_mixed_precision(
             work.network,
@@ -91,7 +91,7 @@ def _measure(work: Workload, dtype: str | None, iterations: int) -> MixedPrecisi
 
 
 def _print(work: Workload, result: MixedPrecisionBenchmark, facts: dict[str, Any]) -> None:
-    console = Console(highlight=False)
+    console = terminal()
     place = ", ".join(facts["accelerators"]) if result.device.startswith("cuda") else facts["processor"]
     count = torch.get_num_threads()
     threads = "" if result.device != "cpu" else f", {count} thread{'s' * (count > 1)}"

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from pydantic import Field
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +19,7 @@ from bitdial.recipes import find_recipe, recipe_of
 from bitdial.recipes.api import check_arm
 from bitdial.recipes.options import ChangedDataOptions, Width
 from bitdial.recipes.start import open_run
+from bitdial.terminal import terminal
 from bitdial.training import RunFolder
 
 PROG = "bitdial evaluate"
@@ -69,8 +69,8 @@ def run(argv: list[str]) -> int:
         reestimate=options.reestimate,
         task=work.task,
     )
-    console = Console()
-    console.print(f"{name}, seed {seed}, on {work.told('test')}", highlight=False, markup=False)
+    console = terminal()
+    console.print(f"{name}, seed {seed}, on {work.told('test')}")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     metrics = list(scores[0].metrics)
     for heading in ("bits", "accuracy", "loss", *metrics):

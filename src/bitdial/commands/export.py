@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from rich.console import Console
 from torch import Tensor, nn
 
 from bitdial.configuration import Config, load_config
@@ -17,6 +16,7 @@ from bitdial.recipes import find_recipe, recipe_of
 from bitdial.recipes.api import first_network, saved_networks
 from bitdial.recipes.saved_model import SavedModel, load_saved, read_saved
 from bitdial.recipes.start import open_run
+from bitdial.terminal import terminal
 from bitdial.training import RunFolder
 
 PROG = "bitdial export"
@@ -56,12 +56,12 @@ def run(argv: list[str]) -> int:
     write_atomically(output, packed_bytes(model, options.encoding, told))
     images, which = _images(described, file)
     _check_equal(model, load_packed(output, described.build()).eval(), images, output)
-    console = Console()
+    console = terminal()
     console.print(
         f"{name} of {folder}, {options.encoding}, loads back bit for bit (outputs of {which} compared): {output}",
         soft_wrap=True,
     )
-    console.print(packed_sizes(model, options.encoding, description=told).table(), highlight=False, soft_wrap=True)
+    console.print(packed_sizes(model, options.encoding, description=told).table(), soft_wrap=True)
     return 0
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from pydantic import Field
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +20,7 @@ from bitdial.doctor import Finding
 from bitdial.doctor.findings import as_json, print_table
 from bitdial.doctor.machine import accelerators, machine
 from bitdial.doctor.trials import arithmetic
+from bitdial.terminal import terminal
 from bitdial.training.mixed_precision import (
     AdvisedSetting,
     PrecisionDecision,
@@ -130,24 +130,24 @@ def _print(
     findings: list[Finding],
     commands: dict[str, str],
 ) -> None:
-    console = Console(highlight=False)
+    console = terminal()
     console.print(f"{work.text}, batch {work.batch_size}, on {decision.device}\n")
-    yes = f"[bold green]Use mixed precision[/] ({format_name(decision.dtype)})."
-    console.print(yes if decision else "[bold yellow]Stay in float32.[/]")
+    yes = Text.assemble(("Use mixed precision", "bold green"), f" ({format_name(decision.dtype)}).")
+    console.print(yes if decision else Text("Stay in float32.", "bold yellow"))
     reasons = _table()
     for mark, sentences in (("+", decision.reasons_for), ("-", decision.reasons_against)):
         for sentence in sentences:
             reasons.add_row(mark, Text(sentence))
     console.print(reasons)
-    console.print("\n[bold]Settings[/]" if decision else "\n[bold]Settings[/], if you use it all the same")
+    console.print(Text.assemble(("\nSettings", "bold"), "" if decision else ", if you use it all the same"))
     rows = _table()
     for each in settings:
         rows.add_row(each.name, _shown(each), Text(each.reason))
     console.print(rows)
-    console.print("\n[bold]This machine[/]")
+    console.print(Text("\nThis machine", "bold"))
     print_table(findings, console)
-    console.print("\nTo train:   " + commands["train"], soft_wrap=True, markup=False)
-    console.print("To measure: " + commands["measure"], soft_wrap=True, markup=False)
+    console.print("\nTo train:   " + commands["train"], soft_wrap=True)
+    console.print("To measure: " + commands["measure"], soft_wrap=True)
 
 
 def _table() -> Table:

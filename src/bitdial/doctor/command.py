@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from rich.console import Console
-
 from bitdial.doctor.findings import Finding, as_json, print_table
 from bitdial.doctor.machine import accelerators, machine, optional_packages, software
 from bitdial.doctor.trials import arithmetic, compilation, devices, native_kernels
 from bitdial.errors import BitdialError, suggest
+from bitdial.terminal import terminal
 
 _FLAGS = {
     "--json": "print JSON instead of a table",
@@ -53,11 +52,11 @@ def run(argv: list[str]) -> int:
     if unknown:
         hint = suggest(unknown[0], _FLAGS) or "; see `bitdial doctor --help`"
         raise BitdialError(f"unknown flag '{unknown[0]}'{hint}")
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     with console.status("Trying what this machine can do"):
         findings = list(examine(compile=not options.no_compile))
     if options.json:
         print(json.dumps(as_json(findings), indent=2))
     else:
-        print_table(findings, Console())
+        print_table(findings, terminal())
     return 0

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-MARKS = {True: "[green]yes[/]", False: "[yellow]no[/]", None: ""}
+MARKS = {True: ("yes", "green"), False: ("no", "yellow"), None: ("", "")}
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def print_table(findings: Iterable[Finding], console: Console) -> None:
     for finding in findings:
         if topic is not None and topic != finding.topic:
             table.add_row()
-        shown = "" if finding.topic == topic else f"[bold]{finding.topic}[/]"
+        shown = "" if finding.topic == topic else finding.topic
         topic = finding.topic
-        table.add_row(shown, finding.name, MARKS[finding.works], Text(finding.value))
+        table.add_row(Text(shown, "bold"), Text(finding.name), Text(*MARKS[finding.works]), Text(finding.value))
     console.print(table)

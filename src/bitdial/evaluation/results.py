@@ -30,6 +30,7 @@ from pydantic import (
 from bitdial import machine
 from bitdial.errors import BitdialError
 from bitdial.files import write_atomically
+from bitdial.terminal import terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -418,9 +419,7 @@ class RunResults(Record):
 
     def __repr__(self) -> str:
         """The table as text, so that a notebook shows it."""
-        from rich.console import Console
-
-        console = Console(width=100, file=io.StringIO(), color_system=None, force_terminal=False)
+        console = terminal(width=100, file=io.StringIO(), color_system=None, force_terminal=False)
         with console.capture() as shown:
             self.print(console)
         return shown.get().rstrip()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
 from torch import nn
 from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
 from bitdial.options import part
 from bitdial.recipes.options import SharedConfig
+from bitdial.terminal import terminal
 from bitdial.training import MixedPrecisionConfig, make_fabric
 from bitdial.training.devices import STARTS_FUNCTIONS
 from bitdial.training.mixed_precision import PrecisionControl, parse_policies
@@ -87,8 +87,8 @@ def tell_if_slow(precision: MixedPrecisionConfig, fabric: Fabric) -> None:
     if not fabric.is_global_zero or is_native(dtype, device):
         return
     name = format_name(dtype)
-    Console(stderr=True).print(
+    terminal(stderr=True).print(
         f"{name} is not native on this {device.type}: expect slower steps than in float32 (`bitdial bench amp --dtype "
         f"{name}` measures it)",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
+        soft_wrap=True,
+    )

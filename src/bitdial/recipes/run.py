@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from bitdial.data import Fingerprint
@@ -26,6 +25,7 @@ from bitdial.recipes.recipe import A, ArmFiles, Bench, O, R, Recipe, S, Work
 from bitdial.recipes.resuming import named, plain
 from bitdial.recipes.saved_model import SavedModel, quantized
 from bitdial.recipes.states import NEW, DescribedCheckpoints, Foreign, Source, set_aside_newer
+from bitdial.terminal import terminal
 from bitdial.training import (
     CheckpointManager,
     MetricsLog,
@@ -307,7 +307,7 @@ def release_memory() -> None:
 
 def say(text: str) -> None:
     """Tell something of the run on standard error, as it is."""
-    Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
+    terminal(stderr=True).print(text, soft_wrap=True)
 
 
 def seeds_of(options: Any) -> list[int]:

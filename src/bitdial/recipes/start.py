@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
+from rich.text import Text
 
 from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.evaluation.page import write_page
@@ -23,6 +24,7 @@ from bitdial.recipes.resuming import asked_of, command_of, options_of, plain, re
 from bitdial.recipes.run import Run, say, seeds_of
 from bitdial.recipes.same_data import noted, settle
 from bitdial.recipes.states import NEW, Foreign, Source, find_source, newest_run
+from bitdial.terminal import terminal
 from bitdial.training import RunFolder, Setup, TrainingDiverged, preserved_random_state
 from bitdial.training.metrics_log import check_copy
 from bitdial.training.options import CopiedLogOptions
@@ -38,7 +40,7 @@ def command(recipe: Recipe[Any, Any, Any, Any], argv: Sequence[str]) -> int:
         return 0
     results, run = start(recipe, argv)
     if results is not None:
-        show(results, run, Console())
+        show(results, run, terminal())
     return 0
 
 
@@ -109,7 +111,7 @@ def finished_results(recipe: Recipe[O, A, R, S], options: O, folder: RunFolder) 
 def show(results: Any, folder: RunFolder, console: Console) -> None:
     """Print the table, what is to be said of it, and where the report is."""
     results.print(console, folder.path)
-    console.print(f"Report: {folder.report}", highlight=False, soft_wrap=True)
+    console.print(Text(f"Report: {folder.report}"), soft_wrap=True)
 
 
 def prepare(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: Any = None) -> Run[O, A, R, S]:

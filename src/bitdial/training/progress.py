@@ -11,6 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+from bitdial.terminal import terminal
 
 REDRAW_SECONDS = 0.1
 SHORT = {"loss": ("loss", 6), "bits": ("bits", 4), "learning_rate": ("lr", 7), "best_accuracy": ("best", 6)}
@@ -35,7 +38,7 @@ class Progress:
     _: KW_ONLY
     enabled: bool = True
     """False keeps silent (ranks other than 0)."""
-    console: Console = field(default_factory=lambda: Console(stderr=True))
+    console: Console = field(default_factory=lambda: terminal(stderr=True))
     plain_seconds: float | None = None
     """Without a terminal, seconds between two lines; None: 5 in a notebook, 30 elsewhere."""
     label_width: int = 0
@@ -88,7 +91,7 @@ class Progress:
     def note(self, text: str) -> None:
         """Print a line above the live one."""
         if self.enabled:
-            self._guard(lambda: self.console.print(text, highlight=False, markup=False))
+            self._guard(lambda: self.console.print(Text(text)))
 
     def _start(self) -> None:
         if self.enabled and self.console.is_terminal:
@@ -103,8 +106,8 @@ class Progress:
             self._live = RichProgress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=bar),
-                TextColumn("{task.fields[count]:>" + str(count) + "}", style="progress.download"),
-                TextColumn("{task.fields[shown]:" + str(numbers) + "}"),
+                TextColumn("{task.fields[count]:>" + str(count) + "}", style="progress.download", markup=False),
+                TextColumn("{task.fields[shown]:" + str(numbers) + "}", markup=False),
                 TimeRemainingColumn(compact=True, elapsed_when_finished=True),
                 console=self.console,
                 transient=self.transient,
@@ -120,7 +123,7 @@ class Progress:
         shown = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in self._shown.items())
         of = f"/{self.total}" if self.total is not None else ""
         line = f"{self.label}  step {step}{of}  {shown}{self._time_left(step, now)}"
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(Text(line), soft_wrap=True)
 
     def _in_short(self) -> str:
         """The values as the live line has room for them, in columns."""

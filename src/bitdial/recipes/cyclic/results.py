@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from rich.console import Console
+from rich.text import Text
 
 from bitdial.evaluation import describe_machine
 from bitdial.evaluation.comparison import summarise
@@ -46,7 +47,7 @@ class CyclicResults(RunResults):
     def print(self, console: Console, folder: Path | None = None) -> None:
         """Print the comparison and the recommendation."""
         console.print(comparison_table(self.comparison, width=console.width))
-        console.print(f"\n{self.comparison.reason}\n", highlight=False, markup=False)
+        console.print(Text(f"\n{self.comparison.reason}\n"))
 
 
 def collect_results(

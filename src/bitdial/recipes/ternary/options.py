@@ -9,7 +9,6 @@ from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
-from rich.console import Console
 from rich.table import Table
 
 from bitdial.configuration.files import Loader
@@ -18,6 +17,7 @@ from bitdial.configuration.settings import Settings
 from bitdial.data import AugmentationOptions
 from bitdial.errors import BitdialError, suggest
 from bitdial.recipes.options import ARM_NAME, SharedConfig, TernaryName, Width
+from bitdial.terminal import terminal
 from bitdial.training.options import (
     CopiedLogOptions,
     DistillationOptions,
@@ -207,13 +207,13 @@ def summaries() -> dict[str, str]:
 
 def list_presets() -> None:
     """Print the presets, one a line."""
-    console = Console()
+    console = terminal()
     table = Table.grid(padding=(0, 2))
     for name, summary in summaries().items():
         table.add_row(f"  {name}", summary)
-    console.print("Presets of `bitdial train ternary PRESET [--flag value ...]`:\n", highlight=False)
+    console.print("Presets of `bitdial train ternary PRESET [--flag value ...]`:\n")
     console.print(table)
-    console.print("\nFlags win over the preset; `bitdial train ternary --help` lists them.", highlight=False)
+    console.print("\nFlags win over the preset; `bitdial train ternary --help` lists them.")
 
 
 def _text(name: str) -> str:

@@ -10,6 +10,7 @@ from pydantic import Field
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bitdial.evaluation import Interval, interval, paired_difference, wording
 from bitdial.evaluation.results import ArmRecord, Record, RunResults, Scored
@@ -169,7 +170,7 @@ class TernaryResults(RunResults):
         """Print the table and the sizes."""
         console.print(results_table(self, width=console.width))
         for line in sizes_text(self, folder or Path()):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(Text(line), soft_wrap=True)
 
 
 def summarise(networks: Sequence[NetworkResult]) -> tuple[list[Summary], str | None]:
@@ -234,11 +235,11 @@ def results_table(results: TernaryResults, *, width: int = WIDE) -> Table:
     for heading in ("held\nout", "test"):
         table.add_column(heading, justify="right", no_wrap=True)
     if results.reference is not None:
-        table.add_column(f"vs\n{results.reference}", justify="right", no_wrap=True)
+        table.add_column(Text(f"vs\n{results.reference}"), justify="right", no_wrap=True)
     for heading in ("zeros", "packed", *(("epochs",) if wide else ()), "sec."):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in results.summaries:
-        cells = [row.experiment, "float32" if row.quantizer == "none" else row.quantizer]
+        cells: list[str | Text] = [Text(row.experiment), "float32" if row.quantizer == "none" else row.quantizer]
         cells.append(wording.MISSING if row.validation is None else shown(wording.percent(row.validation, sign="")))
         cells.append(shown(wording.percent(row.test, sign="")))
         if results.reference is not None:
