@@ -97,5 +97,5 @@ def test_two_processes(tmp_path: Path) -> None:
 
     assert first["one_sided"]["before"] == [3, 5, 7.5]
     assert second["one_sided"]["before"] == [8] * LAYERS
-    assert first["one_sided"]["after"] == second["one_sided"]["after"] == [3, 5, 7.5]  # buffers are broadcast
-    assert second["one_sided"]["activations"] == [3, 5, 7.5]
+    assert first["one_sided"]["after"] == first["one_sided"]["activations"] == [3, 5, 7.5]
+    assert second["one_sided"]["after"] == [8] * LAYERS  # every process turns its own dial: widths are no buffers

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
+from bitdial.layers.widths import HoldsWidths
 from bitdial.training.devices import is_distributed
 from bitdial.trees import map_tensors
 
@@ -82,6 +83,9 @@ class ShardedModel:
         self.given = list(model.parameters())
         """The model's parameters; they wait on the host meanwhile, with the values that they had."""
         self._device = device
+        for module in model.modules():
+            if isinstance(module, HoldsWidths):  # sharding moves parameters and buffers
+                module.widths_to(device)
         self._before = [_Shape(module) for module in model.modules()]
         for parameter in self.given:
             message = parameter.detach().to(device, memory_format=torch.contiguous_format)
