@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import fuse_conv_bn_eval, prune
+from torch.nn.utils import fuse_conv_bn_eval, parametrizations, parametrize, prune
 
 from bitdial.errors import BitdialError
 from bitdial.layers import QuantConv1d, QuantConv2d, QuantizedLayer, QuantLinear, quantize
@@ -545,6 +545,24 @@ def test_learned_scales_fit_another_weight(quantizer: str, change: Callable[[nn.
     layer(x)
     for name, fitting in layer.weight_quantizer.initial(layer.weight).items():
         assert torch.equal(getattr(layer.weight_quantizer, name), fitting * 1.5)
+
+
+@pytest.mark.parametrize("quantizer", ["ttq", "ternary_lsq"])
+def test_learned_scales_stay_where_the_weight_does(quantizer: str) -> None:
+    layer = QuantLinear(6, 5, weights=2, quantizer=quantizer)
+    prune.random_unstructured(layer, "weight", 0.3)
+    parametrizations.weight_norm(plain := QuantLinear(6, 5, weights=2, quantizer=quantizer))
+    for each in (layer, plain):
+        with torch.no_grad():
+            for scale in each.weight_quantizer.parameters():
+                scale.mul_(1.5)  # learned
+    learned = [scale.clone() for each in (layer, plain) for scale in each.weight_quantizer.parameters()]
+    prune.remove(layer, "weight")
+    parametrize.remove_parametrizations(plain, "weight")
+    plain.weight = nn.Parameter(plain.weight.detach().bfloat16())
+    layer(rows())
+    found = [scale for each in (layer, plain) for scale in each.weight_quantizer.parameters()]
+    assert all(torch.equal(one, other) for one, other in zip(found, learned, strict=True))
 
 
 @pytest.mark.parametrize("bits", [3, 32])

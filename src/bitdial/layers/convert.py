@@ -18,9 +18,8 @@ from bitdial.layers.quantized import (
     QuantConv2d,
     QuantizedLayer,
     QuantLinear,
-    reason_to_leave,
-    take_place,
 )
+from bitdial.layers.swapping import leave_fused_path, reason_to_leave, take_place
 
 FIRST = "<first>"
 LAST = "<last>"
@@ -207,11 +206,3 @@ def reasons_against(modules: dict[str, nn.Module]) -> dict[str, str]:
         elif _PRODUCTS.match(kind.__name__) and (module._parameters or not module._modules):  # no mere container
             reasons[name] = f"{kind.__name__} has no quantized form"
     return reasons
-
-
-def leave_fused_path(module: nn.Module) -> None:
-    """Have torch's transformer layers call their linear layers in evaluation too, not hand weights to one kernel."""
-    if isinstance(module, nn.TransformerEncoderLayer):
-        module.activation_relu_or_gelu = 0
-    if isinstance(module, nn.TransformerEncoder):
-        module.use_nested_tensor = False

@@ -6,19 +6,18 @@ Widths are 0-dim tensors, so `torch.compile` sees tensors, not numbers: one grap
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint_sequential
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmetic, QuantizedProduct, recorded_product
+from bitdial.layers.swapping import take_place
+from bitdial.layers.weight import Weight
 from bitdial.layers.widths import WIDTHS, HoldsWidths
 from bitdial.numerics import UNQUANTIZED, check_bits, get_activation_quantizer, get_quantizer, min_max
 from bitdial.numerics.grid import Grid, TensorGrid, is_opaque, may_read, min_max_numbers, read_grid, track
@@ -46,63 +45,11 @@ ADDED = (
 """What a quantized layer has that a float one has not."""
 
 
-def take_place(new: nn.Module, layer: nn.Module) -> None:
-    """Make a layer what `new` is, a layer of a class of its own on the same parameters, without another object.
-
-    So whoever holds the layer holds the new one, and its hooks, its handles and all else that it has stay good.
-    """
-    own = vars(layer)
-    for store in ("_buffers", "_modules"):
-        own[store].update(vars(new)[store])
-    own.update({name: value for name, value in vars(new).items() if name not in own})
-    layer.__class__ = type(new)
-
-
-def reason_to_leave(layer: nn.Module, added: Sequence[str] = ()) -> str | None:
-    """Why a layer must not be made another, that has `added` names: what someone has done to it would be lost."""
-    if layer._parameters.get("weight") is None:
-        return "its weight is computed by a hook (weight_norm, spectral_norm, pruning)"
-    if "forward" in vars(layer):
-        return "its forward was replaced by another function"
-    taken = next((name for name in added if hasattr(layer, name)), None)
-    return f"it has {taken} of its own" if taken else None
-
-
-def _is_running(layer: nn.Module) -> bool:
-    """Whether the forward pass of another module is going on, in which a layer's weight is being read."""
-    if torch.compiler.is_compiling():
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two weights are the same but for rounding to another dtype, and for what has no values."""
+    if one.is_meta or other.is_meta:
         return True
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        code = frame.f_code
-        if code is _CALL or code.co_name == "forward":
-            return frame.f_locals.get("self") is not layer
-        if code.co_filename == _CHECKPOINT:  # a part of a forward pass is taken again
-            return True
-        frame = frame.f_back
-    return False
-
-
-_CALL = nn.Module._call_impl.__code__
-_CHECKPOINT = checkpoint_sequential.__code__.co_filename
-
-
-class _Weight:
-    """The attribute `weight` of a quantized layer: its parameter; to another module that is running, its grid values.
-
-    Some networks read the weight of a layer instead of calling it (Swin's attention, autoencoders with tied weights).
-    No data descriptor, so that whatever is set on the layer itself (by pruning, by replicas) goes before it.
-    """
-
-    def __get__(self, layer: QuantizedLayer | None, kind: type | None = None) -> Any:
-        if layer is None:
-            return self
-        if "weight" in layer._parameters and _is_running(layer):
-            if not torch.compiler.is_compiling():
-                layer.is_read = True
-            with layer.as_it_was():
-                return layer.quantized_weight()
-        return nn.Module.__getattr__(layer, "weight")
+    return one.shape == other.shape and torch.allclose(one.float(), other.to(one.device).float(), rtol=1e-2)
 
 
 class QuantizedLayer(HoldsWidths):
@@ -129,7 +76,7 @@ class QuantizedLayer(HoldsWidths):
 
     _shape: ClassVar[tuple[str, ...]]  # the constructor's arguments that say what the float layer is
 
-    weight = _Weight()
+    weight = Weight()
     """The float parameter; within the forward pass of another module its values on the grid, differentiable."""
     bias: Any
     weight_quantizer: nn.Module | None
@@ -260,18 +207,24 @@ class QuantizedLayer(HoldsWidths):
         super().reset_parameters()  # type: ignore[misc]
         self._fit_scales()
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """As ever; where another weight is put into the layer (fused with a norm, pruned), learned scales fit it."""
-        # What hooks compute anew in every pass is no other weight after the first time.
-        other = name == "weight" and (isinstance(value, nn.Parameter) or name not in vars(self))
-        super().__setattr__(name, value)
-        if other:
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As ever; learned scales fit another weight that is put in the place of the old one (fused with a norm)."""
+        before = self._parameters.get("weight") if name == "weight" else None
+        super().register_parameter(name, param)
+        if before is not None and param is not None and not _alike(before, param):
             self._fit_scales()
 
-    def _fit_scales(self) -> None:
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """As ever; learned scales fit what a mask of `torch.nn.utils.prune` leaves of the weight."""
+        super().register_buffer(name, tensor, persistent)
+        whole = self._parameters.get("weight_orig") if name == "weight_mask" else None
+        if whole is not None and tensor is not None:
+            self._fit_scales(whole * tensor)
+
+    def _fit_scales(self, weight: Tensor | None = None) -> None:
         quantizer = self._modules.get("weight_quantizer")  # none yet while the layer is being made
         if isinstance(quantizer, LearnedWeight):
-            quantizer.reset(self._float_weight())
+            quantizer.reset(self._float_weight() if weight is None else weight)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Load; a state of the float layer is good too: widths stay as they are, and the range is forgotten."""

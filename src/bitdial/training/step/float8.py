@@ -16,9 +16,9 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers import QuantizedLayer
-from bitdial.layers.convert import leave_fused_path, match_layers
+from bitdial.layers.convert import match_layers
 from bitdial.layers.names import check_model, plain_names
-from bitdial.layers.quantized import reason_to_leave, take_place
+from bitdial.layers.swapping import leave_fused_path, reason_to_leave, take_place
 from bitdial.training.step.formats import FLOAT8, check_device, check_torchao
 from bitdial.training.step.policy_layers import is_covered, is_float8_layer
 
