@@ -155,15 +155,15 @@ READ = {
     "timm convit",
     "timm edgenext_xx_small",
 }
-"""Those that read the weights of some layers instead of calling them."""
+"""Those that read the weights of some layers, most instead of calling them."""
 
 
 def fresh(name: str) -> nn.Module:
     torch.manual_seed(0)
     model = NETWORKS[name][0]()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1 and not parameter.any():  # a head that begins with zeros tells nothing
+        for key, parameter in model.named_parameters():
+            if not key.endswith("bias") and not parameter.any():  # a head or a norm of zeros would tell nothing
                 parameter.normal_(std=0.1)
     return model
 
@@ -198,7 +198,7 @@ def test_a_public_network_trains_turns_and_loads_back_alike(name: str, tmp_path:
         expected = output(model, x)
         assert expected.isfinite().all()
         assert not torch.equal(expected, wide)
-        for key in read:  # the dial of what is read turns the output too
+        for key in (key for key in read if not layers[key].range_batches):  # it is never called, and yet it turns
             dial.set(weights=1, layers=key)
             assert not torch.equal(output(model, x), expected), key
             dial.set(weights=3, layers=key)

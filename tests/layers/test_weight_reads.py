@@ -116,7 +116,7 @@ def test_outside_of_a_forward_pass_the_weight_is_the_parameter() -> None:
 def test_the_ledger_says_which_weights_are_read() -> None:
     ledger = cost(quantize(Tied(), 4, 4, skip=()), rows())
     assert ledger.read == ("encoder",)
-    assert "weights alone quantized (read without a call of the layer): encoder" in ledger.table()
+    assert "weights that other modules read (what they multiply is not quantized): encoder" in ledger.table()
     model = nn.Sequential(Read(), nn.Conv2d(4, 4, 1))
     ledger = cost(quantize(model, 4, 4, skip=()), images())
     assert (ledger.read, ledger.uncounted) == (("0.conv",), ("0.conv",))

@@ -81,8 +81,8 @@ class Ledger:
             ``"cpt"``: as the Cyclic Precision Training paper counts, one width for the whole model, all layers alike.
         uncounted: modules that may compute products and are not in `rows`: attention, recurrent and other kinds without
             a count, and layers that the example did not reach.
-        read: quantized layers whose weight another module reads instead of calling them: of these products the weight
-            alone is quantized, and they are not counted.
+        read: quantized layers whose weight another module read, perhaps instead of calling them: where it multiplies,
+            the weight alone is quantized, and the product is not counted.
         unlike: quantized layers that were called several times on inputs whose ranges differ by more than `UNLIKE`:
             layer -> how many times as wide the widest is as the narrowest. One running range serves all calls (see
             `ranges_per_call`).
@@ -160,7 +160,9 @@ class Ledger:
         if self.uncounted:
             lines.append(f"not counted: {', '.join(self.uncounted)}")
         if self.read:
-            lines.append(f"weights alone quantized (read without a call of the layer): {', '.join(self.read)}")
+            lines.append(
+                f"weights that other modules read (what they multiply is not quantized): {', '.join(self.read)}"
+            )
         lines += self.findings()
         return "\n".join(lines)
 
