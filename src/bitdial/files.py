@@ -10,14 +10,15 @@ from pathlib import Path
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> Path:
     """Write `content` to `path` through a temporary file in the same folder; make the folder when it is missing.
 
-    A reader, or a run that is killed half-way, meets the previous file or the whole new one. Text is written as UTF-8.
+    A reader, or a run that is killed half-way, meets the previous file or the whole new one. Text is written as UTF-8,
+    with what is none (in the name of a file) escaped.
 
     Raises:
         OSError: the folder cannot be written; the previous file stays as it was.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:

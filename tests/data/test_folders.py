@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -119,3 +120,18 @@ def test_classes_without_a_test_image_of_ones_own_are_named(image_folder: Path) 
     shutil.rmtree(image_folder / "val" / "cat")
     (image_folder / "val" / "cat").mkdir()
     assert load_dataset("folder", image_folder).notes == ("Classes without an image to test on: cat (1 of 2).",)
+
+
+def test_a_link_to_a_folder_above_it_is_not_followed(pictures: Path) -> None:
+    before = found(pictures)
+    (pictures / "cat" / "again").symlink_to(".")
+    (pictures / "dog" / "all").symlink_to("..")
+    assert found(pictures) == before
+    (pictures / "cat" / "puppies").symlink_to("../dog")  # of another place: a folder like any other
+    assert "cat/puppies/003.png" in found(pictures)
+
+
+def test_a_class_whose_name_is_not_utf_8_is_refused(pictures: Path) -> None:
+    (pictures / "cat").rename(Path(os.fsdecode(os.fsencode(pictures) + b"/\xff")))
+    with pytest.raises(BitdialError, match=r"holds a class whose name is not UTF-8, \\xff; rename its folder"):
+        load_dataset("folder", pictures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_every_recipe_refuses_changed_data_and_goes_on_with_its_own_division(
     assert f"{run} began with, got other data: 1 file added (cat/0000.png)" in capsys.readouterr().err
     if recipe != "ternary":
         assert main(["evaluate", str(run), "--bits", "4"]) == 2
-        assert f"1 file added (cat/0000.png). Put it back, or give {FLAG}" in capsys.readouterr().err
+        assert f"1 file added (cat/0000.png). Put it back as it was, or give {FLAG}" in capsys.readouterr().err
         assert main(["evaluate", str(run), "--bits", "4", FLAG]) == 0
         assert "what came later is left out" in capsys.readouterr().out.replace("\n", " ")
     assert train(recipe, f"{resume} {FLAG}") == 0
@@ -204,7 +205,6 @@ def _lose_class(root: Path) -> None:
         (_rename, r"the class 'cat' is called 'zebra'\. Put"),
         (_renumber, r"1 file added \(cat/020.png\); 1 file removed \(cat/000.png\); 19 files changed"),
         (_new_class, r"the class 'ant' is new; 5 files added \(ant/000.png, ant/001.png, ant/002.png, ...\)"),
-        (_lose_class, r"the class 'dog' is gone; the class 'emu' is new; 5 files added .*; 25 files removed"),
     ],
 )
 def test_changes_of_folders(pictures: Path, tmp_path: Path, spoil: Callable[[Path], None], told: str) -> None:
@@ -227,6 +227,48 @@ def test_changes_of_folders(pictures: Path, tmp_path: Path, spoil: Callable[[Pat
     numbers = {name.split("/")[0]: number for name, (number, _) in kept.identify().examples().items()}
     expected = {"cat": 0, "zebra": 0, "dog": 1}
     assert numbers == {name: expected[name] for name in numbers}
+
+
+def test_a_single_class_is_not_enough_to_go_on(pictures: Path, tmp_path: Path) -> None:
+    run = begun(work(pictures), tmp_path / "run")
+    _lose_class(pictures)
+    today = work(pictures)
+    told = "the class 'dog' is gone; the class 'emu' is new; 5 files added .*; 25 files removed"
+    with pytest.raises(BitdialError, match=told):
+        settle(today, run, accept=False)
+    with pytest.raises(BitdialError, match="at least two classes in folder to train on, got only those of 'cat'"):
+        settle(today, run, accept=True)
+
+
+@pytest.mark.parametrize("spoil", [_remove, _new_class, lambda root: shutil.rmtree(root / "cow"), _rename])
+def test_what_was_accepted_is_not_asked_again(pictures: Path, tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    write(pictures / "cow", 5, 900)
+    run = begun(work(pictures), tmp_path / "run")
+    spoil(pictures)
+    accepted = settle(work(pictures), run, accept=True)[1]
+    accepted.write(run.data)
+    assert settle(work(pictures), run, accept=False)[1] == accepted
+
+
+def test_a_class_that_is_lost_is_told_of(pictures: Path, tmp_path: Path) -> None:
+    write(pictures / "cow", 5, 900)
+    run = begun(work(pictures), tmp_path / "run")
+    shutil.rmtree(pictures / "cow")
+    kept, data = settle(work(pictures), run, accept=True)
+    assert data.told()[:2] == [f"Classes without an image to {what} on: cow (1 of 3)." for what in ("train", "test")]
+    assert kept.dataset.num_classes == 3
+
+
+def test_images_of_another_size_are_refused_before_anything_is_written(pictures: Path, tmp_path: Path) -> None:
+    made = work(pictures)
+    run = begun(made, tmp_path / "run")
+    for name in made.identify().examples():
+        noise(3, size=9).save(pictures / name)
+    today = work(pictures)
+    with pytest.raises(BitdialError, match="images of 3x9x9 instead of 3x8x8; 45 files changed"):
+        settle(today, run, accept=False)
+    with pytest.raises(BitdialError, match="expected images of 3x8x8, which the network was built for, got 3x9x9"):
+        settle(today, run, accept=True)
 
 
 def test_folders_that_the_user_divided(divided: Path, tmp_path: Path) -> None:
@@ -313,7 +355,7 @@ def test_published_sets(name: str, tmp_path: Path) -> None:
     stored = json.loads(run.data.read_text())
     first = next(iter(stored["parts"]["test"]))
     del stored["parts"]["test"][first]  # as if it had been another set
-    run.data.write_text(json.dumps(stored))
+    Fingerprint.model_validate(stored).write(run.data)
     with pytest.raises(BitdialError, match="1 example added"):
         settle(again, run, accept=False)
 
@@ -436,6 +478,42 @@ def test_a_damaged_record_is_a_sentence(pictures: Path, tmp_path: Path) -> None:
     run.data.write_text('{"parts":')
     with pytest.raises(BitdialError, match=r"data\.json must say which data .* remove it to go on unchecked"):
         settle(work(pictures), run, accept=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean": [], "std": []},
+        {"mean": [0.5]},
+        {"std": [0.0, 0.0, 0.0]},
+        {"class_names": ["dog", "cat"]},
+        {"parts": {}},
+        {"notes": ["all is well"]},
+        {"crc32": 0},
+    ],
+)
+def test_an_edited_record_is_a_sentence(pictures: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    run = begun(work(pictures), tmp_path / "run")
+    run.data.write_text(json.dumps(json.loads(run.data.read_text()) | change))
+    for accept in (False, True):
+        with pytest.raises(BitdialError, match="got a file that was edited or damaged; put the file back"):
+            settle(work(pictures), run, accept=accept)
+
+
+def test_a_record_of_a_later_version_is_a_sentence(pictures: Path, tmp_path: Path) -> None:
+    run = begun(work(pictures), tmp_path / "run")
+    run.data.write_text(json.dumps(json.loads(run.data.read_text()) | {"schema_version": 2, "new": 3}))
+    with pytest.raises(BitdialError, match="must have schema_version 1, got 2; go on with the version of bitdial"):
+        settle(work(pictures), run, accept=True)
+
+
+def test_names_that_are_not_utf_8(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "cat" / "003.png").rename(Path(os.fsdecode(os.fsencode(pictures / "cat") + b"/\xff.png")))
+    made = work(pictures)
+    run = begun(made, tmp_path / "run")
+    assert r"cat/\xff.png" in made.identify().examples()
+    assert Fingerprint.read(run.data).parts == made.identify().parts
+    assert settle(work(pictures), run, accept=False)[1] == made.identify()
 
 
 def test_what_is_left_must_be_enough(pictures: Path, tmp_path: Path) -> None:

@@ -25,8 +25,13 @@ def divided_as(before: Fingerprint, now: Fingerprint, splits: Mapping[str, Image
         splits: by part.
 
     Raises:
-        BitdialError: nothing is left of a part, or an example has a class that was unknown.
+        BitdialError: nothing is left of a part, an example has a class that was unknown, or images another shape.
     """
+    if now.shape != before.shape:
+        raise BitdialError(
+            f"expected images of {'x'.join(map(str, before.shape))}, which the network was built for, got "
+            f"{'x'.join(map(str, now.shape))}; put the data back, or start a new run"
+        )
     pool = _joined(list(splits.values()))
     place = {name: number for number, name in enumerate(now.examples())}
     numbers = [before.class_names.index(name) if name in before.class_names else -1 for name in now.class_names]

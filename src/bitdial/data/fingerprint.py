@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -30,8 +31,12 @@ class Fingerprint(Config):
 
     schema_version: Literal[1] = 1
     """Version of the format."""
+    crc32: int = 0
+    """Sum of all else, in a file."""
     class_names: list[str] = []
     """In label order."""
+    shape: list[int] = []
+    """Channels, height and width of an image."""
     mean: list[float] = []
     """Mean that images are normalised by, for each channel."""
     std: list[float] = []
@@ -51,6 +56,7 @@ class Fingerprint(Config):
         seen: Counter[str] = Counter()
         return cls(
             class_names=list(dataset.class_names),
+            shape=[dataset.in_channels, dataset.image_size, dataset.image_size],
             mean=list(dataset.mean),
             std=list(dataset.std),
             parts={name: _part(split, seen) for name, split in parts.items()},
@@ -62,19 +68,32 @@ class Fingerprint(Config):
         """Read what `write` wrote.
 
         Raises:
-            BitdialError: the file is damaged, or of another version.
+            BitdialError: the file is damaged, edited, or of another version.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            found = cls.model_validate_json(path.read_bytes())
+            reason = "" if found.crc32 == found._sum() else "a file that was edited or damaged"
         except ValidationError as error:
+            first = error.errors()[0]
+            if first["loc"] == ("schema_version",):
+                raise BitdialError(
+                    f"{path} must have schema_version 1, got {first['input']!r}; go on with the version of bitdial "
+                    "that wrote it"
+                ) from error
+            reason = first["msg"]
+        if reason:
             raise BitdialError(
-                f"{path} must say which data the run uses, got {error.errors()[0]['msg']}; put the file back, or "
-                "remove it to go on unchecked"
-            ) from error
+                f"{path} must say which data the run uses, got {reason}; put the file back, or remove it to go on "
+                "unchecked"
+            )
+        return found
 
     def write(self, path: Path) -> None:
         """Write it atomically."""
-        write_atomically(path, self.model_dump_json())
+        write_atomically(path, self.model_copy(update={"crc32": self._sum()}).model_dump_json())
+
+    def _sum(self) -> int:
+        return zlib.crc32(self.model_dump_json(exclude={"crc32"}).encode())
 
     def short(self) -> dict[str, dict[str, Any]]:
         """Number and digest of the examples of each part."""
@@ -116,21 +135,20 @@ class Fingerprint(Config):
 
     def changes_since(self, before: Fingerprint) -> list[str]:
         """What differs from an earlier fingerprint, in the same terms; another order or division is no difference."""
-        if (self.parts, self.class_names) == (before.parts, before.class_names):
+        same = ("parts", "class_names", "shape")
+        if all(getattr(self, name) == getattr(before, name) for name in same):
             return []  # a million names are compared in no time
-        told = [
-            f"the class '{name}' {what}"
-            for names, others, what in (
-                (before.class_names, self.class_names, "is gone"),
-                (self.class_names, before.class_names, "is new"),
-            )
-            for name in names
-            if name not in others
-        ]
         old, now = before.examples(), self.examples()
         ignored = {*old, *before.left_out}
+        added = [name for name in now if name not in ignored]
+        # Classes that are empty, or were left out before, make no difference.
+        had, has = {before.class_of(each[0]) for each in old.values()}, {self.class_of(now[name][0]) for name in added}
+        told = [f"the class '{name}' is gone" for name in before.class_names if name in had - {*self.class_names}]
+        told += [f"the class '{name}' is new" for name in self.class_names if name in has - {*before.class_names}]
+        if self.shape != before.shape:
+            told.append(f"images of {_times(self.shape)} instead of {_times(before.shape)}")
         both = [name for name in old if name in now]
-        told += _listed("added", [name for name in now if name not in ignored])
+        told += _listed("added", added)
         told += _listed("removed", [name for name in old if name not in now])
         told += _listed("changed", [name for name in both if not _alike(old[name][1], now[name][1])])
         told += _listed(
@@ -203,6 +221,10 @@ def _listed(what: str, names: Sequence[str]) -> list[str]:
         return [f"{len(names)} {'example' if len(names) == 1 else 'examples'} {what}"]
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return [f"{len(names)} {'file' if len(names) == 1 else 'files'} {what} ({shown})"]
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _digest(part: Part | int | None) -> str | None:

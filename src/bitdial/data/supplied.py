@@ -50,7 +50,9 @@ def load_folder(wanted: Request) -> ImageDataset:
     if root is None:
         raise BitdialError("the dataset 'folder' needs data_path: a folder with train/CLASS/… and val/CLASS/…")
     if not root.is_dir():
-        raise BitdialError(f"no folder {root}; expected train/CLASS/… and val/CLASS/… or CLASS/… in it")
+        raise BitdialError(
+            f"no folder {root}; expected train/CLASS/… and val/CLASS/… or CLASS/… in it; give data_path if it moved"
+        )
     unread: Counter[str] = Counter()
     if (root / "train").is_dir():
         held_out = next((root / name for name in _HELD_OUT_NAMES if (root / name).is_dir()), None)
@@ -87,6 +89,9 @@ def _hidden(name: str) -> bool:
 
 def _class_folders(root: Path) -> list[str]:
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name))
+    strange = [name for name in classes if _text(name) != name]
+    if strange:
+        raise BitdialError(f"{root} holds a class whose name is not UTF-8, {_text(strange[0])}; rename its folder")
     if not classes:
         raise BitdialError(f"no class folders in {root}; expected one folder of images per class there")
     once = Counter(name.casefold() for name in classes)
@@ -129,10 +134,12 @@ def _samples(root: Path, classes: list[str], unread: Counter[str], *, partial: b
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files below a folder but for hidden ones, folder by folder."""
+    """All files below a folder but for hidden ones, folder by folder; a link to a folder above it is not followed."""
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not _hidden(name)]
+        real = Path(place).resolve()
+        above = {real, *real.parents}
+        folders[:] = [name for name in folders if not _hidden(name) and Path(place, name).resolve() not in above]
         found.append((place, sorted(name for name in names if not _hidden(name))))
     return [Path(place, name) for place, names in sorted(found) for name in names]
 
@@ -181,8 +188,13 @@ def _splits(
 
 
 def _named(root: Path, paths: Sequence[Path], mark: Callable[[Path], str]) -> tuple[tuple[str, str], ...]:
-    names = (path.relative_to(root).as_posix() for path in paths)
+    names = (_text(path.relative_to(root).as_posix()) for path in paths)
     return tuple(zip(names, in_threads(mark, paths), strict=True))
+
+
+def _text(name: str) -> str:
+    """A file's name as text that can be written, with what is not UTF-8 in it escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _size(path: Path) -> str:

@@ -29,7 +29,9 @@ def load_arrays(wanted: Request) -> ImageDataset:
             "the dataset 'npz' needs data_path: a .npz or .pt file with x_train, y_train, x_test, y_test"
         )
     if not data_path.is_file():
-        raise BitdialError(f"no file {data_path}; expected a .npz or .pt file with {', '.join(_DIVIDED)}")
+        raise BitdialError(
+            f"no file {data_path}; expected a .npz or .pt file with {', '.join(_DIVIDED)}; give data_path if it moved"
+        )
     arrays = _read(data_path)
     if all(key in arrays for key in _DIVIDED):
         train = (_channels_first(arrays["x_train"], "x_train"), arrays["y_train"])

@@ -21,6 +21,7 @@ from bitdial.errors import BitdialError
 from bitdial.evaluation import describe_machine
 from bitdial.evaluation.equal_cost import ledger_of
 from bitdial.files import write_atomically
+from bitdial.layers.names import named_as
 from bitdial.recipes.recipe import A, ArmFiles, Bench, O, R, Recipe, S, Work
 from bitdial.recipes.resuming import named, plain
 from bitdial.recipes.saved_model import SavedModel, quantized
@@ -155,7 +156,14 @@ class Run(Generic[O, A, R, S]):
                 f"{record.steps_taken} is the newest sound one); remove {files.record} and resume the run"
             )
         model = self.new_model(arm, seed)
-        model.load_state_dict(checkpoint.state["model_state_dict"])
+        try:
+            model.load_state_dict(named_as(model, checkpoint.state["model_state_dict"]))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise BitdialError(
+                f"the checkpoints in {files.folder} do not fit the network: {reason[:300]}; give the model and the "
+                "data that they were made with"
+            ) from error
         return model
 
     def saved_model(self, arm: A, seed: int) -> SavedModel:

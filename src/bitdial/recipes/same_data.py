@@ -57,7 +57,7 @@ def settle(work: W, folder: RunFolder | None, *, accept: bool) -> tuple[W, Finge
     told = "; ".join(changes)
     if changes and not accept:
         raise BitdialError(
-            f"expected the data that {folder.path} began with, got other data: {told}. Put it back, or give "
+            f"expected the data that {folder.path} began with, got other data: {told}. Put it back as it was, or give "
             "--accept_changed_data to go on with what is left of it"
         )
     kept = work.divided_as(before, now)

@@ -21,7 +21,7 @@ from bitdial.data import (
     load_dataset,
     make_loader,
 )
-from bitdial.data.dataset import stratified_split
+from bitdial.data.dataset import missing_classes, stratified_split
 from bitdial.data.division import divided_as
 from bitdial.data.fingerprint import Part
 from bitdial.errors import BitdialError
@@ -142,7 +142,7 @@ class ImageWork:
 
     def divided_as(self, before: Fingerprint, now: Fingerprint) -> Self:
         """The images divided, numbered and normalised as before, where it is known which is which."""
-        same = ("parts", "class_names", "mean", "std")
+        same = ("parts", "class_names", "shape", "mean", "std")
         known = all(isinstance(part, dict) for each in (before, now) for part in each.parts.values())
         if not known or all(getattr(before, name) == getattr(now, name) for name in same):
             return self
@@ -154,7 +154,14 @@ class ImageWork:
             test=parts["test"],
             class_names=tuple(called.get(name, name) for name in before.class_names),
         )
-        return replace(self, dataset=dataset, train=parts["train"], validation=parts.get("validation"))
+        lacked = missing_classes(self.dataset)
+        notes = (*(note for note in dataset.notes if note not in lacked), *missing_classes(dataset))
+        kept = replace(
+            self, dataset=replace(dataset, notes=notes), train=parts["train"], validation=parts.get("validation")
+        )
+        if len(set(self.train.labels.tolist())) > 1:  # a task of a script may do with a single class
+            _check_classes(kept)
+        return kept
 
     def _parts(self) -> dict[str, ImageSplit]:
         chosen_by = {} if self.validation is None else {"validation": self.validation}
@@ -269,13 +276,18 @@ def work_of(
 
 def _classes(work: ImageWork, task: Task | None) -> ImageWork:
     """The work with its task, for which there must be classes to tell apart where it is the usual one."""
+    if task is None:
+        _check_classes(work)
+    return replace(work, task=task or Classification())
+
+
+def _check_classes(work: ImageWork) -> None:
     present = set(work.train.labels.tolist())
-    if task is None and len(present) == 1:
+    if len(present) == 1:
         raise BitdialError(
             f"expected images of at least two classes in {work.name} to train on, got only those of "
             f"'{work.dataset.class_names[present.pop()]}'; add another class"
         )
-    return replace(work, task=task or Classification())
 
 
 def _maker(model: object) -> Callable[[], nn.Module] | None:
