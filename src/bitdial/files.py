@@ -34,6 +34,11 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> Path
     return target
 
 
+def as_text(name: str) -> str:
+    """The name of a file as text that can be written, with what is not UTF-8 in it escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import bitdial
 from bitdial.cli import main
@@ -386,6 +387,49 @@ def test_the_options_of_another_recipe_are_refused_by_name(
     assert f"{config}, line 1: expected options of the recipe cyclic, got those of ternary" in said
     assert main(["train", "cyclic", "--resume", str(ternary[1])]) == 2
     assert "got those of ternary" in capsys.readouterr().err
+
+
+COMPILED: list[tuple[str, dict[str, Any], dict[str, int]]] = [
+    ("ternary", {**TERNARY, "validation_fraction": 0, "keep_best": 0}, {"epochs": 2}),
+    ("cyclic", TINY, {"seeds": 2}),
+]
+
+
+@pytest.mark.parametrize(("recipe", "how", "longer"), COMPILED)
+def test_a_compiled_network_of_a_script_is_trained_and_resumed(
+    recipe: str, how: dict[str, Any], longer: dict[str, int], tmp_path: Path
+) -> None:
+    brought: dict[str, Any] = {"model": lambda: torch.compile(network(), backend="eager"), "data": (tensors(),) * 2}
+    before = bitdial.run(recipe, run_dir=tmp_path / "run", **brought, **how).records
+    after = bitdial.run(recipe, resume=tmp_path / "run", **brought, **longer).records
+    assert len(after) == len(before) * longer.get("seeds", 1)
+    assert sum(record.steps_taken for record in after) == 2 * sum(record.steps_taken for record in before)
+
+
+def test_another_network_than_that_of_the_run_is_refused(tmp_path: Path) -> None:
+    data = (tensors(), tensors())
+    bitdial.run("cyclic", run_dir=tmp_path / "run", model=network, data=data, **TINY)
+    other = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    with pytest.raises(
+        BitdialError, match=r"checkpoints in .* do not fit the network: .*; give the model and the data"
+    ):
+        bitdial.run("cyclic", resume=tmp_path / "run", seeds=2, model=other, data=data)
+
+
+class Stream(IterableDataset[tuple[Tensor, Tensor]]):
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(list(zip(*tensors(), strict=True)))
+
+
+def test_a_stream_of_examples_has_no_length(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"model": network, "data": (Stream(), tensors()), "batch_size": 50}
+    joint: dict[str, Any] = {"warmup_steps": 0, "bitwidth_options": [4, 32], "run_dir": tmp_path / "run"}
+    with pytest.raises(BitdialError, match=r"epochs of a loader without a length .*; give steps instead"):
+        bitdial.run("joint", epochs=1, **how, **joint)
+    with pytest.raises(BitdialError, match=r"counts in epochs, .* got a loader without a length; give it a __len__"):
+        bitdial.run("ternary", validation_fraction=0, keep_best=0, run_dir=tmp_path / "run", **how)
+    notes = bitdial.run("joint", steps=5, **how, **joint).notes
+    assert "The data of the part train comes from the script: whether it changes cannot be checked." in notes
 
 
 def test_a_quantizer_that_was_registered_can_be_chosen_in_every_recipe() -> None:

@@ -386,7 +386,7 @@ X, Y = pair(10)
         ((X, Y), (X, 1 - Y), r"10 examples changed"),
         (TensorDataset(X, Y), TensorDataset(X[:9], Y[:9]), r"1 example removed"),
         (DataLoader(TensorDataset(X, Y), 5), DataLoader(TensorDataset(X, 1 - Y), 5), r"10 examples changed"),
-        (Numbers(12), Numbers(13), r"13 examples in the part train instead of 12"),
+        (Numbers(12), Numbers(13), r"a part train of length 13 instead of length 12"),
         (Subset(Numbers(12), [0, 1, 2]), Subset(Numbers(12), [1, 2, 3]), r"1 example added; 1 example removed"),
         (Subset(TensorDataset(X, Y), [0, 1]), Subset(TensorDataset(X, Y), [2, 1]), r"1 example added; 1 example rem"),
     ],
@@ -405,6 +405,11 @@ def test_data_of_a_script(before: Any, now: Any, told: str, tmp_path: Path) -> N
     assert "it is used as it is given now" in data.changes[0]
     data.write(run.data)
     settle(made(now), run, accept=False)
+
+
+def test_the_type_of_whole_labels_is_no_change(tmp_path: Path) -> None:
+    run = begun(work_of(JointConfig(), nn.Linear(8, 2), ((X, Y), (X, Y))), tmp_path / "run")
+    settle(work_of(JointConfig(), nn.Linear(8, 2), ((X, Y.to(torch.uint8)), (X, Y.int()))), run, accept=False)
 
 
 def test_folders_of_torchvision(pictures: Path, tmp_path: Path) -> None:
@@ -509,6 +514,8 @@ def test_a_record_of_a_later_version_is_a_sentence(pictures: Path, tmp_path: Pat
 
 def test_names_that_are_not_utf_8(pictures: Path, tmp_path: Path) -> None:
     (pictures / "cat" / "003.png").rename(Path(os.fsdecode(os.fsencode(pictures / "cat") + b"/\xff.png")))
+    brought = work_of(JointConfig(), nn.Linear(8, 2), (ImageFolder(pictures), pair(8)))
+    begun(brought, tmp_path / "brought")
     made = work(pictures)
     run = begun(made, tmp_path / "run")
     assert r"cat/\xff.png" in made.identify().examples()

@@ -157,7 +157,7 @@ class Fingerprint(Config):
         for name, part in before.parts.items():
             other = self.parts.get(name)
             if not (isinstance(part, dict) and isinstance(other, dict)) and _size(part) != _size(other):
-                told.append(f"{_size(other)} examples in the part {name} instead of {_size(part)}")
+                told.append(f"a part {name} of {_told(other)} instead of {_told(part)}")
         return told
 
 
@@ -174,6 +174,8 @@ def named_by_content(inputs: Tensor, seen: Counter[str], prefix: str = "") -> li
 
 def part_of_tensors(inputs: Tensor, labels: Tensor, prefix: str) -> Part:
     """The part that pairs of inputs and labels of any kind are; the class is left open."""
+    if not (labels.is_floating_point() or labels.is_complex()):
+        labels = labels.long()  # the loss makes them so too
     names = named_by_content(inputs, Counter(), prefix)
     return {
         name: (-1, blake2b(row, digest_size=8).hexdigest()) for name, row in zip(names, _bytes(labels), strict=True)
@@ -231,6 +233,11 @@ def _digest(part: Part | int | None) -> str | None:
     if not isinstance(part, dict):
         return None
     return blake2b(repr(list(part.items())).encode(), digest_size=16).hexdigest()
+
+
+def _told(part: Part | int | None) -> str:
+    size = _size(part)
+    return "unknown length" if size is None else f"length {size}"
 
 
 def _size(part: Part | int | None) -> int | None:

@@ -27,6 +27,7 @@ from bitdial.data.images import FolderSplit, decode_all, dimensions, in_threads
 from bitdial.data.pictures import holds_integers, naming, readable_kinds, unreadable_kinds
 from bitdial.data.tensors import channel_statistics
 from bitdial.errors import BitdialError
+from bitdial.files import as_text
 
 _HELD_OUT_NAMES = ("val", "test", "valid", "validation")
 _PART_NAMES = {*_HELD_OUT_NAMES, "train", "training", "testing"}
@@ -89,9 +90,9 @@ def _hidden(name: str) -> bool:
 
 def _class_folders(root: Path) -> list[str]:
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name))
-    strange = [name for name in classes if _text(name) != name]
+    strange = [name for name in classes if as_text(name) != name]
     if strange:
-        raise BitdialError(f"{root} holds a class whose name is not UTF-8, {_text(strange[0])}; rename its folder")
+        raise BitdialError(f"{root} holds a class whose name is not UTF-8, {as_text(strange[0])}; rename its folder")
     if not classes:
         raise BitdialError(f"no class folders in {root}; expected one folder of images per class there")
     once = Counter(name.casefold() for name in classes)
@@ -188,13 +189,8 @@ def _splits(
 
 
 def _named(root: Path, paths: Sequence[Path], mark: Callable[[Path], str]) -> tuple[tuple[str, str], ...]:
-    names = (_text(path.relative_to(root).as_posix()) for path in paths)
+    names = (as_text(path.relative_to(root).as_posix()) for path in paths)
     return tuple(zip(names, in_threads(mark, paths), strict=True))
-
-
-def _text(name: str) -> str:
-    """A file's name as text that can be written, with what is not UTF-8 in it escaped."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _size(path: Path) -> str:

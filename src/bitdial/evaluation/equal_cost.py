@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from bitdial.errors import BitdialError
 from bitdial.layers import Ledger, cost
 from bitdial.schedules import LayerSchedule
-from bitdial.training.batches import to_device
+from bitdial.training.batches import length_of, to_device
 
 
 def ledger_of(model: nn.Module, batches: Iterable[Any]) -> Ledger:
@@ -59,8 +59,9 @@ def matched_steps(bitops: float, step_bitops: float, examples: Callable[[int], f
 
 def batches_in_step(loader: Any, accumulation: int) -> Callable[[int], int]:
     """How many batches each optimizer step takes: `accumulation`, and at an epoch's end what is left of it."""
-    rest = len(loader) % accumulation if isinstance(loader, Sized) else 0
+    size = length_of(loader) or 0
+    rest = size % accumulation
     if not rest:
         return lambda step: accumulation
-    whole = len(loader) // accumulation
+    whole = size // accumulation
     return lambda step: rest if step % (whole + 1) == whole else accumulation

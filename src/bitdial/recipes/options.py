@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -13,6 +13,7 @@ from bitdial.errors import BitdialError
 from bitdial.layers.cycling import Width as Width
 from bitdial.numerics import QUANTIZERS, TERNARY_BITS
 from bitdial.options import Config
+from bitdial.training.batches import length_of
 from bitdial.training.options import DeviceOptions, LengthOptions
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def total_steps(options: SharedConfig, loader: Iterable[Any]) -> int:
     """
     if options.steps is not None:
         return options.steps
-    if not isinstance(loader, Sized):
+    size = length_of(loader)
+    if size is None:
         raise BitdialError("epochs of a loader without a length cannot be counted in steps; give steps instead")
-    return (options.epochs or 1) * -(-len(loader) // getattr(options, "gradient_accumulation_steps", 1))
+    return (options.epochs or 1) * -(-size // getattr(options, "gradient_accumulation_steps", 1))

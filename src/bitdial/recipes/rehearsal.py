@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from bitdial.errors import BitdialError
 from bitdial.recipes.devices import check_layers
 from bitdial.recipes.states import Foreign
 from bitdial.training import Distillation, LoopConfig, Setup, Task, TrainingState
+from bitdial.training.batches import length_of
 from bitdial.trees import map_tensors, tensors
 
 
@@ -55,7 +56,7 @@ class Rehearsal(Setup):
         """
         foreign = None
         if self.file is not None:
-            batches = len(loader) if isinstance(loader, Sized) else 1
+            batches = length_of(loader) or 1
             foreign = Foreign.read(self.file, -(-batches // config.gradient_accumulation_steps))
             foreign.check(model, optimizer, self.file)
         with warnings.catch_warnings():

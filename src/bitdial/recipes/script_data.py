@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import DatasetFolder
 
 from bitdial.data.fingerprint import Part, part_of_tensors
 from bitdial.errors import BitdialError
+from bitdial.files import as_text
 
 
 def pair_of(part: object) -> tuple[Tensor, Tensor] | None:
@@ -39,7 +40,8 @@ def identified(part: Any, name: str) -> Part | int | None:
     if isinstance(part, DatasetFolder):
         files = [Path(file) for file, _ in part.samples]
         files = files if chosen is None else [files[number] for number in chosen]
-        return {f"{name}:{file.relative_to(part.root).as_posix()}": (-1, str(file.stat().st_size)) for file in files}
+        called = [as_text(file.relative_to(part.root).as_posix()) for file in files]
+        return {f"{name}:{of}": (-1, str(file.stat().st_size)) for of, file in zip(called, files, strict=True)}
     if chosen is not None:
         return {f"{name}:{number}": (-1, "") for number in chosen}
     try:
@@ -58,7 +60,7 @@ def batches_of(
             raise BitdialError(f"{name} must have one label for each input, got {len(pair[0])} and {len(pair[1])}")
         part = TensorDataset(*pair)
     if isinstance(part, Dataset):
-        shuffles = seed is not None
+        shuffles = seed is not None and not isinstance(part, IterableDataset)
         if world_size > 1 and shuffles:
             sampler: Any = DistributedSampler(part, world_size, rank, seed=seed or 0, drop_last=True)
             return DataLoader(part, batch_size, sampler=sampler)

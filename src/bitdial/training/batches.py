@@ -45,10 +45,7 @@ class BatchStream:
     @property
     def size(self) -> int | None:
         """Batches per epoch; None where the loader does not know."""
-        try:
-            return len(self.loader)  # type: ignore[arg-type]
-        except (TypeError, NotImplementedError):
-            return None
+        return length_of(self.loader)
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[tuple[list[Any], bool]]:
         """Yield ``(batches, whether the epoch is over with them)``, from batch number `skip` of the epoch on.
@@ -123,6 +120,14 @@ class BatchStream:
                 "drawn in the workers are not"
             ]
         return []
+
+
+def length_of(loader: Iterable[Any]) -> int | None:
+    """Batches per epoch; None where the loader does not know, as a `DataLoader` of a stream."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -17,6 +17,7 @@ from bitdial.layers import BitDial
 from bitdial.options import part
 from bitdial.recipes.joint.options import JointConfig
 from bitdial.recipes.joint.report import draw, report_page, width_table
+from bitdial.recipes.options import total_steps
 from bitdial.recipes.recipe import Arm, Bench, Recipe
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import dialled
@@ -140,8 +141,7 @@ def train(arm: Arm, bench: Bench[JointConfig]) -> TrainingState:
     ledger = ledger_of(model, loader)
     task = InPasses(bench.work.task, dial, drawn(0))
     loop = part(options, LoopConfig, checkpoint_interval=bench.setup.checkpoint_interval, checkpoint_epochs=None)
-    steps = loop.total_steps(len(loader))  # type: ignore[arg-type]
-    assert steps is not None
+    steps = total_steps(options, loader)
     rate = LearningRateConfig(warmup_steps=min(options.warmup_steps, steps // 2))
 
     def mean(passes: Sequence[Widths]) -> float:

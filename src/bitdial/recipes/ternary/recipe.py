@@ -15,6 +15,7 @@ from torch import nn
 from bitdial.evaluation.sweep import evaluate
 from bitdial.export import packed_sizes, save_packed
 from bitdial.layers import QuantizedLayer, skipped_layers
+from bitdial.layers.names import plain_names
 from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
 from bitdial.recipes.recipe import Arm, Bench, Recipe, Work
 from bitdial.recipes.run import Run
@@ -155,7 +156,7 @@ def read_curve(path: Path, scope: Mapping[str, str]) -> Curve:
 @torch.no_grad()
 def share_of_zeros(model: nn.Module) -> dict[str, float]:
     """Share of weights that are zero in each ternary layer, by name."""
-    modules, shares = dict(model.named_modules()), {}
+    modules, shares = plain_names(model), {}
     for name, width in bits_of(model):
         layer = modules[name]
         if width < UNQUANTIZED and isinstance(layer, QuantizedLayer):

@@ -36,6 +36,7 @@ from bitdial.training import (
     learning_rate_factor,
     make_fabric,
 )
+from bitdial.training.batches import length_of
 
 LONGEST_WARMUP = 5
 """Epochs of warm-up in a long run, where the user says nothing."""
@@ -88,7 +89,7 @@ def train(arm: Arm, bench: Bench[TernaryConfig]) -> TrainingState:
         history_interval=options.log_interval,
         monitor_mode=options.monitor_mode,
     )
-    rate = _rate(options, loop, len(loaders.train))  # type: ignore[arg-type]
+    rate = _rate(options, loop, length_of(loaders.train))
     best = None if loaders.validation is None else BestScore(loaders.validation, bench.work.task)
     hooks: list[Hook] = [] if best is None else [best]
     if not options.is_float:
@@ -123,12 +124,17 @@ def _task(options: TernaryConfig, bench: Bench[TernaryConfig]) -> Task:
     return Distillation(task, teacher, options.distillation_alpha, options.distillation_temperature)
 
 
-def _rate(options: TernaryConfig, loop: LoopConfig, batches: int) -> LearningRateFactor:
+def _rate(options: TernaryConfig, loop: LoopConfig, batches: int | None) -> LearningRateFactor:
     """The learning rate as a factor of the optimizer step.
 
     Raises:
-        BitdialError: the warm-up is as long as the run, or a milestone is below 0.
+        BitdialError: the warm-up is as long as the run, a milestone is below 0, or nobody knows how long an epoch is.
     """
+    if batches is None:
+        raise BitdialError(
+            "the ternary recipe counts in epochs, expected training batches that know their number, got a loader "
+            "without a length; give it a __len__"
+        )
     total = loop.total_steps(batches)
     assert total is not None  # the loader has a length
     per_epoch = -(-batches // options.gradient_accumulation_steps)
