@@ -54,7 +54,7 @@ def changed(key: str, index: Any, value: float) -> dict[str, Any]:
         (arrays(x_test=np.zeros((8, 1, 4, 4), np.uint8)), r"must agree in type and channels"),
         (
             arrays(x_test=np.zeros((8, 1, 5, 5), np.float32)),
-            r"square and of one size, got 4x4 and 5x5; give image_size",
+            r"square and of one size, got 4x4 and 5x5; resize them, or give image_size",
         ),
         (arrays(x_train=np.zeros((0, 1, 4, 4)), y_train=np.zeros(0)), r"N > 0, got \[0, 1, 4, 4\]"),
         ({"x_train": np.zeros((2, 4, 4)), "y_trian": np.zeros(2)}, r"lacks y_train, .*did you mean 'y_trian'"),
@@ -169,7 +169,7 @@ def _no_classes(root: Path) -> None:
     [
         (_empty_class, r"class folder .*train/emu holds no image that can be read; add images or remove it"),
         (_strange_class, r"val holds the class 'elk', which the training folder lacks \(it has cat, dog\)"),
-        (_mixed_sizes, r"got 2 sizes, 12x12 in 16 of 18 images; give image_size"),
+        (_mixed_sizes, r"got 2 sizes, 12x12 in 16 of 18 images; resize them, or give image_size"),
         (_no_validation, r"has a folder train but none of val, test"),
         (_no_classes, r"no class folders in .*pictures"),
     ],

@@ -158,7 +158,7 @@ def _common_size(paths: Sequence[Path]) -> int:
     if len(sizes) > 1 or width != height:
         raise BitdialError(
             f"images must be square and of one size, got {len(sizes)} sizes, {width}x{height} in {count} of "
-            f"{len(paths)} images; give image_size to resize them"
+            f"{len(paths)} images; resize them, or give image_size to load_dataset"
         )
     return width
 

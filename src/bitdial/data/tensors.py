@@ -50,7 +50,8 @@ def dataset_from_tensors(
         x_train, x_test = resize_square(x_train, image_size), resize_square(x_test, image_size)
     elif len(sizes) > 1 or x_train.shape[2] != x_train.shape[3]:
         raise BitdialError(
-            f"images must be square and of one size, got {' and '.join(sorted(sizes))}; give image_size to resize them"
+            f"images must be square and of one size, got {' and '.join(sorted(sizes))}; "
+            "resize them, or give image_size to load_dataset"
         )
     y_train, y_test = class_numbers(train[1], "y_train"), class_numbers(test[1], "y_test")
     if num_classes is None:
