@@ -52,15 +52,19 @@ class Shuffled(Sampler[int]):
 class Counted(Sampler[int]):
     """Makes a seed of its own count of epochs."""
 
-    def __init__(self) -> None:
-        self.epochs = {"seen": 0}
+    def __init__(self, zero: Any = 0) -> None:
+        self.epochs = {"seen": zero}
 
     def __len__(self) -> int:
         return EXAMPLES
 
     def __iter__(self) -> Iterator[int]:
-        self.epochs["seen"] += 1
-        yield from torch.randperm(EXAMPLES, generator=torch.Generator().manual_seed(self.epochs["seen"])).tolist()
+        self.epochs["seen"] = type(self.epochs["seen"])(self.epochs["seen"] + 1)
+        yield from torch.randperm(EXAMPLES, generator=torch.Generator().manual_seed(int(self.epochs["seen"]))).tolist()
+
+
+class Count(int):
+    """A whole number of a class of its own, which no checkpoint may hold."""
 
 
 class Around:
@@ -144,6 +148,8 @@ LOADERS = {
     "older numpy": lambda: DataLoader(Noisy(), BATCH, sampler=Shuffled(np.random.RandomState(1))),
     "python": lambda: batches(Shuffled(random.Random(1))),
     "counted": lambda: DataLoader(Noisy(), BATCH, sampler=Counted()),
+    "counted in numpy": lambda: DataLoader(Noisy(), BATCH, sampler=Counted(np.int64(0))),
+    "counted in a class": lambda: DataLoader(Noisy(), BATCH, sampler=Counted(Count(0))),
     "wrapped": lambda: Around(DataLoader(Noisy(), BATCH, shuffle=True, generator=generator())),
     "wrapped twice": lambda: Around(Around(batches(RandomSampler(Noisy(), generator=generator())))),
     "data set's own generator": lambda: DataLoader(OwnNoise(), BATCH, shuffle=True, generator=generator()),

@@ -48,7 +48,7 @@ class LoaderState:
         changed = {place: part for place, _, part in parts if _is_number(part) and part != self._first.get(place)}
         return {
             "generators": {".".join(place): _read(part) for place, _, part in parts if _is_generator(part)},
-            "numbers": {".".join(place): number for place, number in changed.items()},
+            "numbers": {".".join(place): _plain(number) for place, number in changed.items()},
             "workers": [name for name, loader in self.loaders().items() if _has_workers(loader)],
         }
 
@@ -63,7 +63,8 @@ class LoaderState:
             if _is_generator(part) and name in state["generators"]:
                 _write(part, state["generators"][name])
             elif _is_number(part) and name in state["numbers"]:
-                put(state["numbers"][name])
+                number = state["numbers"][name]
+                put(number if type(part) in (int, float) else type(part)(number))
 
     def differs(self, state: Mapping[str, Any]) -> bool:
         """Whether the loader that was saved had other generators."""
@@ -104,7 +105,12 @@ def _setter(owner: Any, key: Any) -> Callable[[Any], None]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _plain(number: Any) -> int | float:
+    """The number without its class: a checkpoint takes no other than Python's own."""
+    return int(number) if isinstance(number, int | np.integer) else float(number)
 
 
 def _is_generator(value: Any) -> bool:
