@@ -34,3 +34,8 @@ def test_the_file_is_as_open_to_others_as_any_new_file(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.touch()
     assert write_atomically(tmp_path / "ours", "x").stat().st_mode == plain.stat().st_mode
+
+
+def test_a_path_that_is_not_utf_8_is_written_escaped(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"data-\xff")  # as a report holds the folder that a user named
+    assert write_atomically(tmp_path / "report.html", f"<p>{odd}").read_text(encoding="utf-8") == r"<p>data-\udcff"
