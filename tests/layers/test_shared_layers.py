@@ -140,3 +140,18 @@ def test_mistakes_change_nothing(calls: Any, sentence: str) -> None:
 def test_fixed_ranges_need_none() -> None:
     with pytest.raises(BitdialError, match='layer "head" must have a running range, got activation quantizer dorefa'):
         ranges_per_call(pyramid(quantizer="dorefa"), {"head": 3})
+
+
+@pytest.mark.parametrize(
+    ("model", "calls", "sentence"),
+    [
+        (3, {"head": 2}, "model must be a torch.nn.Module, got int"),
+        (Pyramid(), {"head": 2}, "model must have quantized layers, got none"),
+        (pyramid(), None, 'calls must be a mapping such as .*"head": 3.*, got None'),
+        (pyramid(), ["head"], r"calls must be a mapping .* got \['head'\]"),
+        (pyramid(), {"head": "3"}, "calls of head must be a whole number of 1 or more, got '3'"),
+    ],
+)
+def test_other_arguments_are_refused(model: Any, calls: Any, sentence: str) -> None:
+    with pytest.raises(BitdialError, match=sentence):
+        ranges_per_call(model, calls)

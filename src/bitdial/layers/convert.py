@@ -156,9 +156,15 @@ def ranges_per_call(model: nn.Module, calls: Mapping[str, int]) -> nn.Module:
         The model, changed in place.
 
     Raises:
-        BitdialError: a pattern without a match, a number that is none, or a layer whose range is fixed or learned.
+        BitdialError: a pattern without a match, a number that is none, a layer whose range is fixed or learned, or
+            a model without quantized layers.
     """
+    check_model(model)
+    if not isinstance(calls, Mapping):
+        raise BitdialError(f'calls must be a mapping such as {{"head": 3}} from layers to numbers, got {calls!r}')
     layers = {name: m for name, m in plain_names(model).items() if isinstance(m, QuantizedLayer)}
+    if not layers:
+        raise BitdialError("model must have quantized layers, got none; call bitdial.quantize(model) first")
     chosen: dict[str, int] = {}
     for pattern, number in calls.items():
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
