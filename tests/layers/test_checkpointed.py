@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -172,3 +174,27 @@ def test_turns_far_back_are_forgotten_but_nothing_grows() -> None:
     for _ in range(3):
         BitDial(model).set(4)
     assert (len(layer._turns), layer._turns[-1]) == before
+
+
+@pytest.mark.parametrize("again", [lambda models: models, lambda models: pickle.loads(pickle.dumps(models))])
+def test_turns_do_not_count_where_nodes_are_numbered_anew(again: Callable[[Any], Any]) -> None:
+    """In another thread; or in another process, into which a whole model was loaded."""
+    models = pair("not reentrant")
+    node = torch.ones((), requires_grad=True)
+    for _ in range(100):
+        node = node * 1.0
+    for model in models:
+        for width in (2, 8, 3):
+            BitDial(model).set(width)
+    models = again(models)
+
+    def train() -> None:
+        for model in models:
+            loss = model(rows().requires_grad_()).square().sum()
+            BitDial(model).set(6)
+            loss.backward()
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    same(*models)

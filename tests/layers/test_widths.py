@@ -167,3 +167,59 @@ def test_widths_go_through_distributed_checkpoints() -> None:
     state, model = get_model_state_dict(net(5)), net(8)
     set_model_state_dict(model, state)
     assert BitDial(model).weights == [5, 5]
+
+
+def test_a_dial_turns_what_was_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        model = net(8)
+        BitDial(model).set(5)
+        model(torch.randn(3, 4))
+    BitDial(model).set(4, gradients=4)
+    assert BitDial(model).weights == [4, 4]
+    with torch.inference_mode():
+        model.double()
+        model[0].widths_to(torch.device("cpu"))
+    BitDial(model).set(3)
+    assert BitDial(model).weights == [3, 3]
+
+
+def test_a_turn_on_the_meta_device_is_kept_for_later() -> None:
+    model = net(8).to("meta")
+    BitDial(model).set(5, gradients=6)
+    model.to_empty(device="cpu")
+    assert BitDial(model).state_dict() == BitDial(net_at(5, 6)).state_dict()
+
+
+def net_at(bits: float, gradients: float) -> nn.Module:
+    model = net(bits)
+    BitDial(model).set(gradients=gradients)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "sentence"),
+    [
+        (
+            "0.weight_bits",
+            torch.tensor([1.0, 2.0]),
+            r"0\.weight_bits of a state must be a tensor of 1 number, got shape",
+        ),
+        ("0.weight_bits", torch.empty(0), r"of 1 number, got shape \(0,\)"),
+        ("0.weight_bits", torch.tensor(8.0, device="meta"), r"got shape \(\) on meta"),
+        ("0.weight_bits", 8, "got 8; load what"),
+        ("0.weight_bits", "8", "got '8'"),
+        ("0.weight_bits", torch.tensor(float("nan")), r"got nan for 0\.weight_bits"),
+        (f"2.{SQUARES}", None, rf"2\.{SQUARES} of a state must be a tensor of 3 numbers, got None"),
+        (f"2.{SQUARES}", torch.ones(4), r"of 3 numbers, got shape \(4,\)"),
+    ],
+)
+def test_entries_that_are_no_widths_are_refused(entry: str, value: object, sentence: str) -> None:
+    with pytest.raises(BitdialError, match=sentence):
+        net(8).load_state_dict({**net(8).state_dict(), entry: value})
+
+
+def test_widths_may_be_whole_numbers() -> None:
+    state = {name: value.long() if "bits" in name else value for name, value in net(5).state_dict().items()}
+    model = net(8)
+    model.load_state_dict(state)
+    assert BitDial(model).weights == [5, 5]

@@ -163,7 +163,8 @@ class QuantizedLayer(HoldsWidths):
     def _as_built(self, name: str) -> Tensor:
         """A buffer as the layer was built with it, where its weight is."""
         shape = (self.range_calls,) if name in _RANGE and self.range_calls > 1 else ()
-        return torch.full(shape, self._built[name], dtype=torch.float32, device=self.weight.device)
+        with torch.inference_mode(False):
+            return torch.full(shape, self._built[name], dtype=torch.float32, device=self._float_weight().device)
 
     @property
     def has_one_range(self) -> bool:
@@ -196,10 +197,11 @@ class QuantizedLayer(HoldsWidths):
         """
         before = {name: getattr(self, name) for name in self._built}
         super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            moved = getattr(self, name)
-            if moved is not buffer and not moved.is_meta:
-                setattr(self, name, self._as_built(name) if buffer.is_meta else buffer.to(moved.device))
+        with torch.inference_mode(False):
+            for name, buffer in before.items():
+                moved = getattr(self, name)
+                if moved is not buffer and not moved.is_meta:
+                    setattr(self, name, self._as_built(name) if buffer.is_meta else buffer.to(moved.device))
         return self
 
     def reset_parameters(self) -> None:
@@ -211,7 +213,7 @@ class QuantizedLayer(HoldsWidths):
         """As ever; learned scales fit another weight that is put in the place of the old one (fused with a norm)."""
         before = self._parameters.get("weight") if name == "weight" else None
         super().register_parameter(name, param)
-        if before is not None and param is not None and not _alike(before, param):
+        if before is not None and param is not None and self._scales() and not _alike(before, param):
             self._fit_scales()
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
@@ -221,10 +223,13 @@ class QuantizedLayer(HoldsWidths):
         if whole is not None and tensor is not None:
             self._fit_scales(whole * tensor)
 
-    def _fit_scales(self, weight: Tensor | None = None) -> None:
+    def _scales(self) -> LearnedWeight | None:
         quantizer = self._modules.get("weight_quantizer")  # none yet while the layer is being made
-        if isinstance(quantizer, LearnedWeight):
-            quantizer.reset(self._float_weight() if weight is None else weight)
+        return quantizer if isinstance(quantizer, LearnedWeight) else None
+
+    def _fit_scales(self, weight: Tensor | None = None) -> None:
+        if scales := self._scales():
+            scales.reset(self._float_weight() if weight is None else weight)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Load; a state of the float layer is good too: widths stay as they are, and the range is forgotten."""
@@ -235,8 +240,8 @@ class QuantizedLayer(HoldsWidths):
             )
         own = {prefix + name for name in _STATE}
         of_float = prefix + "weight" in state_dict and own.isdisjoint(state_dict)
-        if of_float and isinstance(self.weight_quantizer, LearnedWeight):
-            fitting = self.weight_quantizer.initial(state_dict[prefix + "weight"])  # it loads after this, from the same
+        if of_float and (scales := self._scales()):
+            fitting = scales.initial(state_dict[prefix + "weight"])  # it loads after this, from the same
             state_dict.update({f"{prefix}weight_quantizer.{name}": scale for name, scale in fitting.items()})
         if of_float and self.activation_quantizer is not None:  # it stays as it is
             kept = self.activation_quantizer.state_dict()
@@ -293,6 +298,8 @@ class QuantizedLayer(HoldsWidths):
     def _float_weight(self) -> Any:
         """The weight as it is, also for another module that is running."""
         weight = self._parameters.get("weight")
+        if weight is None:
+            weight = vars(self).get("weight")
         return self.weight if weight is None else weight
 
     def quantized_weight(self) -> Tensor:
@@ -309,7 +316,8 @@ class QuantizedLayer(HoldsWidths):
         A backward pass is running then, and the node of it that needs the values tells by its number which turns of
         the dial came after the first time. No range is counted twice.
         """
-        if torch.compiler.is_compiling() or torch._C._current_graph_task_id() < 0:
+        if torch._C._current_graph_task_id() < 0:
+            self.passes_here()
             yield
             return
         number, call = torch._C._current_autograd_node()._sequence_nr(), self._call
@@ -329,6 +337,7 @@ class QuantizedLayer(HoldsWidths):
             if torch._C._current_graph_task_id() >= 0:
                 with self.as_it_was():
                     return self._quantized_product(x, arithmetic)
+            self.passes_here()
             if torch._C._are_functorch_transforms_active():
                 raise BitdialError(
                     "a transform of torch.func (grad, vmap, jvp, ...) cannot go through a quantized layer; use "

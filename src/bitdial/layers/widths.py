@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from bitdial.errors import BitdialError
 from bitdial.numerics import check_bits
 
 WIDTHS = ("weight_bits", "activation_bits", "gradient_bits")
@@ -18,6 +20,16 @@ SQUARES = "squared_bits"
 
 _TURNS = 64
 """How many turns of the dial between a forward pass and its backward pass a layer remembers."""
+
+
+class _Thread(threading.local):
+    """Tells threads apart: each counts the nodes of autograd on its own. A copy or a process of later has another."""
+
+    def __init__(self) -> None:
+        self.token = object()
+
+
+_this = _Thread()
 
 
 class HoldsWidths(nn.Module):
@@ -29,6 +41,8 @@ class HoldsWidths(nn.Module):
     """
 
     weight: Any
+    _built: dict[str, float]
+    _thread: object = None  # that of the last forward pass
 
     @property
     def squared_bits(self) -> Tensor:
@@ -41,7 +55,7 @@ class HoldsWidths(nn.Module):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        self._turns: deque[tuple[int, dict[str, float]]] = deque(maxlen=_TURNS)
+        self._turns: deque[tuple[object, int, dict[str, float]]] = deque(maxlen=_TURNS)
         self._written: dict[str, tuple[Tensor, int, float]] = {}
 
     def turn(self, widths: Mapping[str, float]) -> None:
@@ -49,28 +63,40 @@ class HoldsWidths(nn.Module):
         before: dict[str, float] = {}
         for name, width in widths.items():
             tensor: Tensor = getattr(self, name)
+            if tensor.is_meta:  # it holds no value; that which it will have
+                self._built[name] = width
+                continue
             written, version, value = self._written.get(name, (None, 0, 0.0))
             # To read a number from a device would wait for it.
             before[name] = value if written is tensor and version == tensor._version else tensor.item()
             tensor.fill_(width)
             self._written[name] = tensor, tensor._version, width
-        if before != widths:
-            self._turns.append((torch.autograd._get_sequence_nr(), before))  # type: ignore[attr-defined]
+        if any(before[name] != widths[name] for name in before):
+            number = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+            self._turns.append((_this.token, number, before))
+
+    def passes_here(self) -> None:
+        """Remember whose numbers the nodes of a forward pass have."""
+        vars(self)["_thread"] = _this.token
 
     def widths_at(self, node: int) -> dict[str, float]:
         """Those widths that have been turned since the node of autograd of this number was made, as they were."""
-        return {k: v for until, widths in reversed(self._turns) if node < until for k, v in widths.items()}
+        turns = ((until, widths) for thread, until, widths in reversed(self._turns) if thread is self._thread)
+        return {k: v for until, widths in turns if node < until for k, v in widths.items()}
 
     def widths_to(self, device: torch.device) -> None:
         """Bring the widths where the input is: some who place a model, or a copy of it, know of buffers only."""
-        for name, width in held_widths(self).items():
-            setattr(self, name, width.to(device))
+        self._change_widths(lambda width: width.to(device))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._change_widths(fn)
+        return self
+
+    @torch.inference_mode(False)  # a tensor made in it can never be turned outside of it
+    def _change_widths(self, fn: Callable[[Tensor], Tensor]) -> None:
         for name, width in held_widths(self).items():
             setattr(self, name, fn(width))
-        return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -88,15 +114,18 @@ class HoldsWidths(nn.Module):
         given = {name: state[prefix + name] for name in held if prefix + name in state}
         if strict:
             missing += [prefix + name for name in held if name not in given]
-        squares = dict(zip(held, state[prefix + SQUARES].tolist(), strict=False)) if prefix + SQUARES in state else {}
+        if self.weight.is_meta:
+            return
+        squares = dict(zip(held, _numbers(state, prefix + SQUARES, len(WIDTHS)), strict=False))
         for name, value in given.items():
-            if not self.weight.is_meta:
-                self._take(name, value, squares.get(name), prefix + name)
+            number = _numbers(state, prefix + name, 1)[0]
+            eps = torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+            self._take(name, number, squares.get(name), eps, prefix + name)
 
     @torch.no_grad()
-    def _take(self, name: str, value: Tensor, square: float | None, key: str) -> None:
-        number, own = float(value), getattr(self, name)
-        if square is not None and abs(number**2 - square) > 4 * torch.finfo(value.dtype).eps * square:
+    def _take(self, name: str, number: float, square: float | None, eps: float, key: str) -> None:
+        own = getattr(self, name)
+        if square is not None and abs(number**2 - square) > 4 * eps * square:
             if own.is_meta or abs(own.item() - number) > 0.01:
                 warnings.warn(
                     "the state holds an average of widths, and the layers keep the widths that they have; turn the "
@@ -109,6 +138,20 @@ class HoldsWidths(nn.Module):
             setattr(self, name, torch.tensor(number, dtype=torch.float32, device=self.weight.device))
         else:
             own.fill_(number)
+
+
+def _numbers(state: Mapping[str, Any], key: str, most: int) -> list[float]:
+    """The numbers of an entry of a state, of which there may be so many; none where there is no such entry."""
+    if key not in state:
+        return []
+    value = state[key]
+    if isinstance(value, Tensor) and not value.is_meta and 0 < value.numel() <= most:
+        return value.flatten().tolist()
+    got = f"shape {tuple(value.shape)} on {value.device}" if isinstance(value, Tensor) else repr(value)
+    raise BitdialError(
+        f"{key} of a state must be a tensor of {most} number{'s' * (most > 1)}, got {got}; "
+        "load what model.state_dict() gave"
+    )
 
 
 def held_widths(module: nn.Module) -> dict[str, Tensor]:
