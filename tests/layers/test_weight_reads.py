@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import prune
 
 from bitdial.export import load_packed, save_packed
 from bitdial.layers import BitDial, QuantConv2d, QuantizedLayer, cost, quantize
@@ -41,6 +43,19 @@ class Read(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.conv2d(x, self.conv.weight, self.conv.bias)
+
+
+class Writes(nn.Module):
+    """A layer in whose weight the forward pass of its owner writes."""
+
+    def __init__(self, write: Callable[[nn.Linear], Any]) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 6)
+        self.write = write
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.write(self.inner)
+        return self.inner(x)
 
 
 def by_hand(layer: QuantizedLayer) -> Tensor:
@@ -151,3 +166,129 @@ def test_a_swin_transformer_loads_back_alike(quantizer: str, tmp_path: Path) -> 
     loaded = load_packed(file, quantize(small(), 3, 8, quantizer=quantizer)).eval()
     assert torch.equal(loaded(x), model(x))
     assert {name.rsplit(".", 1)[1] for name in cost(model, x).read} == {"qkv", "proj"}
+
+
+def renorm(layer: nn.Linear) -> None:
+    layer.weight.data = torch.renorm(layer.weight.data, 2, 0, 0.1)
+
+
+def subtract(layer: nn.Linear) -> None:
+    layer.weight.data -= 0.1  # as adapters are taken out of a weight
+
+
+@torch.no_grad()
+def clamp(layer: nn.Linear) -> None:
+    layer.weight.clamp_(-0.1, 0.1)
+
+
+@torch.no_grad()
+def zero_a_row(layer: nn.Linear) -> None:
+    layer.weight[0] = 0.0
+
+
+@torch.no_grad()
+def shrink(layer: nn.Linear) -> None:
+    weight = layer.weight
+    weight *= 0.5
+
+
+@torch.no_grad()
+def into(layer: nn.Linear) -> None:
+    torch.mul(torch.ones(6, 6), 0.3, out=layer.weight)
+
+
+def begin_anew(layer: nn.Linear) -> None:
+    nn.init.constant_(tensor=layer.weight, val=0.2)
+
+
+def freeze(layer: nn.Linear) -> None:
+    layer.weight.requires_grad_(False)
+
+
+@pytest.mark.parametrize("bits", [3, 32])
+@pytest.mark.parametrize("write", [renorm, subtract, clamp, zero_a_row, shrink, into, begin_anew, freeze])
+def test_what_a_forward_pass_writes_goes_into_the_parameter(write: Callable[[nn.Linear], Any], bits: float) -> None:
+    plain = Writes(write)
+    model = quantize(copy.deepcopy(plain), bits, 32, skip=())
+    weight = model.inner.weight
+    for each in (plain, model):
+        each(rows())
+    assert model.inner.weight is weight
+    assert torch.equal(weight, plain.inner.weight)
+    assert weight.requires_grad == plain.inner.weight.requires_grad
+    assert not model.inner.is_read
+
+
+def test_adapters_are_taken_out_of_a_quantized_weight() -> None:
+    peft = pytest.importorskip("peft")
+    model = quantize(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)), 8, 8, skip=())
+    config = peft.LoraConfig(target_modules=["0", "2"], r=2, init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config).eval()
+    before = [parameter.clone() for parameter in adapted.parameters()]
+    adapted.merge_adapter()
+    with adapted.disable_adapter():
+        adapted(rows())
+    for one, other in zip(before, adapted.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+LOOKS = [
+    lambda weight: weight.dtype,
+    lambda weight: weight.shape,
+    lambda weight: weight.size(0),
+    lambda weight: isinstance(weight, Tensor),
+    lambda weight: weight.requires_grad,
+]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_look_at_a_dtype_or_shape_is_no_reading(look: Callable[[Tensor], Any]) -> None:
+    model = quantize(Writes(lambda layer: look(layer.weight)), 4, 4, skip=())
+    assert cost(model, rows()).read == ()
+
+
+USES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "added to another in place": lambda x, w: functional.linear(x, torch.zeros(8, 6).add_(w)),
+    "copied": lambda x, w: functional.linear(x, torch.empty(8, 6).copy_(w)),
+    "in a list": lambda x, w: functional.linear(x, torch.cat([w, w])[:8]),
+    "a part": lambda x, w: functional.linear(x, w[:]),
+    "on the left": lambda x, w: (w @ x.t()).t(),
+    "detached": lambda x, w: functional.linear(x, w.detach()),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_every_use_takes_the_quantized_weight(use: str) -> None:
+    class Uses(Tied):
+        def forward(self, x: Tensor) -> Tensor:
+            return USES[use](x, self.encoder.weight)
+
+    model = quantize(Uses(), 2, 8, skip=())
+    result = model(rows())
+    assert type(result) is Tensor
+    torch.testing.assert_close(result, functional.linear(rows(), by_hand(model.encoder)))
+    assert model.encoder.is_read
+    if use != "detached":
+        result.sum().backward()
+        torch.testing.assert_close(model.encoder.weight.grad, rows().sum(0).expand(8, 6))
+
+
+def test_a_pruned_weight_is_read_quantized_too() -> None:
+    model = quantize(Tied(), 2, 32, skip=())
+    prune.l1_unstructured(model.encoder, "weight", 0.5)
+    h = torch.relu(model.body(torch.relu(model.encoder(rows()))))
+    assert torch.equal(model(rows()), functional.linear(h, by_hand(model.encoder).t()))
+    prune.remove(model.encoder, "weight")
+    assert isinstance(model.encoder.weight, nn.Parameter)
+    h = torch.relu(model.body(torch.relu(model.encoder(rows()))))
+    assert torch.equal(model(rows()), functional.linear(h, by_hand(model.encoder).t()))
+
+
+def test_replicas_read_the_quantized_weight() -> None:
+    model = quantize(Tied(), 2, 32, skip=())
+    replica = model._replicate_for_data_parallel()
+    for name, layer in model.named_children():  # as torch.nn.parallel.replicate does it
+        replica._modules[name] = twin = layer._replicate_for_data_parallel()
+        for key, parameter in layer._parameters.items():
+            setattr(twin, key, parameter.view_as(parameter))
+    assert torch.equal(replica(rows()), model(rows()))
