@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -292,3 +293,35 @@ def test_replicas_read_the_quantized_weight() -> None:
         for key, parameter in layer._parameters.items():
             setattr(twin, key, parameter.view_as(parameter))
     assert torch.equal(replica(rows()), model(rows()))
+
+
+def test_a_derivative_by_a_weight_in_a_forward_pass_is_that_of_the_parameter() -> None:
+    class Inner(Tied):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.autograd.grad(self.encoder(x).square().sum(), self.encoder.weight, create_graph=True)[0]
+
+    model = quantize(Inner(), 3, 8, skip=())
+    right = torch.autograd.grad(model.encoder(rows()).square().sum(), model.encoder.weight)[0]
+    assert torch.equal(model(rows()), right)
+    assert not model.encoder.is_read
+
+
+def test_a_read_weight_that_a_module_keeps_is_copied_as_a_tensor() -> None:
+    class Keeps(Tied):
+        def forward(self, x: Tensor) -> Tensor:
+            self.kept = self.encoder.weight
+            return functional.linear(x, self.kept)
+
+    model = quantize(Keeps(), 3, 8, skip=())
+    with torch.no_grad():
+        model(rows())
+    for copied in (copy.deepcopy(model).kept, pickle.loads(pickle.dumps(model.kept))):
+        assert type(copied) is Tensor
+        assert torch.equal(copied, model.kept)
+
+
+def test_the_ledger_tells_what_this_example_read() -> None:
+    model = quantize(Tied(), 3, 8, skip=())
+    model(rows())
+    assert cost(model.encoder, rows()).read == ()
+    assert cost(model, rows()).read == ("encoder",)

@@ -241,6 +241,9 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
 
     modules = plain_names(model)
     layers = {n: m for n, m in modules.items() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))}
+    quantized = {n: m for n, m in layers.items() if isinstance(m, QuantizedLayer)}
+    for layer in quantized.values():
+        layer.is_read = False
     handles = [
         layer.register_forward_hook(lambda m, i, k, o, name=name: record(name, m, i, k, o), with_kwargs=True)
         for name, layer in layers.items()
@@ -265,7 +268,7 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
         )
     # The dial's order is the model's order of definition, so that lists of widths mean the same in both.
     ordered = tuple(rows[name] for name in layers if name in rows)
-    learned = (m.weight_quantizer for m in layers.values() if isinstance(m, QuantizedLayer) and m.weight_quantizer)
+    learned = (m.weight_quantizer for m in quantized.values() if m.weight_quantizer)
     counted = sum(row.parameters for row in ordered) + sum(p.numel() for m in learned for p in m.parameters())
     buffers = sum(
         b.numel() for m in model.modules() if not isinstance(m, QuantizedLayer) for b in m.buffers(recurse=False)
@@ -276,7 +279,7 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
         other_values=sum(p.numel() for p in parameters) - counted + buffers,
         count=count,
         uncounted=tuple(n for n in modules if n in uncounted and not isinstance(modules[n], _LOOK_UPS)),
-        read=tuple(n for n, m in layers.items() if isinstance(m, QuantizedLayer) and m.is_read),
+        read=tuple(n for n, m in quantized.items() if m.is_read),
         unlike={
             name: ratio
             for name, found in spans.items()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint_sequential
 
 from bitdial.numerics.grid import is_traced
@@ -53,6 +53,10 @@ class ReadWeight(Tensor):
                 args = [*map(cls._float_weight, args[:1]), *args[1:]]
                 named |= {key: cls._float_weight(value) for key, value in named.items() if key == "tensor"}
             named |= {key: cls._float_weight(value) for key, value in named.items() if key == "out"}
+            if func is torch.autograd.grad:
+                args, named = tree_map(cls._float_weight, (args, named))
+            if name in _COPIES:
+                args = [args[0].as_subclass(Tensor), *args[1:]]
             if name not in _LOOKS:
                 for value in tree_leaves((args, named)):
                     if isinstance(value, cls):
@@ -66,6 +70,7 @@ class ReadWeight(Tensor):
 
 _OF_THE_WEIGHT = {getattr(one, way) for one in (Tensor.data, Tensor.grad) for way in ("__get__", "__set__")}
 _WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__idiv__", "__itruediv__"}
+_COPIES = {"__deepcopy__", "__reduce_ex__"}
 _LOOKS = {"__get__", "size", "dim", "numel", "stride", "is_floating_point"}  # at a shape, a dtype
 
 
