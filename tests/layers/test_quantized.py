@@ -19,7 +19,7 @@ from torch.nn.utils import fuse_conv_bn_eval, parametrizations, parametrize, pru
 
 from bitdial.errors import BitdialError
 from bitdial.layers import QuantConv1d, QuantConv2d, QuantizedLayer, QuantLinear, quantize
-from bitdial.layers.quantized import RANGE_MOMENTUM
+from bitdial.layers.ranges import RANGE_MOMENTUM
 from bitdial.numerics import fake_quantize, min_max, quantize_gradient
 from tests.layers.nets import rows
 
