@@ -6,13 +6,14 @@ import copy
 import pickle
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential, create_selective_checkpoint_contexts
 
 from bitdial.layers import BitDial, QuantizedLayer, quantize
 from tests.layers.nets import rows
@@ -197,4 +198,18 @@ def test_turns_do_not_count_where_nodes_are_numbered_anew(again: Callable[[Any],
     thread = threading.Thread(target=train)
     thread.start()
     thread.join()
+    same(*models)
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+def test_outputs_that_selective_checkpointing_keeps(bits: float) -> None:
+    models = pair("")
+    for model in models:
+        run: Callable[[Tensor], Tensor] = model
+        if model is models[1]:
+            keep = partial(create_selective_checkpoint_contexts, [torch.ops.aten.addmm.default])
+            run = partial(checkpoint, model, use_reentrant=False, context_fn=keep)
+        loss = run(rows().requires_grad_()).square().sum()
+        BitDial(model).set(weights=bits)
+        loss.backward()
     same(*models)

@@ -127,6 +127,8 @@ def test_outside_of_a_forward_pass_the_weight_is_the_parameter() -> None:
     del model.encoder.weight
     with pytest.raises(AttributeError, match="weight"):
         _ = model.encoder.weight
+    with pytest.raises(AttributeError, match="weight"):
+        del model.encoder.weight
 
 
 def test_the_ledger_says_which_weights_are_read() -> None:

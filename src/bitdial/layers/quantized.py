@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._mode_utils import no_dispatch
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmetic, QuantizedProduct, recorded_product
@@ -230,8 +231,9 @@ class QuantizedLayer(HoldsRanges):
         number, call = torch._C._current_autograd_node()._sequence_nr(), self._call
         kept: dict[str, Tensor] = {name: getattr(self, name) for name in self._built}
         before = self.widths_at(number)
-        for name, tensor in kept.items():
-            setattr(self, name, tensor.new_tensor(before[name]) if name in before else tensor.clone())
+        with no_dispatch():  # selective checkpointing counts the operations of both times
+            for name, tensor in kept.items():
+                setattr(self, name, tensor.new_tensor(before[name]) if name in before else tensor.clone())
         try:
             yield
         finally:

@@ -104,4 +104,5 @@ class Weight:
         vars(layer)["weight"] = value
 
     def __delete__(self, layer: QuantizedLayer) -> None:
-        del vars(layer)["weight"]
+        if vars(layer).pop("weight", self) is self:
+            raise AttributeError(f"{type(layer).__name__} has no weight")
