@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from bitdial.layers import quantized
+from bitdial.layers import ranges
 from bitdial.numerics import grid
 from bitdial.training.mixed_precision.benchmark import _tf32 as tf32
 
@@ -24,7 +24,7 @@ class Device(str):
         """
         with pytest.MonkeyPatch.context() as patch:
             if self == "cpu":
-                for place in (grid, quantized):
+                for place in (grid, ranges):
                     patch.setattr(place, "may_read", lambda x: False)
             yield
 
