@@ -145,17 +145,8 @@ NETWORKS: dict[str, Maker] = {
     "timm botnet": of_timm("botnet26t_256", img_size=64),
     "timm lambda_resnet": of_timm("lambda_resnet26t", img_size=64),
 }
-READ = {
-    "swin",
-    "swin_v2",
-    "timm beit",
-    "timm eva02",
-    "timm swinv2",
-    "timm xcit",
-    "timm convit",
-    "timm edgenext_xx_small",
-}
-"""Those that read the weights of some layers, most instead of calling them."""
+READ = {"swin", "swin_v2", "timm beit", "timm eva02", "timm swinv2"}
+"""Those that read the weights of some layers instead of calling them (others look at the device of one)."""
 
 
 def fresh(name: str) -> nn.Module:
