@@ -1,9 +1,20 @@
 """Measure: accuracy over widths and seeds, comparisons; tables, plots, and the page that every run leaves.
 
-Tables, plots, pages and reports are imported from their own modules, because they bring rich, matplotlib and jinja2.
+Tables, plots, pages and reports are imported from their own modules, because they bring rich, matplotlib and jinja2;
+`plot_bitwidth_vs_accuracy` and `plot_layer_sensitivity` are imported when they are first used.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from bitdial.evaluation.average_width import get_average_bitwidth as get_average_bitwidth
 from bitdial.evaluation.comparison import summarise as summarise
+from bitdial.evaluation.random_widths import VALIDATION_FUNCTIONS as VALIDATION_FUNCTIONS
+from bitdial.evaluation.random_widths import validate_fixed_bitwidth as validate_fixed_bitwidth
+from bitdial.evaluation.random_widths import validate_random_bitwidths as validate_random_bitwidths
+from bitdial.evaluation.random_widths import validate_simple as validate_simple
 from bitdial.evaluation.results import ArmResult as ArmResult
 from bitdial.evaluation.results import ArmSummary as ArmSummary
 from bitdial.evaluation.results import Comparison as Comparison
@@ -17,3 +28,17 @@ from bitdial.evaluation.statistics import interval as interval
 from bitdial.evaluation.statistics import paired_difference as paired_difference
 from bitdial.evaluation.sweep import evaluate_loss_accuracy as evaluate_loss_accuracy
 from bitdial.evaluation.sweep import sweep as sweep
+from bitdial.evaluation.width_validation import ConfigurationScore as ConfigurationScore
+from bitdial.evaluation.width_validation import Spread as Spread
+from bitdial.evaluation.width_validation import WidthValidation as WidthValidation
+
+if TYPE_CHECKING:
+    from bitdial.evaluation.width_plots import plot_bitwidth_vs_accuracy as plot_bitwidth_vs_accuracy
+
+_PLOTS = {"plot_bitwidth_vs_accuracy": "width_plots"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLOTS:  # they bring matplotlib
+        return getattr(importlib.import_module(f"bitdial.evaluation.{_PLOTS[name]}"), name)
+    raise AttributeError(f"module 'bitdial.evaluation' has no attribute '{name}'")
