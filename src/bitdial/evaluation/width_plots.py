@@ -25,7 +25,7 @@ from bitdial.numerics import check_bits
 
 BLUE, ORANGE, RED = COLOURS[0], COLOURS[1], "#C8102E"
 _NAME = 36
-"""How many characters of a layer's name there is room for."""
+"""How many characters of a layer's name are shown, unless more are needed to tell names apart."""
 
 
 def plot_bitwidth_vs_accuracy(
@@ -91,8 +91,8 @@ def plot_layer_sensitivity(
 ) -> Figure:
     """Draw a bar for each layer, in the order given: what it costs to have this layer alone at the low width.
 
-    The figure grows with the number of layers; a long name is cut out in its middle. A layer whose loss is no longer a
-    number gets a cross instead of a bar.
+    The figure grows with the number of layers; long names are cut short, as far as they can still be told apart. A
+    layer whose loss is no longer a number gets a cross instead of a bar.
 
     Args:
         sensitivities: what `layer_sensitivity` gave.
@@ -111,7 +111,10 @@ def plot_layer_sensitivity(
     rows = np.arange(len(sensitivities))
     values = np.array([100 * s.accuracy_drop if measure == "accuracy" else s.loss_rise for s in sensitivities])
     finite = np.isfinite(values)
-    figure = new_figure(6.4, 1.3 + 0.19 * max(len(rows), 4), dpi=120)
+    names = _short_names([each.layer for each in sensitivities])
+    figure = new_figure(
+        6.4 + 0.072 * max(0, *(len(name) - _NAME for name in names)), 1.3 + 0.19 * max(len(rows), 4), dpi=120
+    )
     axes = figure.subplots()
     axes.barh(rows[finite], values[finite], height=0.7, color=np.where(values[finite] > 0, BLUE, FAINT))
     if not finite.all():
@@ -123,12 +126,25 @@ def plot_layer_sensitivity(
     first = sensitivities[0]
     unit = "accuracy lost (points)" if measure == "accuracy" else "loss added"
     quiet(axes, title="", x=f"{unit} by one layer at {first.low:g} bits, all others at {first.high:g}", y="")
-    axes.set_yticks(rows, [shortened(each.layer, _NAME) for each in sensitivities], fontsize=8, parse_math=False)
+    axes.set_yticks(rows, names, fontsize=8, parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.axvline(0, color="#999999", linewidth=0.8)
     _title(figure, title)
     return figure
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Return the names without the modules that all are in, and short where that leaves them different."""
+    parts = [name.split(".") for name in names]
+    shared = 0
+    while len(names) > 1 and all(len(each) > shared + 1 and each[shared] == parts[0][shared] for each in parts):
+        shared += 1
+    plain = [".".join(each[shared:]) for each in parts]
+    most = _NAME
+    while len({shortened(name, most) for name in plain}) < len({*plain}):
+        most += 8
+    return [shortened(name, most) for name in plain]
 
 
 def _title(figure: Figure, title: Any, tail: str = "") -> None:
