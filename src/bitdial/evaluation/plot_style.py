@@ -49,9 +49,9 @@ def arm_styles(rows: Sequence[ArmSummary]) -> dict[str, Style]:
     return {row.name: styles.get(row.name, Style(INK, "*", lines[row.kind])) for row in order}
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float, dpi: int = 160) -> Figure:
     """Return an empty white figure of `width` x `height` inches, tied to Agg and to no global state."""
-    figure = Figure(figsize=(width, height), dpi=160, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 

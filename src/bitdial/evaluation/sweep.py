@@ -62,6 +62,7 @@ def sweep(
         raise BitdialError("bits must name at least one width, got none; give for instance bits=(2, 4, 8)")
     batches = loader if recalibration_batches is None else recalibration_batches
     for name, given in (("loader", loader), ("recalibration_batches", batches)):
+        check_batches(name, given)
         if isinstance(given, Iterator):
             raise BitdialError(f"{name} must give its batches again for each width, got an iterator; pass list({name})")
     how = task or Classification()
@@ -105,6 +106,7 @@ def evaluate(model: nn.Module, loader: Iterable[Any], *, task: Task | None = Non
     Raises:
         BitdialError: the loader gave no predictions, or the task scores in another form.
     """
+    check_batches("loader", loader)
     how = task or Classification()
     device = _device(model)
     totals: dict[str, Tensor] = {}
@@ -124,6 +126,14 @@ def evaluate(model: nn.Module, loader: Iterable[Any], *, task: Task | None = Non
     if count == 0:
         raise BitdialError("loader must give at least one batch to score, got none; is the split empty?")
     return {name: total.item() / count for name, total in totals.items()}
+
+
+def check_batches(name: str, given: Any) -> None:
+    """Refuse with a `BitdialError` what holds no batches: a number, a text, a tensor."""
+    if isinstance(given, (Tensor, str, bytes)) or not isinstance(given, Iterable):
+        raise BitdialError(
+            f"{name} must be an iterable of batches, got {type(given).__name__}; pass a loader or a list of batches"
+        )
 
 
 def _scored(given: Any) -> tuple[Mapping[str, Tensor], int | Tensor]:
