@@ -266,7 +266,7 @@ class QuantizedLayer(HoldsRanges):
             x, clip = self.activation_quantizer(x, self.activation_bits), False
             grid = TensorGrid(self.range_low, self.range_high, torch.full_like(self.activation_bits, UNQUANTIZED))
         values = self.quantizer.values
-        if values is None:
+        if values is None or hasattr(self.weight_quantizer, "stored"):  # what came out of a packed file is on its grid
             weight, on_grid = self.quantized_weight(), None
         else:
             weight = self._float_weight()
