@@ -177,6 +177,18 @@ def test_the_weights_width_counts_and_for_ternary_weights_the_activations() -> N
     assert ternary.bn1.row is ternary.bn1.bits_8
 
 
+def test_a_width_that_was_turned_is_not_read_from_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = net()
+    BitDial(model).set(2)
+    monkeypatch.setattr(Tensor, "item", None)
+    assert model.bn1.row is model.bn1.bits_2
+    monkeypatch.undo()
+    model.conv1.weight_bits.fill_(8)  # by hand
+    assert model.bn1.row is model.bn1.bits_8
+    monkeypatch.setattr(Tensor, "item", None)
+    assert model.bn1.row is model.bn1.bits_8
+
+
 def test_a_functional_call_with_other_widths_uses_their_row() -> None:
     model = net(2).eval()
     for norm in norms(model):

@@ -119,7 +119,7 @@ def rest_idle_rows(model: nn.Module) -> None:
     decay would move it; call this before ``optimizer.step()`` then. (`bitdial.training.fit` does so.)
     """
     rows = [row for norm in model.modules() if isinstance(norm, PerWidth) for row in norm.rows]
-    given = [p for row in rows for p in row.parameters() if p.grad is not None]
+    given = [p for row in rows for p in row._parameters.values() if p is not None and p.grad is not None]
     if not given:
         return
     parts = [p.grad.to_local() if hasattr(p.grad, "to_local") else p.grad for p in given]
