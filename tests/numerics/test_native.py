@@ -104,7 +104,7 @@ def check_rows(w: Tensor, bits: float) -> None:
 
 
 def check_weights(w: Tensor, bits: float, turn: float = 1.0) -> None:
-    """Every fused quantizer of weights: values, and gradients by the weight and by its scales, which are multiplied first."""
+    """Every fused quantizer of weights: values, and gradients by the weight and by its scales, each times `turn`."""
     upstream = values(*w.shape) if w.is_contiguous() else torch.empty_like(w).copy_(values(*w.shape))
 
     def run(name: str, per_channel: bool) -> list[Tensor]:
