@@ -13,6 +13,9 @@ Subjects:
     Brevitas: QuantConv2d with 4-bit weights per channel and 4-bit activations, calibrated while warming up.
     torchao: its quantization-aware training has no convolution layer, so there is nothing to measure here.
 
+With ``--tax`` instead: every registered quantizer of weights against float, eager, where weights are much of the work
+(ResNet-18 at batch 8, nothing else quantized) and where they are little (ResNet-20 at batch 64, 8-bit activations).
+
 Peak memory is the highest number of live bytes during a step, in a process of its own for each subject: as PyTorch's
 profiler counts allocations on a CPU, as the caching allocator counts them on a GPU.
 
@@ -42,10 +45,14 @@ import bitdial
 from benchmarks.machine import describe, keep_freed_memory
 from benchmarks.timing import take_turns
 from bitdial.models import build_model
+from bitdial.numerics import QUANTIZERS, UNQUANTIZED
 
 RESULTS = Path(__file__).parent / "results"
 BITS = 4
 MODELS = {"resnet20": 128, "resnet18": 32, "tiny_cnn": 8}  # network -> batch size
+TAXED = {"resnet18": (8, UNQUANTIZED), "resnet20": (64, 8)}  # network -> batch size and bits of the activations
+MODES = ("eager", "compiled")
+PEERS = ("torchvision", "brevitas", "torchao")
 SUBJECTS = ("float", "bitdial", "bitdial, no C compiler", "DoReFa", "Brevitas")
 
 
@@ -194,19 +201,66 @@ def measure_time(network: str, mode: str, subjects: list[str], rounds: int) -> l
         except Exception as error:  # a peer that fails is reported as that
             steps.pop(name, None)
             failed[name] = f"failed: {type(error).__name__}: {error}"[:160]
-    seconds = take_turns(steps, rounds)
-    rows: list[dict[str, Any]] = []
+    about = {"model": network, "batch": MODELS[network], "mode": mode}
+    rows = [about | row for row in compared(take_turns(steps, rounds))]
+    return rows + [{"model": network, "mode": mode, "subject": name, "note": note} for name, note in failed.items()]
+
+
+def compared(seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Median step times, and ratios to the float step of the same round."""
+    rows = []
     for name, times in seconds.items():
         ratios = [mine / plain for mine, plain in zip(times, seconds["float"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
+        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
         rows.append(
             {
-                "model": network, "batch": MODELS[network], "mode": mode, "subject": name,
-                "ms": statistics.median(times) * 1e3, "ratio": middle, "ratio_quartiles": [low, high],
+                "subject": name, "ms": statistics.median(times) * 1e3, "ratio": middle, "ratio_quartiles": [low, high],
                 "fastest_ratio": min(times) / min(seconds["float"]),
             }
         )  # fmt: skip
-    return rows + [{"model": network, "mode": mode, "subject": name, "note": note} for name, note in failed.items()]
+    return rows
+
+
+def measure_tax(network: str, rounds: int) -> list[dict[str, Any]]:
+    """`compared` for every registered quantizer of weights."""
+    batch, activations = TAXED[network]
+    torch.manual_seed(0)
+    plain = build_model(network, num_classes=10, in_channels=3, image_size=32)
+    x, y = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+    models = {"float": copy.deepcopy(plain)}
+    for name in QUANTIZERS:
+        width = {"weights": BITS, "activations": activations}
+        models[name] = bitdial.quantize(
+            copy.deepcopy(plain), **width, weight_quantizer=name, activation_quantizer="uniform"
+        )
+    steps = {name: training_step(model, x, y) for name, model in models.items()}
+    for step in steps.values():
+        for _ in range(3):
+            step()
+    about = {"model": network, "batch": batch, "activations": activations}
+    return [about | row for row in compared(take_turns(steps, rounds))]
+
+
+def tax_page(part: dict[str, Any]) -> str:
+    """The rows of `measure_tax` as a table, with the machine."""
+    lines = [
+        "| network | batch | activations | weight quantizer | step, ms | x float (quartiles) | fastest step, x float |",
+        "|---|--:|---|---|--:|--:|--:|",
+    ]
+    for row in part["rows"]:
+        bits = "float" if row["activations"] == UNQUANTIZED else f"{row['activations']} bits"
+        low, high = row["ratio_quartiles"]
+        lines.append(
+            f"| {row['model']} | {row['batch']} | {bits} | {row['subject']} | {row['ms']:.1f} | "
+            f"{row['ratio']:.2f} ({low:.2f}-{high:.2f}) | {row['fastest_ratio']:.2f} |"
+        )
+    return "\n".join(lines) + f"\n\nEvery quantizer of weights, eager. {conditions(part)}\n"
+
+
+def conditions(part: dict[str, Any]) -> str:
+    """How a table was measured, and on what."""
+    listed = ", ".join(f"{name} {value}" for name, value in part["machine"].items())
+    return f"Medians over {part['rounds']} interleaved rounds; {BITS}-bit weights{part.get('also', '')}; {listed}."
 
 
 def peak_bytes(network: str, mode: str, name: str) -> int:
@@ -267,11 +321,12 @@ def main() -> None:
     """Measure, print the tables and write them; a mode that is not measured keeps its last figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["resnet20", "resnet18"], choices=MODELS)
-    parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled"])
+    parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
     parser.add_argument("--subjects", nargs="+", default=list(SUBJECTS), choices=SUBJECTS)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--no-mallopt", action="store_true")
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--tax", action="store_true", help="the quantizers of weights instead")
     parser.add_argument("--output", type=Path, default=RESULTS / "fake_quant")
     parser.add_argument("--peak-of", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -286,7 +341,7 @@ def main() -> None:
     subjects = list(dict.fromkeys(["float", *options.subjects]))
     file = options.output.with_suffix(".json")
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"bits": BITS}
-    for mode in options.modes:
+    for mode in () if options.tax else options.modes:
         rows: list[dict[str, Any]] = []
         for network in options.models:
             found = measure_time(network, mode, subjects, options.rounds)
@@ -298,24 +353,23 @@ def main() -> None:
                     row["peak_ratio"] = peaks[row["subject"]] / peaks["float"]
             rows += found
             print(markdown(found), flush=True)
-        facts = describe(packages=("torchvision", "brevitas", "torchao"))
-        results[mode] = {"machine": facts, "rounds": options.rounds, "kept_freed_memory": kept, "rows": rows}
+        results[mode] = {"machine": describe(packages=PEERS), "also": " and activations"} | {
+            "rounds": options.rounds, "kept_freed_memory": kept, "rows": rows
+        }  # fmt: skip
+    if options.tax:
+        rows = [row for network in TAXED for row in measure_tax(network, options.rounds)]
+        facts = {"machine": describe(packages=()), "rounds": options.rounds, "kept_freed_memory": kept}
+        results["tax"] = facts | {"rows": rows}
+        print(tax_page(results["tax"]))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(results, indent=1) + "\n")
     options.output.with_suffix(".md").write_text(page(results))
 
 
 def page(results: dict[str, Any]) -> str:
-    """The tables of both modes, each with the machine and the rounds of its own run."""
-    parts = []
-    for mode in ("eager", "compiled"):
-        if mode in results:
-            part = results[mode]
-            listed = ", ".join(f"{name} {value}" for name, value in part["machine"].items())
-            parts.append(
-                f"{markdown(part['rows'])}\n\nMedians over {part['rounds']} interleaved rounds; {results['bits']}-bit "
-                f"weights and activations; {listed}.\n"
-            )
+    """The tables of every mode, each with the machine and the rounds of its own run."""
+    parts = [f"{markdown(results[mode]['rows'])}\n\n{conditions(results[mode])}\n" for mode in MODES if mode in results]
+    parts += [tax_page(results["tax"])] if "tax" in results else []
     return "\n".join([*parts, "torchao has no convolution layer for quantization-aware training.\n"])
 
 
