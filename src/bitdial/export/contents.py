@@ -19,7 +19,7 @@ from bitdial.layers.names import plain_names
 from bitdial.layers.quantized import STORED
 from bitdial.layers.widths import SQUARES
 from bitdial.numerics import UNQUANTIZED, levels
-from bitdial.numerics.learned_step import LearnedGrid
+from bitdial.numerics.learned_step import LearnedGrid, readable
 from bitdial.numerics.nested import NESTED
 from bitdial.numerics.reference import step_size
 from bitdial.numerics.weights import magnitude
@@ -122,11 +122,11 @@ def _steps(layer: QuantizedLayer) -> Tensor:
     kept, width = layer.weight_quantizer, layer.weight_bits
     if isinstance(kept, StoredWeight) and kept.step is not None:
         return kept.step_at(width)
-    if isinstance(kept, LearnedGrid):
-        return kept.step(width)
     rows = layer.rotated_rows()
+    if isinstance(kept, LearnedGrid):
+        return kept.step(readable(rows, width))  # as the layer took it, for the last bit's sake
     if layer.quantizer.step is not None:
-        return layer.quantizer.step(rows, width, layer.per_channel)
+        return layer.quantizer.step(rows, readable(rows, width), layer.per_channel)
     size = magnitude(rows, layer.per_channel)
     return step_size(-size, size, width)
 

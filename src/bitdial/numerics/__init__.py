@@ -6,7 +6,6 @@ other one. A plain reference stands beside each fast path (`bitdial.numerics.ref
 
 from bitdial.numerics.fitted import binary_weight as binary_weight
 from bitdial.numerics.fitted import quest_values as quest_values
-from bitdial.numerics.fitted import quest_weight as quest_weight
 from bitdial.numerics.grid import min_max as min_max
 from bitdial.numerics.grid import snap as snap
 from bitdial.numerics.grid import snap_symmetric as snap_symmetric

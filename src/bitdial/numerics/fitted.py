@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitdial.numerics.grid import snap_symmetric
-from bitdial.numerics.learned_step import Number, readable
+from bitdial.numerics.learned_step import Number, level_number, readable, stepped
 from bitdial.numerics.quantizers import ActivationQuantizer, Quantizer, register, register_activations
-from bitdial.numerics.reference import UNQUANTIZED, level_count, levels, snap_reference, step_size
+from bitdial.numerics.reference import UNQUANTIZED, snap_reference
+from bitdial.numerics.steps import Codes
 from bitdial.numerics.weights import (
     TERNARY_BITS,
     StraightThrough,
@@ -58,38 +58,22 @@ def gaussian_end(bits: Number) -> Number:
     return end
 
 
-def _root_mean_square(wide: Tensor, dims: tuple[int, ...]) -> Tensor:
-    return wide.square().mean(dims, keepdim=True, dtype=sum_type(wide)).sqrt().to(wide.dtype)
+def quest_step(weight: Tensor, bits: Tensor | float, per_channel: bool = True) -> Tensor:
+    """Distance of two values of the grid of `quest_values`: ``(out,)`` or ``(1,)``, in float32 at least."""
+    wide = widened(weight)
+    mean = wide.square().mean(group_dims(weight, per_channel), dtype=sum_type(wide))
+    size = mean.sqrt().to(wide.dtype).view(-1)
+    return (size * (2 * gaussian_end(bits) / (level_number(bits) - 1))).clamp_min(torch.finfo(wide.dtype).tiny)
 
 
-class _Quest(torch.autograd.Function):
-    """`quest_values`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bits: Tensor, dims: tuple[int, ...]) -> Tensor:
-        width = readable(x, bits)
-        ctx.identity = not isinstance(width, Tensor) and width >= UNQUANTIZED
-        if ctx.identity or x.numel() == 0:
-            ctx.identity = True
-            return x.view_as(x)
-        wide = widened(x)
-        end = wide.square().mean(dims, keepdim=True).sqrt() * gaussian_end(width)
-        count = levels(width) if isinstance(width, Tensor) else float(level_count(width))
-        trusted = wide.abs() <= end + end / (count - 1)
-        if isinstance(width, Tensor):
-            trusted = trusted | (width >= UNQUANTIZED)
-        ctx.save_for_backward(trusted)
-        values = snap_symmetric(torch.minimum(torch.maximum(wide, -end), end), end, bits).to(x.dtype)
-        return torch.where(bits >= UNQUANTIZED, x, values) if isinstance(width, Tensor) else values
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
-        if ctx.identity:
-            return gradients[0], None, None
-        return gradients[0] * ctx.saved_tensors[0], None, None
+def _quest_codes(bits: Number) -> Codes:
+    """As many levels below zero as above; a value is trusted up to half a step beyond the outermost."""
+    count = level_number(bits)
+    end, odd = (count - 1) / 2, count % 2
+    return Codes(-end, end, (1 - odd) / 2, -count / 2, count / 2)
 
 
-def quest_values(x: Tensor, bits: Tensor, dims: tuple[int, ...]) -> Tensor:
+def quest_values(x: Tensor, bits: Tensor, per_channel: bool = True) -> Tensor:
     """QuEST's projection: the uniform grid whose end has the smallest squared error for normal values of this size.
 
     Source: Panferov et al., QuEST: Stable Training of LLMs with 1-Bit Weights and Activations, arXiv 2502.05003: the
@@ -97,23 +81,14 @@ def quest_values(x: Tensor, bits: Tensor, dims: tuple[int, ...]) -> Tensor:
     not further from its grid value than half a step.
 
     Args:
-        x: any shape, floating dtype.
+        x: ``(out, ...)``, floating dtype.
         bits: 0-dim float tensor; at 32 the values come back as they are.
-        dims: those over which values share a grid.
+        per_channel: a grid for each entry of the first dimension, or one for all.
     """
-    return _Quest.apply(x, bits, dims)  # type: ignore[no-any-return]
-
-
-def quest_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Tensor:
-    """`quest_values` of a weight ``(out, ...)``, a grid for each output channel, or one."""
-    return quest_values(weight, bits, group_dims(weight, per_channel))
-
-
-def quest_step(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Tensor:
-    """Distance of two values of the grid of `quest_weight`."""
-    wide = widened(weight)
-    end = _root_mean_square(wide, group_dims(weight, per_channel)) * gaussian_end(readable(weight, bits))
-    return step_size(-end, end, bits)
+    if x.numel() == 0:
+        return x.view_as(x)
+    width = readable(x, bits)
+    return stepped(x, quest_step(x.detach(), width, per_channel), _quest_codes(width), width)
 
 
 def _hadamard_of(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -166,7 +141,8 @@ class QuestActivation(_PerToken):
 
     def forward(self, x: Tensor, bits: Tensor) -> Tensor:
         """The activations on their grids; at 32 bits as they are."""
-        return quest_values(x, bits, self._dims(x))
+        tokens = x.reshape(-1, math.prod(x.shape[self._dims(x)[0] :]))
+        return quest_values(tokens, bits).view(x.shape)
 
 
 class TokenRange(_PerToken):
@@ -208,5 +184,5 @@ def binary_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Ten
 register_activations(ActivationQuantizer("token", make_for=TokenRange))
 register_activations(ActivationQuantizer("quest", make_for=QuestActivation))
 register(Quantizer("binary", binary_weight, "channel", fixed_bits=1.0, values=_binary_values))
-register(Quantizer("quest", quest_weight, "channel", step=quest_step, activations="quest"))
-register(Quantizer("quest_hadamard", quest_weight, "channel", step=quest_step, activations="quest", rotates=True))
+register(Quantizer("quest", quest_values, "channel", step=quest_step, activations="quest"))
+register(Quantizer("quest_hadamard", quest_values, "channel", step=quest_step, activations="quest", rotates=True))

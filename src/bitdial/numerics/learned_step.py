@@ -46,7 +46,8 @@ def _pick(condition: Any, yes: Number, no: Number) -> Any:
     return torch.where(condition, torch.as_tensor(yes, device=condition.device), no)
 
 
-def _level_count(bits: Number) -> Number:
+def level_number(bits: Number) -> Number:
+    """Number of levels of a width, in the kind that the width has."""
     return levels(bits) if isinstance(bits, Tensor) else float(level_count(bits))
 
 
@@ -64,14 +65,14 @@ def signed_codes(count: Number) -> tuple[Any, Any, Any]:
 
 def lsq_grid(bits: Number) -> StepGrid:
     """LSQ's grid of signed values; at 1 bit, where it has none, the two values plus and minus what is learned."""
-    lowest, highest, half = signed_codes(_level_count(bits))
+    lowest, highest, half = signed_codes(level_number(bits))
     twice = 2 * half  # at 1 bit the step from -a to a is twice what is learned
     return StepGrid(Codes(lowest, highest, half, lowest, highest, by_position=1 - twice), 1 + twice)
 
 
 def seq_grid(bits: Number) -> StepGrid:
     """ParetoQ's: the stretched grid for 3 and 4 levels, LSQ's for others (1 bit: the sign)."""
-    count, plain = _level_count(bits), lsq_grid(bits)
+    count, plain = level_number(bits), lsq_grid(bits)
     stretched = (count == 3) | (count == 4)
     half, end = _pick(count == 4, 0.5, 0.0), (count - 1) / 2
     edge = SEQ_CLIP * count / 2
@@ -274,7 +275,7 @@ class SeqWeight(LearnedGrid):
 
 def activation_grid(bits: Number, signed: Number) -> StepGrid:
     """LSQ's grid of activations: from 0 up where none is negative (Qn = 0, Qp = 2**b - 1), else that of weights."""
-    count, weights = _level_count(bits), lsq_grid(bits)
+    count, weights = level_number(bits), lsq_grid(bits)
     negative = signed > 0
     return _either(negative, weights, StepGrid(Codes(0.0, count - 1, 0.0, 0.0, count - 1)))
 

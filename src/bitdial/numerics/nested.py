@@ -72,7 +72,7 @@ def nested_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Ten
     return StraightThrough.apply(weight, bits, per_channel, nested_values)  # type: ignore[no-any-return]
 
 
-def _step_at(weight: Tensor, bits: Tensor, per_channel: bool) -> Tensor:
+def _step_at(weight: Tensor, bits: Number, per_channel: bool) -> Tensor:
     return nested_step(weight, per_channel) * 2.0 ** (CODE_BITS - whole(bits))
 
 

@@ -79,7 +79,7 @@ class Quantizer:
     make_weight: Callable[..., LearnedWeight] | None = None
     per_width: bool = False
     values: Callable[[Tensor, Tensor, bool], Tensor] | None = None
-    step: Callable[[Tensor, Tensor, bool], Tensor] | None = None
+    step: Callable[[Tensor, Any, bool], Tensor] | None = None
     activations: str = "uniform"
     whole_bits: Callable[[float], Any] | None = None
     rotates: bool = False
