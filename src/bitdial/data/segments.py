@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,9 @@ def read_segment(path: Path) -> Segment:
 
 def _load(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of strange files, which are refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise BitdialError(
             f"{path} is damaged, or holds Python objects, which are not opened as they could run anything; save "
@@ -105,7 +108,8 @@ def _load(path: Path) -> Any:
     except Exception as error:  # torch raises whatever a strange file makes it stumble over
         reason = " ".join(str(error).split())[:120]
         raise BitdialError(
-            f"cannot read {path} ({reason}); write the file again or take it out of the index"
+            f"cannot read {path}, which is damaged or no file of torch.save ({reason}); write it again, or take it out "
+            "of the index"
         ) from error
 
 
@@ -178,7 +182,7 @@ def cut(signal: Tensor, rate: float, *, window: float = 2.0, intervals: int = 10
     if not bool(signal.isfinite().all()):
         at = (~signal.isfinite()).nonzero()[0].tolist()
         raise BitdialError(f"{name} must be finite, got {signal[tuple(at)]:g} at {at}; mend it before it is cut")
-    samples = window * rate / intervals
+    samples = window * rate / max(intervals, 1)
     if not (window > 0 and rate > 0 and intervals >= 1) or abs(samples - round(samples)) > 1e-6 or round(samples) < 1:
         raise BitdialError(
             f"expected a window of a whole number of samples in each of its intervals, got {window:g} s at {rate:g} Hz "
@@ -223,6 +227,8 @@ def write_recording(
     Raises:
         BitdialError: see `cut`; or the signals differ in length. Nothing is written then.
     """
+    if not signals:
+        raise BitdialError(f"expected at least one signal of {recording}, got none; give {{'audio': (samples, rate)}}")
     recording_of(Path(f"{recording}_{location}_0.pt"))
     if "_" in location:
         raise BitdialError(f"a location must not hold '_', got {location!r}: files are named FOLDER_LOCATION_ID.pt")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import zlib
 from dataclasses import dataclass
 from math import tau
 from pathlib import Path
@@ -191,7 +192,7 @@ def write_vehicles(folder: Path, seed: int = 0, recordings: dict[str, int] | Non
         lines: list[str] = []
         for label, vehicle in enumerate(VEHICLES):
             for number in range(count):
-                random = np.random.default_rng([seed, len(part), label, number])
+                random = np.random.default_rng([seed, zlib.crc32(part.encode()), label, number])
                 found = passing(vehicle, random)
                 gone = {name: np.flatnonzero(random.random(SEGMENTS) < 0.03) for name in ("audio", "seismic")}
                 gone["seismic"] = np.setdiff1d(gone["seismic"], gone["audio"])

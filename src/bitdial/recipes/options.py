@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bitdial.data import RECORDINGS, SignalOptions
+from bitdial.data import SignalOptions
 from bitdial.data.recordings import is_recordings
 from bitdial.errors import BitdialError
 from bitdial.layers.cycling import Width as Width
@@ -59,14 +59,8 @@ class WorkOptions(Config):
 
     @model_validator(mode="after")
     def _network_fits_data(self) -> Self:
-        if is_recordings(self.dataset):
-            if "model" not in self.model_fields_set:  # the default is one for images
-                self.__dict__["model"] = DEFAULT
-        elif self.dataset != OWN and self.signals != SignalOptions():
-            raise BitdialError(
-                f"signals.* are for recordings ({', '.join(RECORDINGS)}), got them with the data set {self.dataset!r}; "
-                "leave them out"
-            )
+        if is_recordings(self.dataset) and "model" not in self.model_fields_set:  # the default is one for images
+            self.__dict__["model"] = DEFAULT
         return self
 
 

@@ -15,6 +15,7 @@ from bitdial.data import (
     Fingerprint,
     ImageDataset,
     RecordingDataset,
+    SignalOptions,
     dataset_from_tensors,
 )
 from bitdial.data.fingerprint import Part
@@ -36,11 +37,11 @@ _BROUGHT = (
 )
 
 
-def check_model_name(name: str, dataset: str = "") -> None:
+def check_model_name(name: str, dataset: str = "", data: object = None) -> None:
     """Refuse a network that does not exist, or not for this data, before that is loaded, perhaps over the network."""
     if name == OWN:
         raise BitdialError(_BROUGHT.format("model must be a network's name"))
-    if is_recordings(dataset):
+    if is_recordings(dataset) or isinstance(data, RecordingDataset):
         check_signal_name(name)
     else:
         check_name(name)
@@ -122,9 +123,15 @@ def work_of(
         BitdialError: something else, or a network by name for data of which nobody knows the shape.
     """
     make = _maker(model)
+    read = is_recordings(options.dataset)
+    if options.signals != SignalOptions() and not (data is None and read):
+        raise BitdialError(
+            f"signals.* are for recordings that are read by name ({', '.join(RECORDINGS)}), got them with the data set "
+            f"{options.dataset!r}; leave them out"
+        )
     if make is None:
-        check_model_name(options.model, RECORDINGS[0] if isinstance(data, RecordingDataset) else options.dataset)
-    if isinstance(data, RecordingDataset) or (data is None and is_recordings(options.dataset)):
+        check_model_name(options.model, options.dataset, data)
+    if (data is None and read) or isinstance(data, RecordingDataset):
         return replace(_classes(RecordingWork.of(options, data), task), make_model=make)
     if data is None and options.dataset == OWN:
         raise BitdialError(_BROUGHT.format("dataset must be the name of a data set"))

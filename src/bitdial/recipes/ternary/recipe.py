@@ -36,7 +36,7 @@ def work(options: TernaryConfig, model: Any = None, data: Any = None, task: Any 
     """The images that the options name, after every arm's network was found to exist."""
     if model is None:
         for each in options.each_arm().values():
-            check_model_name(each.model, each.dataset)
+            check_model_name(each.model, each.dataset, data)
     return work_of(options, model, data, task)
 
 
