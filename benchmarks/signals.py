@@ -1,8 +1,8 @@
 """What a second sensor is worth: the small network on generated vehicles, with both modalities and with each alone.
 
-Run with ``OMP_NUM_THREADS=1 python -m benchmarks.signals [--seeds N]``; takes a minute or two of one core for three seeds.
-Every run is the command line of a user, and is measured on recordings that it was not trained on; both modalities and one
-alone are paired by seed. ``--picture`` only draws one recording into docs/images/vehicle.png.
+Run with ``OMP_NUM_THREADS=1 python -m benchmarks.signals [--seeds N]``; takes a minute of one core for three seeds.
+Every run is the command line of a user, and is measured on recordings that it was not trained on; both modalities and
+one alone are paired by seed. ``--picture`` only draws one recording into docs/images/vehicle.png.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def table(results: dict[str, Any]) -> str:
     facts = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
     seconds = ", ".join(f"{name} {row['seconds']:.0f} s" for name, row in results["rows"].items())
     told = (
-        f"{results['seeds']} seeds, 560 training and 210 test segments, no recording in both; 7 classes, chance is 14.3%. "
-        "Differences are paired by seed."
+        f"{results['seeds']} seeds, 560 training and 210 test segments, no recording in both; 7 classes, chance is "
+        "14.3%. Differences are paired by seed."
     )
     return "\n".join([*lines, "", f"{told} {seconds}. Machine: {facts}.", "", f"`bitdial {shlex.join(COMMAND)}`"])
 
