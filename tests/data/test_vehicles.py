@@ -105,6 +105,7 @@ def test_it_is_written_once_and_used_again(tmp_path: Path, monkeypatch: pytest.M
     assert len(written) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["vehicles-1"]
     assert first.train.files == second.train.files
+    assert first.notes == ("The recordings are generated: scores say nothing of real vehicles.",)
     assert (tmp_path / "vehicles-1").stat().st_mode & 0o777 == 0o755
 
 

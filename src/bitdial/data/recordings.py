@@ -89,7 +89,8 @@ def load_recordings(
     for part, own in index.items():
         parts[part] = torch.arange(start, start + len(own))
         start += len(own)
-    labels, notes = torch.tensor([each.label for each in known]), []
+    labels = torch.tensor([each.label for each in known])
+    notes = [] if data_path is not None else ["The recordings are generated: scores say nothing of real vehicles."]
     if len(parts) == 1:
         groups = recordings if options.split_by == "recording" else [str(row) for row in range(len(paths))]
         parts = dict(zip(("train", "test"), by_recording(groups, labels, TEST_SHARE, seed, str(place)), strict=True))
