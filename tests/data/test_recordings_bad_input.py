@@ -120,6 +120,26 @@ def test_a_label_that_was_not_trained_on_is_out_of_range(tmp_path: Path) -> None
     assert "van-test_road_1.pt (test)" in refused(tmp_path)
     (tmp_path / "class_names.txt").write_text("car\nvan\n")
     assert "class_names.txt names 2, got 2 in" in refused(tmp_path)
+    for strange in ("", "car\nvan\ncar\n"):
+        (tmp_path / "class_names.txt").write_text(strange)
+        assert "class_names.txt must name each class once" in refused(tmp_path)
+    (tmp_path / "class_names.txt").write_bytes(b"\xff")
+    assert "class_names.txt must be text" in refused(tmp_path)
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    six(tmp_path)
+
+    def forbidden(path: Path, **_: Any) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    assert f"cannot read {tmp_path / 'train_index.txt'} (Permission denied)" in refused(tmp_path)
+
+
+def test_what_is_held_out_is_no_question_where_there_are_several_indices(tmp_path: Path) -> None:
+    six(tmp_path)
+    assert "signals.split_by is for data with a single index, got it with 3" in refused(tmp_path, split_by="segment")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +147,7 @@ def test_a_label_that_was_not_trained_on_is_out_of_range(tmp_path: Path) -> None
     [
         ("", r"train_index\.txt is empty"),
         ("\n \n", r"train_index\.txt is empty"),
-        (b"\xff\xfe\x00", r"train_index\.txt must be text with a path a line"),
+        (b"\xff\xfe\x00", r"train_index\.txt must be text, a line each"),
         ("segments", "line 1: expected the file of a segment at .*, got a folder"),
         ("segments/../train_index.txt", r"expected a segment named FOLDER_LOCATION_ID\.pt, got .*train_index\.txt"),
     ],

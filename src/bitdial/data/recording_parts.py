@@ -33,14 +33,8 @@ def listed(place: Path) -> tuple[Path, dict[str, list[Path]]]:
 def _index(index: Path) -> list[Path]:
     if index.is_dir():
         raise BitdialError(f"expected a file with a path a line at {index}, got a folder; put the index there")
-    try:
-        lines = [line.strip() for line in index.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise BitdialError(
-            f"{index} must be text with a path a line, got bytes that are none; save it as UTF-8"
-        ) from error
     paths = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines_of(index), 1):
         if not line:
             continue
         path = index.parent / line  # an absolute one stays as it is
@@ -54,6 +48,20 @@ def _index(index: Path) -> list[Path]:
     if not paths:
         raise BitdialError(f"{index} is empty, expected the path of a segment's .pt file in each line; fill it")
     return paths
+
+
+def lines_of(file: Path) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        BitdialError: it cannot be read, or is no text.
+    """
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise BitdialError(f"{file} must be text, a line each, got bytes that are none; save it as UTF-8") from error
+    except OSError as error:
+        raise BitdialError(f"cannot read {file} ({error.strerror}); make it readable") from error
 
 
 def by_recording(

@@ -14,7 +14,7 @@ from torch import Tensor
 from bitdial.data.dataset import TEST_SHARE, missing_classes
 from bitdial.data.label_cache import Known, LabelCache, below
 from bitdial.data.randomness import check_seed
-from bitdial.data.recording_parts import by_recording, leaks, listed
+from bitdial.data.recording_parts import by_recording, leaks, lines_of, listed
 from bitdial.data.recording_split import PRESENT, RecordingDataset, RecordingSplit, Segments
 from bitdial.data.segments import Transform, read_segment, recording_of, transformed
 from bitdial.data.vehicles import vehicles
@@ -75,6 +75,10 @@ def load_recordings(
         raise BitdialError("the dataset 'recordings' needs data_path: a folder with train_index.txt, or an index file")
     place = vehicles() if data_path is None else Path(data_path).expanduser()
     folder, index = listed(place)
+    if len(index) > 1 and options.split_by != "recording":
+        raise BitdialError(
+            f"signals.split_by is for data with a single index, got it with {len(index)} in {folder}; leave it out"
+        )
     paths = [path for part in index.values() for path in part]
     recordings = [recording_of(path) for path in paths]
     cache = LabelCache(folder, options.transform)
@@ -198,7 +202,11 @@ def _class_names(folder: Path, labels: Tensor, parts: Mapping[str, Tensor], path
     """Names of the classes, from their file where there is one; else their numbers, up to the highest trained on."""
     file, train = folder / CLASSES, parts["train"]
     if file.is_file():
-        names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+        names = tuple(line for line in lines_of(file) if line)
+        if not names or len(set(names)) < len(names):
+            raise BitdialError(
+                f"{file} must name each class once, a line each, got {list(names)[:8]}; mend or remove it"
+            )
         count, why = len(names), f"as {file} names {len(names)}"
     else:
         count, why = int(labels[train].max()) + 1, "which the training segments have"
