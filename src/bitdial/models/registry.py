@@ -10,6 +10,7 @@ from torch import nn
 from bitdial.errors import BitdialError, suggest
 from bitdial.models.foreign import LIBRARIES
 from bitdial.models.networks import NETWORKS, check_positive
+from bitdial.models.signals import SIGNAL_NETWORKS
 
 MODELS = tuple(NETWORKS)
 
@@ -25,6 +26,10 @@ def check_name(name: str) -> None:
         check, _ = LIBRARIES[library]
         check(inner)
     elif name not in NETWORKS:
+        if name in SIGNAL_NETWORKS:
+            raise BitdialError(
+                f"{name} is a network for recordings, such as --dataset vehicles, got images; choose another"
+            )
         raise BitdialError(
             f"unknown model {name!r}; known are {', '.join(MODELS)}, torchvision/NAME and timm/NAME"
             f"{suggest(name, MODELS)}"

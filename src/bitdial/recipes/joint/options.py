@@ -6,13 +6,13 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from bitdial.recipes.options import GridName, SharedConfig, Width
-from bitdial.training.options import StepOptions
+from bitdial.recipes.options import LEARNING_RATES, GridName, SharedConfig, Width
+from bitdial.training.options import OptimizerOptions, StepOptions
 
 DEFAULT_STEPS = 300
 
 
-class JointConfig(StepOptions, SharedConfig):
+class JointConfig(OptimizerOptions, StepOptions, SharedConfig):
     """Train one network for many widths at once: random widths in every layer, the losses of several passes averaged.
 
     Without --epochs or --steps it trains for 300 steps.
@@ -35,4 +35,10 @@ class JointConfig(StepOptions, SharedConfig):
     def _has_a_length(self) -> Self:
         if self.epochs is None and self.steps is None:
             self.__dict__["steps"] = DEFAULT_STEPS
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_rate(self) -> Self:
+        if "lr" not in self.model_fields_set:
+            self.__dict__["lr"] = LEARNING_RATES[self.optimizer]
         return self
