@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,11 +17,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from bitdial.errors import BitdialError
+from bitdial.errors import BitdialError, suggest
+from bitdial.evaluation import wording
 from bitdial.evaluation.plot_style import COLOURS, FAINT, INK, new_figure, quiet
+from bitdial.evaluation.sensitivity import MEASURES, LayerSensitivity
 from bitdial.numerics import check_bits
 
 BLUE, ORANGE, RED = COLOURS[0], COLOURS[1], "#C8102E"
+_NAME = 36
+"""How many characters of a layer's name are shown, unless more are needed to tell names apart."""
 
 
 def plot_bitwidth_vs_accuracy(
@@ -65,7 +69,7 @@ def plot_bitwidth_vs_accuracy(
     sound = [(width, 100 * value) for width, value in zip(bits, values, strict=True) if math.isfinite(value)]
     one = len({round(width, 1) for width in bits}) == 1
     (_at_one_width if one else _over_widths)(axes, bits, values)
-    x = f"configuration (all at {_bits(bits[0])})" if one else "average width of the weights (bits)"
+    x = f"configuration (all at {wording.bits(bits[0])})" if one else "average width of the weights (bits)"
     quiet(axes, title="", x=x, y="accuracy (%)")
     _title(figure, title, "" if epoch is None else f", epoch {epoch}")
     box = {"boxstyle": "round,pad=0.35", "facecolor": "#f4f4f4", "edgecolor": "#bbbbbb", "linewidth": 0.8}
@@ -77,6 +81,70 @@ def plot_bitwidth_vs_accuracy(
     look: dict[str, Any] = {"frameon": False, "fontsize": 9.5, "handletextpad": 0.5, "columnspacing": 1.2}
     figure.legend(loc="outside lower center", ncols=5, **look)
     return figure
+
+
+def plot_layer_sensitivity(
+    sensitivities: Sequence[LayerSensitivity],
+    title: str = "Sensitivity of layers",
+    *,
+    measure: Literal["accuracy", "loss"] = "accuracy",
+) -> Figure:
+    """Draw a bar for each layer, in the order given: what it costs to have this layer alone at the low width.
+
+    The figure grows with the number of layers; long names are cut short, as far as they can still be told apart. A
+    layer whose loss is no longer a number gets a cross instead of a bar.
+
+    Args:
+        sensitivities: what `layer_sensitivity` gave.
+        title: what stands above, shown as it is.
+        measure: what the bars show: the drop in ``"accuracy"``, in percentage points, or the rise in ``"loss"``.
+
+    Raises:
+        BitdialError: nothing to draw, something else than sensitivities, or an unknown measure.
+    """
+    if measure not in MEASURES:
+        hint = suggest(str(measure), MEASURES)
+        raise BitdialError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}{hint}")
+    sound = isinstance(sensitivities, Sequence) and all(isinstance(each, LayerSensitivity) for each in sensitivities)
+    if not sound or not sensitivities:
+        raise BitdialError(f"sensitivities must be what layer_sensitivity gave, got {sensitivities!r:.60}")
+    rows = np.arange(len(sensitivities))
+    values = np.array([100 * s.accuracy_drop if measure == "accuracy" else s.loss_rise for s in sensitivities])
+    finite = np.isfinite(values)
+    names = _short_names([each.layer for each in sensitivities])
+    figure = new_figure(
+        6.4 + 0.072 * max(0, *(len(name) - _NAME for name in names)), 1.3 + 0.19 * max(len(rows), 4), dpi=120
+    )
+    axes = figure.subplots()
+    axes.barh(rows[finite], values[finite], height=0.7, color=np.where(values[finite] > 0, BLUE, FAINT))
+    if not finite.all():
+        edge: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "clip_on": False}
+        axes.plot([0.01] * int((~finite).sum()), rows[~finite], "x", color=ORANGE, label="not finite", **edge)
+        figure.legend(loc="outside lower center", frameon=False, fontsize=9)
+    if not finite.any():
+        axes.set_xlim(0, 1)
+    first = sensitivities[0]
+    unit = "accuracy lost (points)" if measure == "accuracy" else "loss added"
+    quiet(axes, title="", x=f"{unit} by one layer at {first.low:g} bits, all others at {first.high:g}", y="")
+    axes.set_yticks(rows, names, fontsize=8, parse_math=False)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.axvline(0, color="#999999", linewidth=0.8)
+    _title(figure, title)
+    return figure
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Return the names without the modules that all are in, and short where that leaves them different."""
+    parts = [name.split(".") for name in names]
+    shared = 0
+    while len(names) > 1 and all(len(each) > shared + 1 and each[shared] == parts[0][shared] for each in parts):
+        shared += 1
+    plain = [".".join(each[shared:]) for each in parts]
+    most = _NAME
+    while len({shortened(name, most) for name in plain}) < len({*plain}):
+        most += 8
+    return [shortened(name, most) for name in plain]
 
 
 def _title(figure: Figure, title: Any, tail: str = "") -> None:
@@ -155,13 +223,9 @@ def _summary(bits: Sequence[float], values: Sequence[float]) -> str:
     if not values:
         return f"no finite accuracy at {width}"
     if len(bits) == 1:
-        return f"{values[0]:.2f}% at {_bits(bits[0])}, one configuration"
+        return f"{values[0]:.2f}% at {wording.bits(bits[0])}, one configuration"
     over = f"{len(values)}" if len(values) == len(bits) else f"the {len(values)} finite of {len(bits)}"
     return f"{np.mean(values):.2f} \u00b1 {np.std(values):.2f} % at {width} (mean \u00b1 std of {over})"
-
-
-def _bits(width: float) -> str:
-    return f"{width:g} bit{'s' if width != 1 else ''}"
 
 
 def _numbers(values: Any, name: str) -> list[float]:

@@ -34,6 +34,11 @@ def span(value: Interval) -> str:
     return "" if value.low is None or value.high is None else f"{points(value.low)} to {points(value.high)}"
 
 
+def bits(width: float) -> str:
+    """Return a width in words: ``"4 bits"``, ``"1 bit"``."""
+    return f"{width:g} bit{'s' if width != 1 else ''}"
+
+
 def engineering(value: float) -> str:
     """Return a count with three digits and a prefix: ``"1.23 T"`` for 1.23e12."""
     if not math.isfinite(value):
