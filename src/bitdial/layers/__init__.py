@@ -1,6 +1,8 @@
 """WHERE: quantized layers, the conversion of a model, the dial, batch-norm statistics per width, the cost ledger."""
 
+from bitdial.layers.batch_norm import batch_norm_per_width as batch_norm_per_width
 from bitdial.layers.batch_norm import reestimate_batch_norm as reestimate_batch_norm
+from bitdial.layers.batch_norm import rest_idle_rows as rest_idle_rows
 from bitdial.layers.convert import quantize as quantize
 from bitdial.layers.convert import ranges_per_call as ranges_per_call
 from bitdial.layers.convert import skipped_layers as skipped_layers

@@ -2,17 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from bitdial.errors import BitdialError
-from bitdial.layers.names import check_model, evaluating, unwrapped
+from bitdial.layers.convert import REPORT
+from bitdial.layers.names import check_model, evaluating, plain_names, unwrapped
+from bitdial.layers.norm_rows import (
+    ROW,
+    BatchNorm1dPerWidth,
+    BatchNorm2dPerWidth,
+    BatchNorm3dPerWidth,
+    PerWidth,
+)
 from bitdial.layers.quantized import QuantizedLayer
+from bitdial.layers.swapping import take_place
+from bitdial.numerics import check_bits
+
+_KINDS: dict[type, type[PerWidth]] = {
+    nn.BatchNorm1d: BatchNorm1dPerWidth,
+    nn.BatchNorm2d: BatchNorm2dPerWidth,
+    nn.BatchNorm3d: BatchNorm3dPerWidth,
+}
+
+
+def batch_norm_per_width(model: nn.Module, widths: Sequence[float]) -> nn.Module:
+    """Give each batch norm of a quantized model parameters and statistics of its own for each width, in place.
+
+    Every row begins as the norm is. In force is the row nearest to the width of the weights (where these are ternary:
+    of the activations) of the quantized layer that was defined just before the norm, or of the first one where none
+    was; of two as near, the wider. So a `BitDial` turns norms along with layers, skip connections' included. Norms stay
+    the same objects; their parameters are new ones, so make the optimizer afterwards.
+
+    Other norms (of classes of their own, synchronised, over groups or layers) serve every width as before;
+    `skipped_layers` names them.
+
+    Args:
+        model: what `quantize` gave, bare or wrapped.
+        widths: those that get a row, in [1, 32], in any order.
+
+    Returns:
+        The model.
+
+    Raises:
+        BitdialError: no widths, one that is none or comes twice; a model without quantized layers or batch norms, or
+            whose batch norms have rows already.
+    """
+    check_model(model)
+    modules = plain_names(model)
+    layers = [module for module in modules.values() if isinstance(module, QuantizedLayer)]
+    if not layers:
+        raise BitdialError("model must have quantized layers, got none; call bitdial.quantize(model) first")
+    if any(isinstance(module, PerWidth) for module in modules.values()):
+        raise BitdialError("model must have ordinary batch norms, got some with rows already; call this once")
+    rising = _checked(widths)
+    left = {name: reason for name, module in modules.items() if (reason := _reason_against(module))}
+    found: list[tuple[nn.Module, QuantizedLayer]] = []
+    followed = layers[0]
+    for name, module in modules.items():
+        if isinstance(module, QuantizedLayer):
+            followed = module
+        elif type(module) in _KINDS and name not in left:
+            found.append((module, followed))
+    if not found:
+        norms = ", ".join(dict.fromkeys(type(modules[name]).__name__ for name in left)) or "no norm at all"
+        raise BitdialError(f"model must have BatchNorm1d, 2d or 3d to give rows to, got {norms}; leave this call out")
+    for norm, layer in found:
+        take_place(_KINDS[type(norm)].like(norm, rising, layer), norm)
+        for store in (norm._parameters, norm._buffers):
+            for name in ROW:
+                store.pop(name, None)
+    for module in modules.values():
+        if REPORT in vars(module):
+            vars(module)[REPORT] |= {n: left[n] for n, m in plain_names(module).items() if n in left}
+    return model
+
+
+def _checked(widths: Any) -> tuple[float, ...]:
+    if isinstance(widths, str) or not isinstance(widths, Sequence) or not widths:
+        raise BitdialError(f"widths must be a list of widths such as [2, 4, 8], got {widths!r}; give one or more")
+    rising = sorted(check_bits(width, "widths") for width in widths)
+    if len({f"{width:g}" for width in rising}) < len(rising):
+        raise BitdialError(
+            f"widths must be unlike each other, got {', '.join(f'{w:g}' for w in rising)}; give each once"
+        )
+    return tuple(rising)
+
+
+def _reason_against(module: nn.Module) -> str | None:
+    kind = type(module)
+    if module._modules or not ("Norm" in kind.__name__ or isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm))):
+        return None
+    if kind in _KINDS:
+        return "its forward was replaced by another function" if "forward" in vars(module) else None
+    if isinstance(module, LazyModuleMixin):
+        return f"{kind.__name__} has no shape yet: run a batch through the model first"
+    return f"{kind.__name__} serves every width: rows are for BatchNorm1d, 2d and 3d"
+
+
+@torch.no_grad()
+def rest_idle_rows(model: nn.Module) -> None:
+    """Drop gradients that are all zero of rows of batch norms, so that an optimizer leaves the row as it is.
+
+    A row that no forward pass of a step has used gets no gradient at all, and no optimizer moves it. But it gets zeros
+    in a compiled model, from DistributedDataParallel and from ``zero_grad(set_to_none=False)``, and momentum and weight
+    decay would move it; call this before ``optimizer.step()`` then. (`bitdial.training.fit` does so.)
+    """
+    rows = [row for norm in model.modules() if isinstance(norm, PerWidth) for row in norm.rows]
+    given = [p for row in rows for p in row.parameters() if p.grad is not None]
+    if not given:
+        return
+    parts = [p.grad.to_local() if hasattr(p.grad, "to_local") else p.grad for p in given]
+    sizes = torch.stack([part.abs().sum().to(parts[0].device) for part in parts])
+    if any(part is not p.grad for part, p in zip(parts, given, strict=True)):  # weights in shards
+        torch.distributed.all_reduce(sizes)
+    for parameter, size in zip(given, sizes.tolist(), strict=True):
+        if size == 0:
+            parameter.grad = None
 
 
 def _first_of(model: nn.Module, batch: Any) -> Any:
@@ -65,7 +177,11 @@ def reestimate_batch_norm(
     ranged = [m for m in awake if isinstance(m, QuantizedLayer)]
     momenta = [norm.momentum for norm in norms], [layer.range_momentum for layer in ranged]
     modules: list[nn.Module] = [*norms, *ranged]
-    before = [(module, buffer, buffer.clone()) for module in modules for buffer in module.buffers(recurse=False)]
+    before = [
+        (module, buffer, buffer.clone())
+        for module in modules
+        for buffer in module.buffers(recurse=isinstance(module, PerWidth))
+    ]
     counts: dict[nn.Module, Tensor | None] = {norm: norm.num_batches_tracked for norm in norms}
     counts |= {layer: layer.range_batches for layer in ranged}
     hooks = [norm.register_forward_pre_hook(_count_examples) for norm in norms]

@@ -26,7 +26,8 @@ LAST = "<last>"
 
 _KINDS: dict[type, type[QuantizedLayer]] = {nn.Linear: QuantLinear, nn.Conv1d: QuantConv1d, nn.Conv2d: QuantConv2d}
 _PRODUCTS = re.compile(r"^(Lazy)?(Conv|Linear|Bilinear|Embedding|MultiheadAttention|RNN|LSTM|GRU)")
-_REPORT = "_bitdial_skipped"
+REPORT = "_bitdial_skipped"
+"""Attribute of a model that went through `quantize`: what was left alone -> why."""
 
 
 def match_layers(names: Sequence[str], pattern: str, kind: str = "a layer that can be quantized") -> list[str]:
@@ -137,7 +138,7 @@ def quantize(
         take_place(new, layer)
     for module in modules.values():
         leave_fused_path(module)
-    setattr(model, _REPORT, {name: skipped[name] for name in modules if name in skipped})
+    setattr(model, REPORT, {name: skipped[name] for name in modules if name in skipped})
     return model
 
 
@@ -192,8 +193,8 @@ def skipped_layers(model: nn.Module) -> dict[str, str]:
     """
     if isinstance(model, nn.Module):
         for module in model.modules():
-            if _REPORT in vars(module):
-                return dict(vars(module)[_REPORT])
+            if REPORT in vars(module):
+                return dict(vars(module)[REPORT])
     raise BitdialError(f"model must have gone through bitdial.quantize, got {type(model).__name__} that has not")
 
 

@@ -66,14 +66,27 @@ class HoldsWidths(nn.Module):
             if tensor.is_meta:  # it holds no value; that which it will have
                 self._built[name] = width
                 continue
-            written, version, value = self._written.get(name, (None, 0, 0.0))
-            # To read a number from a device would wait for it.
-            before[name] = value if written is tensor and version == tensor._version else tensor.item()
+            before[name] = self.width(name)
             tensor.fill_(width)
             self._written[name] = tensor, tensor._version, width
         if any(before[name] != widths[name] for name in before):
             number = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
             self._turns.append((_this.token, number, before))
+
+    def width(self, name: str) -> float:
+        """A width as a number; what is known of it already is not read again, for a device would be waited for."""
+        tensor: Tensor = getattr(self, name)
+        if tensor.is_meta:
+            return self._built[name]
+        written, version, value = self._written.get(name, (None, 0, 0.0))
+        if written is not tensor or version != tensor._version:
+            value = tensor.item()
+            self._written[name] = tensor, tensor._version, value
+        return value
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All that a copy has. Its tensors count their changes anew, so it knows no width yet."""
+        return {**vars(self), "_written": {}}
 
     def passes_here(self) -> None:
         """Remember whose numbers the nodes of a forward pass have."""

@@ -14,7 +14,14 @@ from torch import nn
 from bitdial.errors import BitdialError
 from bitdial.evaluation.sweep import RECALIBRATION_LIMIT
 from bitdial.files import write_atomically
-from bitdial.layers import BitDial, QuantizedLayer, quantize, reestimate_batch_norm, skipped_layers
+from bitdial.layers import (
+    BitDial,
+    QuantizedLayer,
+    batch_norm_per_width,
+    quantize,
+    reestimate_batch_norm,
+    skipped_layers,
+)
 from bitdial.layers.names import named_as, unwrapped
 from bitdial.models import build_model
 from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
@@ -37,7 +44,8 @@ class SavedModel(Config):
     model: str | None = None
     """Network, by name; none: a network of a script, which must be given to load it."""
     quantize: dict[str, Any] | None = None
-    """What `bitdial.quantize` was called with; none: never."""
+    """What `bitdial.quantize` was called with (``batch_norm_widths``: what `batch_norm_per_width` was called with after
+    it, where it was); none: never."""
     num_classes: int | None = None
     """Classes it tells apart."""
     in_channels: int | None = None
@@ -121,7 +129,10 @@ def quantized(model: nn.Module, how: dict[str, Any] | None) -> nn.Module:
     """A model quantized as is said, unless it is quantized already or is not to be."""
     if how is None or any(isinstance(module, QuantizedLayer) for module in model.modules()):
         return model
-    return quantize(model, **how)
+    options = dict(how)
+    widths = options.pop("batch_norm_widths", None)
+    quantize(model, **options)
+    return model if widths is None else batch_norm_per_width(model, widths)
 
 
 def bits_of(model: nn.Module) -> list[tuple[str, float]]:

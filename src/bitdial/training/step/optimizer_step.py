@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
+from bitdial.layers import rest_idle_rows
 from bitdial.layers.names import hold_of
 from bitdial.training.devices import is_distributed
 from bitdial.training.optimizers import scaled_learning_rate
@@ -254,6 +255,7 @@ class MicroBatches:
 
     def _apply(self, step: Callable[[], Any], max_grad_norm: float | None, factor: float) -> tuple[bool, Tensor | None]:
         control = self.control
+        rest_idle_rows(self.plain)
         parameters = self._parameters()
         gradients = [p.grad for p in parameters if p.grad is not None] if factor != 1.0 else []
         if gradients:
