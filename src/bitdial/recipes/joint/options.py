@@ -15,8 +15,8 @@ from bitdial.training.options import StepOptions
 
 DEFAULT_STEPS = 300
 PLAIN = "vanilla_single_precision_training"
-BATCH_NORMS = {"any_precision": "per_width", "matryoshka": "per_width"}
-"""Training method -> which batch norm suits it, where that is not the shared one."""
+AT_ONE_WIDTH = ("any_precision", "matryoshka")
+"""The methods in whose passes all layers are at one width, which suits batch norms of their own for each."""
 
 TrainingMethod = Literal[
     "any_precision", "joint_quantization", "sandwich", "matryoshka", "vanilla_single_precision_training"
@@ -93,7 +93,8 @@ class JointConfig(StepOptions, SharedConfig):
     nested: bool | None = None
     """Weights of a width are the upper bits of those of a wider one; none: for matryoshka only."""
     batch_norm: Literal["per_width", "shared"] | None = None
-    """Batch norm of its own for each width, or one for all; none: per_width for any_precision and matryoshka."""
+    """Batch norm of its own for each width, or one for all; none: per_width for any_precision and matryoshka where the
+    network has batch norms, else shared."""
     skip_layers: list[str] = ["<first>", "<last>"]
     """Names or patterns of layers left unquantized; <first> and <last> are the first layer and the classifier."""
 
@@ -139,10 +140,13 @@ class JointConfig(StepOptions, SharedConfig):
             own["steps"] = DEFAULT_STEPS
         if self.nested is None:
             own["nested"] = self.training_method == "matryoshka"
-        if self.batch_norm is None:
-            own["batch_norm"] = BATCH_NORMS.get(self.training_method, "shared")
         self._check_widths()
         return self
+
+    @property
+    def has_norm_per_width(self) -> bool:
+        """Whether each width gets batch norms of its own, where the network has any."""
+        return (self.batch_norm or ("shared", "per_width")[self.training_method in AT_ONE_WIDTH]) == "per_width"
 
     def _check_widths(self) -> None:
         widths, method = self.bitwidth_options, self.training_method

@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bitdial.errors import BitdialError
 from bitdial.evaluation import LayerSensitivity, WidthScore, layer_sensitivity, width_verdict
 from bitdial.evaluation.equal_cost import ledger_of
 from bitdial.evaluation.sweep import RECALIBRATION_LIMIT, evaluate
 from bitdial.evaluation.trained import PhaseResult, notes_on
 from bitdial.export import save_packed
 from bitdial.layers import BitDial
+from bitdial.layers.norm_rows import PerWidth
 from bitdial.numerics import UNQUANTIZED
 from bitdial.options import part
 from bitdial.recipes.joint.methods import InPasses, Turns, plan
@@ -48,12 +50,21 @@ def quantization(options: JointConfig) -> Mapping[str, Any] | None:
     if not options.quantize:
         return None
     chosen = {name: getattr(options, name) for name in ("quantizer", "weight_quantizer", "activation_quantizer")}
-    return {**{name: value for name, value in chosen.items() if value is not None}, "skip": options.skip_layers}
+    how = {**{name: value for name, value in chosen.items() if value is not None}, "skip": options.skip_layers}
+    return how | ({"batch_norm_widths": sorted(options.bitwidth_options)} if options.has_norm_per_width else {})
 
 
 def train(arm: Arm, bench: Bench[JointConfig]) -> TrainingState:
     """Train in the passes that the method plans for each step, and validate after each epoch."""
     options, model, loader = bench.options, bench.model, bench.loaders.train
+    if (
+        options.quantize
+        and options.batch_norm == "per_width"
+        and not any(isinstance(m, PerWidth) for m in model.modules())
+    ):
+        raise BitdialError(
+            f"batch_norm per_width must have a network with batch norms, got {options.model} without; leave it out"
+        )
     ledger = ledger_of(model, loader)
     steps = total_steps(options, loader)
     hooks: list[Hook]
