@@ -79,6 +79,7 @@ def adopt(file: YamlFile, values: Mapping[Any, Any], known: Settings, *, strict:
         if near and near[0] != name:
             raise BitdialError(f"{file.place(spelled)}: unknown setting '{spelled}'; did you mean '{near[0]}'?")
         found.ignored.append(spelled)
+    found.ignored.sort(key=lambda key: file.lines.get(key, 0))
     if strict and found.ignored:
         first, more = found.ignored[0], len(found.ignored) - 1
         raise BitdialError(
