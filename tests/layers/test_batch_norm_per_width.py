@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
 from bitdial import BitDial, cost, load, quantize, reestimate_batch_norm, sweep
-from bitdial.errors import BitdialError
+from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.layers import batch_norm_per_width, rest_idle_rows, skipped_layers
 from bitdial.layers.norm_rows import PerWidth
 from bitdial.layers.widths import copy_widths
 from bitdial.models import build_model
 from bitdial.recipes.saved_model import SavedModel, quantized
+from bitdial.training import Classification, Hook, LoopConfig, StepResult, TrainingState, fit, make_fabric
 from tests.layers.nets import ResidualNet, images
 from tests.layers.test_tracing import WAYS
 from tests.layers.test_widths import AVERAGES
+from tests.training.running import FileSaver, StopAfter
+from tests.training.running import load as load_state
 
 WIDTHS = [2, 4, 8]
 
@@ -192,7 +196,7 @@ def test_the_gradient_reaches_only_the_row_in_force() -> None:
         assert [int(row.num_batches_tracked) for row in norm.rows] == [1, 0, 0]
 
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1),
 }
@@ -221,22 +225,44 @@ def test_rows_that_a_step_did_not_use_stay_as_they_are(way: str, optimizer: str)
     assert step(4) == [False, True, False]
 
 
-def test_rows_rest_in_a_run_too() -> None:
-    from bitdial.training import LoopConfig, fit, make_fabric
-    from bitdial.training.tasks import Classification
+class Turn(Hook):
+    """Another width in every step: the rows of 8 bits are used in the first two alone."""
 
-    model, seen = net(), []
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
 
-    class Turns(Classification):
-        def loss(self, model: nn.Module, batch: Any) -> Any:
-            seen.append(model.bn1.bits_8.weight.detach().clone())
-            BitDial(model).set(8 if len(seen) < 3 else 2)
-            return super().loss(model, batch)
+    def before_step(self, state: TrainingState) -> None:
+        BitDial(state.model).set([8, 8, 2, 4, 4, 2][state.step])
 
-    batches = [(images(seed=i), torch.arange(4)) for i in range(5)]
-    fit(make_fabric(), model, OPTIMIZERS["sgd"](model.parameters()), Turns(), batches, LoopConfig(epochs=1))
-    assert not torch.equal(seen[0], seen[2])
-    assert all(torch.equal(seen[2], later) for later in seen[3:])
+    def after_step(self, state: TrainingState, result: StepResult) -> None:
+        self.seen.append(state.model.bn1.bits_8.weight.detach().clone())
+
+
+def run(folder: Path, *, optimizer: str = "sgd", stop: int | None = None, **options: Any) -> tuple[nn.Module, Turn]:
+    model, turn = net(), Turn()
+    batches = [(images(seed=i), torch.arange(4)) for i in range(3)]
+    moving, settings = OPTIMIZERS[optimizer](model.parameters()), LoopConfig(epochs=2, ema_decay=0.9)
+    options |= {"hooks": [turn, StopAfter(stop)], "checkpoints": FileSaver(folder)}
+    with suppress(RunInterrupted):
+        fit(make_fabric(), model, moving, Classification(), batches, settings, **options)
+    return model, turn
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_rows_rest_in_a_run_too(optimizer: str, tmp_path: Path) -> None:
+    seen = run(tmp_path, optimizer=optimizer)[1].seen
+    assert not torch.equal(seen[0], seen[1])
+    assert all(torch.equal(seen[1], later) for later in seen[2:])
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_resumes_bit_for_bit(optimizer: str, stop: int, tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", optimizer=optimizer)[0]
+    run(tmp_path / "parts", optimizer=optimizer, stop=stop)
+    saved = load_state(sorted((tmp_path / "parts").iterdir())[-1])
+    assert saved["step"] == stop
+    equal(whole, run(tmp_path / "rest", optimizer=optimizer, resume=saved)[0])
 
 
 @pytest.fixture

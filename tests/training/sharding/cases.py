@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import bitdial
 from bitdial.errors import RunInterrupted
+from bitdial.layers import batch_norm_per_width
 from bitdial.training import (
     Classification,
     Distillation,
@@ -72,6 +73,25 @@ class Look(Hook):
 
 def _held(tensors: list[Any]) -> int:
     return sum((each.to_local() if hasattr(each, "to_local") else each).numel() for each in tensors)
+
+
+class Turning(Classification):
+    """Turns the dial in every pass; two passes make a step."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.dial, self.calls = bitdial.BitDial(model), 0
+
+    def loss(self, model: nn.Module, batch: Any) -> TaskOutput:
+        self.dial.set((2, 4, 8)[self.calls * 2 % 3])
+        self.calls += 1
+        return super().loss(model, batch)
+
+
+def rows(fabric: Any) -> dict[str, Any]:
+    """Batch norms of which every step uses other rows."""
+    model = batch_norm_per_width(network("uniform"), [2, 4, 8])
+    return run(fabric, model, task=Turning(model), gradient_accumulation_steps=2)
 
 
 class Raise(Hook):
@@ -335,6 +355,7 @@ def cases(fabric: Any) -> dict[str, Callable[[], Any]]:
         "policies": lambda: run(fabric, precision=narrow(dtype="bfloat16", policies=policies)),
         "float8": lambda: float8(fabric),
         "distillation": lambda: run(fabric, task=Distillation(Classification(), network())),
+        "rows of norms": lambda: rows(fabric),
         "twice": lambda: two_trainings(fabric),
         "shared": lambda: shared(fabric),
         "views": lambda: run(fabric, Views(seed=0)),
