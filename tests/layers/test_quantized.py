@@ -865,13 +865,13 @@ def test_the_default_dtype_and_device_do_not_matter() -> None:
         ({"activations": None}, "bits must be a number in [1, 32], got None for activations"),
         ({"weights": True}, "bits must be a number in [1, 32], got True for weights"),
         ({"activations": float("nan")}, "bits must be in [1, 32], got nan for activations"),
-        ({"quantizer": "lsq"}, "quantizer must be one of uniform, dorefa"),
+        ({"quantizer": "lqs"}, "quantizer must be one of uniform, dorefa"),
         ({"quantizer": None}, "quantizer must be one of uniform, dorefa"),
         (
             {"granularity": "chanel"},
-            "granularity must be one of channel, tensor, got 'chanel'; did you mean 'channel'?",
+            "granularity must be one of channel, tensor, group:SIZE, got 'chanel'; did you mean 'channel'?",
         ),
-        ({"granularity": 3}, "granularity must be one of channel, tensor, got 3"),
+        ({"granularity": 3}, "granularity must be one of channel, tensor, group:SIZE, got 3"),
     ],
 )
 @pytest.mark.parametrize("build", [QuantLinear, lambda *shape, **more: QuantConv2d(*shape, 3, **more)])

@@ -22,7 +22,7 @@ from bitdial.numerics import (
     twn_weight,
 )
 
-TERNARY = [name for name, quantizer in QUANTIZERS.items() if quantizer.fixed_bits is not None]
+TERNARY = [name for name, quantizer in QUANTIZERS.items() if quantizer.fixed_bits == TERNARY_BITS]
 LEARNED = [name for name in TERNARY if QUANTIZERS[name].make_weight is not None]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 THREE = torch.tensor(TERNARY_BITS)

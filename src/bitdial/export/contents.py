@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any
@@ -12,12 +13,14 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
-from bitdial.export.encoding import MOST_LEVELS, Encoded, Form, Trits, encode
+from bitdial.export.encoding import GRIDS, MOST_LEVELS, Encoded, Form, Trits, codes_of, decode, encode
 from bitdial.layers import QuantizedLayer
 from bitdial.layers.names import plain_names
 from bitdial.layers.quantized import STORED
 from bitdial.layers.widths import SQUARES
 from bitdial.numerics import UNQUANTIZED, levels
+from bitdial.numerics.learned_step import LearnedGrid
+from bitdial.numerics.nested import NESTED
 from bitdial.numerics.reference import step_size
 from bitdial.numerics.weights import magnitude
 
@@ -107,13 +110,25 @@ def encode_layer(name: str, layer: QuantizedLayer, trits: Trits) -> Encoded:
             f'weights of layer "{name}" must be ternary or at most 8 bits to be packed, got {width.item():g} bits; '
             "turn the dial to 8 or less, or to 32 to store them unquantized"
         )
-    weight = layer.quantized_weight()
+    weight = layer.grid_weight()
     if not bool(weight.isfinite().all()):
         raise BitdialError(f'weights of layer "{name}" must be finite to be packed, got NaN or infinity')
-    channels = layer.granularity == "channel" and weight.dim() >= 2
-    size = magnitude(layer.weight, channels)
-    steps = step_size(-size, size, width).flatten().cpu() if weight.numel() else None
-    return encode(weight, weight.shape[0] if channels else 1, count, trits, steps)
+    steps = _steps(layer).flatten().cpu() if weight.numel() else None
+    return encode(weight, layer.scale_groups, count, trits, steps)
+
+
+def _steps(layer: QuantizedLayer) -> Tensor:
+    """The step of each group's grid, if it has one."""
+    kept, width = layer.weight_quantizer, layer.weight_bits
+    if isinstance(kept, StoredWeight) and kept.step is not None:
+        return kept.step_at(width)
+    if isinstance(kept, LearnedGrid):
+        return kept.step(width)
+    rows = layer.rotated_rows()
+    if layer.quantizer.step is not None:
+        return layer.quantizer.step(rows, width, layer.per_channel)
+    size = magnitude(rows, layer.per_channel)
+    return step_size(-size, size, width)
 
 
 def plain_tensors(model: nn.Module, packed: Iterable[str]) -> dict[str, Tensor]:
@@ -159,31 +174,58 @@ def memory_of(tensors: Iterable[Tensor]) -> int:
 class StoredWeight(nn.Module):
     """The `weight_quantizer` of a layer whose weight lies on its grid already: gives the weight as it is, at any width.
 
-    Whether the dial says 2 bits or 32, nothing finer is left to return to.
+    Whether the dial says 2 bits or 32, nothing finer is left to return to. But weights on nested grids are cut to what
+    the dial says, down from the width that they are stored at.
+
+    Args:
+        stored: the codes of nested weights, uint8 in the shape of the weight; else empty.
+        step: the step of each group of the grid; None where it has none.
+        bits: the width that nested weights are stored at.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    stored: Tensor
+    step: Tensor | None
+
+    def __init__(self, stored: Tensor, step: Tensor | None = None, bits: float | None = None) -> None:
         super().__init__()
         # In the state, so that no layer takes these weights for float ones and quantizes them again.
-        self.register_buffer("stored", torch.empty(0, device=device))
+        self.register_buffer("stored", stored)
+        self.register_buffer("step", step, persistent=bits is not None)
+        self.bits = bits
+
+    def step_at(self, width: Tensor) -> Tensor:
+        """The step of each group at a width."""
+        assert self.step is not None
+        return self.step if self.bits is None else self.step * 2.0 ** (self.bits - width.clamp_max(self.bits))
 
     def forward(self, weight: Tensor, bits: Tensor) -> Tensor:
-        """The weight itself."""
-        return weight
+        """The weight itself; of nested ones what their topmost bits say."""
+        if self.bits is None:
+            return weight
+        step, width = self.step_at(bits), bits.clamp_max(self.bits)
+        rows = self.stored.view(len(step), -1)
+        cut = (rows.float() * 2.0 ** (width - self.bits)).floor()
+        values = (cut - (2.0**width - 1) / 2) * step[:, None]
+        return values.to(weight.dtype).view(weight.shape)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         state_dict.setdefault(f"{prefix}stored", self.stored)  # states of before had none
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-def store(layer: QuantizedLayer, weight: Tensor) -> None:
+def store(layer: QuantizedLayer, encoded: Encoded) -> None:
     """Give a layer a weight from a packed file: a new parameter without gradient, in the layout of the old one."""
     old = layer.weight
-    laid_out = torch.empty_like(old, requires_grad=False).copy_(weight)
+    laid_out = torch.empty_like(old, requires_grad=False).copy_(decode(encoded))
     layer.weight = nn.Parameter(laid_out, requires_grad=False)
+    step = encoded.scales.to(old.device) if encoded.form in GRIDS else None
+    if layer.quantizer is NESTED and step is not None:
+        made = StoredWeight(codes_of(encoded).to(old.device), step, math.log2(encoded.levels))
+    else:
+        made = StoredWeight(torch.empty(0, device=old.device), step)
     if not isinstance(layer.weight_quantizer, StoredWeight):
-        layer.weight_quantizer = StoredWeight(old.device)
         layer.register_load_state_dict_pre_hook(_refuse_other_weights)  # type: ignore[no-untyped-call]
+    layer.weight_quantizer = made
 
 
 def _refuse_other_weights(layer: QuantizedLayer, state: Any, prefix: str, *rest: Any) -> None:

@@ -2,7 +2,8 @@
 
 An encoding is chosen by trying: a weight is stored in the first form that gives every value back, bit for bit (a zero
 is +0). Trits where a group of weights (an output channel, or the whole tensor) has the values -a, 0, b; else codes on
-a uniform grid with one step a group; else codes into a table of the group's values, which always fits.
+a uniform grid with one step a group, symmetric or from ``-levels // 2`` steps up; else codes into a table of the
+group's values, which always fits.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from bitdial.numerics import (
 )
 
 Trits = Literal["base3", "2bit"]
-Form = Literal["base3", "2bit", "grid", "table"]
+Form = Literal["base3", "2bit", "grid", "signed", "table"]
 
 # Form, levels, packed codes and scales of an `Encoded`.
 _Packed: TypeAlias = tuple[Form, int, Tensor, Tensor]
+
+GRIDS = ("grid", "signed")
+"""Forms of which a scale is the step of a grid."""
 
 MOST_LEVELS = 256
 """Levels of the widest grid that is packed: 8 bits."""
@@ -39,12 +43,13 @@ class Encoded:
     """A weight in its packed form.
 
     Attributes:
-        form: ``base3`` and ``2bit``: trits; ``grid``: whole multiples of a step; ``table``: indices.
+        form: ``base3`` and ``2bit``: trits; ``grid``: multiples of a step, as many below zero as above; ``signed``:
+            whole multiples of a step from ``-levels // 2`` up; ``table``: indices.
         levels: number of values that a code can stand for.
         groups: number of groups, each with scales of its own: weights are in groups in row-major order.
         codes: uint8, one dimension.
         scales: ``(groups,)``, or ``(2, groups)`` for trits with two scales (b, then a), or ``(groups, levels)`` for a
-            table; float32 for a grid, else of the weight's dtype.
+            table; float32 for grids, else of the weight's dtype.
     """
 
     form: Form
@@ -69,7 +74,9 @@ def encode(weight: Tensor, groups: int, levels: int, trits: Trits, steps: Tensor
     """
     plain = weight.detach().cpu().contiguous() + 0.0  # no -0
     rows = plain.view(groups, plain.numel() // max(groups, 1))
-    exact = _trits(rows, trits) if levels == 3 else _grid(rows, levels, steps)
+    exact = _trits(rows, trits) if levels == 3 else _grid(rows, levels, steps, "grid")
+    if exact is None and levels != 3:
+        exact = _grid(rows, levels, steps, "signed")
     form, count, codes, scales = exact or _table(rows)
     return Encoded(form, count, groups, tuple(plain.shape), plain.dtype, codes, scales)
 
@@ -88,7 +95,7 @@ def decode(encoded: Encoded) -> Tensor:
     allowed: list[tuple[int, ...]] = [(e.groups, e.levels) if e.form == "table" else (e.groups,)]
     if e.form in ("base3", "2bit"):
         allowed.append((2, e.groups))
-    if tuple(e.scales.shape) not in allowed or e.scales.dtype != (torch.float32 if e.form == "grid" else e.dtype):
+    if tuple(e.scales.shape) not in allowed or e.scales.dtype != (torch.float32 if e.form in GRIDS else e.dtype):
         raise BitdialError(
             f"scales of {e.groups} groups must have the shape {' or '.join(map(str, allowed))}, "
             f"got {e.scales.dtype} {tuple(e.scales.shape)}"
@@ -98,11 +105,24 @@ def decode(encoded: Encoded) -> Tensor:
         unpack = unpack_trits if e.form == "base3" else unpack_trits_2bit
         rows = _from_trits(unpack(e.codes, shape), e.scales if e.scales.dim() == 2 else e.scales[None])
     else:
-        codes = unpack_bits(e.codes, _bits(e.levels), shape)
-        if codes.numel() and int(codes.max()) >= e.levels:
-            raise BitdialError(f"codes of {e.levels} levels must be less than that, got {int(codes.max())}")
-        rows = _from_grid(codes, e.scales, e.levels, e.dtype) if e.form == "grid" else e.scales.gather(1, codes.long())
+        codes = codes_of(e).view(shape)
+        if e.form in GRIDS:
+            rows = _from_grid(codes, e.scales, _zero(e.form, e.levels), e.dtype)
+        else:
+            rows = e.scales.gather(1, codes.long())
     return rows.view(e.shape)
+
+
+def codes_of(encoded: Encoded) -> Tensor:
+    """The codes of a grid or a table, uint8 in the shape of the weight.
+
+    Raises:
+        BitdialError: there are some that stand for nothing.
+    """
+    codes = unpack_bits(encoded.codes, _bits(encoded.levels), encoded.shape)
+    if codes.numel() and int(codes.max()) >= encoded.levels:
+        raise BitdialError(f"codes of {encoded.levels} levels must be less than that, got {int(codes.max())}")
+    return codes
 
 
 def _bits(levels: int) -> int:
@@ -136,29 +156,34 @@ def _from_trits(codes: Tensor, scales: Tensor) -> Tensor:
     return torch.where(codes > 0, above, torch.where(codes < 0, below, torch.zeros_like(above)))
 
 
-def _grid(rows: Tensor, levels: int, likely: Tensor | None) -> _Packed | None:
+def _zero(form: str, levels: int) -> float:
+    """The code, perhaps between two, that stands for 0."""
+    return (levels - 1) / 2 if form == "grid" else levels // 2
+
+
+def _grid(rows: Tensor, levels: int, likely: Tensor | None, form: Form) -> _Packed | None:
     if rows.numel() == 0:
         return None
-    half = (levels - 1) / 2
-    middle = rows.abs().amax(1).float() / half
-    guesses = [torch.zeros_like(middle), *([] if likely is None else [likely.float()]), middle]
-    for direction in (0.0, math.inf):  # the largest value was rounded: its step may be the next number
-        guesses += [middle.nextafter(torch.full_like(middle, direction))]
-    steps, found = torch.zeros_like(middle), torch.zeros_like(middle, dtype=torch.bool)
+    zero = _zero(form, levels)
+    # The largest value stands at an end of the grid, if the group uses it; one that was rounded has the next step.
+    ends = [rows.abs().amax(1).float() / end for end in (zero, max(levels - 1 - zero, 0.5))]
+    guesses = [torch.zeros_like(ends[0]), *([] if likely is None else [likely.float()]), *ends]
+    guesses += [end.nextafter(torch.full_like(end, to)) for end in ends for to in (0.0, math.inf)]
+    steps, found = torch.zeros_like(ends[0]), torch.zeros_like(ends[0], dtype=torch.bool)
     codes = torch.zeros_like(rows, dtype=torch.uint8)
     for step in guesses:
-        position = (rows.float() / step[:, None]).nan_to_num(0.0) + half
+        position = (rows.float() / step[:, None]).nan_to_num(0.0) + zero
         trial = position.round().clamp(0, levels - 1).to(torch.uint8)
-        fits = (_from_grid(trial, step, levels, rows.dtype) == rows).all(1) & ~found
+        fits = (_from_grid(trial, step, zero, rows.dtype) == rows).all(1) & ~found
         steps, codes = torch.where(fits, step, steps), torch.where(fits[:, None], trial, codes)
         found |= fits
     if not bool(found.all()):
         return None
-    return "grid", levels, pack_bits(codes, _bits(levels)), steps
+    return form, levels, pack_bits(codes, _bits(levels)), steps
 
 
-def _from_grid(codes: Tensor, steps: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
-    return ((codes.float() - (levels - 1) / 2) * steps[:, None]).to(dtype) + 0.0
+def _from_grid(codes: Tensor, steps: Tensor, zero: float, dtype: torch.dtype) -> Tensor:
+    return ((codes.float() - zero) * steps[:, None]).to(dtype) + 0.0
 
 
 def _table(rows: Tensor) -> _Packed:

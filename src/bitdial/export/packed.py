@@ -111,6 +111,9 @@ def load_packed(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     Returns:
         The model.
 
+    Weights on nested grids (``quantize(..., nested=True)``) are the exception: a dial turns them to any width up to the
+    one that they were stored at, each the topmost bits of what the file holds.
+
     Raises:
         DamagedPackedFile: any byte of the file differs from what was written, or bytes are missing.
         BitdialError: another kind of file, an unknown version, a file that cannot be read, another model.
@@ -179,15 +182,17 @@ def _check_layers(
                 )
 
 
-def _decoded(path: str | os.PathLike[str], name: str, record: LayerRecord, tensors: dict[str, Tensor]) -> Tensor:
-    """The weight of a layer, whose packed form is taken out of `tensors`."""
+def _decoded(path: str | os.PathLike[str], name: str, record: LayerRecord, tensors: dict[str, Tensor]) -> Encoded:
+    """The weight of a layer in its packed form, which is taken out of `tensors` and makes sense."""
     codes, scales = (tensors.pop(key_of(name, part), None) for part in (CODES, SCALES))
     if codes is None or scales is None:
         raise DamagedPackedFile(path, f'the weights of layer "{name}" are missing')
     assert record.form is not None
     shape, dtype = tuple(record.shape), getattr(torch, record.dtype)
     try:
-        return decode(Encoded(record.form, record.levels, record.groups, shape, dtype, codes, scales))
+        encoded = Encoded(record.form, record.levels, record.groups, shape, dtype, codes, scales)
+        decode(encoded)
+        return encoded
     except BitdialError as error:
         raise DamagedPackedFile(path, f'the weights of layer "{name}" make no sense: {error}') from error
 

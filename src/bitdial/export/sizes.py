@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from bitdial.export.container import from_bytes
 from bitdial.export.contents import bare, memory_of, packs, plain_tensors, quantized_layers
-from bitdial.export.encoding import Trits
+from bitdial.export.encoding import GRIDS, Trits
 from bitdial.export.packed import CODES, SCALES, key_of, packed_bytes
 from bitdial.layers.widths import held_widths
+from bitdial.numerics.nested import NESTED
 
 _BUFFERS = ("weight_bits", "activation_bits", "range_low", "range_high", "range_batches")
 
@@ -71,7 +73,7 @@ def packed_sizes(
     inner = bare(model)
     data = packed_bytes(inner, encoding, description)
     layers = {name: layer for name, layer in quantized_layers(inner).items() if packs(layer)}
-    tensors, _ = from_bytes(data, "of the model")
+    tensors, described = from_bytes(data, "of the model")
     stored = plain_tensors(inner, layers)
     count = sum(layer.weight.numel() for layer in layers.values())
     own = {
@@ -89,10 +91,18 @@ def packed_sizes(
         scales=sum(tensors[key_of(name, SCALES)].nbytes for name in layers),
         other=memory_of(stored.values()),
         file=len(data),
-        memory=memory_of(held),
+        memory=memory_of(held) + sum(_kept(name, record, tensors) for name, record in described["layers"].items()),
         float32_weights=4 * count,
         float32=4 * count + sum(t.numel() * (4 if t.is_floating_point() else t.element_size()) for t in plain),
     )
+
+
+def _kept(name: str, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
+    """Bytes that a loaded layer keeps of its packed form: steps, and the codes of nested weights."""
+    if record.get("form") not in GRIDS:
+        return 0
+    codes = math.prod(record["shape"]) if record["quantizer"] == NESTED.name else 0
+    return tensors[key_of(name, SCALES)].nbytes + codes
 
 
 def _learned(layer: nn.Module) -> list[nn.Parameter]:

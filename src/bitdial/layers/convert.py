@@ -67,6 +67,8 @@ def quantize(
     granularity: str | None = None,
     weight_quantizer: str | None = None,
     activation_quantizer: str | None = None,
+    widths: Sequence[float] | None = None,
+    nested: bool = False,
     skip: Sequence[str] = (FIRST, LAST),
 ) -> nn.Module:
     """Make the linear and convolution layers of a model quantized ones, in place.
@@ -81,12 +83,19 @@ def quantize(
         weights, activations: widths to begin with, in [1, 32]; turn them later with a `BitDial`.
         gradients: the same for the gradients that flow back (stochastic rounding). None builds layers without gradient
             quantization, which cannot be turned on later.
-        quantizer: ``"uniform"`` or ``"dorefa"``; for ternary weights ``"twn"``, ``"absmean"``, ``"ttq"`` or
-            ``"ternary_lsq"``, whatever their width below 32, which then reads 1.585. The last two learn scales, which
-            are new parameters: make the optimizer afterwards.
-        granularity: one weight range per output ``"channel"`` or one per ``"tensor"``; None: the quantizer's own.
+        quantizer: ``"uniform"`` or ``"dorefa"``; with something learned for each width ``"lsq"``, ``"pact"`` or
+            ``"seq"``; ``"quest"`` or ``"quest_hadamard"``; for ternary weights ``"twn"`` (also called ``"ternary"``),
+            ``"absmean"``, ``"ttq"`` or ``"ternary_lsq"``, whatever their width below 32, which then reads 1.585, and
+            ``"binary"``, which reads 1. What is learned are new parameters: make the optimizer afterwards.
+        granularity: one weight range per output ``"channel"``, one per ``"tensor"``, or one for each so many weights of
+            a channel in a row, ``"group:64"`` (fewer where that does not divide a channel); None: the quantizer's own.
         weight_quantizer, activation_quantizer: another one for weights, or for activations, than `quantizer` says, such
-            as ``weight_quantizer="twn", activation_quantizer="dorefa"``.
+            as ``weight_quantizer="twn", activation_quantizer="dorefa"``. For activations also ``"token"``: the range
+            of each token (of each example in front of a convolution).
+        widths: those for which `lsq`, `pact` and `seq` learn apart, None: 1, 1.585 and 2 to 8; other widths take what
+            the nearest has learned.
+        nested: grids whose codes at k bits are the top k bits of those at 8, so that one packed file serves every
+            width. For ``"uniform"`` weights; widths are rounded down to whole numbers then.
         skip: names or patterns of layers to leave in floating point; ``<first>`` and ``<last>`` are the first and the
             last layer of the model in order of definition (usual practice, and the default). Where the model itself is
             one layer, that layer is always quantized.
@@ -105,8 +114,12 @@ def quantize(
         "granularity": granularity,
         "weight_quantizer": weight_quantizer,
         "activation_quantizer": activation_quantizer,
+        "widths": widths,
+        "nested": nested,
     }
     check_model(model)
+    if widths is not None and (isinstance(widths, str) or not isinstance(widths, Sequence) or not widths):
+        raise BitdialError(f"widths must be a list such as [2, 4, 8] with at least one, got {widths!r}")
     if isinstance(skip, str):
         skip = (skip,)
     if not isinstance(skip, Sequence):

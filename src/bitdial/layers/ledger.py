@@ -223,14 +223,14 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
             spans.setdefault(name, []).append(float(high - low))
         before = rows.get(name)
         bias = getattr(layer, "bias", None)
-        per_channel = getattr(layer, "granularity", "") == "channel"
+        groups = layer.scale_groups if isinstance(layer, QuantizedLayer) else 1
         rows[name] = LedgerRow(
             name=name,
             kind=type(layer).__name__,
             macs=macs + (before.macs if before else 0),
             weights=weight.numel(),
             parameters=weight.numel() + (bias.numel() if bias is not None else 0),
-            scales=(weight.shape[0] if per_channel else 1) * (quantizer.scales if quantizer else 1),
+            scales=groups * (quantizer.scales if quantizer else 1),
             quantized=quantizer is not None,
             needs_input_gradient=x.requires_grad or bool(before and before.needs_input_gradient),
             weight_bits=quantizer.weight_width(w) if quantizer else w,

@@ -6,7 +6,7 @@ Widths are 0-dim tensors, so `torch.compile` sees tensors, not numbers: one grap
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
@@ -15,16 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._mode_utils import no_dispatch
 
-from bitdial.errors import BitdialError, suggest
+from bitdial.errors import BitdialError
 from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmetic, QuantizedProduct, recorded_product
 from bitdial.layers.ranges import RANGE, RANGE_MOMENTUM, HoldsRanges
 from bitdial.layers.swapping import take_place
 from bitdial.layers.weight import Weight
 from bitdial.layers.widths import WIDTHS
 from bitdial.numerics import UNQUANTIZED, check_bits, get_activation_quantizer, get_quantizer
-from bitdial.numerics.grid import TensorGrid, is_opaque
+from bitdial.numerics.fitted import hadamard_block, rotated
+from bitdial.numerics.grid import IDENTITY, Grid, TensorGrid, is_opaque, may_read
 from bitdial.numerics.learned_ternary import LearnedWeight
-from bitdial.numerics.quantizers import GRANULARITIES
+from bitdial.numerics.nested import NESTED
+from bitdial.numerics.quantizers import group_size
 
 STORED = "weight_quantizer.stored"
 """What stands in the state of a layer whose weight came out of a packed file."""
@@ -38,6 +40,7 @@ ADDED = (
     "quantizer",
     "activation",
     "granularity",
+    "group_size",
     "range_momentum",
 )
 """What a quantized layer has that a float one has not."""
@@ -73,6 +76,7 @@ class QuantizedLayer(HoldsRanges):
     """
 
     _shape: ClassVar[tuple[str, ...]]  # the constructor's arguments that say what the float layer is
+    _feature_dims: ClassVar[int] = 1  # how many of the last dimensions of the input are one token, or one example
 
     weight = Weight()
     """The float parameter; within the forward pass of another module its values on the grid, differentiable."""
@@ -94,6 +98,8 @@ class QuantizedLayer(HoldsRanges):
         granularity: str | None = None,
         weight_quantizer: str | None = None,
         activation_quantizer: str | None = None,
+        widths: Sequence[float] | None = None,
+        nested: bool = False,
         like: nn.Module | None = None,
         **more: Any,
     ) -> None:
@@ -101,13 +107,17 @@ class QuantizedLayer(HoldsRanges):
         if like is not None:  # its very parameters, before learned scales begin from them
             self.weight, self.bias = like.weight, like.bias
         self.quantizer = get_quantizer(weight_quantizer or quantizer)
+        if nested and self.quantizer is not NESTED:
+            if self.quantizer.name != "uniform":
+                raise BitdialError(
+                    f"nested grids are those of the weight quantizer uniform, got {self.quantizer.name}; leave nested "
+                    "out, or take uniform"
+                )
+            self.quantizer = NESTED
         self.activation = get_activation_quantizer(activation_quantizer or get_quantizer(quantizer).activations)
         self.granularity = granularity or self.quantizer.granularity
-        if self.granularity not in GRANULARITIES:
-            known = ", ".join(GRANULARITIES)
-            raise BitdialError(
-                f"granularity must be one of {known}, got {granularity!r}{suggest(str(granularity), GRANULARITIES)}"
-            )
+        self.group_size = group_size(self.granularity)
+        kept = None if widths is None else [check_bits(width, "widths") for width in widths]
         self.range_momentum = RANGE_MOMENTUM
         low, high = self.activation.range or (0.0, 0.0)
         buffers = {
@@ -126,9 +136,33 @@ class QuantizedLayer(HoldsRanges):
             else:
                 self.register_buffer(name, tensor)
         make = self.quantizer.make_weight
-        self.weight_quantizer = make and make(self.weight, self.granularity == "channel")
-        learned = self.activation.make
-        self.activation_quantizer = learned and learned().to(self.weight.device)
+        own = {"widths": kept} if self.quantizer.per_width else {}
+        self.weight_quantizer = make and make(self._rows(self.weight), self.per_channel, **own)
+        learned = self.activation.module(kept, self._feature_dims)
+        self.activation_quantizer = learned and learned.to(self.weight.device)
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether there are more grids than one for the weight."""
+        return self.granularity != "tensor"
+
+    @property
+    def scale_groups(self) -> int:
+        """How many parts of the weight have a grid of their own."""
+        weight = self._float_weight()
+        if not self.per_channel or weight.dim() < 2:
+            return 1
+        return weight.shape[0] * (weight[0].numel() // self._group(weight) if self.group_size else 1)  # type: ignore[no-any-return]
+
+    def _group(self, weight: Tensor) -> int:
+        """How many weights of a channel share a grid: the most up to what was asked for that divide it evenly."""
+        assert self.group_size is not None
+        row = weight[0].numel()
+        return next((size for size in range(min(self.group_size, row), 0, -1) if row % size == 0), 1)
+
+    def _rows(self, weight: Tensor) -> Tensor:
+        """The weight as what a quantizer takes, the weights of one grid in one entry of the first dimension."""
+        return weight if self.group_size is None else weight.reshape(-1, self._group(weight))
 
     @classmethod
     def like(cls, layer: nn.Module, **quantization: Any) -> Self:
@@ -177,7 +211,7 @@ class QuantizedLayer(HoldsRanges):
 
     def _fit_scales(self, weight: Tensor | None = None) -> None:
         if scales := self._scales():
-            scales.reset(self._float_weight() if weight is None else weight)
+            scales.reset(self._rows(self._float_weight() if weight is None else weight))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Load; a state of the float layer is good too: widths stay as they are, and the range is forgotten."""
@@ -189,7 +223,7 @@ class QuantizedLayer(HoldsRanges):
         own = {prefix + name for name in _STATE}
         of_float = prefix + "weight" in state_dict and own.isdisjoint(state_dict)
         if of_float and (scales := self._scales()):
-            fitting = scales.initial(state_dict[prefix + "weight"])  # it loads after this, from the same
+            fitting = scales.initial(self._rows(state_dict[prefix + "weight"]))  # it loads after this, from the same
             state_dict.update({f"{prefix}weight_quantizer.{name}": scale for name, scale in fitting.items()})
         if of_float and self.activation_quantizer is not None:  # it stays as it is
             kept = self.activation_quantizer.state_dict()
@@ -211,11 +245,37 @@ class QuantizedLayer(HoldsRanges):
         return self.weight if weight is None else weight
 
     def quantized_weight(self) -> Tensor:
+        """The weight at the width in force, differentiable; on its grid unless the quantizer rotates it."""
+        values = self.grid_weight()
+        return values if self._block == 1 else rotated(values, 1, self._block)
+
+    def grid_weight(self) -> Tensor:
         """The weight on its grid at the width in force; differentiable."""
         weight = self._float_weight()
-        if self.weight_quantizer is not None:
-            return self.weight_quantizer(weight, self.weight_bits)  # type: ignore[no-any-return]
-        return self.quantizer.weight(weight, self.weight_bits, self.granularity == "channel")
+        if self._is_stored:
+            return self.weight_quantizer(weight, self.weight_bits)  # type: ignore[no-any-return, misc]
+        rows = self.rotated_rows()
+        if self.weight_quantizer is None:
+            quantized = self.quantizer.weight(rows, self.weight_bits, self.per_channel)
+        else:
+            quantized = self.weight_quantizer(rows, self.weight_bits)
+        return quantized if self.group_size is None else quantized.reshape(weight.shape)
+
+    def rotated_rows(self) -> Tensor:
+        """The weight as it is quantized: rotated where the quantizer does that, each group in an entry of its own."""
+        weight = self._float_weight()
+        return self._rows(weight if self._block == 1 else rotated(weight, 1, self._block))
+
+    @property
+    def _is_stored(self) -> bool:
+        """Whether the weight came out of a packed file, and so is on its grid."""
+        return hasattr(self.weight_quantizer, "stored")
+
+    @property
+    def _block(self) -> int:
+        """How many features are rotated together; 1 where none are."""
+        weight = self._float_weight()
+        return hadamard_block(weight.shape[1]) if self.quantizer.rotates and weight.dim() > 1 else 1
 
     @contextmanager
     def as_it_was(self) -> Iterator[None]:
@@ -260,18 +320,22 @@ class QuantizedLayer(HoldsRanges):
         if x.dim() == 4 and is_opaque(x):
             # Inductor's convolutions on a CPU want channels last; operators between them must not break the chain.
             x = x.contiguous(memory_format=torch.channels_last)
+        if self._block > 1:
+            x = rotated(x, x.dim() - self._feature_dims, self._block)
+        grid: Grid | TensorGrid
         if self.activation_quantizer is None:
             grid, clip = self._grid(x)
         else:  # it is on its grid when it comes to the product
             x, clip = self.activation_quantizer(x, self.activation_bits), False
-            grid = TensorGrid(self.range_low, self.range_high, torch.full_like(self.activation_bits, UNQUANTIZED))
+            whole = torch.full_like(self.activation_bits, UNQUANTIZED)
+            grid = IDENTITY if may_read(x) else TensorGrid(self.range_low, self.range_high, whole)
         values = self.quantizer.values
-        if values is None:
-            weight, on_grid = self.quantized_weight(), None
+        if values is None or self._is_stored:
+            weight, on_grid = self.grid_weight(), None
         else:
             weight = self._float_weight()
             with torch.no_grad():
-                on_grid = values(weight, self.weight_bits, self.granularity == "channel")
+                on_grid = values(self._rows(weight), self.weight_bits, self.per_channel).reshape(weight.shape)
         if not torch.compiler.is_compiling() and torch._C._is_tracing():
             assert isinstance(grid, TensorGrid)
             return recorded_product(x, weight, on_grid, self.bias, grid, clip, arithmetic)
@@ -296,10 +360,7 @@ class QuantLinear(QuantizedLayer, nn.Linear):
         in_features, out_features, bias, device, dtype: as in `torch.nn.Linear`.
         weights, activations, gradients: widths to begin with, in [1, 32], unquantized by default; None for gradients
             builds the layer without gradient quantization.
-        quantizer: ``"uniform"``, ``"dorefa"``, or for ternary weights ``"twn"``, ``"absmean"``, ``"ttq"`` or
-            ``"ternary_lsq"``; ternary at any width of the weights below 32, which then reads 1.585.
-        granularity: one weight range per output ``"channel"`` or one per ``"tensor"``; None: the quantizer's own.
-        weight_quantizer, activation_quantizer: another one for weights, or for activations, than `quantizer` says.
+        quantizer, granularity, weight_quantizer, activation_quantizer, widths, nested: as in `bitdial.quantize`.
 
     Raises:
         BitdialError: a width, quantizer or granularity that does not exist.
@@ -344,9 +405,10 @@ class QuantConv1d(_QuantConv, nn.Conv1d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
             in `torch.nn.Conv1d`.
-        weights, activations, gradients, quantizer, granularity, weight_quantizer, activation_quantizer: as in
-            `QuantLinear`.
+        weights, activations, gradients, quantizer and so on: as in `QuantLinear`.
     """
+
+    _feature_dims = 2
 
 
 class QuantConv2d(_QuantConv, nn.Conv2d):
@@ -354,3 +416,5 @@ class QuantConv2d(_QuantConv, nn.Conv2d):
 
     Args: as in `QuantConv1d`, for `torch.nn.Conv2d`.
     """
+
+    _feature_dims = 3

@@ -4,9 +4,18 @@ Everything here takes its width as a 0-dim tensor, so that a compiled graph that
 other one. A plain reference stands beside each fast path (`bitdial.numerics.reference`).
 """
 
+from bitdial.numerics.fitted import binary_weight as binary_weight
+from bitdial.numerics.fitted import quest_values as quest_values
+from bitdial.numerics.fitted import quest_weight as quest_weight
 from bitdial.numerics.grid import min_max as min_max
 from bitdial.numerics.grid import snap as snap
 from bitdial.numerics.grid import snap_symmetric as snap_symmetric
+from bitdial.numerics.learned_step import LsqActivation as LsqActivation
+from bitdial.numerics.learned_step import LsqWeight as LsqWeight
+from bitdial.numerics.learned_step import PactActivation as PactActivation
+from bitdial.numerics.learned_step import SeqWeight as SeqWeight
+from bitdial.numerics.learned_step import lsq_weight as lsq_weight
+from bitdial.numerics.learned_step import seq_weight as seq_weight
 from bitdial.numerics.learned_ternary import LearnedStepWeight as LearnedStepWeight
 from bitdial.numerics.learned_ternary import LearnedWeight as LearnedWeight
 from bitdial.numerics.learned_ternary import TrainedTernaryWeight as TrainedTernaryWeight
@@ -14,6 +23,7 @@ from bitdial.numerics.learned_ternary import learned_step_values as learned_step
 from bitdial.numerics.learned_ternary import ternary_lsq_weight as ternary_lsq_weight
 from bitdial.numerics.learned_ternary import ttq_values as ttq_values
 from bitdial.numerics.learned_ternary import ttq_weight as ttq_weight
+from bitdial.numerics.nested import nested_weight as nested_weight
 from bitdial.numerics.packing import DamagedPacking as DamagedPacking
 from bitdial.numerics.packing import pack_bits as pack_bits
 from bitdial.numerics.packing import pack_trits as pack_trits

@@ -1,0 +1,201 @@
+"""Quantizers that fit their grid anew to whatever they are given: QuEST, the sign, and the range of one token."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitdial.numerics.grid import snap_symmetric
+from bitdial.numerics.learned_step import Number, readable
+from bitdial.numerics.quantizers import ActivationQuantizer, Quantizer, register, register_activations
+from bitdial.numerics.reference import UNQUANTIZED, level_count, levels, snap_reference, step_size
+from bitdial.numerics.weights import TERNARY_BITS, StraightThrough, group_dims, normalized, widened
+
+HADAMARD_BLOCK = 128
+"""Features that are rotated together at most, of QuEST."""
+
+GAUSSIAN_ENDS = {
+    1.0: 0.7978846,
+    TERNARY_BITS: 1.2240064,
+    2.0: 1.4935300,
+    3.0: 2.0510681,
+    4.0: 2.5140046,
+    5.0: 2.9161512,
+    6.0: 3.2779849,
+    7.0: 3.6110976,
+    8.0: 3.9222045,
+    10.0: 4.4937649,
+    12.0: 5.0131131,
+    16.0: 5.9380957,
+}
+"""Width -> end of the uniform grid from -a to a with the smallest squared error for a standard normal variable."""
+
+
+def gaussian_end(bits: Number) -> Number:
+    """The end of the grid of a width, in units of the root mean square; linear between those that are tabulated."""
+    known, ends = list(GAUSSIAN_ENDS), list(GAUSSIAN_ENDS.values())
+    slopes = [(b - a) / (y - x) for (x, y), (a, b) in zip(pairwise(known), pairwise(ends), strict=True)]
+    if not isinstance(bits, Tensor):
+        place = max(min(bisect(known, bits) - 1, len(slopes) - 1), 0)
+        return ends[place] + slopes[place] * (bits - known[place])
+    end = torch.full_like(bits, ends[0])
+    for (start, stop), slope in zip(pairwise(known), slopes, strict=True):
+        end = end + (bits.clamp(start, stop) - start) * slope
+    return end
+
+
+class _Quest(torch.autograd.Function):
+    """`quest_values`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bits: Tensor, dims: tuple[int, ...]) -> Tensor:
+        width = readable(x, bits)
+        ctx.identity = not isinstance(width, Tensor) and width >= UNQUANTIZED
+        if ctx.identity or x.numel() == 0:
+            ctx.identity = True
+            return x.view_as(x)
+        wide = widened(x)
+        end = wide.square().mean(dims, keepdim=True).sqrt() * gaussian_end(width)
+        count = levels(width) if isinstance(width, Tensor) else float(level_count(width))
+        trusted = wide.abs() <= end + end / (count - 1)
+        if isinstance(width, Tensor):
+            trusted = trusted | (width >= UNQUANTIZED)
+        ctx.save_for_backward(trusted)
+        values = snap_symmetric(torch.minimum(torch.maximum(wide, -end), end), end, bits).to(x.dtype)
+        return torch.where(bits >= UNQUANTIZED, x, values) if isinstance(width, Tensor) else values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
+        if ctx.identity:
+            return gradients[0], None, None
+        return gradients[0] * ctx.saved_tensors[0], None, None
+
+
+def quest_values(x: Tensor, bits: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """QuEST's projection: the uniform grid whose end has the smallest squared error for normal values of this size.
+
+    Source: Panferov et al., QuEST: Stable Training of LLMs with 1-Bit Weights and Activations, arXiv 2502.05003: the
+    end is ``c(b) * sqrt(mean x**2)``, see `GAUSSIAN_ENDS`; a value passes its gradient where it is trusted, that is
+    not further from its grid value than half a step.
+
+    Args:
+        x: any shape, floating dtype.
+        bits: 0-dim float tensor; at 32 the values come back as they are.
+        dims: those over which values share a grid.
+    """
+    return _Quest.apply(x, bits, dims)  # type: ignore[no-any-return]
+
+
+def quest_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Tensor:
+    """`quest_values` of a weight ``(out, ...)``, a grid for each output channel, or one."""
+    return quest_values(weight, bits, group_dims(weight, per_channel))
+
+
+def quest_step(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Tensor:
+    """Distance of two values of the grid of `quest_weight`."""
+    wide = widened(weight)
+    end = wide.square().mean(group_dims(weight, per_channel), keepdim=True).sqrt()
+    end = end * gaussian_end(readable(weight, bits))
+    return step_size(-end, end, bits)
+
+
+def _hadamard_of(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    matrix = torch.ones(1, 1, dtype=dtype, device=device)
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix / math.sqrt(size)
+
+
+_kept = cache(_hadamard_of)
+
+
+def hadamard_block(features: int) -> int:
+    """How many features are rotated together: the greatest power of two that divides them, at most 128."""
+    return min(features & -features, HADAMARD_BLOCK) if features else 1
+
+
+def rotated(x: Tensor, dim: int, size: int) -> Tensor:
+    """Rotate a dimension by the Walsh-Hadamard matrix ``H / sqrt(n)`` in blocks of n = `size`; twice gives x again."""
+    if x.numel() == 0:
+        return x
+    with torch.inference_mode(False):
+        hadamard = _hadamard_of if torch.compiler.is_compiling() else _kept
+        matrix = hadamard(size, x.dtype, x.device)
+    blocks = x.movedim(dim, -1)
+    return (blocks.reshape(*blocks.shape[:-1], -1, size) @ matrix).reshape(blocks.shape).movedim(-1, dim)
+
+
+class _PerToken(nn.Module):
+    """Activations on a grid of each token's own; of each example where a layer's features have places in space.
+
+    Args:
+        feature_dims: how many of the last dimensions are one token: 1 for linear layers, more for convolutions.
+    """
+
+    def __init__(self, feature_dims: int = 1, **_: Any) -> None:
+        super().__init__()
+        self.feature_dims = feature_dims
+
+    def _dims(self, x: Tensor) -> tuple[int, ...]:
+        return tuple(range(-min(self.feature_dims, x.dim()), 0))
+
+    def extra_repr(self) -> str:
+        """Over how many dimensions."""
+        return f"feature_dims={self.feature_dims}"
+
+
+class QuestActivation(_PerToken):
+    """`quest_values` of every token."""
+
+    def forward(self, x: Tensor, bits: Tensor) -> Tensor:
+        """The activations on their grids; at 32 bits as they are."""
+        return quest_values(x, bits, self._dims(x))
+
+
+class TokenRange(_PerToken):
+    """Every token on the uniform grid from its own minimum to its own maximum; the gradient passes unchanged."""
+
+    def forward(self, x: Tensor, bits: Tensor) -> Tensor:
+        """The activations on their grids; at 32 bits as they are."""
+        if x.numel() == 0:
+            return x
+        return StraightThrough.apply(x, bits, False, self._values)  # type: ignore[no-any-return]
+
+    def _values(self, x: Tensor, bits: Tensor, _: bool) -> Tensor:
+        dims = self._dims(x)
+        return snap_reference(x, x.amin(dims, keepdim=True), x.amax(dims, keepdim=True), bits)
+
+
+def _binary_values(weight: Tensor, bits: Tensor, per_channel: bool) -> Tensor:
+    if weight.numel() == 0:
+        return weight
+    unit, size = normalized(weight, per_channel)
+    scale = unit.abs().mean(group_dims(weight, per_channel), keepdim=True) * size
+    values = torch.where(unit < 0, -scale, scale) + (unit - unit)  # what is not a number stays visible
+    return torch.where(bits >= UNQUANTIZED, weight, values.to(weight.dtype))
+
+
+def binary_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Tensor:
+    """Binary weights: ``a * sign(w)``, a = mean|w|, which has the smallest squared error; sign(0) is 1.
+
+    Source: Rastegari et al., XNOR-Net, arXiv 1603.05279, eq. 6. The gradient passes unchanged (straight-through).
+
+    Args:
+        weight: ``(out, ...)``, floating dtype.
+        bits: 0-dim float tensor; at 32 the weight comes back as it is, at any other width it is binary.
+        per_channel: one scale per output channel, as in the paper, or one for the tensor.
+    """
+    return StraightThrough.apply(weight, bits, per_channel, _binary_values)  # type: ignore[no-any-return]
+
+
+register_activations(ActivationQuantizer("token", make_for=TokenRange))
+register_activations(ActivationQuantizer("quest", make_for=QuestActivation))
+register(Quantizer("binary", binary_weight, "channel", fixed_bits=1.0, values=_binary_values))
+register(Quantizer("quest", quest_weight, "channel", step=quest_step, activations="quest"))
+register(Quantizer("quest_hadamard", quest_weight, "channel", step=quest_step, activations="quest", rotates=True))

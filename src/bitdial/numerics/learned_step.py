@@ -1,0 +1,461 @@
+"""Grids with a learned step for each width: LSQ, ParetoQ's quantizers, and PACT's clip, for weights and activations.
+
+One function serves them all. A grid has a step s and codes from `lowest` to `highest`; with ``v = x / s``
+
+    y     = s * clip(round(v - h) + h, lowest, highest)                      h is 1/2 for a grid without zero, else 0
+    dy/dx = 1 inside the edges of the grid, 0 outside
+    dy/ds = a * code - b * v inside, the nearest code outside                 a = b = 1 is LSQ's rule
+
+and what differs between the methods is where the edges lie, what a and b are, and how the step follows from what is
+learned. What is learned has an entry for each width (and each group of weights); a width between them takes the
+nearest, so that its grid has the same ends.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from bitdial.numerics.grid import may_read
+from bitdial.numerics.learned_ternary import LearnedWeight
+from bitdial.numerics.quantizers import ActivationQuantizer, Quantizer, register, register_activations
+from bitdial.numerics.reference import UNQUANTIZED, level_count, levels
+from bitdial.numerics.weights import TERNARY_BITS, dorefa_weight, widened
+
+WIDTHS = (1.0, TERNARY_BITS, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
+"""Widths that have a learned state of their own unless a user names others."""
+
+SEQ_CLIP = 0.99
+"""Share of the stretched grid's range inside which a weight has a gradient, of ParetoQ's code."""
+
+Number: TypeAlias = float | Tensor
+"""A number where it can be read for free, else a 0-dim tensor, which a compiled graph takes for an input."""
+
+
+class StepGrid(NamedTuple):
+    """The codes of a width, and how gradients go; see the module. `unit` is the step in units of what is learned."""
+
+    lowest: Number
+    highest: Number
+    half: Number
+    edge_low: Number
+    edge_high: Number
+    by_code: Number = 1.0
+    by_position: Number = 1.0
+    unit: Number = 1.0
+
+
+def _pick(condition: Any, yes: Number, no: Number) -> Any:
+    if isinstance(condition, bool):
+        return yes if condition else no
+    return torch.where(condition, torch.as_tensor(yes, device=condition.device), no)
+
+
+def _level_count(bits: Number) -> Number:
+    return levels(bits) if isinstance(bits, Tensor) else float(level_count(bits))
+
+
+def signed_codes(count: Number) -> tuple[Any, Any, Any]:
+    """Lowest and highest code and offset of LSQ's grid: ``-count/2 .. count/2 - 1``; symmetric for 2 or an odd number.
+
+    Two levels, which leave no room for zero, are -1/2 and 1/2.
+    """
+    binary, even = count == 2, count % 2 == 0
+    half = _pick(binary, 0.5, 0.0)
+    highest = _pick(even, count / 2 - 1 + half, (count - 1) / 2)
+    lowest = _pick(even, half - count / 2, -(count - 1) / 2)
+    return lowest, highest, half
+
+
+def lsq_grid(bits: Number) -> StepGrid:
+    """LSQ's grid of signed values; at 1 bit, where it has none, the two values plus and minus what is learned."""
+    lowest, highest, half = signed_codes(_level_count(bits))
+    twice = 2 * half  # at 1 bit the step from -a to a is twice what is learned
+    return StepGrid(lowest, highest, half, lowest, highest, by_position=1 - twice, unit=1 + twice)
+
+
+def seq_grid(bits: Number) -> StepGrid:
+    """ParetoQ's: the stretched grid for 3 and 4 levels, LSQ's for others (1 bit: the sign)."""
+    count, plain = _level_count(bits), lsq_grid(bits)
+    stretched = (count == 3) | (count == 4)
+    half, end = _pick(count == 4, 0.5, 0.0), (count - 1) / 2
+    edge = SEQ_CLIP * count / 2
+    own = StepGrid(-end, end, half, -edge, edge, 1.0, 1.0, 2 / count)
+    return StepGrid(*(_pick(stretched, mine, other) for mine, other in zip(own, plain, strict=True)))
+
+
+class _Stepped(torch.autograd.Function):
+    """`stepped`; the derivative by the step is summed over what shares it, and multiplied with `factor`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, step: Tensor, grid: StepGrid, bits: Number, strict: bool, factor: Number
+    ) -> Tensor:
+        ctx.strict = strict
+        rest = (*grid, bits, factor)
+        ctx.kept = [None if isinstance(value, Tensor) else value for value in rest]
+        # Copies: the dial may be turned before the backward pass.
+        ctx.save_for_backward(x, step, *(value.clone() for value in rest if isinstance(value, Tensor)))
+        if not isinstance(bits, Tensor) and bits >= UNQUANTIZED:
+            return x.view_as(x)
+        values = (_codes(widened(x) / step, grid) * step).to(x.dtype)
+        return torch.where(bits >= UNQUANTIZED, x, values) if isinstance(bits, Tensor) else values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        x, step, *tensors = ctx.saved_tensors
+        given = iter(tensors)
+        *rest, bits, factor = (next(given) if value is None else value for value in ctx.kept)
+        grid = StepGrid(*rest)
+        if not isinstance(bits, Tensor) and bits >= UNQUANTIZED:
+            return gradients[0], torch.zeros_like(step), None, None, None, None
+        gradient, position = widened(gradients[0]), widened(x) / step
+        codes = _codes(position, grid)
+        if ctx.strict:
+            inside = (position > grid.edge_low) & (position < grid.edge_high)
+        else:
+            inside = (position >= grid.edge_low) & (position <= grid.edge_high)
+        slope = torch.where(inside, codes * grid.by_code - position * grid.by_position, codes)
+        sums = gradient * slope
+        dims = tuple(i for i in range(x.dim()) if step.dim() == 0 or step.shape[i] == 1)
+        by_step = (sums.sum(dims, keepdim=step.dim() > 0) if dims else sums) * factor
+        if isinstance(bits, Tensor):
+            inside, by_step = inside | (bits >= UNQUANTIZED), torch.where(bits < UNQUANTIZED, by_step, 0.0)
+        by_x = torch.where(inside, gradient, 0.0).to(x.dtype)
+        return by_x, by_step.to(step.dtype), None, None, None, None
+
+
+def _codes(position: Tensor, grid: StepGrid) -> Tensor:
+    half = grid.half
+    return torch.clamp((position - half).round() + half, grid.lowest, grid.highest)  # type: ignore[arg-type]
+
+
+def stepped(
+    x: Tensor, step: Tensor, grid: StepGrid, bits: Number, *, strict: bool = False, factor: Number = 1.0
+) -> Tensor:
+    """Values on a grid with a step, differentiable in both; the equations stand at the head of the module.
+
+    Args:
+        x: any shape, floating dtype.
+        step: positive, broadcasts against `x` (its dimensions of 1 are those that share a step), or 0-dim; float32, or
+            float64 for float64.
+        grid: the codes.
+        bits: at 32 the values come back as they are.
+        strict: whether a value just at an edge counts as outside.
+        factor: what the derivative by the step is multiplied with.
+    """
+    return _Stepped.apply(x, step, grid, bits, strict, factor)  # type: ignore[no-any-return]
+
+
+def readable(x: Tensor, bits: Tensor) -> Number:
+    """The width as a number where that costs nothing."""
+    return bits.item() if may_read(x) and bits.device.type == "cpu" else bits
+
+
+class PerWidth:
+    """The widths that have a learned state of their own, and where the state of any width is."""
+
+    def __init__(self, widths: Sequence[float] | None) -> None:
+        own = sorted({float(width) for width in widths or WIDTHS if width < UNQUANTIZED}) or list(WIDTHS)
+        self.widths = tuple(own)
+        self._middles = [(low + high) / 2 for low, high in pairwise(own)]
+
+    def __len__(self) -> int:
+        return len(self.widths)
+
+    def row(self, bits: Number) -> Any:
+        """Index of the nearest width: a number, or a 0-dim tensor for a tensor."""
+        if not isinstance(bits, Tensor):
+            return bisect(self._middles, bits)
+        above = [bits >= middle for middle in self._middles]
+        return torch.stack(above).sum() if above else torch.zeros((), dtype=torch.long, device=bits.device)
+
+    def nearest(self, bits: Number) -> Number:
+        """The nearest width itself."""
+        if not isinstance(bits, Tensor):
+            return self.widths[bisect(self._middles, bits)]
+        width: Any = self.widths[0]
+        for middle, next_width in zip(self._middles, self.widths[1:], strict=True):
+            width = torch.where(bits >= middle, next_width, width)
+        return torch.as_tensor(width, device=bits.device)
+
+    def of(self, learned: Tensor, bits: Number) -> Tensor:
+        """What a flat parameter ``(widths * groups,)`` holds for a width: ``(groups,)``."""
+        rows = learned.view(len(self), -1)
+        row = self.row(bits)
+        return rows.index_select(0, row.view(1)).view(-1) if isinstance(row, Tensor) else rows[row]
+
+
+def _at_least_one(highest: Number) -> Any:
+    """Qp of the rules, where two levels have 1/2 for their highest code."""
+    return _pick(highest > 1, highest, 1.0)
+
+
+def _stretch(own: StepGrid, wanted: StepGrid) -> Number:
+    """How much longer the step of a width is than that of the nearest with a state, for grids with the same ends."""
+    return own.highest * own.unit / (wanted.highest * wanted.unit)
+
+
+class LearnedGrid(LearnedWeight):
+    """Weights on a grid with a learned step (LSQ) or range (SEQ) for each width and group of weights.
+
+    Args:
+        weight: what the steps fit to begin with.
+        per_channel: a step for each output channel instead of one.
+        widths: those that have steps of their own.
+    """
+
+    learned: Tensor
+    """``(widths * groups,)``: the steps of the first width, then of the second, and so on."""
+    strict = False
+    rows: PerWidth
+
+    def __init__(self, weight: Tensor, per_channel: bool = False, widths: Sequence[float] | None = None) -> None:
+        vars(self)["rows"] = PerWidth(widths)  # `initial` needs it, and is called while a module is being made
+        super().__init__(weight, per_channel)
+
+    def initial(self, weight: Tensor) -> dict[str, Tensor]:
+        """The published start for every width; ``1 / sqrt(fan_in)`` where all weights are zero."""
+        groups = weight.shape[0] if self.per_channel and weight.dim() >= 2 else 1
+        empty = weight.numel() == 0
+        flat = weight.detach().new_zeros(groups, 1) if empty else widened(weight.detach()).reshape(groups, -1)
+        fan_in = max(math.prod(weight.shape[1:]), 1)
+        starts = [self._start(flat, width) for width in self.rows.widths]
+        filled = [torch.where(start == 0, 1 / math.sqrt(fan_in), start) for start in starts]
+        return {"learned": torch.cat(filled).to(weight.dtype)}
+
+    def _start(self, rows: Tensor, width: float) -> Tensor:
+        raise NotImplementedError
+
+    def _grid(self, bits: Number) -> StepGrid:
+        raise NotImplementedError
+
+    def step(self, bits: Number) -> Tensor:
+        """Distance of two values of the grid of a width, for each group of weights: ``(groups,)``."""
+        unit = _stretch(self._grid(self.rows.nearest(bits)), self._grid(bits)) * self._grid(bits).unit
+        size = widened(self.rows.of(self.learned, bits)).abs()
+        return (size * unit).clamp_min(_tiny(size))
+
+    def forward(self, weight: Tensor, bits: Tensor) -> Tensor:
+        """The weight on its grid; at 32 bits the weight itself."""
+        if weight.numel() == 0:
+            return weight.view_as(weight)
+        width = readable(weight, bits)
+        grid, size = self._grid(width), self.rows.of(self.learned, width)
+        step = self.step(width).view(-1, *(1 for _ in weight.shape[1:]))
+        share = max(weight.numel() // size.numel(), 1)
+        factor = (_at_least_one(lsq_grid(width).highest) * share) ** -0.5
+        return stepped(weight, step, grid, width, strict=self.strict, factor=factor)
+
+
+def _tiny(x: Tensor) -> float:
+    return torch.finfo(x.dtype).tiny
+
+
+class LsqWeight(LearnedGrid):
+    """Learned step size quantization: ``s * clip(round(w / s), -Qn, Qp)``, the step s learned.
+
+    Source: Esser et al., Learned Step Size Quantization, arXiv 1902.08153: Qn = 2**(b-1), Qp = Qn - 1; eq. 3 and 5 for
+    the derivatives, that of the step times ``1 / sqrt(N Qp)`` (section 2.2), N the weights that share it; s begins as
+    ``2 mean|w| / sqrt(Qp)`` (section 2.1). Three levels are -s, 0, s; at 1 bit, which LSQ leaves out, the weight is
+    ``s * sign(w)`` and s begins as mean|w|, which has the smallest squared error.
+    """
+
+    strict = True
+
+    def _start(self, rows: Tensor, width: float) -> Tensor:
+        mean = rows.abs().mean(1)
+        count = level_count(width)
+        return mean if count == 2 else 2 * mean / math.sqrt(lsq_grid(width).highest)
+
+    def _grid(self, bits: Number) -> StepGrid:
+        return lsq_grid(bits)
+
+
+class SeqWeight(LearnedGrid):
+    """ParetoQ's quantizers: a stretched grid at 1.58 and 2 bits, LSQ above, the sign at 1 bit.
+
+    Source: Liu et al., ParetoQ: Scaling Laws in Extremely Low-bit LLM Quantization, arXiv 2502.02631. With k levels and
+    a learned range a the stretched grid is ``2 a / k * (round(clip(w / a, -c, c) * k / 2 - h) + h)``, c = .99: at 2
+    bits -3/4, -1/4, 1/4 and 3/4 of a; a begins as max|w|. From 3 bits it is LSQ's grid, whose step begins as
+    ``max|w| / Qp``; at 1 bit ``a * sign(w)``, a beginning as mean|w|. Weights inside the range get their gradient;
+    that of what is learned is multiplied with ``1 / sqrt(N Qp)``. One range for each output channel.
+    """
+
+    def _start(self, rows: Tensor, width: float) -> Tensor:
+        count = level_count(width)
+        largest = rows.abs().amax(1)
+        if count == 2:
+            return rows.abs().mean(1)
+        return largest if count in (3, 4) else largest / lsq_grid(width).highest
+
+    def _grid(self, bits: Number) -> StepGrid:
+        return seq_grid(bits)
+
+
+def activation_grid(bits: Number, signed: Number) -> StepGrid:
+    """LSQ's grid of activations: from 0 up where none is negative (Qn = 0, Qp = 2**b - 1), else that of weights."""
+    count, weights = _level_count(bits), lsq_grid(bits)
+    negative = signed > 0
+    unsigned = StepGrid(0.0, count - 1, 0.0, 0.0, count - 1)
+    return StepGrid(*(_pick(negative, mine, other) for mine, other in zip(weights, unsigned, strict=True)))
+
+
+class _LearnedActivation(nn.Module):
+    """Activations of one layer on a grid of which something is learned for each width.
+
+    It has a value from the start; the first training batch that comes by fits it to what the layer really gets, also
+    whether any of that is negative. Buffers say so, so that a state that is loaded is used as it is.
+
+    Args:
+        widths: those that have a value of their own.
+    """
+
+    learned: Tensor
+    """``(widths,)``."""
+    fitted: Tensor
+    """0-dim: 1 once a batch has been seen."""
+    signed: Tensor
+    """0-dim: 1 where the first batch had negative values."""
+    strict = False
+
+    def __init__(self, widths: Sequence[float] | None = None, **_: Any) -> None:
+        super().__init__()
+        self.rows = PerWidth(widths)
+        self.learned = nn.Parameter(torch.empty(len(self.rows)))
+        self.register_buffer("fitted", torch.empty(()))
+        self.register_buffer("signed", torch.empty(()))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Forget what was learned; the next training batch fits it anew."""
+        self.fitted.zero_()
+        self.signed.zero_()
+        device = self.learned.device
+        self.learned.copy_(self._starts(torch.tensor(0.8, device=device), torch.tensor(1.0, device=device), 0.0))
+
+    def _starts(self, mean: Tensor, rms: Tensor, signed: Number) -> Tensor:
+        return torch.stack([self._start(mean, rms, activation_grid(width, signed)) for width in self.rows.widths])
+
+    def _start(self, mean: Tensor, rms: Tensor, grid: StepGrid) -> Tensor:
+        """What is learned at first, for activations of this mean magnitude and root mean square."""
+        raise NotImplementedError
+
+    def _rule(self, grid: StepGrid) -> StepGrid:
+        """The grid with the method's own derivatives and unit."""
+        raise NotImplementedError
+
+    def _factor(self, x: Tensor, grid: StepGrid) -> Number:
+        return 1.0
+
+    @torch.no_grad()
+    def _fitting(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What this batch would have learned begin with, and whether it has negative values."""
+        wide = widened(x.detach())
+        signed = (wide < 0).any().float()
+        moments = torch.stack([wide.abs().mean(), wide.square().mean(), signed.to(wide.dtype)])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(moments)  # what is learned must stay alike in all processes
+            moments = moments / torch.distributed.get_world_size()
+        mean, square, negative = moments
+        signed = (negative > 0).float()
+        starts = self._starts(mean, square.sqrt(), signed)
+        return torch.where(starts > 0, starts, self.learned).to(self.learned.dtype), signed
+
+    def _state(self, x: Tensor, bits: Number) -> tuple[Tensor, Number]:
+        if not isinstance(bits, Tensor):
+            if not self.fitted.item():
+                starts, signed = self._fitting(x)
+                if not self.training:
+                    return starts, signed.item()
+                with torch.no_grad():
+                    self.learned.copy_(starts)
+                    self.signed.copy_(signed)
+                    self.fitted.fill_(1.0)
+            return self.learned, self.signed.item()
+        starts, signed = self._fitting(x)
+        done = self.fitted > 0
+        if not self.training:
+            return torch.where(done, self.learned, starts), torch.where(done, self.signed, signed)
+        with torch.no_grad():
+            self.learned.copy_(torch.where(done, self.learned, starts))
+            self.signed.copy_(torch.where(done, self.signed, signed))
+            self.fitted.fill_(1.0)
+        return self.learned, self.signed.clone()
+
+    def forward(self, x: Tensor, bits: Tensor) -> Tensor:
+        """The activations on their grid; at 32 bits as they are."""
+        if x.numel() == 0:
+            return x
+        width = readable(x, bits)
+        if not isinstance(width, Tensor) and width >= UNQUANTIZED and self.fitted.item():
+            return x
+        learned, signed = self._state(x, width)
+        own = self._rule(activation_grid(self.rows.nearest(width), signed))
+        grid = self._rule(activation_grid(width, signed))
+        step = widened(self.rows.of(learned, width)).abs() * (grid.unit * _stretch(own, grid))
+        step = step.view(()).clamp_min(_tiny(step))
+        return stepped(x, step, grid, width, strict=self.strict, factor=self._factor(x, grid))
+
+    def extra_repr(self) -> str:
+        """The widths with a value of their own."""
+        return "widths: " + ", ".join(f"{width:g}" for width in self.rows.widths)
+
+
+class LsqActivation(_LearnedActivation):
+    """LSQ for activations; see `LsqWeight`. N counts the features of one example (Esser et al., section 2.2).
+
+    The step begins as ``2 mean|x| / sqrt(Qp)`` of the first training batch.
+    """
+
+    strict = True
+
+    def _start(self, mean: Tensor, rms: Tensor, grid: StepGrid) -> Tensor:
+        most = _at_least_one(grid.highest)
+        return 2 * mean * torch.as_tensor(most, device=mean.device, dtype=mean.dtype).rsqrt()
+
+    def _rule(self, grid: StepGrid) -> StepGrid:
+        return grid
+
+    def _factor(self, x: Tensor, grid: StepGrid) -> Number:
+        return (_at_least_one(grid.highest) * max(x[0].numel(), 1)) ** -0.5  # type: ignore[no-any-return]
+
+
+class PactActivation(_LearnedActivation):
+    """PACT: ``clip(x, 0, a)`` on the grid with ``2**b`` values from 0 to a, the clip a learned.
+
+    Source: Choi et al., PACT: Parameterized Clipping Activation for Quantized Neural Networks, arXiv 1805.06085,
+    eq. 1-3: a gets the gradient of what it clips, x that of what is not clipped. Weight decay on a belongs to the
+    method. Where the first training batch has negative values, which the paper's activations behind a ReLU have not,
+    the grid reaches from -a to a. a begins as three times the root mean square of the first training batch.
+    """
+
+    def _start(self, mean: Tensor, rms: Tensor, grid: StepGrid) -> Tensor:
+        return 3 * rms
+
+    def _rule(self, grid: StepGrid) -> StepGrid:
+        return grid._replace(by_code=0.0, by_position=0.0, unit=1 / grid.highest)
+
+
+def lsq_weight(weight: Tensor, bits: Tensor, per_channel: bool = False) -> Tensor:
+    """LSQ with the step that a new layer begins with; a layer learns its own (`LsqWeight`)."""
+    return LsqWeight(weight, per_channel).requires_grad_(False)(weight, bits)  # type: ignore[no-any-return]
+
+
+def seq_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Tensor:
+    """ParetoQ's quantizer with what a new layer begins with; a layer learns its own (`SeqWeight`)."""
+    return SeqWeight(weight, per_channel).requires_grad_(False)(weight, bits)  # type: ignore[no-any-return]
+
+
+register_activations(ActivationQuantizer("lsq", make_for=LsqActivation))
+register_activations(ActivationQuantizer("pact", make_for=PactActivation))
+register(Quantizer("lsq", lsq_weight, "tensor", make_weight=LsqWeight, activations="lsq", per_width=True))
+register(Quantizer("pact", dorefa_weight, "tensor", activations="pact"))
+register(Quantizer("seq", seq_weight, "channel", make_weight=SeqWeight, per_width=True))
