@@ -116,6 +116,18 @@ def test_the_packed_file_scores_what_the_table_says(run: Path) -> None:
     assert evaluate_loss_accuracy(packed, loader)[1] == shipped.accuracy
 
 
+def test_one_packed_file_of_nested_grids_serves_every_width(tmp_path: Path) -> None:
+    assert train(f"--training_method matryoshka --no_sensitivity --run_dir {tmp_path / 'run'}") == 0
+    results = JointResults.load(tmp_path / "run" / "results.json")
+    packed, whole = bitdial.load(tmp_path / "run" / str(results.packed_file)), bitdial.load(tmp_path / "run")
+    loader = make_loader(load_dataset("digits").test, 256, train=False)
+    assert set(packed.dial.weights) == {8}  # type: ignore[union-attr]
+    for bits in (2, 4, 8):
+        for model in (packed, whole):
+            model.dial.set(bits)  # type: ignore[union-attr]
+        assert evaluate_loss_accuracy(packed, loader) == evaluate_loss_accuracy(whole, loader)
+
+
 def test_unquantized_where_that_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "off.yaml").write_text("quantization: {enable: false, any_precision: {bitwidth_options: [2, 4]}}\n")
     folder = tmp_path / "run"

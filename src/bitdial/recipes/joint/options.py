@@ -91,7 +91,8 @@ class JointConfig(StepOptions, SharedConfig):
     activation_quantizer: ActivationName | None = None
     """Another grid for activations; none: that of quantizer."""
     nested: bool | None = None
-    """Weights of a width are the upper bits of those of a wider one; none: for matryoshka only."""
+    """Weights of a width are the upper bits of those of a wider one, so that one packed file serves every width; none:
+    with matryoshka, on the grid uniform."""
     batch_norm: Literal["per_width", "shared"] | None = None
     """Batch norm of its own for each width, or one for all; none: per_width for any_precision and matryoshka where the
     network has batch norms, else shared."""
@@ -138,10 +139,15 @@ class JointConfig(StepOptions, SharedConfig):
             own["devices"], own["gpu"] = [self.gpu], None
         if self.epochs is None and self.steps is None:
             own["steps"] = DEFAULT_STEPS
-        if self.nested is None:
-            own["nested"] = self.training_method == "matryoshka"
         self._check_widths()
         return self
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether the weights of a width are the upper bits of those of a wider one."""
+        grid = self.weight_quantizer or self.quantizer
+        default = self.training_method == "matryoshka" and grid == "uniform"
+        return grid == "nested" or (default if self.nested is None else self.nested)
 
     @property
     def has_norm_per_width(self) -> bool:

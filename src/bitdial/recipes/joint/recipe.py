@@ -51,7 +51,13 @@ def quantization(options: JointConfig) -> Mapping[str, Any] | None:
         return None
     chosen = {name: getattr(options, name) for name in ("quantizer", "weight_quantizer", "activation_quantizer")}
     how = {**{name: value for name, value in chosen.items() if value is not None}, "skip": options.skip_layers}
-    return how | ({"batch_norm_widths": sorted(options.bitwidth_options)} if options.has_norm_per_width else {})
+    if learned := sorted(width for width in options.bitwidth_options if width < UNQUANTIZED):
+        how["widths"] = learned
+    if options.is_nested:
+        how["nested"] = True
+    if options.has_norm_per_width:
+        how["batch_norm_widths"] = sorted(options.bitwidth_options)
+    return how
 
 
 def train(arm: Arm, bench: Bench[JointConfig]) -> TrainingState:
@@ -188,7 +194,11 @@ def leave(results: JointResults, run: JointRun) -> None:
             model = load_saved(file, None if described.model is not None else run.work.build())[1]
             dialled(model.to(run.fabric.device), results.ship_bits, run.work.loaders(network.seed).recalibration)
             described.save(model, file)
-            if results.packed_file is None and (results.ship_bits <= MOST_PACKED or results.ship_bits == UNQUANTIZED):
+            stored = results.ship_bits
+            if run.options.is_nested:  # whoever loads it turns it to any width up to this
+                stored = max((bits for bits in run.options.bitwidth_options if bits <= MOST_PACKED), default=stored)
+                BitDial(model).set(stored)
+            if results.packed_file is None and (stored <= MOST_PACKED or stored == UNQUANTIZED):
                 packed = save_packed(model, file.with_suffix(".safetensors"), description=described.packed())
                 results.packed_file = str(packed.relative_to(run.folder.path))
 
@@ -226,6 +236,8 @@ def notes_of(networks: Sequence[JointResult], run: JointRun) -> list[str]:
         f"{RECALIBRATION_LIMIT} batches.",
         "BitOps and sizes are simulated, from the ledger of layers; arithmetic is in floating point, on the grids.",
     ]
+    if options.is_nested:
+        notes.append("Grids are nested: the packed file serves every width up to that of its weights, by its dial.")
     widest = max(options.bitwidth_options)
     if options.training_method == "any_precision" and widest < UNQUANTIZED:
         notes.append(
