@@ -111,4 +111,4 @@ def test_the_report_says_what_validation_looked_at_and_took(flags: str, said: st
     assert train(f"{flags} --steps 5 --run_dir {tmp_path / 'run'}") == 0
     page = " ".join((tmp_path / "run" / "report.html").read_text().split())
     assert f"looks at {'the ' if 'test' in said else ''}{said}" in page
-    assert "% of the training time" in page
+    assert "% of training." in page

@@ -13,7 +13,7 @@ from bitdial.numerics import ACTIVATION_QUANTIZERS, QUANTIZERS
 from bitdial.recipes.options import GridName, SharedConfig, Width
 from bitdial.training.options import StepOptions
 
-DEFAULT_STEPS = 300
+DEFAULT_STEPS = 240
 PLAIN = "vanilla_single_precision_training"
 AT_ONE_WIDTH = ("any_precision", "matryoshka")
 """The methods in whose passes all layers are at one width, which suits batch norms of their own for each."""
@@ -40,7 +40,7 @@ _NESTINGS = ("quantization", "quantization.any_precision")
 class JointConfig(StepOptions, SharedConfig):
     """Train one network for many widths at once, show what each width costs in accuracy, and say which one to ship.
 
-    Without --epochs or --steps it trains for 300 steps. A configuration file with the sections quantization and
+    Without --epochs or --steps it trains for 240 steps. A configuration file with the sections quantization and
     random_bitwidths is read as it is; other sections of such a file are listed and ignored.
     """
 
@@ -111,7 +111,7 @@ class JointConfig(StepOptions, SharedConfig):
     validation_batch_norm: Literal["reestimate", "average"] = "reestimate"
     """Batch-norm statistics at validation: re-estimated for each configuration, or those of training, an average over
     its widths."""
-    validation_batches: int = Field(4, ge=1)
+    validation_batches: int = Field(2, ge=1)
     """Training batches that they are re-estimated from."""
     sensitivity: bool = True
     """At the end, measure what each layer alone costs at the narrowest width."""

@@ -25,7 +25,7 @@ from bitdial.recipes.options import total_steps
 from bitdial.recipes.recipe import Arm, Bench, Recipe
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import dialled, load_saved, read_saved
-from bitdial.recipes.work import work_of
+from bitdial.recipes.work import ImageWork, work_of
 from bitdial.training import (
     Hook,
     Knob,
@@ -42,6 +42,8 @@ from bitdial.training.knobs import BitOpsCounter
 
 MOST_PACKED = 8
 """The widest weights that a packed file holds in their real bits."""
+SENSITIVITY_BATCHES = 4
+"""Batches that the sensitivity of layers is measured on: each layer takes a pass over them."""
 JointRun = Run[JointConfig, Arm, JointResult, JointResults]
 
 
@@ -120,6 +122,12 @@ def held_out(bench: Bench[JointConfig]) -> Iterable[Any]:
     return bench.loaders.test if bench.loaders.validation is None else bench.loaders.validation
 
 
+def spread_out(batches: Iterable[Any], most: int) -> list[Any]:
+    """At most so many of the batches, evenly spread over all."""
+    given = list(batches)
+    return given[:: max(1, -(-len(given) // most))]
+
+
 def measure(arm: Arm, bench: Bench[JointConfig], state: TrainingState) -> JointResult:
     """Score the network at each width, and keep it, at the widest."""
     options, model, phase = bench.options, bench.model, PhaseResult.of(state)
@@ -161,10 +169,10 @@ def sensitivity(bench: Bench[JointConfig]) -> list[LayerSensitivity]:
         return []
     return layer_sensitivity(
         bench.model,
-        held_out(bench),
+        spread_out(held_out(bench), SENSITIVITY_BATCHES),
         low=min(widths),
         high=max(widths),
-        measure="accuracy" if bench.work.task.metric == "accuracy" else "loss",
+        measure="loss",  # which tells layers apart where accuracy moves in steps
         task=bench.work.task,
         recalibration_batches=bench.loaders.recalibration,
         recalibration_limit=options.validation_batches,
@@ -173,7 +181,7 @@ def sensitivity(bench: Bench[JointConfig]) -> list[LayerSensitivity]:
 
 def conclude(networks: Sequence[JointResult], run: JointRun, common: dict[str, Any]) -> JointResults:
     """All seeds, and which width to ship."""
-    notes = [*notes_on(networks), *notes_of(networks, run)]
+    notes = [*notes_on(networks), *notes_of(run)]
     results = JointResults(networks=list(networks), notes=notes, **common)
     if run.options.quantize:
         seeds = [{score.bits: score.accuracy for score in network.scores} for network in networks]
@@ -203,37 +211,30 @@ def leave(results: JointResults, run: JointRun) -> None:
                 results.packed_file = str(packed.relative_to(run.folder.path))
 
 
-def notes_of(networks: Sequence[JointResult], run: JointRun) -> list[str]:
-    """What a reader must know of data, statistics and cost."""
-    options, loaders = run.options, run.work.loaders(run.seeds[0])
-    looks = (
-        "the test data, as nothing was held out"
-        if loaders.validation is None
-        else (f"{options.validation_fraction:.0%} of the training data, held out")
-    )
+def notes_of(run: JointRun) -> list[str]:
+    """What a reader must know of data, statistics and numbers that are simulated."""
+    options = run.options
+    looks = "the test data, as nothing was held out"
+    if run.work.loaders(run.seeds[0]).validation is not None:
+        images = isinstance(run.work, ImageWork)
+        looks = f"{options.validation_fraction:.0%} of the training data, held out" if images else "data held out"
     notes = [
         *options.file_notes,
         f"Data: {run.work.told()}. Validation after each epoch looks at {looks}; the table is of the test data.",
     ]
     if not options.quantize:
         return [*notes, "The network was trained unquantized, as was asked for: there are no widths to compare."]
-    share = sum(each.seconds_validation for each in networks) / max(sum(each.seconds for each in networks), 1e-9)
-    how = (
-        f"re-estimated for each configuration from {options.validation_batches} training batches"
-        if options.validation_batch_norm == "reestimate"
-        else "those of training, an average over its widths, which is right for none of them and costs nothing"
-    )
-    what = {
-        "random_bitwidths": f"{options.num_configs} configurations, drawn anew each time",
-        "fixed_bitwidth": "one width for every layer",
-        "simple": "the network as training left it",
+    averaged = "those of training, an average over its widths, which costs nothing and is right for none of them"
+    how, what = {
+        "random_bitwidths": ("", f"{options.num_configs} configurations, drawn anew each time"),
+        "fixed_bitwidth": ("", "one width for every layer"),
+        "simple": ("as training left them", "the network as training left it"),
     }[options.validation_function]
-    if options.validation_function == "simple":
-        how = "those of training"
+    if options.validation_batch_norm == "reestimate":
+        how = how or f"re-estimated for each configuration from {options.validation_batches} training batches"
     notes += [
-        f"Validation ({options.validation_function}: {what}) took {share:.0%} of the training time. Its batch-norm "
-        f"statistics are {how}. For the table they are re-estimated at each width from up to "
-        f"{RECALIBRATION_LIMIT} batches.",
+        f"Validation is {options.validation_function}: {what}. Its batch-norm statistics are {how or averaged}. For "
+        f"the table they are re-estimated at each width from up to {RECALIBRATION_LIMIT} batches.",
         "BitOps and sizes are simulated, from the ledger of layers; arithmetic is in floating point, on the grids.",
     ]
     if options.is_nested:

@@ -11,7 +11,7 @@ from rich.table import Table as Terminal
 from bitdial.evaluation import page as pages
 from bitdial.evaluation import plot_bitwidth_vs_accuracy, plot_layer_sensitivity, wording
 from bitdial.evaluation.curves import training_curves
-from bitdial.evaluation.page import Block, Page, Pre, Row, Section, Table
+from bitdial.evaluation.page import Block, Page, Pre, Row, Section, Table, Text
 from bitdial.evaluation.plot_style import COLOURS, new_figure, quiet, render
 from bitdial.recipes.joint.results import JointResults
 
@@ -19,7 +19,7 @@ CAPTIONS = {
     "accuracy_by_width": "Accuracy on the test data with every layer at one width; bars are 95% intervals over seeds.",
     "bitwidth_vs_accuracy": "The last validation: each configuration has widths drawn for every layer; first seed.",
     "validation": "Accuracy of the drawn configurations after each epoch: mean, worst and best; first seed.",
-    "layer_sensitivity": "What one layer alone at the narrowest width costs, all others at the widest; first seed.",
+    "layer_sensitivity": "Loss that one layer alone at the narrowest width adds, all others at the widest; first seed.",
     "bits_and_loss": "Training loss, and the mean of the widths of the passes, over the steps of the first seed.",
 }
 COLUMNS = ("bits", "accuracy", "loss", "BitOps", "size")
@@ -66,7 +66,7 @@ def draw(results: JointResults) -> dict[str, bytes]:
         if last is not None and drawn
         else None,
         "validation": _validations(results) if drawn and len(first.epochs) > 1 else None,
-        "layer_sensitivity": plot_layer_sensitivity(first.sensitivity) if first.sensitivity else None,
+        "layer_sensitivity": plot_layer_sensitivity(first.sensitivity, measure="loss") if first.sensitivity else None,
         "bits_and_loss": training_curves(first.history, f"{first.name}, seed {first.seed}"),
     }
     return render(figures)
@@ -105,8 +105,12 @@ def _validations(results: JointResults) -> Any:
 
 def validation_section(results: JointResults) -> list[Block]:
     """The numbers of the last validation."""
-    last = results.networks[0].validation
-    return [] if last is None else [Section("Validation"), Pre(last.text())]
+    last, networks = results.networks[0].validation, results.networks
+    if last is None:
+        return []
+    took, whole = sum(each.seconds_validation for each in networks), sum(each.seconds for each in networks)
+    share = f"All validations took {wording.seconds(took)} s, {took / max(whole, took, 1e-9):.0%} of training."
+    return [Section("Validation"), Text("The last one of the first seed:"), Pre(last.text()), Text(share)]
 
 
 def report_page(results: JointResults, images: Mapping[str, bytes]) -> Page:
