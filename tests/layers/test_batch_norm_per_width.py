@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.optim.swa_utils import update_bn
 from torch.utils.checkpoint import checkpoint
 
 from bitdial import BitDial, cost, load, quantize, reestimate_batch_norm, sweep
@@ -329,21 +330,34 @@ def graphs(backend: str) -> None:
     model = net(widths=[1.585, 3, 4, 8, 32])
     eager, counter = copy.deepcopy(model), CompileCounterWithBackend(backend)
     compiled = torch.compile(model, backend=counter, fullgraph=True)
-    for count, training in ((1, True), (2, False)):
-        for each in (model, eager):
-            each.train(training)
-        for bits in (8, 32, 2, 1, [2, 8, 4, 32], [5, 1, 2, 3], 3.5, 4):
+    widths: Any = (8, 32, 2, 1, [2, 8, 4, 32], [5, 1, 2, 3], 3.5, 4)
+
+    def go() -> None:
+        for bits in widths:
             for each, run in ((model, compiled), (eager, eager)):
-                each.zero_grad()
+                each.train().zero_grad()
                 train(each, bits, run)
-            assert counter.frame_count == count
             for (name, mine), (_, theirs) in zip(model.named_parameters(), eager.named_parameters(), strict=True):
                 if theirs.grad is None:
                     assert not mine.grad.any(), name
                 else:
                     assert (mine.grad - theirs.grad).norm() <= 0.02 * theirs.grad.norm() + 1e-3, name
+        with torch.no_grad():
+            for bits in widths:
+                for each in (model, eager):
+                    BitDial(each.eval()).set(bits)
+                torch.testing.assert_close(compiled(images()), eager(images()), rtol=1e-2, atol=1e-2)
+
+    go()
+    assert counter.frame_count == 2
     for (name, mine), (_, theirs) in zip(model.named_buffers(), eager.named_buffers(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3, msg=name)
+    sweep(compiled, [(images(), torch.arange(4))], [2, 32])  # re-estimates too
+    cost(compiled, images(1))
+    model.load_state_dict(net(widths=list(model.bn1.widths)).state_dict())
+    eager.load_state_dict(model.state_dict())
+    go()
+    assert counter.frame_count == 2
     torch._dynamo.reset()
 
 
@@ -509,6 +523,27 @@ def test_a_copy_whose_widths_are_written_from_outside_has_their_row(turns: int, 
         BitDial(model).set(bits)
         copy_widths(other, model)
         assert other.bn1.row is getattr(other.bn1, f"bits_{bits}")
+
+
+@pytest.mark.filterwarnings("ignore:.*update_bn")
+def test_update_bn_of_torch_renews_the_row_in_force_alone() -> None:
+    model, given = trained(), [images(seed=i) for i in range(3)]
+    expected, before = copy.deepcopy(model), copy.deepcopy(model)
+    for each in (model, expected, before):
+        BitDial(each).set(2)
+    update_bn(given, model)
+    reestimate_batch_norm(expected, given)
+    for norm, renewed, old in zip(norms(model), norms(expected), norms(before), strict=True):
+        equal(norm.bits_4, old.bits_4)
+        torch.testing.assert_close(norm.bits_2.state_dict(), renewed.bits_2.state_dict())
+
+
+def test_a_copy_made_in_inference_mode_computes() -> None:
+    model = trained().eval()
+    BitDial(model).set(2)
+    with torch.inference_mode():
+        other = copy.deepcopy(model)
+        assert torch.equal(other(images()), model(images()))
 
 
 # Measuring

@@ -119,7 +119,7 @@ def rest_idle_rows(model: nn.Module) -> None:
     if not given:
         return
     parts = [p.grad.to_local() if hasattr(p.grad, "to_local") else p.grad for p in given]
-    sizes = torch.stack([part.abs().sum().to(parts[0].device) for part in parts])
+    sizes = torch.stack([size.to(parts[0].device) for size in torch._foreach_norm(parts, 1)])
     if any(part is not p.grad for part, p in zip(parts, given, strict=True)):  # weights in shards
         torch.distributed.all_reduce(sizes)
     for parameter, size in zip(given, sizes.tolist(), strict=True):

@@ -78,6 +78,8 @@ class HoldsWidths(nn.Module):
         tensor: Tensor = getattr(self, name)
         if tensor.is_meta:
             return self._built[name]
+        if tensor.is_inference():  # its changes are not counted
+            return tensor.item()
         written, version, value = self._written.get(name, (None, 0, 0.0))
         if written is not tensor or version != tensor._version:
             value = tensor.item()

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from bitdial.errors import BitdialError
 from bitdial.layers import rest_idle_rows
 from bitdial.layers.names import hold_of
+from bitdial.layers.norm_rows import PerWidth
 from bitdial.training.devices import is_distributed
 from bitdial.training.optimizers import scaled_learning_rate
 from bitdial.training.sharding import is_sharded, whole
@@ -75,6 +76,7 @@ class MicroBatches:
         self.count, self.check = count, check
         self.hold = hold_of(model)  # around passes whose gradients the processes do not exchange yet
         self.sums = False  # True: a batch's loss is a sum over its examples, so that its parts are not weighted
+        self._has_rows = any(isinstance(module, PerWidth) for module in plain.modules())
         self._snapshot = Snapshot(plain, control.device)
         self._taken: list[tuple[Any, float | Tensor]] = []
         self._losses: list[Tensor] = []
@@ -255,7 +257,8 @@ class MicroBatches:
 
     def _apply(self, step: Callable[[], Any], max_grad_norm: float | None, factor: float) -> tuple[bool, Tensor | None]:
         control = self.control
-        rest_idle_rows(self.plain)
+        if self._has_rows:
+            rest_idle_rows(self.plain)
         parameters = self._parameters()
         gradients = [p.grad for p in parameters if p.grad is not None] if factor != 1.0 else []
         if gradients:
