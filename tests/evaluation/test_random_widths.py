@@ -240,6 +240,22 @@ def test_the_simple_one_keeps_widths_that_differ_in_weights_and_activations(mode
     assert found.bitwidths == [5]
 
 
+def test_the_simple_one_leaves_a_model_as_it_was_that_counts_its_calls(model):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return self.inner(x)
+
+    counting = Counting()
+    validate_simple(counting, data(), verbose=False)
+    assert counting.calls == 0
+
+
 def test_the_fixed_one_is_a_sweep_at_one_width(model):
     found = validate_fixed_bitwidth(model, data(), bitwidth=3, verbose=False)
     (score,) = sweep(model, data(), [3])
@@ -310,6 +326,7 @@ def test_names_of_the_configuration_file():
         ({"loss_fn": nn.CrossEntropyLoss(reduction="none")}, "must return a mean, a 0-dim tensor, got shape \\[16\\]"),
         ({"loss_fn": lambda logits, y: 0.5}, "must return a mean, a 0-dim tensor, got float"),
         ({"loss_fn": nn.CrossEntropyLoss(), "task": Classification()}, "got both"),
+        ({"task": 3}, "task must be a task with logits and score, got 3"),
         ({"loader": (batch for batch in data())}, "pass list\\(loader\\)"),
         ({"loader": []}, "at least one batch"),
         ({"loader": None}, "loader must be an iterable of batches, got NoneType"),

@@ -152,7 +152,7 @@ def test_where_choices_are_too_many_to_keep_it_stays_within_the_budget_and_near_
 @pytest.mark.parametrize("measure", ["size", "bitops"])
 def test_mixed_widths_keep_bits_for_the_layer_that_carries_everything(model, measure):
     ledger = cost(model, data()[0][0])
-    budget = ledger.size_bytes(4) if measure == "size" else ledger.step_bitops(4, 4).forward
+    budget = ledger.size_bytes(4) if measure == "size" else ledger.step_bitops([2, 8, 2], [2, 8, 2]).forward
     found = search_widths(model, data(), budget=budget, measure=measure, options=[2, 4, 8])
     assert found.layers == ("idle", "carrier", "late")
     widths = dict(zip(found.layers, found.mixed.widths, strict=True))

@@ -38,6 +38,10 @@ def test_the_order_of_widths_makes_no_difference():
     assert knee(dict(reversed(PLATEAU.items()))) == knee(PLATEAU)
 
 
+def test_accuracies_come_as_arrays_too():
+    assert knee({width: np.array(values) for width, values in PLATEAU.items()}) == knee(PLATEAU)
+
+
 def test_a_width_that_has_no_number_is_passed_over():
     assert knee({2: [NAN, 0.99], 4: [0.9, 0.9], 8: [0.9, 0.9]}).bits == 4
 

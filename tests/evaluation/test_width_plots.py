@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from bitdial.errors import BitdialError
@@ -105,6 +106,12 @@ def test_points_means_deviations_and_ranges_of_widths_rounded_to_a_tenth():
     assert "78.33 \u00b1 14.91 % at 4.00 \u00b1 2.00 bits" in figure.axes[0].get_title("left")
 
 
+@pytest.mark.parametrize("form", [tuple, np.array, torch.tensor])
+def test_numbers_come_in_any_form(form):
+    figure = plot_bitwidth_vs_accuracy(form([2.0, 4.0]), form([0.5, 0.75]))
+    assert lines_of(figure)["mean"].get_xydata().tolist() == [[2, 50], [4, 75]]
+
+
 def test_one_width_stands_side_by_side():
     figure = plot_bitwidth_vs_accuracy([8.0, 8.04, 8.0], [0.9, 0.8, 0.7], 1, "x")
     lines = lines_of(figure)
@@ -139,6 +146,8 @@ def test_a_title_is_shown_as_it_is():
         (([64.0], [0.5]), "in \\[1, 32\\], got 64"),
         (([math.nan], [0.5]), "in \\[1, 32\\], got nan"),
         (([8.0], [89.1]), "fractions in \\[0, 1\\], got 89.1; divide percentages by 100"),
+        (([8.0], [1.0000001]), "got 1.0000001"),
+        ((np.full((2, 2), 4.0), np.full((2, 2), 0.5)), "bitwidths must be numbers, got \\[4.0, 4.0\\]"),
         (([8.0], [-0.1]), "fractions in \\[0, 1\\]"),
         (("8", [0.5]), "bitwidths must be a list of numbers, got str"),
         ((8.0, 0.5), "bitwidths must be a list of numbers, got float"),

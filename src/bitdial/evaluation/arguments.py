@@ -47,6 +47,8 @@ def check_device(model: nn.Module, device: Any) -> None:
 
 def task_for(loss_fn: Criterion | None, task: Task | None) -> Task:
     """Return how batches are scored where a criterion or a task is given, or neither; both are a `BitdialError`."""
+    if task is not None and not all(callable(getattr(task, part, None)) for part in ("logits", "score")):
+        raise BitdialError(f"task must be a task with logits and score, got {task!r:.60}; see bitdial.training.Task")
     if loss_fn is None:
         return task or Classification()
     if task is not None:

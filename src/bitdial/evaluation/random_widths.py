@@ -17,7 +17,7 @@ from torch import nn
 
 from bitdial.errors import BitdialError
 from bitdial.evaluation.arguments import Criterion, check_device, check_options, nothing_drawn, task_for
-from bitdial.evaluation.sweep import RECALIBRATION_LIMIT, evaluate_loss_accuracy, sweep
+from bitdial.evaluation.sweep import RECALIBRATION_LIMIT, evaluate_loss_accuracy, sweep, unchanged
 from bitdial.evaluation.width_validation import ConfigurationScore, Spread, WidthValidation
 from bitdial.layers import BitDial, Ledger, QuantizedLayer
 from bitdial.layers.names import plain_names
@@ -58,8 +58,8 @@ def validate_random_bitwidths(
         seed: of the draws, and of what the loaders draw from torch's CPU generator.
         task: how a batch is scored, for data of other shapes; `Classification` when left out. It brings its own loss.
         reestimate: whether to re-estimate batch-norm statistics (and activation ranges) at each configuration, which
-            costs as much again as the forward passes over the batches it takes. Without, they stay as they are: after
-            joint training they are an average over the widths, which is right for none of them.
+            costs a little more than scoring the batches it takes. Without, they stay as they are: after joint training
+            they are an average over the widths, which is right for none of them.
         recalibration_batches: training batches to re-estimate from; None: the inputs of `loader`.
         recalibration_limit: how many of them to take at most; None for all.
         ledger: what `bitdial.layers.cost` gave for this model, for relative BitOps.
@@ -180,7 +180,8 @@ def _validate(
         for number, drawn in enumerate(configurations, 1):
             weights, activations = (drawn, drawn) if drawn is not None else (dial.weights, dial.activations)
             if drawn is None:
-                loss, accuracy = evaluate_loss_accuracy(model, loader, task=how)
+                with unchanged(model):
+                    loss, accuracy = evaluate_loss_accuracy(model, loader, task=how)
             else:
                 (score,) = sweep(
                     model,

@@ -12,6 +12,7 @@ from itertools import combinations
 from numbers import Real
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import ConfigDict
 
 from bitdial.errors import BitdialError
@@ -254,6 +255,7 @@ def _checked(accuracies: Any, tolerance: Any) -> dict[float, list[float]]:
     checked: dict[float, list[float]] = {}
     for width, values in accuracies.items():
         bits = check_bits(width, "accuracies")
+        values = values.tolist() if isinstance(values, np.ndarray) else values
         if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not values:
             raise BitdialError(
                 f"accuracies at {wording.bits(bits)} must be a list, one for each seed, got {values!r:.60}"

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.evaluation import wording
@@ -61,7 +62,7 @@ def plot_bitwidth_vs_accuracy(
             f"and {len(values)}"
         )
     if wrong := [value for value in values if math.isfinite(value) and not 0 <= value <= 1]:
-        raise BitdialError(f"accuracies must be fractions in [0, 1], got {wrong[0]:g}; divide percentages by 100")
+        raise BitdialError(f"accuracies must be fractions in [0, 1], got {wrong[0]!r}; divide percentages by 100")
     if epoch is not None and (isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0):
         raise BitdialError(f"epoch must be a whole number of 0 or more, or None, got {epoch!r}")
     figure = new_figure(5.6, 3.9, dpi=120)  # a small file: one is kept every few epochs
@@ -219,7 +220,7 @@ def _limits(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _summary(bits: Sequence[float], values: Sequence[float]) -> str:
-    width = f"{np.mean(bits):.2f} \u00b1 {np.std(bits):.2f} bits"
+    width = wording.bits(bits[0]) if min(bits) == max(bits) else f"{np.mean(bits):.2f} \u00b1 {np.std(bits):.2f} bits"
     if not values:
         return f"no finite accuracy at {width}"
     if len(bits) == 1:
@@ -229,7 +230,8 @@ def _summary(bits: Sequence[float], values: Sequence[float]) -> str:
 
 
 def _numbers(values: Any, name: str) -> list[float]:
-    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
+    values = values.tolist() if isinstance(values, (np.ndarray, Tensor)) else values
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         raise BitdialError(f"{name} must be a list of numbers, got {type(values).__name__}; pass list({name})")
     if wrong := [value for value in values if isinstance(value, bool) or not isinstance(value, Real)]:
         raise BitdialError(f"{name} must be numbers, got {wrong[0]!r:.40} among them")

@@ -94,13 +94,15 @@ def search_widths(
 ) -> MixedWidths:
     """Choose a width for each layer under a budget, and compare them with the best single width under the same one.
 
-    The rise r(l, b) in loss is measured with layer l alone at b and all others at the widest option, and
+    The rise r(l, b) in loss is measured with layer l alone at b and all others at the widest option, taken for 0 where
+    it is negative and for at least that of any wider option, and
 
-        minimise ``sum over l of max(r(l, b_l), 0)``  subject to  ``sum over l of cost(l, b_l) <= budget``
+        minimise ``sum over l of r(l, b_l)``  subject to  ``sum over l of cost(l, b_l) <= budget``
 
     is solved by dynamic programming over the choices that no other choice beats in cost and rise at once (a
-    multiple-choice knapsack; exact while there are at most `FRONT` of them). That rises add up is an assumption, so
-    both results are scored, and the sentence says when mixed widths do not win. With L layers and K options that takes
+    multiple-choice knapsack; exact while there are at most `FRONT` of them). Of equal sums the one that uses more of
+    the budget is taken, as a rise of 0 is more often noise than the truth. That rises add up is an assumption, so both
+    results are scored, and the sentence says when mixed widths do not win. With L layers and K options that takes
     (K - 1) L + K + 1 scores.
 
     Args:
@@ -164,7 +166,9 @@ def search_widths(
             if width != highest:
                 scores = score(one_at_a_time(count, width, highest))
                 rises[:, column] = [max(loss_rise(uniform[highest], one), 0.0) for one in scores]
-        found = [widths[column] for column in best_choice(costs, rises, float(budget) - least)]
+        rises = np.maximum.accumulate(rises[:, ::-1], axis=1)[:, ::-1]
+        unspent = 1e-9 * (costs.max(axis=1, keepdims=True) - costs) / max(costs.max(), 1.0)
+        found = [widths[column] for column in best_choice(costs, rises + unspent, float(budget) - least)]
         (mixed,) = score([found])
     best = max(fitting, key=lambda width: _goodness(uniform[width]))
     both = [
