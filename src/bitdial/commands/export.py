@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from bitdial.configuration import Config, load_config
 from bitdial.errors import BitdialError, suggest
@@ -54,8 +54,8 @@ def run(argv: list[str]) -> int:
 
     told = described.packed()
     write_atomically(output, packed_bytes(model, options.encoding, told))
-    images, which = _images(described, file)
-    _check_equal(model, load_packed(output, described.build()).eval(), images, output)
+    inputs, which = _inputs(described, file)
+    _check_equal(model, load_packed(output, described.build()).eval(), inputs, output)
     console = terminal()
     console.print(
         f"{name} of {folder}, {options.encoding}, loads back bit for bit (outputs of {which} compared): {output}",
@@ -94,20 +94,19 @@ def _is_meant(name: str, options: ExportConfig) -> bool:
     return options.experiment in (None, experiment) and (options.seed is None or str(options.seed) == seed)
 
 
-def _images(described: SavedModel, file: Path) -> tuple[Tensor, str]:
-    """Images that the network was tested on, where the run's data is at hand, else noise of their shape."""
+def _inputs(described: SavedModel, file: Path) -> tuple[Any, str]:
+    """What the network was tested on, where the run's data is at hand, else noise of its shape."""
+    things = "images" if described.signals is None else "segments"
     try:
         folder = RunFolder.open(file.parent.parent)
         run = open_run(find_recipe(recipe_of(folder.load_config())), folder)
-        images = next(iter(run.work.loaders(described.seed).test))[0]
-        return images, f"{len(images)} test images"
+        inputs, labels = next(iter(run.work.loaders(described.seed).test))
+        return inputs, f"{len(labels)} test {things}"
     except (BitdialError, OSError):  # the data has moved; the network need not wait for it
-        size = described.image_size or 32
-        images = torch.randn(16, described.in_channels or 3, size, size, generator=torch.Generator().manual_seed(0))
-        return images, f"{len(images)} images of noise, as the run's data is not at hand,"
+        return described.noise(16), f"16 {things} of noise, as the run's data is not at hand,"
 
 
 @torch.no_grad()
-def _check_equal(saved: nn.Module, loaded: nn.Module, images: Tensor, path: Path) -> None:
-    if not torch.allclose(saved(images), loaded(images), rtol=0, atol=0, equal_nan=True):
+def _check_equal(saved: nn.Module, loaded: nn.Module, inputs: Any, path: Path) -> None:
+    if not torch.allclose(saved(inputs), loaded(inputs), rtol=0, atol=0, equal_nan=True):
         raise BitdialError(f"{path} did not load back bit for bit, expected equal outputs; please report this")

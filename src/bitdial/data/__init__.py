@@ -1,4 +1,4 @@
-"""Image datasets, and loaders whose every batch is a pure function of (seed, epoch, batch)."""
+"""Datasets of images and of recordings, and loaders whose every batch is a pure function of (seed, epoch, batch)."""
 
 from bitdial.data.augment import Augmentation as Augmentation
 from bitdial.data.augment import BatchTransform as BatchTransform
@@ -18,8 +18,15 @@ from bitdial.data.pipeline import AUGMENTATIONS as AUGMENTATIONS
 from bitdial.data.pipeline import AugmentationOptions as AugmentationOptions
 from bitdial.data.pipeline import build_augmentation as build_augmentation
 from bitdial.data.pipeline import standard as standard
+from bitdial.data.recording_split import RecordingDataset as RecordingDataset
+from bitdial.data.recording_split import RecordingSplit as RecordingSplit
+from bitdial.data.recordings import RECORDINGS as RECORDINGS
+from bitdial.data.recordings import SignalOptions as SignalOptions
+from bitdial.data.recordings import load_recordings as load_recordings
 from bitdial.data.registry import DATASETS as DATASETS
 from bitdial.data.registry import load_dataset as load_dataset
+from bitdial.data.segments import write_recording as write_recording
 from bitdial.data.strong import AutomaticPolicy as AutomaticPolicy
 from bitdial.data.strong import MixOneOf as MixOneOf
 from bitdial.data.tensors import dataset_from_tensors as dataset_from_tensors
+from bitdial.data.vehicles import write_vehicles as write_vehicles

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,16 +20,15 @@ Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class ImageSplit(ABC):
-    """What every split knows, whether its images live in memory or on disk.
+class LabelledSplit(ABC):
+    """What every split knows, whatever its samples are and wherever they live.
 
     Attributes:
         labels: int64 tensor `[N]`, each in `[0, num_classes)`.
         num_classes: Number of classes of the whole dataset (a split may lack some).
-        mean: Mean of the *training* images per channel; in [0, 1] for uint8 images, else in the images' own unit.
-        std: Standard deviation of the training images per channel, same unit as `mean`.
-        flip: Whether a mirrored image keeps its meaning (photographs do, digits do not); the standard
-            augmentation flips only when it does.
+        mean: What is subtracted from each channel: of images the mean over the *training* images, in [0, 1] for uint8
+            images, else in their own unit.
+        std: What each channel is then divided by: of images the standard deviation, in the unit of `mean`.
         files: For each sample the name of its file below the data folder and what is known of its content, `SIZE` or
             `SIZE-CRC`; None where samples are no files.
     """
@@ -38,18 +37,7 @@ class ImageSplit(ABC):
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    flip: bool
     files: tuple[tuple[str, str], ...] | None = None
-
-    @property
-    @abstractmethod
-    def in_channels(self) -> int:
-        """Channels of an image."""
-
-    @property
-    @abstractmethod
-    def image_size(self) -> int:
-        """Side of the square images, in pixels."""
 
     @property
     @abstractmethod
@@ -65,8 +53,8 @@ class ImageSplit(ABC):
         """Return the split that holds only the samples at `indices` (int64 `[M]`), in that order."""
 
     @abstractmethod
-    def batches(self, indices: Iterable[Tensor], workers: int = 0) -> Iterator[Batch]:
-        """Yield, for each int64 tensor of sample numbers, `(images [B, C, H, W] as stored, labels int64 [B])`."""
+    def batches(self, indices: Iterable[Tensor], workers: int = 0) -> Iterator[tuple[Any, Tensor]]:
+        """Yield, for each int64 tensor of sample numbers, `(samples as stored, labels int64 [B])`."""
 
     def files_at(self, indices: Tensor) -> tuple[tuple[str, str], ...] | None:
         """Return `files` of the samples at `indices` alone."""
@@ -74,6 +62,28 @@ class ImageSplit(ABC):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class ImageSplit(LabelledSplit):
+    """A split of images; batches are `[B, C, H, W]`.
+
+    Attributes:
+        flip: Whether a mirrored image keeps its meaning (photographs do, digits do not); the standard
+            augmentation flips only when it does.
+    """
+
+    flip: bool
+
+    @property
+    @abstractmethod
+    def in_channels(self) -> int:
+        """Channels of an image."""
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Side of the square images, in pixels."""
 
     def __repr__(self) -> str:
         shape = f"{self.in_channels}x{self.image_size}x{self.image_size}"
@@ -150,6 +160,11 @@ class ImageDataset:
         return self.train.image_size
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width of an image."""
+        return (self.in_channels, self.image_size, self.image_size)
+
+    @property
     def mean(self) -> tuple[float, ...]:
         """Mean of the training images per channel; in [0, 1] for uint8 images, else in their own unit."""
         return self.train.mean
@@ -193,8 +208,8 @@ def register(*names: str) -> Callable[[Source], Source]:
     return remember
 
 
-def missing_classes(dataset: ImageDataset) -> tuple[str, ...]:
-    """Return a sentence for each split that lacks classes."""
+def missing_classes(dataset: Any, thing: str = "an image") -> tuple[str, ...]:
+    """Return a sentence for each split of a dataset of `thing` that lacks classes."""
     told = []
     for split, purpose in ((dataset.train, "train"), (dataset.test, "test")):
         present = set(split.labels.tolist())
@@ -202,7 +217,7 @@ def missing_classes(dataset: ImageDataset) -> tuple[str, ...]:
         if lacking:
             shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
             count = f"{len(lacking)} of {dataset.num_classes}"
-            told.append(f"Classes without an image to {purpose} on: {shown} ({count}).")
+            told.append(f"Classes without {thing} to {purpose} on: {shown} ({count}).")
     return tuple(told)
 
 

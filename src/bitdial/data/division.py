@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import torch
 
-from bitdial.data.dataset import ImageSplit, Split
-from bitdial.data.fingerprint import Fingerprint
+from bitdial.data.dataset import LabelledSplit, Split
+from bitdial.data.fingerprint import Fingerprint, things
 from bitdial.data.images import FolderSplit
+from bitdial.data.recording_split import RecordingSplit
 from bitdial.errors import BitdialError
 
 
-def divided_as(before: Fingerprint, now: Fingerprint, splits: Mapping[str, ImageSplit]) -> dict[str, ImageSplit]:
+def divided_as(before: Fingerprint, now: Fingerprint, splits: Mapping[str, LabelledSplit]) -> dict[str, LabelledSplit]:
     """Divide splits as they were divided before: same parts, order, class numbers and normalisation.
 
     Examples that were unknown are left out, those that are gone are missed. So are those with the content that an
@@ -29,7 +30,7 @@ def divided_as(before: Fingerprint, now: Fingerprint, splits: Mapping[str, Image
     """
     if now.shape != before.shape:
         raise BitdialError(
-            f"expected images of {'x'.join(map(str, before.shape))}, which the network was built for, got "
+            f"expected {things(now.shape)} of {'x'.join(map(str, before.shape))}, which the network was built for, got "
             f"{'x'.join(map(str, now.shape))}; put the data back, or start a new run"
         )
     pool = _joined(list(splits.values()))
@@ -67,10 +68,13 @@ def divided_as(before: Fingerprint, now: Fingerprint, splits: Mapping[str, Image
     return divided
 
 
-def _joined(splits: Sequence[ImageSplit]) -> ImageSplit:
+def _joined(splits: Sequence[LabelledSplit]) -> LabelledSplit:
     """One split of the examples of several."""
     labels = torch.cat([split.labels for split in splits])
     files = tuple(each for split in splits for each in split.files or ()) or None
+    if isinstance(splits[0], RecordingSplit):
+        rows = torch.cat([split.rows for split in splits if isinstance(split, RecordingSplit)])
+        return replace(splits[0], labels=labels, files=files, rows=rows)
     if all(isinstance(split, Split) for split in splits):
         images = torch.cat([split.images for split in splits if isinstance(split, Split)])
         return replace(splits[0], labels=labels, files=files, images=images)  # type: ignore[call-arg]

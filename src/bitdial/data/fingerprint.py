@@ -7,19 +7,48 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from bitdial.data.dataset import ImageDataset, ImageSplit, Split
+from bitdial.data.dataset import LabelledSplit, Split
 from bitdial.errors import BitdialError
 from bitdial.files import write_atomically
 from bitdial.options import Config
 
 Part = dict[str, tuple[int, str]]
 """Name of each example -> its class and what else is known of its content, in the order of the part."""
+
+
+class LabelledDataset(Protocol):
+    """What is asked of a data set: the names of its classes, and what a network has to know of a sample."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In label order."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a sample."""
+        ...
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """What is subtracted from each channel."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """What each channel is divided by."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is to say of it."""
+        ...
 
 
 class Fingerprint(Config):
@@ -36,11 +65,11 @@ class Fingerprint(Config):
     class_names: list[str] = []
     """In label order."""
     shape: list[int] = []
-    """Channels, height and width of an image."""
+    """Channels, height and width of an image; of recordings, channels, intervals and samples of each modality."""
     mean: list[float] = []
-    """Mean that images are normalised by, for each channel."""
+    """What is subtracted from each channel: the mean of images, the minimum of recordings."""
     std: list[float] = []
-    """Their standard deviation."""
+    """What each channel is divided by: the standard deviation of images, the span of recordings."""
     parts: dict[str, Part | int | None]
     """The examples of train, test, ..."""
     left_out: list[str] = []
@@ -51,12 +80,12 @@ class Fingerprint(Config):
     """What changed since the run began, and was accepted."""
 
     @classmethod
-    def of(cls, dataset: ImageDataset, parts: Mapping[str, ImageSplit]) -> Fingerprint:
+    def of(cls, dataset: LabelledDataset, parts: Mapping[str, LabelledSplit]) -> Fingerprint:
         """Of the splits of a data set."""
         seen: Counter[str] = Counter()
         return cls(
             class_names=list(dataset.class_names),
-            shape=[dataset.in_channels, dataset.image_size, dataset.image_size],
+            shape=list(dataset.shape),
             mean=list(dataset.mean),
             std=list(dataset.std),
             parts={name: _part(split, seen) for name, split in parts.items()},
@@ -146,7 +175,7 @@ class Fingerprint(Config):
         told = [f"the class '{name}' is gone" for name in before.class_names if name in had - {*self.class_names}]
         told += [f"the class '{name}' is new" for name in self.class_names if name in has - {*before.class_names}]
         if self.shape != before.shape:
-            told.append(f"images of {_times(self.shape)} instead of {_times(before.shape)}")
+            told.append(f"{things(self.shape)} of {_times(self.shape)} instead of {_times(before.shape)}")
         both = [name for name in old if name in now]
         told += _listed("added", added)
         told += _listed("removed", [name for name in old if name not in now])
@@ -191,7 +220,7 @@ def _members(fingerprint: Fingerprint, name: str) -> set[tuple[str, str]]:
     }
 
 
-def _part(split: ImageSplit, seen: Counter[str]) -> Part | int:
+def _part(split: LabelledSplit, seen: Counter[str]) -> Part | int:
     labels = split.labels.tolist()
     if split.files is not None:
         return {name: (label, mark) for (name, mark), label in zip(split.files, labels, strict=True)}
@@ -223,6 +252,11 @@ def _listed(what: str, names: Sequence[str]) -> list[str]:
         return [f"{len(names)} {'example' if len(names) == 1 else 'examples'} {what}"]
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return [f"{len(names)} {'file' if len(names) == 1 else 'files'} {what} ({shown})"]
+
+
+def things(shape: Sequence[int]) -> str:
+    """What has such a shape."""
+    return "images" if len(shape) == 3 and shape[1] == shape[2] else "recordings"
 
 
 def _times(shape: Sequence[int]) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bitdial.data.augment import Augmentation, Normalise
-from bitdial.data.dataset import Batch, ImageSplit
+from bitdial.data.dataset import LabelledSplit
 from bitdial.data.pipeline import resolve_augmentation
 from bitdial.data.randomness import check_seed, generator_for
+from bitdial.data.recording_split import RecordingSplit
 from bitdial.errors import BitdialError
 
 # First coordinate of every generator, so that order and augmentation never share one.
@@ -22,11 +24,13 @@ _ORDER, _AUGMENT = 0, 1
 class BatchLoader:
     """Iterate over a split in batches `(x float32 normalised [B, C, H, W], y int64 [B])`; made by `make_loader`.
 
+    Of recordings x is a mapping: modality -> float32 `[B, C, intervals, samples]`, and "present".
+
     An epoch is chosen by `set_epoch`; iterating twice without it gives the same batches twice. Nothing here reads or
     moves torch's global random state.
     """
 
-    split: ImageSplit
+    split: LabelledSplit
     batch_size: int
     _: KW_ONLY
     train: bool
@@ -39,7 +43,10 @@ class BatchLoader:
     epoch: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self._normalise = Normalise(self.split.mean, self.split.std)
+        split = self.split
+        self._normalise: Callable[[Any], Any] = Normalise(split.mean, split.std)
+        if isinstance(split, RecordingSplit):
+            self._normalise = split.normalised
         self._start = 0
         self._length = len(self._index_batches(0))
 
@@ -70,11 +77,11 @@ class BatchLoader:
             )
         self._start = batch
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         start, self._start = self._start, 0
         return self._iterate(self.epoch, start)
 
-    def _iterate(self, epoch: int, start: int) -> Iterator[Batch]:
+    def _iterate(self, epoch: int, start: int) -> Iterator[tuple[Any, Tensor]]:
         indices = self._index_batches(epoch)[start:]
         for batch, (images, labels) in enumerate(self.split.batches(indices, self.workers), start):
             if not self.train:
@@ -127,7 +134,7 @@ def _evaluation_batches(count: int, batch_size: int, rank: int, world_size: int)
 
 
 def make_loader(
-    split: ImageSplit,
+    split: LabelledSplit,
     batch_size: int,
     *,
     train: bool,
@@ -141,19 +148,19 @@ def make_loader(
     """Make the loader of a split.
 
     Args:
-        split: A split of an `ImageDataset`; batches come out on its device.
+        split: A split of an `ImageDataset` or a `RecordingDataset`; batches come out on its device.
         batch_size: Samples per batch and process.
         train: True: a fresh order each epoch, augmented. False: the order of the split, never augmented, every
             sample exactly once over all processes.
         seed: Chooses order and augmentation, together with the epoch and the batch number.
         rank: Number of this process, in `[0, world_size)`.
         world_size: Number of processes; the global batch `i` holds the same samples for any division of it.
-        augment: "standard" (crop, and flip where mirroring is harmless), "none", or an `Augmentation`; has no effect
-            in evaluation.
+        augment: "standard" (crop, and flip where mirroring is harmless; nothing for recordings), "none", or an
+            `Augmentation`; has no effect in evaluation.
         drop_last: In training, leave out the last batch when it would be smaller, which keeps every batch of one
             shape; a split smaller than one batch is still one batch. When False the rest is padded with samples
             from the start of the epoch's order to a multiple of `world_size` (no padding in one process).
-        workers: Processes that decode images of a folder too large for memory; others need none.
+        workers: Processes that read samples of a folder too large for memory; others need none.
 
     Raises:
         BitdialError: A number out of range, an unknown augmentation, or fewer samples than processes.

@@ -18,7 +18,7 @@ from bitdial.data.augment import (
     check_alpha,
     check_probability,
 )
-from bitdial.data.dataset import ImageSplit, Split
+from bitdial.data.dataset import ImageSplit, LabelledSplit, Split
 from bitdial.data.strong import AutomaticPolicy, MixOneOf, check_colour_images
 from bitdial.errors import BitdialError, suggest
 from bitdial.options import Config
@@ -76,14 +76,14 @@ def standard(split: ImageSplit) -> Augmentation:
     return Augmentation(pixels=(crop, HorizontalFlip()) if split.flip else (crop,))
 
 
-def resolve_augmentation(augment: str | Augmentation, split: ImageSplit) -> Augmentation:
+def resolve_augmentation(augment: str | Augmentation, split: LabelledSplit) -> Augmentation:
     """Return the pipeline that `augment` names, or `augment` itself."""
     if isinstance(augment, Augmentation):
         return augment
     if augment == "none":
         return Augmentation()
     if augment == "standard":
-        return standard(split)
+        return standard(split) if isinstance(split, ImageSplit) else Augmentation()
     raise BitdialError(
         f"augment must be one of {', '.join(AUGMENTATIONS)} or an Augmentation, got {augment!r}"
         f"{suggest(str(augment), AUGMENTATIONS)}"

@@ -6,7 +6,6 @@ A set is a loader that `register` gives its name.
 from __future__ import annotations
 
 import gzip
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
+from bitdial.data.cache import cache_folder
 from bitdial.data.dataset import TEST_SHARE, ImageDataset, Request, register, stratified_split
 from bitdial.data.tensors import dataset_from_tensors
 from bitdial.errors import BitdialError
@@ -166,14 +166,6 @@ def _what_is_wrong(name: str, source: Any, root: Path) -> str:
         f"{name} in {folder} is incomplete or differs from the published files (their MD5 sums are checked); unpack "
         f"{source.filename} again"
     )
-
-
-def cache_folder() -> Path:
-    """Return the folder of downloaded datasets: `$BITDIAL_DATA`, else `bitdial/datasets` in the user's cache."""
-    chosen = os.environ.get("BITDIAL_DATA")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitdial" / "datasets"
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -11,6 +11,7 @@ from bitdial.errors import BitdialError
 from bitdial.layers import Ledger, cost
 from bitdial.schedules import LayerSchedule
 from bitdial.training.batches import length_of, to_device
+from bitdial.trees import map_tensors
 
 
 def ledger_of(model: nn.Module, batches: Iterable[Any]) -> Ledger:
@@ -21,7 +22,8 @@ def ledger_of(model: nn.Module, batches: Iterable[Any]) -> Ledger:
     """
     for batch in batches:
         inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-        return cost(model, to_device(inputs[:1], next(model.parameters()).device))
+        one = to_device(map_tensors(lambda tensor: tensor[:1], inputs), next(model.parameters()).device)
+        return cost(model, one if isinstance(batch, Mapping) else (one,))
     raise BitdialError("loader must give at least one batch, got none; is the training split empty?")
 
 

@@ -97,8 +97,9 @@ def quantize(
         nested: grids whose codes at k bits are the top k bits of those at 8, so that one packed file serves every
             width. For ``"uniform"`` weights; widths are rounded down to whole numbers then.
         skip: names or patterns of layers to leave in floating point; ``<first>`` and ``<last>`` are the first and the
-            last layer of the model in order of definition (usual practice, and the default). Where the model itself is
-            one layer, that layer is always quantized.
+            last layer of the model in order of definition (usual practice, and the default). A model with several
+            inputs names the first layer of each in an attribute ``first_layers``. Where the model itself is one layer,
+            that layer is always quantized.
 
     Returns:
         The model. `skipped_layers` tells what was left alone and why.
@@ -137,8 +138,9 @@ def quantize(
     if not names:
         found = "; ".join(f"{name or 'the model'}: {reason}" for name, reason in skipped.items()) or "none"
         raise BitdialError(f"model must have Linear, Conv1d or Conv2d layers, got {type(model).__name__} with {found}")
+    first = [name for name in getattr(model, "first_layers", ()) if name in names]
     for pattern in skip if names != [""] else ():
-        for name in match_layers(names, pattern):
+        for name in first if first and pattern == FIRST else match_layers(names, pattern):
             skipped.setdefault(name, f"skipped as {pattern}")
     chosen = [name for name in names if name not in skipped]
     if not chosen:

@@ -20,6 +20,7 @@ from bitdial.layers.dial import Bits, spread
 from bitdial.layers.names import check_model, evaluating, plain_names
 from bitdial.layers.quantized import QuantizedLayer
 from bitdial.numerics import UNQUANTIZED, check_bits, min_max
+from bitdial.trees import map_tensors, tensors
 
 UNLIKE = 2.0
 """How much wider one input of a layer may be than another, with one range for both: a bit is lost where it is more."""
@@ -195,7 +196,7 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
     Args:
         model: quantized or not; nothing in it is changed, random state included.
         example_input: what the model takes, with a batch dimension; a tuple is passed as separate arguments, a mapping
-            as keyword arguments.
+            as keyword arguments; a mapping that is one argument stands in a tuple.
         count: see `Ledger`.
 
     Returns:
@@ -292,16 +293,16 @@ def arguments_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any], int]:
     """What to call the model with, and how many examples that is."""
     named = dict(example) if isinstance(example, Mapping) else {}
     positional = () if named else example if isinstance(example, tuple) else (example,)
-    tensors = [value for value in (*positional, *named.values()) if isinstance(value, Tensor) and value.dim()]
-    if not tensors or not len(tensors[0]):
+    found = [value for value in tensors((*positional, *named.values())) if value.dim()]
+    if not found or not len(found[0]):
         raise BitdialError(
             "example_input must hold a tensor with a batch of at least one, "
-            f"got {f'shape {tuple(tensors[0].shape)}' if tensors else reprlib.repr(example)}; "
+            f"got {f'shape {tuple(found[0].shape)}' if found else reprlib.repr(example)}; "
             "pass for instance torch.zeros(1, 3, 32, 32)"
         )
 
-    def usable(value: Any) -> Any:
+    def usable(value: Tensor) -> Tensor:
         with torch.inference_mode(False):
-            return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+            return value.clone() if value.is_inference() else value
 
-    return tuple(map(usable, positional)), {k: usable(v) for k, v in named.items()}, len(tensors[0])
+    return map_tensors(usable, positional), map_tensors(usable, named), len(found[0])

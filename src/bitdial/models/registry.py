@@ -11,6 +11,7 @@ from torch import nn
 from bitdial.errors import BitdialError, suggest
 from bitdial.models.foreign import LIBRARIES
 from bitdial.models.networks import NETWORKS, check_positive
+from bitdial.models.signals import SIGNAL_NETWORKS
 
 MODELS = tuple(NETWORKS)
 _FAMILY = re.compile(r"(v?\d|_).*")
@@ -28,6 +29,10 @@ def check_name(name: str) -> None:
         check, _ = LIBRARIES[library]
         check(inner)
     elif name not in NETWORKS:
+        if name in SIGNAL_NETWORKS:
+            raise BitdialError(
+                f"{name} is a network for recordings, such as --dataset vehicles, got images; choose another"
+            )
         raise BitdialError(
             f"unknown model {name!r}; known are {', '.join(MODELS)}, torchvision/NAME and timm/NAME"
             f"{suggest(name, MODELS)}"
@@ -77,7 +82,7 @@ def variant_of(family: str, variant: str | None = None) -> str:
     Raises:
         BitdialError: no such family or variant, or a family of several without a variant; the text lists them.
     """
-    if variant is None and ("/" in family or family in NETWORKS):
+    if variant is None and ("/" in family or family in NETWORKS or family in SIGNAL_NETWORKS):
         return family
     variants = [name for name in MODELS if family.lower() in (name, _FAMILY.sub("", name))]
     if not variants:

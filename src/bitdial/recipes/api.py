@@ -10,10 +10,12 @@ from typing import Any
 
 from torch import nn
 
+from bitdial.data import RecordingDataset
 from bitdial.errors import BitdialError, suggest
 from bitdial.evaluation.results import RunResults
 from bitdial.layers import BitDial
 from bitdial.layers.names import named_as
+from bitdial.models.signals import DEFAULT
 from bitdial.recipes import find_recipe, recipe_of
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import SavedModel, bits_of, load_saved, read_saved
@@ -45,8 +47,8 @@ def run(
         model: a network's name; a module, of which each arm trains a copy; or a function that makes one, before which
             torch is seeded.
         data: ``(train, test)``, each a pair of tensors (inputs, labels), a torch Dataset, or an iterable that gives its
-            batches again and again; a third entry gives batches to re-estimate batch norm from. None: the data set
-            named by ``dataset``.
+            batches again and again; a third entry gives batches to re-estimate batch norm from; or an `ImageDataset`
+            or a `RecordingDataset`. None: the data set named by ``dataset``.
         task: loss and scores of a batch; classification if None.
         config: a YAML file of options.
         **options: the recipe's options, named as its flags; a group as a dict, or with dots in a dict that is unpacked.
@@ -61,6 +63,8 @@ def run(
     record = find_recipe(recipe)
     words = [*([preset] if preset else []), *(["--config", str(config)] if config else [])]
     values = {**options, **({"model": model} if isinstance(model, str) else {})}
+    if model is None and isinstance(data, RecordingDataset):
+        values = {"model": DEFAULT, **values}
     own = None if isinstance(model, str) else model
     work = None
     if own is not None or data is not None or task is not None:

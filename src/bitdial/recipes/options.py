@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from bitdial.data import SignalOptions
+from bitdial.data.recordings import is_recordings
 from bitdial.errors import BitdialError
 from bitdial.layers.cycling import Width as Width
+from bitdial.models.signals import DEFAULT
 from bitdial.numerics import QUANTIZERS, TERNARY_BITS
 from bitdial.options import Config
 from bitdial.training.batches import length_of
@@ -23,6 +26,10 @@ else:  # whatever is registered can be chosen, and help lists it
     GridName = Literal[tuple(name for name, each in QUANTIZERS.items() if each.fixed_bits is None)]
     TernaryName = Literal[*(name for name, each in QUANTIZERS.items() if each.fixed_bits == TERNARY_BITS), "none"]
 
+OWN = "(own)"
+"""What options call a network or data that a script brought."""
+LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3, "muon": 1e-3}
+"""Optimizer -> learning rate, where the user says nothing."""
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """What an arm may be called: it becomes part of the names of files."""
 
@@ -42,11 +49,19 @@ class WorkOptions(Config):
     """What is learned."""
 
     model: str = "resnet20"
-    """Network to train, by name."""
+    """Network to train, by name; for recordings signal_cnn if none is given."""
     dataset: str = "digits"
     """Data set to train on, by name."""
     data_path: Path | None = None
     """Folder that holds the data set (or into which it is downloaded)."""
+    signals: SignalOptions = SignalOptions()
+    """What is taken of recordings, such as those of vehicles."""
+
+    @model_validator(mode="after")
+    def _network_fits_data(self) -> Self:
+        if is_recordings(self.dataset) and "model" not in self.model_fields_set:  # the default is one for images
+            self.__dict__["model"] = DEFAULT
+        return self
 
 
 class ChangedDataOptions(Config):

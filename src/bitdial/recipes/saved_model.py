@@ -23,11 +23,20 @@ from bitdial.layers import (
     skipped_layers,
 )
 from bitdial.layers.names import named_as, unwrapped
-from bitdial.models import build_model
+from bitdial.models import build_model, build_signal_model
 from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
 from bitdial.options import Config
 
 SCHEMA_VERSION: Final = 2
+
+
+class SavedSignals(Config):
+    """What a network of recordings takes."""
+
+    shapes: dict[str, tuple[int, int, int]]
+    """Modality -> channels, intervals and samples of a segment, transformed."""
+    transform: Literal["fft", "rfft", "none"]
+    """How it is made of the samples; then `mean` is subtracted and divided by `std`, channel by channel."""
 
 
 class SavedModel(Config):
@@ -52,14 +61,16 @@ class SavedModel(Config):
     """Channels of an image."""
     image_size: int | None = None
     """Side of an image in pixels."""
+    signals: SavedSignals | None = None
+    """What it takes of recordings; none: it takes images."""
     dataset: str = ""
     """What it was trained on."""
     examples: dict[str, dict[str, int | str | None]] = {}
     """Number and digest of the examples that it was trained (train), chosen (validation) and tested on (test)."""
     mean: list[float] = []
-    """Mean of the images per channel, as a share of 255 where they are 8-bit."""
+    """Mean of the images per channel, as a share of 255 where they are 8-bit; of recordings the minimum."""
     std: list[float] = []
-    """Their standard deviation, in the same unit."""
+    """Their standard deviation, in the same unit; of recordings the span."""
     class_names: list[str] = []
     """Names of the classes, in the order of the outputs."""
     bits: dict[str, float] = {}
@@ -92,10 +103,21 @@ class SavedModel(Config):
                 "bitdial.load(path, model=...)"
             )
         with torch.random.fork_rng(devices=[]):
-            if model is None:
+            if model is None and self.signals is not None:
+                shapes = self.signals.shapes
+                model = build_signal_model(self.model or "", num_classes=self.num_classes or 0, shapes=shapes)
+            elif model is None:
                 shape = {"num_classes": self.num_classes, "in_channels": self.in_channels}
                 model = build_model(self.model or "", image_size=self.image_size, **shape)  # type: ignore[arg-type]
             return quantized(model, self.quantize)
+
+    def noise(self, count: int) -> Any:
+        """Inputs of the network's shape, always the same."""
+        generator = torch.Generator().manual_seed(0)
+        if self.signals is not None:
+            return {n: torch.rand(count, *s, generator=generator) for n, s in self.signals.shapes.items()}
+        size = self.image_size or 32
+        return torch.randn(count, self.in_channels or 3, size, size, generator=generator)
 
     def described(self, model: nn.Module) -> SavedModel:
         """The same with what is to be said of the layers of a network."""

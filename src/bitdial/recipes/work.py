@@ -1,177 +1,50 @@
-"""What is learned: images by name, and whatever a user brings."""
+"""What is learned: images by name, and whatever a user brings; recordings are in `recording_work`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import nn
 
 from bitdial.data import (
-    AugmentationOptions,
-    BatchLoader,
+    RECORDINGS,
     Fingerprint,
     ImageDataset,
-    ImageSplit,
-    build_augmentation,
+    RecordingDataset,
+    SignalOptions,
     dataset_from_tensors,
-    load_dataset,
-    make_loader,
 )
-from bitdial.data.dataset import missing_classes, stratified_split
-from bitdial.data.division import divided_as
 from bitdial.data.fingerprint import Part
+from bitdial.data.recordings import is_recordings
 from bitdial.errors import BitdialError
-from bitdial.models import build_model, check_name
+from bitdial.models import check_name, check_signal_name
+from bitdial.recipes.dataset_work import EVALUATION_BATCH, check_classes
+from bitdial.recipes.dataset_work import ImageWork as ImageWork
+from bitdial.recipes.options import OWN as OWN
 from bitdial.recipes.options import SharedConfig
 from bitdial.recipes.recipe import Loaders
+from bitdial.recipes.recording_work import RecordingWork
 from bitdial.recipes.script_data import batches_of, identified, pair_of
 from bitdial.training import Classification, Task
 
-EVALUATION_BATCH = 256
-OWN = "(own)"
-"""What options call a network or data that a script brought."""
+W = TypeVar("W", ImageWork, RecordingWork)
 _BROUGHT = (
     "{}, got one that a script brought; go on from Python: bitdial.run(RECIPE, model=..., data=..., resume=FOLDER)"
 )
 
 
-def check_model_name(name: str) -> None:
-    """Refuse a network that does not exist before data is loaded, perhaps over the network."""
+def check_model_name(name: str, dataset: str = "", data: object = None) -> None:
+    """Refuse a network that does not exist, or not for this data, before that is loaded, perhaps over the network."""
     if name == OWN:
         raise BitdialError(_BROUGHT.format("model must be a network's name"))
-    check_name(name)
-
-
-@dataclass(frozen=True)
-class ImageWork:
-    """Telling images of a data set apart.
-
-    Attributes:
-        options: which network, batch size, augmentation.
-        dataset: whole.
-        train: what is trained on.
-        validation: training images that were held out to choose by, or None.
-        make_model: a network of a script instead of one by name, or None.
-    """
-
-    options: SharedConfig
-    dataset: ImageDataset
-    train: ImageSplit
-    validation: ImageSplit | None = None
-    make_model: Callable[[], nn.Module] | None = None
-    task: Task = field(default_factory=Classification)
-
-    @classmethod
-    def of(cls, options: SharedConfig, dataset: ImageDataset | None = None) -> ImageWork:
-        """The images that options name, the same share of every class held out for all arms and seeds of a run.
-
-        Raises:
-            BitdialError: no such data, or too few images to hold some out.
-        """
-        dataset = dataset or load_dataset(options.dataset, options.data_path)
-        fraction = getattr(options, "validation_fraction", None)
-        if not fraction:
-            return cls(options, dataset, dataset.train)
-        kept, held_out = stratified_split(dataset.train.labels.cpu(), fraction, options.seed)
-        return cls(options, dataset, dataset.train.subset(kept), dataset.train.subset(held_out))
-
-    @property
-    def name(self) -> str:
-        """Of the data set."""
-        return self.dataset.name
-
-    def build(self) -> nn.Module:
-        """The network, by name, for the images at hand; or the script's."""
-        if self.make_model is not None:
-            return self.make_model()
-        data = self.dataset
-        return build_model(
-            self.options.model, num_classes=data.num_classes, in_channels=data.in_channels, image_size=data.image_size
-        )
-
-    def loaders(self, seed: int, rank: int = 0, world_size: int = 1) -> Loaders:
-        """Augmented batches to train on, each image once to measure on; a function of the seed."""
-        options = self.options
-        augment: Any = "standard"
-        if isinstance(options, AugmentationOptions):
-            augment = build_augmentation(self.train, **options.arguments())
-        share: dict[str, Any] = {"seed": seed, "rank": rank, "world_size": world_size}
-        return Loaders(
-            train=self._training(options.batch_size // world_size, augment=augment, **share),
-            test=self._plain(self.dataset.test),
-            recalibration=self._training(options.batch_size, augment="none", seed=seed),
-            validation=None if self.validation is None else self._plain(self.validation),
-        )
-
-    def _training(self, batch_size: int, **how: Any) -> BatchLoader:
-        return make_loader(self.train, batch_size, train=True, workers=self.options.workers, **how)
-
-    def _plain(self, split: ImageSplit) -> BatchLoader:
-        return make_loader(split, EVALUATION_BATCH, train=False, workers=self.options.workers)
-
-    def under(self, options: SharedConfig) -> Self:
-        """The same images under the options of one arm."""
-        return replace(self, options=options)
-
-    def to(self, device: torch.device) -> Self:
-        """The same on another device."""
-        validation = None if self.validation is None else self.validation.to(device)
-        return replace(self, dataset=self.dataset.to(device), train=self.train.to(device), validation=validation)
-
-    def facts(self) -> dict[str, Any]:
-        """Name of the network, its classes, shape and normalisation of the images."""
-        data = self.dataset
-        return {
-            "model": None if self.make_model is not None else self.options.model,
-            "num_classes": data.num_classes,
-            "in_channels": data.in_channels,
-            "image_size": data.image_size,
-            "dataset": data.name,
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "class_names": list(data.class_names),
-        }
-
-    def identify(self) -> Fingerprint:
-        """Which images there are in each part."""
-        return Fingerprint.of(self.dataset, self._parts())
-
-    def divided_as(self, before: Fingerprint, now: Fingerprint) -> Self:
-        """The images divided, numbered and normalised as before, where it is known which is which."""
-        same = ("parts", "class_names", "shape", "mean", "std")
-        known = all(isinstance(part, dict) for each in (before, now) for part in each.parts.values())
-        if not known or all(getattr(before, name) == getattr(now, name) for name in same):
-            return self
-        called = dict(zip(now.class_names, self.dataset.class_names, strict=True))
-        parts = divided_as(before, now, self._parts())
-        dataset = replace(
-            self.dataset,
-            train=parts["train"],
-            test=parts["test"],
-            class_names=tuple(called.get(name, name) for name in before.class_names),
-        )
-        lacked = missing_classes(self.dataset)
-        notes = (*(note for note in dataset.notes if note not in lacked), *missing_classes(dataset))
-        kept = replace(
-            self, dataset=replace(dataset, notes=notes), train=parts["train"], validation=parts.get("validation")
-        )
-        if len(set(self.train.labels.tolist())) > 1:  # a task of a script may do with a single class
-            _check_classes(kept)
-        return kept
-
-    def _parts(self) -> dict[str, ImageSplit]:
-        chosen_by = {} if self.validation is None else {"validation": self.validation}
-        return {"train": self.train, **chosen_by, "test": self.dataset.test}
-
-    def told(self, part: str = "") -> str:
-        """How many images there are."""
-        if part == "test":
-            return f"the {len(self.dataset.test)} test images of {self.name}"
-        return f"{self.name}, {len(self.train)} training and {len(self.dataset.test)} test images"
+    if is_recordings(dataset) or isinstance(data, RecordingDataset):
+        check_signal_name(name)
+    else:
+        check_name(name)
 
 
 @dataclass(frozen=True)
@@ -235,22 +108,31 @@ class OwnWork:
 
 def work_of(
     options: SharedConfig, model: object = None, data: object = None, task: Task | None = None
-) -> ImageWork | OwnWork:
+) -> ImageWork | RecordingWork | OwnWork:
     """The work that options name, with whatever a script brings instead.
 
     Args:
         options: name network and data where the script brings none.
         model: a network (each arm gets a copy) or a function that makes one; None: ``options.model`` by name.
         data: ``(train, test)``, each a pair of tensors, a torch Dataset, or an iterable that gives batches again; a
-            third entry gives batches to re-estimate batch norm from; or an `ImageDataset`. None: ``options.dataset``.
+            third entry gives batches to re-estimate batch norm from; or an `ImageDataset` or a `RecordingDataset`.
+            None: ``options.dataset``.
         task: loss and scores of a batch; classification if None.
 
     Raises:
         BitdialError: something else, or a network by name for data of which nobody knows the shape.
     """
     make = _maker(model)
+    read = is_recordings(options.dataset)
+    if options.signals != SignalOptions() and not (data is None and read):
+        raise BitdialError(
+            f"signals.* are for recordings that are read by name ({', '.join(RECORDINGS)}), got them with the data set "
+            f"{options.dataset!r}; leave them out"
+        )
     if make is None:
-        check_model_name(options.model)
+        check_model_name(options.model, options.dataset, data)
+    if (data is None and read) or isinstance(data, RecordingDataset):
+        return replace(_classes(RecordingWork.of(options, data), task), make_model=make)
     if data is None and options.dataset == OWN:
         raise BitdialError(_BROUGHT.format("dataset must be the name of a data set"))
     if data is None or isinstance(data, ImageDataset):
@@ -274,20 +156,11 @@ def work_of(
     return OwnWork(make, loaders, task or Classification(), parts=known)
 
 
-def _classes(work: ImageWork, task: Task | None) -> ImageWork:
+def _classes(work: W, task: Task | None) -> W:
     """The work with its task, for which there must be classes to tell apart where it is the usual one."""
     if task is None:
-        _check_classes(work)
+        check_classes(work)
     return replace(work, task=task or Classification())
-
-
-def _check_classes(work: ImageWork) -> None:
-    present = set(work.train.labels.tolist())
-    if len(present) == 1:
-        raise BitdialError(
-            f"expected images of at least two classes in {work.name} to train on, got only those of "
-            f"'{work.dataset.class_names[present.pop()]}'; add another class"
-        )
 
 
 def _maker(model: object) -> Callable[[], nn.Module] | None:

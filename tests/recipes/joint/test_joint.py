@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import bitdial
 from bitdial.cli import main
 from bitdial.data import load_dataset, make_loader
 from bitdial.evaluation import evaluate_loss_accuracy
+from bitdial.models import build_model
 from bitdial.recipes.joint.results import JointResults
 from tests.recipes.ternary.tiny import differences, state_of, stopped_before
 
@@ -137,6 +139,20 @@ def test_unquantized_where_that_is_asked_for(tmp_path: Path, capsys: pytest.Capt
     assert [score.bits for score in results.networks[0].scores] == [32]
     assert not bitdial.load(folder).dial
     assert any("unquantized" in note for note in results.notes)
+
+
+def test_a_network_and_data_of_a_script(tmp_path: Path) -> None:
+    """Nothing is held out of such data, and the report says so."""
+    torch.manual_seed(0)
+    data = [(torch.randn(64, 1, 8, 8), torch.arange(64) % 10) for _ in range(2)]
+    network = build_model("tiny_cnn", num_classes=10, in_channels=1, image_size=8)
+    options: dict[str, Any] = {"steps": 3, "training_method": "any_precision", "bitwidth_options": [2, 8]}
+    results = bitdial.run("joint", model=network, data=data, run_dir=tmp_path / "run", **options)
+    assert isinstance(results, JointResults)
+    assert any("looks at the test data, as nothing was held out" in note for note in results.notes)
+    assert results.packed_file is not None
+    fresh = build_model("tiny_cnn", num_classes=10, in_channels=1, image_size=8)
+    assert bitdial.load(tmp_path / "run", model=fresh).dial
 
 
 def test_evaluate_measures_it_at_any_width(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from bitdial.errors import BitdialError
 from bitdial.models.registry import variant_of
 from bitdial.numerics import ACTIVATION_QUANTIZERS, QUANTIZERS
-from bitdial.recipes.options import GridName, SharedConfig, Width
-from bitdial.training.options import StepOptions
+from bitdial.recipes.options import LEARNING_RATES, OWN, GridName, SharedConfig, Width
+from bitdial.training.options import OptimizerOptions, StepOptions
 
 DEFAULT_STEPS = 240
 PLAIN = "vanilla_single_precision_training"
@@ -37,7 +37,7 @@ _CONFIGURATIONS = ("num_bitwidths", "number_of_configs", "num_configs")
 _NESTINGS = ("quantization", "quantization.any_precision")
 
 
-class JointConfig(StepOptions, SharedConfig):
+class JointConfig(OptimizerOptions, StepOptions, SharedConfig):
     """Train one network for many widths at once, show what each width costs in accuracy, and say which one to ship.
 
     Without --epochs or --steps it trains for 240 steps. A configuration file with the sections quantization and
@@ -132,7 +132,10 @@ class JointConfig(StepOptions, SharedConfig):
     def _is_complete(self) -> Self:
         """Fill in what follows from other options, so that config.yaml says what was done."""
         own = self.__dict__
-        own["model"], own["model_variant"] = variant_of(self.model, self.model_variant), None
+        if self.model != OWN:
+            own["model"], own["model_variant"] = variant_of(self.model, self.model_variant), None
+        if "lr" not in self.model_fields_set:
+            own["lr"] = LEARNING_RATES[self.optimizer]
         if self.gpu is not None:
             if isinstance(self.devices, int) and self.devices != 1:
                 raise BitdialError(f"gpu names one GPU, got {self.gpu} beside devices={self.devices}; give one of them")

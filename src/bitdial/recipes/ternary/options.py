@@ -16,7 +16,7 @@ from bitdial.configuration.sentences import sentence
 from bitdial.configuration.settings import Settings
 from bitdial.data import AugmentationOptions
 from bitdial.errors import BitdialError, suggest
-from bitdial.recipes.options import ARM_NAME, SharedConfig, TernaryName, Width
+from bitdial.recipes.options import ARM_NAME, LEARNING_RATES, SharedConfig, TernaryName, Width
 from bitdial.terminal import terminal
 from bitdial.training.options import (
     CopiedLogOptions,
@@ -28,14 +28,13 @@ from bitdial.training.options import (
 )
 
 DEFAULT_EPOCHS = 30
-LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3, "muon": 1e-3}
 VALIDATION_FRACTION = 0.1
 FLOAT = "none"
 """The quantizer that leaves weights as they are."""
 
 _SAME_FOR_ALL = frozenset(
     {
-        "resume", "run_dir", "experiments", "seeds", "seed", "dataset", "data_path", "devices", "num_nodes",
+        "resume", "run_dir", "experiments", "seeds", "seed", "dataset", "data_path", "signals", "devices", "num_nodes",
         "strategy", "precision", "mixed_precision", "compile", "workers", "csv_log", "log_interval",
         "validation_fraction", "start_from",
     }

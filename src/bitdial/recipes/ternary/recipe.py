@@ -17,6 +17,7 @@ from bitdial.export import packed_sizes, save_packed
 from bitdial.layers import QuantizedLayer, skipped_layers
 from bitdial.layers.names import plain_names
 from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
+from bitdial.recipes.dataset_work import DatasetWork
 from bitdial.recipes.recipe import Arm, Bench, Recipe, Work
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import bits_of
@@ -24,7 +25,7 @@ from bitdial.recipes.ternary.options import FLOAT, PRESETS, TernaryConfig, list_
 from bitdial.recipes.ternary.report import render_plots, report_page
 from bitdial.recipes.ternary.results import Curve, NetworkResult, Score, Sizes, TernaryResults, summarise
 from bitdial.recipes.ternary.train import train
-from bitdial.recipes.work import ImageWork, check_model_name, work_of
+from bitdial.recipes.work import check_model_name, work_of
 from bitdial.training import CsvLog, Task, TrainingState
 from bitdial.training.step.formats import format_name
 
@@ -35,7 +36,7 @@ def work(options: TernaryConfig, model: Any = None, data: Any = None, task: Any 
     """The images that the options name, after every arm's network was found to exist."""
     if model is None:
         for each in options.each_arm().values():
-            check_model_name(each.model)
+            check_model_name(each.model, each.dataset, data)
     return work_of(options, model, data, task)
 
 
@@ -174,11 +175,12 @@ def conclude(networks: Sequence[NetworkResult], run: TernaryRun, common: dict[st
 def notes_on(networks: Sequence[NetworkResult], run: TernaryRun) -> list[str]:
     """What a reader should know: which images chose, which were reported, what an interval is."""
     options, data = run.options, run.work.told()
-    if isinstance(run.work, ImageWork):
+    if isinstance(run.work, DatasetWork):
+        things = run.work.things
         held_out = 0 if run.work.validation is None else len(run.work.validation)
         data = (
-            f"{run.work.name}, {len(run.work.train)} images to train on, {held_out} training images held out, "
-            f"{len(run.work.dataset.test)} test images"
+            f"{run.work.name}, {len(run.work.train)} {things} to train on, {held_out} training {things} held out, "
+            f"{len(run.work.dataset.test)} test {things}"
         )
     chosen = (
         "Early stopping and the choice of the shipped weights look at the held-out images only"

@@ -168,15 +168,13 @@ def load_teacher(path: Path, work: Work) -> nn.Module:
         kinds = ", ".join(dict.fromkeys(each.quantizer for each in results.networks))
         raise BitdialError(f"teacher must be a run with --quantizer none, got {path} with {kinds}; train that first")
     trained, model = load_saved(run.models / f"{network.key}.pt")
-    facts, names = work.facts(), ("num_classes", "in_channels", "image_size")
-    if any(getattr(trained, name) != facts.get(name) for name in names):
-        told = [
-            f"{each['dataset']} ({each.get('num_classes')} classes, "
-            f"{each.get('in_channels')}x{each.get('image_size')}x{each.get('image_size')})"
-            for each in (trained.model_dump(), facts)
-        ]
+    facts, names = work.facts(), ("num_classes", "in_channels", "image_size", "signals")
+    there = trained.model_dump(mode="json")
+    if any(there[name] != facts.get(name) for name in names):
+        told = [f"{each['dataset']} ({each.get('num_classes')} classes, {_shape_of(each)})" for each in (there, facts)]
+        things = "segments" if facts.get("signals") else "images"
         raise BitdialError(
-            f"teacher and student must see the same images, got {told[0]} and {told[1]}; train the teacher on "
+            f"teacher and student must see the same {things}, got {told[0]} and {told[1]}; train the teacher on "
             f"{facts['dataset']}"
         )
     classes = facts.get("class_names", [])
@@ -192,3 +190,11 @@ def load_teacher(path: Path, work: Work) -> nn.Module:
             "was divided otherwise; train it again on the data of today"
         )
     return model.requires_grad_(False)
+
+
+def _shape_of(facts: Mapping[str, Any]) -> str:
+    """The shape of what a network takes, in words."""
+    if signals := facts.get("signals"):
+        shapes = [f"{name} {'x'.join(map(str, shape))}" for name, shape in signals["shapes"].items()]
+        return f"{', '.join(shapes)} by {signals['transform']}"
+    return f"{facts.get('in_channels')}x{facts.get('image_size')}x{facts.get('image_size')}"
