@@ -89,12 +89,12 @@ def test_an_unfitted_state_stays_unfitted_when_it_is_loaded_and_a_fitted_one_fit
     fresh(images(0))
     model(images(0))
     assert fresh[0].activation_quantizer.fitted == 1
-    assert torch.equal(fresh[0].activation_quantizer.learned, model[0].activation_quantizer.learned)
+    assert torch.equal(fresh[0].activation_quantizer.values, model[0].activation_quantizer.values)
     later = network("lsq", seed=4)
     later.load_state_dict(fresh.state_dict())
-    before = later[0].activation_quantizer.learned.clone()
+    before = later[0].activation_quantizer.values.clone()
     later(1000 * images(1))
-    assert torch.equal(later[0].activation_quantizer.learned, before)
+    assert torch.equal(later[0].activation_quantizer.values, before)
 
 
 def test_a_state_of_the_float_network_gives_scales_that_fit_its_weights() -> None:

@@ -20,14 +20,17 @@ def bits(width: float) -> Tensor:
 
 
 def learned(module: torch.nn.Module, width: float) -> Tensor:
-    """What a module has learned for a width it has a state of its own for."""
+    """What counts for a width that a module has a state of its own for."""
     rows = list(module.rows.widths)
-    return module.learned.view(len(rows), -1)[min(range(len(rows)), key=lambda i: abs(rows[i] - width))]
+    values = module.values if hasattr(module, "values") else module.learned
+    return values.view(len(rows), -1)[min(range(len(rows)), key=lambda i: abs(rows[i] - width))]
 
 
 def set_to(module: torch.nn.Module, width: float, value: float) -> None:
+    rows = list(module.rows.widths)
+    row = min(range(len(rows)), key=lambda i: abs(rows[i] - width))
     with torch.no_grad():
-        learned(module, width).fill_(value)
+        module.learned.view(len(rows), -1)[row] = value - (module.start[row] if hasattr(module, "start") else 0.0)
 
 
 class TestLsq:
@@ -169,7 +172,7 @@ class TestActivations:
         module(X, bits(2.0))
         assert module.fitted == 1
         assert module.signed == 0
-        torch.testing.assert_close(module.learned, torch.full((len(WIDTHS),), 3 * X.square().mean().sqrt().item()))
+        torch.testing.assert_close(module.values, torch.full((len(WIDTHS),), 3 * X.square().mean().sqrt().item()))
         set_to(module, 2, 3.0)
         assert torch.equal(module(X, bits(2.0)), torch.tensor([[0.0, 0, 1, 3], [0, 1, 3, 0]]))
 
@@ -209,18 +212,19 @@ class TestActivations:
     def test_only_the_first_training_batch_fits(self, make: type) -> None:
         module = make()
         module.eval()
-        start = module.learned.clone()
+        start = module.values.clone()
         module(X, bits(4.0))
         assert module.fitted == 0
-        assert torch.equal(module.learned, start)
+        assert torch.equal(module.values, start)
         module.train()
         module(X, bits(4.0))
-        fitted = module.learned.clone()
+        fitted = module.values.clone()
+        assert not torch.equal(fitted, start)
         module(100 * X, bits(4.0))
-        assert torch.equal(module.learned, fitted)
+        assert torch.equal(module.values, fitted)
         module.reset_parameters()
         assert module.fitted == 0
-        assert torch.equal(module.learned, start)
+        assert torch.equal(module.values, start)
 
     @pytest.mark.parametrize("make", [LsqActivation, PactActivation])
     def test_before_a_training_batch_evaluation_fits_to_the_batch_at_hand(self, make: type) -> None:

@@ -310,14 +310,18 @@ def activation_grid(bits: Number, signed: Number) -> StepGrid:
 class _LearnedActivation(nn.Module):
     """Activations of one layer on a grid of which something is learned for each width.
 
-    It has a value from the start; the first training batch that comes by fits it to what the layer really gets, also
-    whether any of that is negative. Buffers say so, so that a state that is loaded is used as it is.
+    What counts is ``start + learned``. `start` stands from the beginning and is fitted to the first training batch that
+    comes by, to what the layer really gets and whether any of that is negative. It is a buffer, as are those that say
+    so: a state that is loaded is used as it is, no parameter is written in a forward pass (where weights lie in shards
+    that would be lost), and DistributedDataParallel brings all processes the same. Weight decay draws to the start.
 
     Args:
         widths: those that have a value of their own.
     """
 
     learned: Tensor
+    """``(widths,)``: what was learned since the start."""
+    start: Tensor
     """``(widths,)``."""
     fitted: Tensor
     """0-dim: 1 once a batch has been seen."""
@@ -328,24 +332,28 @@ class _LearnedActivation(nn.Module):
     def __init__(self, widths: Sequence[float] | None = None, **_: Any) -> None:
         super().__init__()
         self.rows = PerWidth(widths)
-        self.learned = nn.Parameter(torch.empty(len(self.rows)))
-        self.register_buffer("fitted", torch.empty(()))
-        self.register_buffer("signed", torch.empty(()))
+        self.learned = nn.Parameter(torch.zeros(len(self.rows)))
+        for name, shape in (("start", (len(self.rows),)), ("fitted", ()), ("signed", ())):
+            self.register_buffer(name, torch.zeros(shape))
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Forget what was learned; the next training batch fits it anew."""
-        self.fitted.zero_()
-        self.signed.zero_()
-        device = self.learned.device
-        self.learned.copy_(self._starts(torch.tensor(0.8, device=device), torch.tensor(1.0, device=device), 0.0))
+        """Forget what was learned; the next training batch fits the start anew."""
+        for tensor in (self.learned, self.fitted, self.signed):
+            tensor.zero_()
+        self.start.copy_(self._starts(self.start.new_tensor(0.8), self.start.new_tensor(1.0), 0.0))
+
+    @property
+    def values(self) -> Tensor:
+        """What counts for each width: ``(widths,)``."""
+        return self.start + self.learned
 
     def _starts(self, mean: Tensor, rms: Tensor, signed: Number) -> Tensor:
         return torch.stack([self._start(mean, rms, activation_grid(width, signed)) for width in self.rows.widths])
 
     def _start(self, mean: Tensor, rms: Tensor, grid: StepGrid) -> Tensor:
-        """What is learned at first, for activations of this mean magnitude and root mean square."""
+        """Where to start, for activations of this mean magnitude and root mean square."""
         raise NotImplementedError
 
     def _rule(self, grid: StepGrid) -> StepGrid:
@@ -357,38 +365,27 @@ class _LearnedActivation(nn.Module):
 
     @torch.no_grad()
     def _fitting(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What this batch would have learned begin with, and whether it has negative values."""
+        """Where this batch would have it start, and whether it has negative values."""
         wide = widened(x.detach())
-        signed = (wide < 0).any().float()
-        moments = torch.stack([wide.abs().mean(), wide.square().mean(), signed.to(wide.dtype)])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(moments)  # what is learned must stay alike in all processes
-            moments = moments / torch.distributed.get_world_size()
-        mean, square, negative = moments
-        signed = (negative > 0).float()
-        starts = self._starts(mean, square.sqrt(), signed)
-        return torch.where(starts > 0, starts, self.learned).to(self.learned.dtype), signed
+        signed = (wide < 0).any().to(self.signed.dtype)
+        starts = self._starts(wide.abs().mean(), wide.square().mean().sqrt(), signed)
+        return torch.where(starts > 0, starts.to(self.start.dtype), self.start), signed
 
     def _state(self, x: Tensor, bits: Number) -> tuple[Tensor, Number]:
-        if not isinstance(bits, Tensor):
-            if not self.fitted.item():
-                starts, signed = self._fitting(x)
-                if not self.training:
-                    return starts, signed.item()
-                with torch.no_grad():
-                    self.learned.copy_(starts)
-                    self.signed.copy_(signed)
-                    self.fitted.fill_(1.0)
-            return self.learned, self.signed.item()
+        """What counts for each width, and whether values are signed, in this pass."""
+        readable = not isinstance(bits, Tensor)
+        if readable and self.fitted.item():
+            return self.values, self.signed.item()
         starts, signed = self._fitting(x)
-        done = self.fitted > 0
-        if not self.training:
-            return torch.where(done, self.learned, starts), torch.where(done, self.signed, signed)
-        with torch.no_grad():
-            self.learned.copy_(torch.where(done, self.learned, starts))
-            self.signed.copy_(torch.where(done, self.signed, signed))
-            self.fitted.fill_(1.0)
-        return self.learned, self.signed.clone()
+        if not readable:
+            done = self.fitted > 0
+            starts, signed = torch.where(done, self.start, starts), torch.where(done, self.signed, signed)
+        if self.training:
+            with torch.no_grad():
+                self.start.copy_(starts)
+                self.signed.copy_(signed)
+                self.fitted.fill_(1.0)
+        return starts + self.learned, signed.item() if readable else signed
 
     def forward(self, x: Tensor, bits: Tensor) -> Tensor:
         """The activations on their grid; at 32 bits as they are."""
@@ -397,10 +394,10 @@ class _LearnedActivation(nn.Module):
         width = readable(x, bits)
         if not isinstance(width, Tensor) and width >= UNQUANTIZED and self.fitted.item():
             return x
-        learned, signed = self._state(x, width)
+        values, signed = self._state(x, width)
         own = self._rule(activation_grid(self.rows.nearest(width), signed))
         grid = self._rule(activation_grid(width, signed))
-        step = widened(self.rows.of(learned, width)).abs() * (grid.unit * _stretch(own, grid))
+        step = widened(self.rows.of(values, width)).abs() * (grid.unit * _stretch(own, grid))
         step = step.view(()).clamp_min(_tiny(step))
         return stepped(x, step, grid, width, strict=self.strict, factor=self._factor(x, grid))
 
@@ -432,9 +429,9 @@ class PactActivation(_LearnedActivation):
     """PACT: ``clip(x, 0, a)`` on the grid with ``2**b`` values from 0 to a, the clip a learned.
 
     Source: Choi et al., PACT: Parameterized Clipping Activation for Quantized Neural Networks, arXiv 1805.06085,
-    eq. 1-3: a gets the gradient of what it clips, x that of what is not clipped. Weight decay on a belongs to the
-    method. Where the first training batch has negative values, which the paper's activations behind a ReLU have not,
-    the grid reaches from -a to a. a begins as three times the root mean square of the first training batch.
+    eq. 1-3: a gets the gradient of what it clips, x that of what is not clipped. Where the first
+    training batch has negative values, which the paper's activations behind a ReLU have not, the grid reaches from -a
+    to a. a begins as three times the root mean square of that batch. (The paper's weight decay draws a to 0.)
     """
 
     def _start(self, mean: Tensor, rms: Tensor, grid: StepGrid) -> Tensor:
