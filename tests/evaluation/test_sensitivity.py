@@ -15,7 +15,7 @@ from torch import nn
 from bitdial.errors import BitdialError
 from bitdial.evaluation import layer_sensitivity, plot_layer_sensitivity, search_widths, sweep, width_search
 from bitdial.evaluation.sensitivity import LayerSensitivity
-from bitdial.evaluation.width_search import best_choice
+from bitdial.evaluation.width_search import best_choice, falling
 from bitdial.layers import BitDial, cost, quantize
 from bitdial.training import Classification
 
@@ -147,6 +147,38 @@ def test_where_choices_are_too_many_to_keep_it_stays_within_the_budget_and_near_
     rough = best_choice(costs, rises, budget)
     assert total(costs, rough) <= budget * (1 + 1e-9)
     assert total(rises, best) <= total(rises, rough) <= 1.1 * total(rises, best)
+
+
+@pytest.mark.parametrize("spare", [0.0, 0.5, 3.0])
+def test_a_rough_search_keeps_to_a_tight_budget(monkeypatch, spare):
+    generator = np.random.default_rng(0)
+    costs = np.cumsum(generator.uniform(0, 5, (12, 3)), axis=1)
+    rises = np.cumsum(generator.uniform(0, 5, (12, 3))[:, ::-1], axis=1)[:, ::-1]
+    monkeypatch.setattr(width_search, "FRONT", 2)
+    budget = costs.min(axis=1).sum() + spare
+    found = best_choice(costs, rises, budget)
+    assert costs[np.arange(12), found].sum() <= budget * (1 + 1e-9)
+
+
+def test_rises_that_are_noise_are_put_in_order():
+    rises = np.array([[-0.1, 0.2, 0.0], [0.3, 0.1, 0.0], [math.inf, -0.5, 0.0]])
+    assert falling(rises).tolist() == [[0.2, 0.2, 0.0], [0.3, 0.1, 0.0], [math.inf, 0.0, 0.0]]
+
+
+def test_what_costs_no_accuracy_is_not_narrowed_where_the_budget_allows(model):
+    with torch.no_grad():
+        model.idle.weight.zero_()
+        model.late.weight.zero_()
+    assert search_widths(model, data(), budget=1e6).mixed.widths == (8, 8, 8)
+
+
+def test_a_layer_that_seems_better_when_it_is_narrow_is_not_narrowed_for_that(model):
+    class Flattering(Classification):
+        def score(self, model, batch):
+            sums, count = super().score(model, batch)
+            return {**sums, "loss": sums["loss"] - float(BitDial(model).weights[2] == 2)}, count
+
+    assert search_widths(model, data(), budget=1e6, task=Flattering()).mixed.widths[2] == 8
 
 
 @pytest.mark.parametrize("measure", ["size", "bitops"])

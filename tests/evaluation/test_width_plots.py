@@ -81,7 +81,7 @@ def lines_of(figure):
 
 
 def test_points_means_deviations_and_ranges_of_widths_rounded_to_a_tenth():
-    bits, values = [2.04, 1.96, 4.0, 4.0, 4.0, 8.0], [0.5, 0.7, 0.8, 0.85, 0.9, 0.95]
+    bits, values = [2.04, 1.96, 4.0, 4.0, 4.0, 4.3], [0.5, 0.7, 0.8, 0.85, 0.9, 0.95]
     figure = plot_bitwidth_vs_accuracy(bits, values, 1, "x")
     lines = lines_of(figure)
     assert lines["configuration"].get_xydata().tolist() == [
@@ -90,7 +90,7 @@ def test_points_means_deviations_and_ranges_of_widths_rounded_to_a_tenth():
     assert lines["mean"].get_xydata().tolist() == [
         [2, pytest.approx(60)],
         [4, pytest.approx(85)],
-        [8, pytest.approx(95)],
+        [4.3, pytest.approx(95)],
     ]
     assert lines["mean"].get_color() == "#C8102E"
     std, span = (collection.get_segments() for collection in figure.axes[0].collections)
@@ -103,7 +103,7 @@ def test_points_means_deviations_and_ranges_of_widths_rounded_to_a_tenth():
         "\u00b1 1 std",
         "range",
     ]
-    assert "78.33 \u00b1 14.91 % at 4.00 \u00b1 2.00 bits" in figure.axes[0].get_title("left")
+    assert "78.33 \u00b1 14.91 % at 3.38 \u00b1 0.98 bits" in figure.axes[0].get_title("left")
 
 
 @pytest.mark.parametrize("form", [tuple, np.array, torch.tensor])

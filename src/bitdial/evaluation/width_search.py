@@ -165,10 +165,9 @@ def search_widths(
             costs[:, column] = [cost(one) - least for one in alone]
             if width != highest:
                 scores = score(one_at_a_time(count, width, highest))
-                rises[:, column] = [max(loss_rise(uniform[highest], one), 0.0) for one in scores]
-        rises = np.maximum.accumulate(rises[:, ::-1], axis=1)[:, ::-1]
+                rises[:, column] = [loss_rise(uniform[highest], one) for one in scores]
         unspent = 1e-9 * (costs.max(axis=1, keepdims=True) - costs) / max(costs.max(), 1.0)
-        found = [widths[column] for column in best_choice(costs, rises + unspent, float(budget) - least)]
+        found = [widths[column] for column in best_choice(costs, falling(rises) + unspent, float(budget) - least)]
         (mixed,) = score([found])
     best = max(fitting, key=lambda width: _goodness(uniform[width]))
     both = [
@@ -185,6 +184,14 @@ def search_widths(
         layers=names, measure=measure, budget=float(budget), mixed=both[0], uniform=both[1], sentence=""
     )
     return record.model_copy(update={"sentence": _sentence(record)})
+
+
+def falling(rises: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return rises ``[layers, options]``, narrowest first, without noise that contradicts sense.
+
+    None is below 0, nor below that of a wider option.
+    """
+    return np.maximum.accumulate(np.maximum(rises, 0.0)[:, ::-1], axis=1)[:, ::-1]
 
 
 def best_choice(costs: NDArray[np.float64], rises: NDArray[np.float64], budget: float) -> list[int]:
