@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.utils import parametrize, prune
 from torch.optim.swa_utils import update_bn
 from torch.utils.checkpoint import checkpoint
 
@@ -174,6 +175,18 @@ def test_the_weights_width_counts_and_for_ternary_weights_the_activations() -> N
     ternary = batch_norm_per_width(quantize(ResidualNet(), quantizer="twn", skip=()), WIDTHS)
     BitDial(ternary).set(weights=2, activations=8)
     assert ternary.bn1.row is ternary.bn1.bits_8
+
+
+def test_a_width_that_was_turned_is_not_read_from_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = net()
+    BitDial(model).set(2)
+    monkeypatch.setattr(Tensor, "item", None)
+    assert model.bn1.row is model.bn1.bits_2
+    monkeypatch.undo()
+    model.conv1.weight_bits.fill_(8)  # by hand
+    assert model.bn1.row is model.bn1.bits_8
+    monkeypatch.setattr(Tensor, "item", None)
+    assert model.bn1.row is model.bn1.bits_8
 
 
 def test_a_functional_call_with_other_widths_uses_their_row() -> None:
@@ -649,23 +662,27 @@ def test_other_norms_are_left_alone_and_named() -> None:
 
     replaced = nn.BatchNorm2d(4)
     replaced.forward = lambda x: x  # type: ignore[method-assign]
+    pruned, computed = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+    prune.random_unstructured(pruned, "weight", amount=1)
+    parametrize.register_parametrization(computed, "weight", nn.ReLU())
     others = [
-        nn.SyncBatchNorm(4), nn.GroupNorm(2, 4), nn.LayerNorm(4), nn.InstanceNorm2d(4), nn.RMSNorm(4), Mine(4),
-        nn.LazyBatchNorm2d(), replaced,
+        computed, nn.SyncBatchNorm(4), nn.GroupNorm(2, 4), nn.LayerNorm(4), nn.InstanceNorm2d(4), nn.RMSNorm(4),
+        Mine(4), nn.LazyBatchNorm2d(), replaced, pruned,
     ]  # fmt: skip
     model = nn.Sequential(nn.Conv2d(3, 4, 1), *others, nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1))
     kinds = [type(module) for module in others]
-    batch_norm_per_width(quantize(model, skip=["<last>"]), WIDTHS)
+    batch_norm_per_width(nn.Sequential(quantize(model, skip=["<last>"])), WIDTHS)
     assert [type(module) for module in others] == kinds
     named = skipped_layers(model)
-    assert named.pop("10") == "skipped as <last>"
+    assert named.pop("12") == "skipped as <last>"
     assert named == {
         **{
             str(number): f"{type(module).__name__} serves every width: rows are for BatchNorm1d, 2d and 3d"
-            for number, module in enumerate(others[:6], 1)
+            for number, module in enumerate(others[:7], 1)
         },
-        "7": "LazyBatchNorm2d has no shape yet: run a batch through the model first",
-        "8": "its forward was replaced by another function",
+        "8": "LazyBatchNorm2d has no shape yet: run a batch through the model first",
+        "9": "its forward was replaced by another function",
+        "10": "one of its tensors is computed by a hook (pruning)",
     }
 
 

@@ -62,16 +62,16 @@ def batch_norm_per_width(model: nn.Module, widths: Sequence[float]) -> nn.Module
     if any(isinstance(module, PerWidth) for module in modules.values()):
         raise BitdialError("model must have ordinary batch norms, got some with rows already; call this once")
     rising = _checked(widths)
-    left = {name: reason for name, module in modules.items() if (reason := _reason_against(module))}
+    left = {module: reason for module in modules.values() if (reason := _reason_against(module))}
     found: list[tuple[nn.Module, QuantizedLayer]] = []
     followed = layers[0]
-    for name, module in modules.items():
+    for module in modules.values():
         if isinstance(module, QuantizedLayer):
             followed = module
-        elif type(module) in _KINDS and name not in left:
+        elif type(module) in _KINDS and module not in left:
             found.append((module, followed))
     if not found:
-        norms = ", ".join(dict.fromkeys(type(modules[name]).__name__ for name in left)) or "no norm at all"
+        norms = ", ".join(dict.fromkeys(type(module).__name__ for module in left)) or "no norm at all"
         raise BitdialError(f"model must have BatchNorm1d, 2d or 3d to give rows to, got {norms}; leave this call out")
     for norm, layer in found:
         take_place(_KINDS[type(norm)].like(norm, rising, layer), norm)
@@ -80,7 +80,7 @@ def batch_norm_per_width(model: nn.Module, widths: Sequence[float]) -> nn.Module
                 store.pop(name, None)
     for module in modules.values():
         if REPORT in vars(module):
-            vars(module)[REPORT] |= {n: left[n] for n, m in plain_names(module).items() if n in left}
+            vars(module)[REPORT] |= {name: left[m] for name, m in plain_names(module).items() if m in left}
     return model
 
 
@@ -97,10 +97,14 @@ def _checked(widths: Any) -> tuple[float, ...]:
 
 def _reason_against(module: nn.Module) -> str | None:
     kind = type(module)
-    if module._modules or not ("Norm" in kind.__name__ or isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm))):
-        return None
     if kind in _KINDS:
+        if not {*module._parameters, *module._buffers}.issuperset(ROW):
+            return "one of its tensors is computed by a hook (pruning)"
         return "its forward was replaced by another function" if "forward" in vars(module) else None
+    if not isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm)) and (
+        "Norm" not in kind.__name__ or module._modules
+    ):
+        return None
     if isinstance(module, LazyModuleMixin):
         return f"{kind.__name__} has no shape yet: run a batch through the model first"
     return f"{kind.__name__} serves every width: rows are for BatchNorm1d, 2d and 3d"
@@ -115,7 +119,7 @@ def rest_idle_rows(model: nn.Module) -> None:
     decay would move it; call this before ``optimizer.step()`` then. (`bitdial.training.fit` does so.)
     """
     rows = [row for norm in model.modules() if isinstance(norm, PerWidth) for row in norm.rows]
-    given = [p for row in rows for p in row.parameters() if p.grad is not None]
+    given = [p for row in rows for p in row._parameters.values() if p is not None and p.grad is not None]
     if not given:
         return
     parts = [p.grad.to_local() if hasattr(p.grad, "to_local") else p.grad for p in given]
