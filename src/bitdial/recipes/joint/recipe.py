@@ -95,14 +95,15 @@ def train(arm: Arm, bench: Bench[JointConfig]) -> TrainingState:
         def evaluation(model: Any) -> Mapping[str, float]:
             return evaluate(model, held_out(bench), task=bench.work.task)
 
+    monitor = "accuracy" if task.metric == "accuracy" else "loss"  # what validation has of every task
     loop = part(
         options,
         LoopConfig,
         checkpoint_interval=bench.setup.checkpoint_interval,
         checkpoint_epochs=None,
         checkpoint_best=False,
-        monitor=task.metric,
-        monitor_mode="max" if task.higher_is_better else "min",
+        monitor=monitor,
+        monitor_mode="max" if monitor == "accuracy" else "min",
     )
     rate = LearningRateConfig(warmup_steps=min(options.warmup_steps, steps // 2))
     return bench.setup.fit(
