@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import nn
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation import layer_sensitivity, plot_layer_sensitivity, search_widths, sweep, width_search
+from bitdial.evaluation import layer_sensitivity, plot_layer_sensitivity, search_widths, sweep
+from bitdial.evaluation.knapsack import best_choice, falling
 from bitdial.evaluation.sensitivity import LayerSensitivity
-from bitdial.evaluation.width_search import best_choice, falling
 from bitdial.layers import BitDial, cost, quantize
 from bitdial.training import Classification
 
@@ -143,7 +143,7 @@ def test_where_choices_are_too_many_to_keep_it_stays_within_the_budget_and_near_
         return sum(table[layer, column] for layer, column in enumerate(columns))
 
     best = best_choice(costs, rises, budget)
-    monkeypatch.setattr(width_search, "FRONT", 200)
+    monkeypatch.setattr(knapsack, "FRONT", 200)
     rough = best_choice(costs, rises, budget)
     assert total(costs, rough) <= budget * (1 + 1e-9)
     assert total(rises, best) <= total(rises, rough) <= 1.1 * total(rises, best)
@@ -154,7 +154,7 @@ def test_a_rough_search_keeps_to_a_tight_budget(monkeypatch, spare):
     generator = np.random.default_rng(0)
     costs = np.cumsum(generator.uniform(0, 5, (12, 3)), axis=1)
     rises = np.cumsum(generator.uniform(0, 5, (12, 3))[:, ::-1], axis=1)[:, ::-1]
-    monkeypatch.setattr(width_search, "FRONT", 2)
+    monkeypatch.setattr(knapsack, "FRONT", 2)
     budget = costs.min(axis=1).sum() + spare
     found = best_choice(costs, rises, budget)
     assert costs[np.arange(12), found].sum() <= budget * (1 + 1e-9)
@@ -197,17 +197,59 @@ def test_mixed_widths_keep_bits_for_the_layer_that_carries_everything(model, mea
     choice = list(found.mixed.widths)
     exact = ledger.size_bytes(choice) if measure == "size" else ledger.step_bitops(choice, choice).forward
     assert found.mixed.cost == exact
-    assert found.mixed_is_better == (found.mixed.accuracy > found.uniform.accuracy)
-    assert ("do not beat" in found.sentence) == (not found.mixed_is_better)
+    assert found.difference.mean == pytest.approx(found.mixed.accuracy - found.uniform.accuracy)
+    assert found.difference.n == 2
+    assert found.mixed_is_better == (found.difference.low > 0)
+    assert (" on average beat uniform" in found.sentence) == found.mixed_is_better
     assert found.chosen is (found.mixed if found.mixed_is_better else found.uniform)
 
 
 def test_mixed_widths_win_where_one_layer_needs_bits_and_one_needs_none(model):
     ledger = cost(model, data()[0][0])
-    found = search_widths(model, data(), budget=ledger.size_bytes([2, 8, 2]), options=[2, 4, 8])
+    found = search_widths(model, data(8), budget=ledger.size_bytes([2, 8, 2]), options=[2, 4, 8])
     assert found.mixed.widths == (2, 8, 2)
     assert found.mixed_is_better
     assert found.sentence.startswith("Mixed widths of 4.00 bits on average beat uniform 4 bits")
+
+
+def test_a_lead_that_chance_explains_is_none(model):
+    class Lucky(Classification):
+        """The first batch is all right where one layer is narrower than another."""
+
+        def score(self, model, batch):
+            sums, count = super().score(model, batch)
+            mixed = len(set(BitDial(model).weights)) > 1
+            lucky = mixed and torch.equal(batch[0], data(4)[0][0])
+            return {**sums, "accuracy": torch.tensor(count // 2 + (10 if lucky else 0))}, count
+
+    ledger = cost(model, data()[0][0])
+    found = search_widths(model, data(4), budget=ledger.size_bytes([2, 8, 2]), task=Lucky())
+    assert found.mixed.accuracy > found.uniform.accuracy
+    assert not found.mixed_is_better
+    assert found.chosen is found.uniform
+    assert found.sentence.startswith(
+        "Mixed widths lead uniform 4 bits by no more than chance explains (+3.91 points, 95%"
+    )
+
+
+def test_one_batch_has_no_interval_and_is_said_so(model):
+    ledger = cost(model, data()[0][0])
+    found = search_widths(model, data(1), budget=ledger.size_bytes([2, 8, 2]))
+    assert found.mixed_is_better
+    assert "one batch: no interval" in found.sentence
+
+
+def test_a_task_without_accuracy_is_decided_by_the_loss(model):
+    class LossAlone(Classification):
+        def score(self, model, batch):
+            sums, count = super().score(model, batch)
+            return {"loss": sums["loss"]}, count
+
+    ledger = cost(model, data()[0][0])
+    found = search_widths(model, data(), budget=ledger.size_bytes([2, 8, 2]), task=LossAlone())
+    assert found.difference is None
+    assert found.mixed_is_better == (found.mixed.loss < found.uniform.loss)
+    assert "loss" in found.sentence
 
 
 def test_a_budget_for_all_at_the_widest_changes_nothing_that_costs_accuracy(model):

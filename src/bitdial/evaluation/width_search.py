@@ -9,24 +9,22 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.evaluation.arguments import Criterion, check_device, check_options, nothing_drawn, task_for
 from bitdial.evaluation.equal_cost import ledger_of
-from bitdial.evaluation.results import Accuracy, Measured, Record, WidthScore
+from bitdial.evaluation.knapsack import best_choice, falling
+from bitdial.evaluation.results import Accuracy, Interval, Measured, Record, WidthScore
 from bitdial.evaluation.sensitivity import loss_rise, one_at_a_time
+from bitdial.evaluation.statistics import paired_difference
 from bitdial.evaluation.sweep import RECALIBRATION_LIMIT, check_batches, sweep
-from bitdial.evaluation.wording import bits, engineering, points
+from bitdial.evaluation.wording import bits, engineering, points, span
 from bitdial.layers import BitDial, Ledger
-from bitdial.training.tasks import Task
+from bitdial.training.tasks import Scored, Task
 
 MEASURES = ("size", "bitops")
-FRONT = 20_000
-"""How many partial choices the search keeps at most; where there are more, the best one in each of as many intervals
-of cost."""
 
 
 class WidthChoice(Record):
@@ -61,19 +59,28 @@ class MixedWidths(Record):
     """The widths that were found."""
     uniform: WidthChoice
     """The best single width for all layers within the budget."""
+    difference: Interval | None
+    """Accuracy of the mixed widths minus that of the single width, with its interval over the batches; null for a task
+    without accuracy."""
     sentence: str
     """Which of the two to ship, and by how much it is better."""
 
     @property
     def mixed_is_better(self) -> bool:
-        """Whether mixed widths are the more accurate ones, by the loss where there is no accuracy."""
-        if math.isfinite(self.mixed.accuracy) and math.isfinite(self.uniform.accuracy):
-            return self.mixed.accuracy > self.uniform.accuracy
-        return self.mixed.loss < self.uniform.loss
+        """Whether mixed widths are more accurate than chance explains; by the loss where there is no accuracy.
+
+        One batch has no interval: the difference is then taken as it is.
+        """
+        if self.difference is None:
+            return self.mixed.loss < self.uniform.loss
+        return self.difference.mean > 0 and (self.difference.low is None or self.difference.low > 0)
 
     @property
     def chosen(self) -> WidthChoice:
-        """The better of the two; ``BitDial(model).set(list(found.chosen.widths))`` turns a model there."""
+        """Mixed widths where they are better, else the single one.
+
+        ``BitDial(model).set(list(found.chosen.widths))`` turns a model there.
+        """
         return self.mixed if self.mixed_is_better else self.uniform
 
 
@@ -100,10 +107,11 @@ def search_widths(
         minimise ``sum over l of r(l, b_l)``  subject to  ``sum over l of cost(l, b_l) <= budget``
 
     is solved by dynamic programming over the choices that no other choice beats in cost and rise at once (a
-    multiple-choice knapsack; exact while there are at most `FRONT` of them). Of equal sums the one that uses more of
-    the budget is taken, as a rise of 0 is more often noise than the truth. That rises add up is an assumption, so both
-    results are scored, and the sentence says when mixed widths do not win. With L layers and K options that takes
-    (K - 1) L + K + 1 scores.
+    multiple-choice knapsack; exact while there are at most `knapsack.FRONT` of them). Of equal sums the one that uses
+    more of the budget is taken, as a rise of 0 is more often noise than the truth. That rises add up is an assumption,
+    so both results are scored, and the sentence says when mixed widths do not win, or by no more than chance explains:
+    their difference comes with a 95% Student t interval over the batches, so that some ten batches tell more than two.
+    With L layers and K options that takes (K - 1) L + K + 1 scores.
 
     Args:
         model, loss_fn, device, task, reestimate, recalibration_batches, recalibration_limit: as in
@@ -125,7 +133,7 @@ def search_widths(
         unit = "bytes" if measure == "size" else "BitOps"
         raise BitdialError(f"budget must be a number of {unit} above 0, got {budget!r:.40}")
     widths = sorted(set(check_options(options, "options")))
-    how, names = task_for(loss_fn, task), BitDial(model).names
+    how, names = _PerBatch(task_for(loss_fn, task)), BitDial(model).names
     check_device(model, device)
     check_batches("loader", loader)
     count, highest = len(names), widths[-1]
@@ -159,16 +167,19 @@ def search_widths(
             )
         fitting = [width for width in widths if cost([width] * count) <= budget]
         uniform = dict(zip(widths, score([[width] * count for width in widths]), strict=True))
+        by_batch = dict(zip(widths, how.of(len(widths)), strict=True))
         costs, rises = np.empty((count, len(widths))), np.zeros((count, len(widths)))
         for column, width in enumerate(widths):
             alone = one_at_a_time(count, width, widths[0])
             costs[:, column] = [cost(one) - least for one in alone]
             if width != highest:
                 scores = score(one_at_a_time(count, width, highest))
+                how.of(count)
                 rises[:, column] = [loss_rise(uniform[highest], one) for one in scores]
         unspent = 1e-9 * (costs.max(axis=1, keepdims=True) - costs) / max(costs.max(), 1.0)
         found = [widths[column] for column in best_choice(costs, falling(rises) + unspent, float(budget) - least)]
         (mixed,) = score([found])
+        mixed_by_batch = how.of(1)[0]
     best = max(fitting, key=lambda width: _goodness(uniform[width]))
     both = [
         WidthChoice(
@@ -181,50 +192,37 @@ def search_widths(
         for choice, got in ((found, mixed), ([best] * count, uniform[best]))
     ]
     record = MixedWidths(
-        layers=names, measure=measure, budget=float(budget), mixed=both[0], uniform=both[1], sentence=""
+        layers=names,
+        measure=measure,
+        budget=float(budget),
+        mixed=both[0],
+        uniform=both[1],
+        difference=paired_difference(mixed_by_batch, by_batch[best]) if mixed_by_batch else None,
+        sentence="",
     )
     return record.model_copy(update={"sentence": _sentence(record)})
 
 
-def falling(rises: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return rises ``[layers, options]``, narrowest first, without noise that contradicts sense.
+class _PerBatch:
+    """A task that remembers the accuracy of each batch that it scored."""
 
-    None is below 0, nor below that of a wider option.
-    """
-    return np.maximum.accumulate(np.maximum(rises, 0.0)[:, ::-1], axis=1)[:, ::-1]
+    def __init__(self, task: Task) -> None:
+        self.task, self.logits = task, task.logits
+        self._accuracies: list[Tensor] = []
 
+    def score(self, model: nn.Module, batch: Any) -> Scored:
+        """Score a batch as the task does."""
+        sums, count = self.task.score(model, batch)
+        if "accuracy" in sums and count:
+            self._accuracies.append(sums["accuracy"] / count)
+        return sums, count
 
-def best_choice(costs: NDArray[np.float64], rises: NDArray[np.float64], budget: float) -> list[int]:
-    """Return the option of each layer with the least sum of `rises` whose sum of `costs` is at most `budget`.
-
-    Args:
-        costs, rises: ``[layers, options]``, costs of 0 or more; the cheapest option of every layer must fit together.
-        budget: what the costs may sum up to.
-
-    Returns:
-        The column chosen in each row. Of equal sums of rises the cheapest is taken.
-    """
-    slack = budget * (1 + 1e-12)
-    later = [*np.cumsum(costs.min(axis=1)[::-1])[::-1][1:], 0.0]
-    cost, rise = np.zeros(1), np.zeros(1)
-    steps: list[tuple[NDArray[np.int_], NDArray[np.int_]]] = []
-    for layer, rest in enumerate(later):
-        options = costs.shape[1]
-        total, worse = (cost[:, None] + costs[layer]).ravel(), (rise[:, None] + rises[layer]).ravel()
-        order = np.lexsort((worse, total))
-        order = order[total[order] + rest <= slack]
-        lower = np.minimum.accumulate(worse[order])
-        order = order[np.r_[True, lower[1:] < lower[:-1]]]
-        if len(order) > FRONT:
-            place = np.floor(total[order] / max(slack, 1e-300) * (FRONT - 1)).astype(int)
-            order = order[np.r_[place[1:] != place[:-1], True]]  # the dearest of an interval is its best
-        steps.append((order // options, order % options))
-        cost, rise = total[order], worse[order]
-    at, chosen = len(cost) - 1, []
-    for parents, columns in reversed(steps):
-        chosen.append(int(columns[at]))
-        at = int(parents[at])
-    return chosen[::-1]
+    def of(self, configurations: int) -> list[list[float]]:
+        """Return the accuracies of as many of the last configurations, by batch."""
+        values = [float(value) for value in self._accuracies]
+        self._accuracies = []
+        each = len(values) // configurations
+        return [values[number * each : (number + 1) * each] for number in range(configurations)]
 
 
 def ledger_for(model: nn.Module, loader: Iterable[Any]) -> Ledger:
@@ -254,15 +252,17 @@ def _sentence(found: MixedWidths) -> str:
     costs = f"{_amount(mixed.cost, found.measure)} against {_amount(uniform.cost, found.measure)}"
     if mixed.widths == uniform.widths:
         return f"The search found nothing better under this budget than {one} ({_amount(uniform.cost, found.measure)})."
-    gain = mixed.accuracy - uniform.accuracy
-    by = (
-        f"{points(gain, digits=2)} points"
-        if math.isfinite(gain)
-        else f"loss {mixed.loss:.4f} against {uniform.loss:.4f}"
-    )
+    gap = found.difference
+    if gap is None:
+        by = f"loss {mixed.loss:.4f} against {uniform.loss:.4f}"
+    else:
+        over = f", 95% interval over {gap.n} batches {span(gap)}" if gap.low is not None else ", one batch: no interval"
+        by = f"{points(mixed.accuracy - uniform.accuracy, digits=2)} points{over}"
     if found.mixed_is_better:
         return (
             f"Mixed widths of {mixed.average_bits:.2f} bits on average beat {one} on the batches that they were chosen "
             f"by ({by}; {costs}): ship them, after a look at test batches."
         )
+    if gap is not None and gap.mean > 0:
+        return f"Mixed widths lead {one} by no more than chance explains ({by}; {costs}): ship {one}."
     return f"Mixed widths do not beat {one} ({by}; {costs}): ship {one}."
