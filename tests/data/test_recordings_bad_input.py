@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from bitdial.data import SignalOptions, load_recordings, vehicles, write_recording
+from bitdial.cli import main
+from bitdial.data import SignalOptions, load_dataset, load_recordings, vehicles, write_recording
 from bitdial.data.segments import cut
 from bitdial.errors import BitdialError
 from tests.data.sensors import change, six
@@ -157,6 +158,13 @@ def test_indices_that_are_not_there(tmp_path: Path) -> None:
     assert "expected a segment named FOLDER_LOCATION_ID.pt" not in refused(tmp_path / "segments")
     assert "needs data_path" in refused(None)
     assert "did you mean 'vehicles'?" in refused(tmp_path, "vehicle")
+
+
+def test_images_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BitdialError, match=r"expected a dataset of images, got 'vehicles', .* call load_recordings"):
+        load_dataset("vehicles")
+    assert main(["recommend", "--dataset", "vehicles", "--model", "resnet18"]) == 2
+    assert "expected a data set of images, got 'vehicles'" in capsys.readouterr().err
 
 
 def test_modalities_that_are_not_there(tmp_path: Path) -> None:

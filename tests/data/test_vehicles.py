@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from bitdial.data import load_recordings, vehicles, write_vehicles
+from bitdial.data import SignalOptions, load_recordings, vehicles, write_vehicles
 from bitdial.data.segments import recording_of
 from bitdial.data.vehicles import VEHICLES, passing
+from bitdial.models import SIGNAL_NETWORKS, build_signal_model
 
 FEW = {"train": 1, "test": 1}
 
@@ -116,3 +119,20 @@ def test_another_process_may_be_quicker(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(vehicles, "write_vehicles", slow)
     assert len(load_recordings().train) == 70
     assert [path.name for path in tmp_path.iterdir()] == ["vehicles-1"]
+
+
+def test_the_page_runs_and_its_counts_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITDIAL_DATA", str(tmp_path))
+    monkeypatch.setattr(vehicles, "write_vehicles", lambda folder: write_vehicles(folder, recordings=FEW))
+    page = (Path(__file__).parents[2] / "docs" / "signals.md").read_text()
+    names: dict[str, Any] = {}
+    for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(example, names)
+    assert {name: list(x.shape[1:]) for name, x in names["x"].items()} == {
+        "audio": [2, 10, 801], "seismic": [2, 10, 11], "present": [2]
+    }  # fmt: skip
+    for name in SIGNAL_NETWORKS:
+        model = build_signal_model(name, num_classes=7, shapes={"audio": (2, 10, 1600), "seismic": (2, 10, 20)})
+        assert f"{sum(each.numel() for each in model.parameters()):,}" in page
+    assert all(f"--signals.{name}" in page for name in SignalOptions.model_fields)
+    assert all(f"`{name}`" in page for name in VEHICLES)

@@ -12,6 +12,7 @@ from torch import nn
 
 from bitdial.configuration import Config
 from bitdial.data import DATASETS, load_dataset
+from bitdial.data.recordings import is_recordings
 from bitdial.errors import BitdialError, suggest
 from bitdial.models import build_model
 from bitdial.recipes.work import check_model_name
@@ -81,6 +82,10 @@ def workload_of(options: WorkloadConfig) -> Workload:
 
 def _shape(options: WorkloadConfig) -> tuple[int, int, int]:
     name = options.dataset.lower().replace("_", "-")
+    if is_recordings(name):
+        raise BitdialError(
+            f"--dataset: expected a data set of images, got '{name}', which holds recordings; choose another"
+        )
     if name not in DATASETS:
         hint = suggest(name, DATASETS) or f"; there are: {', '.join(DATASETS)}"
         raise BitdialError(f"--dataset: expected a data set's name, got '{options.dataset}'{hint}")

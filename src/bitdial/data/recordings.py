@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bitdial.data.dataset import TEST_SHARE, missing_classes
-from bitdial.data.label_cache import Known, LabelCache
+from bitdial.data.label_cache import Known, LabelCache, below
 from bitdial.data.randomness import check_seed
 from bitdial.data.recording_parts import by_recording, leaks, listed
 from bitdial.data.recording_split import PRESENT, RecordingDataset, RecordingSplit, Segments
@@ -238,7 +238,7 @@ def _named(folder: Path, paths: Sequence[Path], known: Sequence[Known]) -> list[
     seen: Counter[str] = Counter()
     files = []
     for path, each in zip(paths, known, strict=True):
-        name = as_text(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path))
+        name = as_text(below(folder, path))
         seen[name] += 1
         files.append((name if seen[name] == 1 else f"{name}+{seen[name] - 1}", each.mark))
     return files

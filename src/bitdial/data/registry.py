@@ -7,6 +7,7 @@ from pathlib import Path
 from bitdial.data import published, supplied, supplied_arrays  # noqa: F401  (they register their sources)
 from bitdial.data.dataset import SOURCES, ImageDataset, Request
 from bitdial.data.randomness import check_seed
+from bitdial.data.recordings import is_recordings
 from bitdial.errors import BitdialError, suggest
 
 DATASETS = tuple(SOURCES)
@@ -38,6 +39,8 @@ def load_dataset(
         raise BitdialError(f"image_size must be a whole number of pixels from 1 up, got {image_size!r}")
     check_seed(seed)
     plain = name.lower().replace("_", "-")
+    if is_recordings(name):
+        raise BitdialError(f"expected a dataset of images, got {name!r}, which holds recordings; call load_recordings")
     if plain not in SOURCES:
         raise BitdialError(f"unknown dataset {name!r}; known are {', '.join(DATASETS)}{suggest(name, DATASETS)}")
     path = None if data_path is None else Path(data_path).expanduser()

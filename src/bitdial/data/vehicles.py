@@ -116,7 +116,7 @@ def passing(vehicle: str, random: np.random.Generator, segments: int = SEGMENTS)
         # A wave along the ground spreads in two dimensions and is damped on its way.
         seismic += np.sqrt(12 / far[1]) * np.exp(-far[1] / 80) * _felt(engine, chassis, speed, seconds, random)
     middle = (np.arange(segments) + 0.5) * WINDOW
-    return Pass(_recorded(0.05 * audio), _recorded(0.1 * seismic), np.hypot(nearest, speed * (middle - moment)), speed)
+    return Pass(_recorded(0.05 * audio), _recorded(0.05 * seismic), np.hypot(nearest, speed * (middle - moment)), speed)
 
 
 def _heard(engine: Engine, chassis: Chassis, speed: float, seconds: float, random: np.random.Generator) -> Signal:
