@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import nn
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation import layer_sensitivity, plot_layer_sensitivity, search_widths, sweep
+from bitdial.evaluation import knapsack, layer_sensitivity, plot_layer_sensitivity, search_widths, sweep
 from bitdial.evaluation.knapsack import best_choice, falling
 from bitdial.evaluation.sensitivity import LayerSensitivity
 from bitdial.layers import BitDial, cost, quantize

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from bitdial.layers import QuantConv2d, QuantLinear
-from bitdial.numerics import grid, native
+from bitdial.numerics import QUANTIZERS, grid, native
 from bitdial.numerics.grid import min_max_numbers, read_grid, snap, snap_shared, snap_to_own_range
 from bitdial.numerics.native import Kernels, build, kernels
-from bitdial.numerics.weights import magnitude, uniform_weight
+from bitdial.numerics.steps import Codes, steps_gradient, to_steps
+from bitdial.numerics.weights import bent, magnitude, uniform_weight
 
 needs_kernels = pytest.mark.skipif(kernels() is None, reason=f"no native kernels here: {native.unavailable()}")
 
@@ -36,6 +37,12 @@ KINDS: dict[str, Callable[[Tensor], Tensor]] = {
     "constant": lambda x: torch.full_like(x, 3.0),
     "zeros": torch.zeros_like,
 }
+GRIDS = [
+    Codes(-8.0, 7.0, 0.0, -8.0, 7.0),
+    Codes(0.0, 15.0, 0.0, 0.0, 15.0, 0.0, 0.0),
+    Codes(-1.5, 1.5, 0.5, -1.98, 1.98),
+    Codes(-0.5, 0.5, 0.5, -0.5, 0.5, 1.0, 0.0),
+]
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": lambda x: x,
     "channels_last": lambda x: x.to(memory_format=torch.channels_last),
@@ -55,9 +62,13 @@ def without_kernels() -> Any:
     return patch.object(grid, "kernels", lambda: None)
 
 
+def layout(x: Tensor) -> list[int]:
+    return [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1]
+
+
 def same(first: Any, second: Any) -> bool:
     if isinstance(first, Tensor):
-        return first.stride() == second.stride() and torch.equal(first.isnan(), second.isnan()) and torch.equal(
+        return layout(first) == layout(second) and torch.equal(first.isnan(), second.isnan()) and torch.equal(
             first.nan_to_num(), second.nan_to_num()
         )  # fmt: skip
     if isinstance(first, tuple | list):
@@ -91,6 +102,36 @@ def check_rows(w: Tensor, bits: float) -> None:
         )
 
 
+def check_weights(w: Tensor, bits: float, turn: float = 1.0) -> None:
+    """Every quantizer of weights: values, and gradients by the weight and by its scales, which are multiplied first."""
+    upstream = values(*w.shape) if w.is_contiguous() else torch.empty_like(w).copy_(values(*w.shape))
+
+    def run(name: str, per_channel: bool) -> list[Tensor]:
+        leaf, width = w.clone().requires_grad_(), torch.tensor(bits)
+        make = QUANTIZERS[name].make_weight
+        learned = make(values(*w.shape), per_channel) if make else None
+        for parameter in learned.parameters() if learned else ():
+            parameter.data *= turn
+        out = learned(leaf, width) if learned else QUANTIZERS[name].weight(leaf, width, per_channel)
+        out.backward(upstream)
+        return (
+            [out.detach(), leaf.grad, *(p.grad for p in learned.parameters())] if learned else [out.detach(), leaf.grad]
+        )
+
+    for name in QUANTIZERS:
+        for per_channel in (True, False):
+            agree(lambda name=name, per_channel=per_channel: run(name, per_channel))
+
+
+def check_steps(w: Tensor, steps: Tensor) -> None:
+    gradient = values(*w.shape)
+    for codes in GRIDS:
+        agree(lambda codes=codes: to_steps(w, steps, codes))
+        for strict in (True, False):
+            with torch.no_grad():
+                agree(lambda c=codes, s=strict: steps_gradient(w, gradient, steps, c, strict=s, scale=0.3))
+
+
 @pytest.fixture(params=[1, 2])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
@@ -109,18 +150,64 @@ def test_every_kernel_gives_the_values_of_the_operators(size: int, threads: int)
             check_snap(x, bits, clip=False)
             check_snap(x, bits, clip=True)
             check_rows(x.view(7, -1) if size % 7 == 0 else x, bits)
+        check_weights(x.view(7, -1) if size % 7 == 0 else x, 3.0)
 
 
 @needs_kernels
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_whatever_the_layout(layout: str) -> None:
+@pytest.mark.parametrize("shape", [(3, 40_001), (70, 501), (1, 1), (64, 3, 3, 3)])
+@pytest.mark.parametrize("turn", [1.0, -1.0, 0.0, 1e-40, 1e30, math.nan])
+def test_every_quantizer_of_weights_whatever_its_scales(shape: tuple[int, ...], turn: float, threads: int) -> None:
+    w = values(*shape) * 0.1
+    w[0, :1] = 0.0
+    w[-1] = 0.0
+    for bits in (1.0, 4.0, 32.0) if turn == 1.0 else (4.0,):
+        check_weights(w, bits, turn)
+    for steps in (torch.linspace(0.01, 0.2, shape[0]) * turn, torch.tensor([0.1]) * turn):
+        check_steps(w, steps)
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_the_number_of_threads_does_not_show(name: str, per_channel: bool) -> None:
+    before, results = torch.get_num_threads(), []
+    w, upstream = values(5, 130_001) * 0.1, values(5, 130_001).flip(0)
+    for count in (1, 2, 3, 7):
+        torch.set_num_threads(count)
+        leaf, make = w.clone().requires_grad_(), QUANTIZERS[name].make_weight
+        learned = make(w, per_channel) if make else None
+        out = (
+            learned(leaf, torch.tensor(3.0))
+            if learned
+            else QUANTIZERS[name].weight(leaf, torch.tensor(3.0), per_channel)
+        )
+        out.backward(upstream)
+        results.append(
+            [out.detach(), leaf.grad, *(p.grad for p in learned.parameters())] if learned else [out, leaf.grad]
+        )
+    torch.set_num_threads(before)
+    assert all(same(results[0], other) for other in results[1:])
+
+
+def test_the_tangent_is_that_of_pytorch() -> None:
+    x = torch.cat([torch.linspace(-20, 20, 400_001), torch.tensor([1e-42, 1e-20, 3e38, math.inf, -math.inf, -0.0])])
+    torch.testing.assert_close(bent(x), x.double().tanh().float(), rtol=1e-6, atol=0.0)
+    assert torch.equal(bent(x), -bent(-x))
+    assert bent(x).abs().max() == 1.0
+    assert bent(torch.tensor([math.nan])).isnan().all()
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_whatever_the_layout(kind: str) -> None:
     for shape in ((4, 6, 5, 7), (3, 16, 27, 28)):
-        x = LAYOUTS[layout](values(*shape))
+        x = LAYOUTS[kind](values(*shape))
         agree(lambda x=x: min_max_numbers(x))
         for bits in (2.0, 8.0):
             check_snap(x, bits, clip=True)
             check_snap(x, bits, clip=False)
             check_rows(x, bits)
+        check_weights(x, 2.0)
 
 
 @needs_kernels
@@ -131,8 +218,11 @@ def test_odd_values_anywhere(odd: float, place: int) -> None:
         x = values(size)
         x[place] = odd
         agree(lambda x=x: min_max_numbers(x))
+        rows = x.view(8, -1) if size % 8 == 0 else x
+        check_weights(rows, 3.0)
+        check_steps(rows, torch.tensor([0.1]))
         for bits in (1.0, 4.0, 8.0):
-            check_rows(x.view(8, -1) if size % 8 == 0 else x, bits)
+            check_rows(rows, bits)
             for clip in (False, True) if not math.isinf(odd) else (True,):
                 check_snap(x, bits, clip)
 
@@ -201,7 +291,7 @@ def trained(x: Tensor, **quantization: Any) -> list[Tensor]:
 
 @needs_kernels
 @pytest.mark.parametrize("bits", [1, 2.5, 8])
-@pytest.mark.parametrize("quantizer", ["uniform", "dorefa"])
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_whole_layers_train_to_the_same_bits(bits: float, quantizer: str, threads: int) -> None:
     quantization = {"weights": bits, "activations": bits, "gradients": 8, "quantizer": quantizer}
     x = values(4, 3, 23, 23) if threads > 1 else values(2, 3, 9, 9).to(memory_format=torch.channels_last)
@@ -443,7 +533,7 @@ def test_several_processes_at_once(fresh: Path) -> None:
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", ["min_max", "snap", "snap_rows"])
+@pytest.mark.parametrize("name", [name for name in vars(Kernels) if not name.startswith("_")])
 def test_a_kernel_that_gives_wrong_values_is_not_used(fresh: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     right = getattr(Kernels, name)
 

@@ -15,7 +15,15 @@ from bitdial.numerics.grid import snap_symmetric
 from bitdial.numerics.learned_step import Number, readable
 from bitdial.numerics.quantizers import ActivationQuantizer, Quantizer, register, register_activations
 from bitdial.numerics.reference import UNQUANTIZED, level_count, levels, snap_reference, step_size
-from bitdial.numerics.weights import TERNARY_BITS, StraightThrough, group_dims, normalized, widened
+from bitdial.numerics.weights import (
+    TERNARY_BITS,
+    StraightThrough,
+    group_dims,
+    mean_magnitude,
+    normalized,
+    sum_type,
+    widened,
+)
 
 HADAMARD_BLOCK = 128
 """Features that are rotated together at most, of QuEST."""
@@ -48,6 +56,10 @@ def gaussian_end(bits: Number) -> Number:
     for (start, stop), slope in zip(pairwise(known), slopes, strict=True):
         end = end + (bits.clamp(start, stop) - start) * slope
     return end
+
+
+def _root_mean_square(wide: Tensor, dims: tuple[int, ...]) -> Tensor:
+    return wide.square().mean(dims, keepdim=True, dtype=sum_type(wide)).sqrt().to(wide.dtype)
 
 
 class _Quest(torch.autograd.Function):
@@ -100,8 +112,7 @@ def quest_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Tens
 def quest_step(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Tensor:
     """Distance of two values of the grid of `quest_weight`."""
     wide = widened(weight)
-    end = wide.square().mean(group_dims(weight, per_channel), keepdim=True).sqrt()
-    end = end * gaussian_end(readable(weight, bits))
+    end = _root_mean_square(wide, group_dims(weight, per_channel)) * gaussian_end(readable(weight, bits))
     return step_size(-end, end, bits)
 
 
@@ -176,7 +187,7 @@ def _binary_values(weight: Tensor, bits: Tensor, per_channel: bool) -> Tensor:
     if weight.numel() == 0:
         return weight
     unit, size = normalized(weight, per_channel)
-    scale = unit.abs().mean(group_dims(weight, per_channel), keepdim=True) * size
+    scale = mean_magnitude(unit, per_channel) * size
     values = torch.where(unit < 0, -scale, scale) + (unit - unit)  # what is not a number stays visible
     return torch.where(bits >= UNQUANTIZED, weight, values.to(weight.dtype))
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bitdial.numerics.native import is_dense, kernels
+from bitdial.numerics.native import Kernels, is_dense, kernels
 from bitdial.numerics.reference import UNQUANTIZED, level_count, snap_reference, snap_symmetric_reference
 
 
@@ -234,22 +234,45 @@ def snap_symmetric(x: Tensor, magnitude: Tensor, bits: Tensor) -> Tensor:
     return out.round_().mul_(step)
 
 
+def row_count(weight: Tensor, per_channel: bool) -> int:
+    """How many scales a weight ``(out, ...)`` has: one, or one for each output channel (a vector has no channels)."""
+    return weight.shape[0] if per_channel and weight.dim() > 1 else 1
+
+
+def row_kernels(weight: Tensor, gradient: Tensor | None = None) -> Kernels | None:
+    """The native kernels, where they can take a weight ``(out, ...)``, and its gradient, as rows of their memory."""
+    both = [weight] if gradient is None else [weight, gradient]
+    alike = all(map(may_read, both)) and (
+        all(x.is_contiguous() for x in both) or all(x.is_contiguous(memory_format=torch.channels_last) for x in both)
+    )
+    return kernels() if alike else None
+
+
+def is_off(weight: Tensor, bits: Tensor) -> bool:
+    """Whether a weight stays as it is, as far as that can be told for free: it has no values, or 32 bits were read."""
+    return weight.numel() == 0 or (may_read(weight) and bits.item() >= UNQUANTIZED)
+
+
+def unless_off(weight: Tensor, bits: Tensor, quantized: Callable[[], Tensor]) -> Tensor:
+    """What `quantized` gives; the weight itself where `is_off`, or where it has 32 bits."""
+    if is_off(weight, bits):
+        return weight
+    return quantized() if may_read(weight) else torch.where(bits >= UNQUANTIZED, weight, quantized())
+
+
 def snap_to_own_range(weight: Tensor, bits: Tensor, magnitude: Callable[[], Tensor], *, per_channel: bool) -> Tensor:
     """`snap_symmetric` to the largest absolute value of a weight ``(out, ...)``, of each output channel or of all.
 
     `magnitude` computes that largest value, for the path without native kernels.
     """
-    native = kernels() if may_read(weight) and weight.is_contiguous() else None
+    native = row_kernels(weight)
     if native is None:
         return snap_symmetric(weight, magnitude(), bits)
     width = bits.item()
     if width >= UNQUANTIZED:
         return weight
     last = level_count(width) - 1
-    out = torch.empty_like(weight)
-    rows = weight.shape[0] if per_channel and weight.dim() > 1 else 1
-    native.snap_rows(weight, rows, last, last / 2 % 1.0, out)
-    return out
+    return native.snap_rows(weight, row_count(weight, per_channel), last, last / 2 % 1.0)
 
 
 def _snap_anew(x: Tensor, low: Tensor, high: Tensor, bits: Tensor, clip: bool) -> Tensor:

@@ -1,14 +1,8 @@
 """Grids with a learned step for each width: LSQ, ParetoQ's quantizers, and PACT's clip, for weights and activations.
 
-One function serves them all. A grid has a step s and codes from `lowest` to `highest`; with ``v = x / s``
-
-    y     = s * clip(round(v - h) + h, lowest, highest)                      h is 1/2 for a grid without zero, else 0
-    dy/dx = 1 inside the edges of the grid, 0 outside
-    dy/ds = a * code - b * v inside, the nearest code outside                 a = b = 1 is LSQ's rule
-
-and what differs between the methods is where the edges lie, what a and b are, and how the step follows from what is
-learned. What is learned has an entry for each width (and each group of weights); a width between them takes the
-nearest, so that its grid has the same ends.
+`bitdial.numerics.steps` has the equations, which serve them all: what differs between the methods is where the edges of
+a grid lie, what a and b are, and how the step follows from what is learned. What is learned has an entry for each width
+(and each group of weights); a width between them takes the nearest, so that its grid has the same ends.
 """
 
 from __future__ import annotations
@@ -26,7 +20,8 @@ from bitdial.numerics.grid import may_read
 from bitdial.numerics.learned_ternary import LearnedWeight
 from bitdial.numerics.quantizers import ActivationQuantizer, Quantizer, register, register_activations
 from bitdial.numerics.reference import UNQUANTIZED, level_count, levels
-from bitdial.numerics.weights import TERNARY_BITS, dorefa_weight, widened
+from bitdial.numerics.steps import Codes, steps_gradient, to_steps
+from bitdial.numerics.weights import TERNARY_BITS, dorefa_weight, mean_magnitude, sum_type, widened
 
 WIDTHS = (1.0, TERNARY_BITS, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
 """Widths that have a learned state of their own unless a user names others."""
@@ -39,15 +34,9 @@ Number: TypeAlias = float | Tensor
 
 
 class StepGrid(NamedTuple):
-    """The codes of a width, and how gradients go; see the module. `unit` is the step in units of what is learned."""
+    """The grid of a width: its codes, and the step in units of what is learned."""
 
-    lowest: Number
-    highest: Number
-    half: Number
-    edge_low: Number
-    edge_high: Number
-    by_code: Number = 1.0
-    by_position: Number = 1.0
+    codes: Codes
     unit: Number = 1.0
 
 
@@ -77,7 +66,7 @@ def lsq_grid(bits: Number) -> StepGrid:
     """LSQ's grid of signed values; at 1 bit, where it has none, the two values plus and minus what is learned."""
     lowest, highest, half = signed_codes(_level_count(bits))
     twice = 2 * half  # at 1 bit the step from -a to a is twice what is learned
-    return StepGrid(lowest, highest, half, lowest, highest, by_position=1 - twice, unit=1 + twice)
+    return StepGrid(Codes(lowest, highest, half, lowest, highest, by_position=1 - twice), 1 + twice)
 
 
 def seq_grid(bits: Number) -> StepGrid:
@@ -86,71 +75,56 @@ def seq_grid(bits: Number) -> StepGrid:
     stretched = (count == 3) | (count == 4)
     half, end = _pick(count == 4, 0.5, 0.0), (count - 1) / 2
     edge = SEQ_CLIP * count / 2
-    own = StepGrid(-end, end, half, -edge, edge, 1.0, 1.0, 2 / count)
-    return StepGrid(*(_pick(stretched, mine, other) for mine, other in zip(own, plain, strict=True)))
+    return _either(stretched, StepGrid(Codes(-end, end, half, -edge, edge), 2 / count), plain)
+
+
+def _either(condition: Any, yes: StepGrid, no: StepGrid) -> StepGrid:
+    codes = (_pick(condition, mine, other) for mine, other in zip(yes.codes, no.codes, strict=True))
+    return StepGrid(Codes(*codes), _pick(condition, yes.unit, no.unit))
 
 
 class _Stepped(torch.autograd.Function):
-    """`stepped`; the derivative by the step is summed over what shares it, and multiplied with `factor`."""
+    """`stepped`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, step: Tensor, grid: StepGrid, bits: Number, strict: bool, factor: Number
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, step: Tensor, codes: Codes, bits: Number, strict: bool, factor: Number) -> Tensor:
         ctx.strict = strict
-        rest = (*grid, bits, factor)
+        rest = (*codes, bits, factor)
         ctx.kept = [None if isinstance(value, Tensor) else value for value in rest]
         # Copies: the dial may be turned before the backward pass.
         ctx.save_for_backward(x, step, *(value.clone() for value in rest if isinstance(value, Tensor)))
-        if not isinstance(bits, Tensor) and bits >= UNQUANTIZED:
-            return x.view_as(x)
-        values = (_codes(widened(x) / step, grid) * step).to(x.dtype)
-        return torch.where(bits >= UNQUANTIZED, x, values) if isinstance(bits, Tensor) else values
+        if not isinstance(bits, Tensor):
+            return x.view_as(x) if bits >= UNQUANTIZED else to_steps(x, step, codes)
+        return torch.where(bits >= UNQUANTIZED, x, to_steps(x, step, codes))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         x, step, *tensors = ctx.saved_tensors
-        given = iter(tensors)
-        *rest, bits, factor = (next(given) if value is None else value for value in ctx.kept)
-        grid = StepGrid(*rest)
-        if not isinstance(bits, Tensor) and bits >= UNQUANTIZED:
-            return gradients[0], torch.zeros_like(step), None, None, None, None
-        gradient, position = widened(gradients[0]), widened(x) / step
-        codes = _codes(position, grid)
-        if ctx.strict:
-            inside = (position > grid.edge_low) & (position < grid.edge_high)
-        else:
-            inside = (position >= grid.edge_low) & (position <= grid.edge_high)
-        slope = torch.where(inside, codes * grid.by_code - position * grid.by_position, codes)
-        sums = gradient * slope
-        dims = tuple(i for i in range(x.dim()) if step.dim() == 0 or step.shape[i] == 1)
-        by_step = (sums.sum(dims, keepdim=step.dim() > 0) if dims else sums) * factor
-        if isinstance(bits, Tensor):
-            inside, by_step = inside | (bits >= UNQUANTIZED), torch.where(bits < UNQUANTIZED, by_step, 0.0)
-        by_x = torch.where(inside, gradient, 0.0).to(x.dtype)
-        return by_x, by_step.to(step.dtype), None, None, None, None
-
-
-def _codes(position: Tensor, grid: StepGrid) -> Tensor:
-    half = grid.half
-    return torch.clamp((position - half).round() + half, grid.lowest, grid.highest)  # type: ignore[arg-type]
+        gradient, given = gradients[0], iter(tensors)
+        *codes, bits, factor = (next(given) if value is None else value for value in ctx.kept)
+        off = bits >= UNQUANTIZED
+        if off is True:
+            return gradient, torch.zeros_like(step), None, None, None, None
+        by_x, by_step = steps_gradient(x, gradient, step, Codes(*codes), strict=ctx.strict, scale=factor)
+        if off is not False:
+            by_x, by_step = torch.where(off, gradient, by_x), torch.where(off, 0.0, by_step)
+        return by_x, by_step, None, None, None, None
 
 
 def stepped(
-    x: Tensor, step: Tensor, grid: StepGrid, bits: Number, *, strict: bool = False, factor: Number = 1.0
+    x: Tensor, step: Tensor, codes: Codes, bits: Number, *, strict: bool = False, factor: Number = 1.0
 ) -> Tensor:
-    """Values on a grid with a step, differentiable in both; the equations stand at the head of the module.
+    """`bitdial.numerics.steps.to_steps`, differentiable in both.
 
     Args:
-        x: any shape, floating dtype.
-        step: positive, broadcasts against `x` (its dimensions of 1 are those that share a step), or 0-dim; float32, or
-            float64 for float64.
-        grid: the codes.
+        x: at least one value, any shape, floating dtype.
+        step: positive, one value, or one for each entry of the first dimension of `x`.
+        codes: the grid.
         bits: at 32 the values come back as they are.
         strict: whether a value just at an edge counts as outside.
         factor: what the derivative by the step is multiplied with.
     """
-    return _Stepped.apply(x, step, grid, bits, strict, factor)  # type: ignore[no-any-return]
+    return _Stepped.apply(x, step, codes, bits, strict, factor)  # type: ignore[no-any-return]
 
 
 def readable(x: Tensor, bits: Tensor) -> Number:
@@ -192,14 +166,14 @@ class PerWidth:
         return rows.index_select(0, row.view(1)).view(-1) if isinstance(row, Tensor) else rows[row]
 
 
-def _at_least_one(highest: Number) -> Any:
+def _at_least_one(grid: StepGrid) -> Any:
     """Qp of the rules, where two levels have 1/2 for their highest code."""
-    return _pick(highest > 1, highest, 1.0)
+    return _pick(grid.codes.highest > 1, grid.codes.highest, 1.0)
 
 
 def _stretch(own: StepGrid, wanted: StepGrid) -> Number:
     """How much longer the step of a width is than that of the nearest with a state, for grids with the same ends."""
-    return own.highest * own.unit / (wanted.highest * wanted.unit)
+    return own.codes.highest * own.unit / (wanted.codes.highest * wanted.unit)  # type: ignore[no-any-return]
 
 
 class LearnedGrid(LearnedWeight):
@@ -247,11 +221,10 @@ class LearnedGrid(LearnedWeight):
         if weight.numel() == 0:
             return weight.view_as(weight)
         width = readable(weight, bits)
-        grid, size = self._grid(width), self.rows.of(self.learned, width)
-        step = self.step(width).view(-1, *(1 for _ in weight.shape[1:]))
-        share = max(weight.numel() // size.numel(), 1)
-        factor = (_at_least_one(lsq_grid(width).highest) * share) ** -0.5
-        return stepped(weight, step, grid, width, strict=self.strict, factor=factor)
+        step = self.step(width)
+        share = max(weight.numel() // step.numel(), 1)
+        factor = (_at_least_one(lsq_grid(width)) * share) ** -0.5
+        return stepped(weight, step, self._grid(width).codes, width, strict=self.strict, factor=factor)
 
 
 def _tiny(x: Tensor) -> float:
@@ -270,9 +243,9 @@ class LsqWeight(LearnedGrid):
     strict = True
 
     def _start(self, rows: Tensor, width: float) -> Tensor:
-        mean = rows.abs().mean(1)
+        mean = mean_magnitude(rows, True).flatten()
         count = level_count(width)
-        return mean if count == 2 else 2 * mean / math.sqrt(lsq_grid(width).highest)
+        return mean if count == 2 else 2 * mean / math.sqrt(lsq_grid(width).codes.highest)
 
     def _grid(self, bits: Number) -> StepGrid:
         return lsq_grid(bits)
@@ -292,8 +265,8 @@ class SeqWeight(LearnedGrid):
         count = level_count(width)
         largest = rows.abs().amax(1)
         if count == 2:
-            return rows.abs().mean(1)
-        return largest if count in (3, 4) else largest / lsq_grid(width).highest
+            return mean_magnitude(rows, True).flatten()
+        return largest if count in (3, 4) else largest / lsq_grid(width).codes.highest
 
     def _grid(self, bits: Number) -> StepGrid:
         return seq_grid(bits)
@@ -303,8 +276,7 @@ def activation_grid(bits: Number, signed: Number) -> StepGrid:
     """LSQ's grid of activations: from 0 up where none is negative (Qn = 0, Qp = 2**b - 1), else that of weights."""
     count, weights = _level_count(bits), lsq_grid(bits)
     negative = signed > 0
-    unsigned = StepGrid(0.0, count - 1, 0.0, 0.0, count - 1)
-    return StepGrid(*(_pick(negative, mine, other) for mine, other in zip(weights, unsigned, strict=True)))
+    return _either(negative, weights, StepGrid(Codes(0.0, count - 1, 0.0, 0.0, count - 1)))
 
 
 class _LearnedActivation(nn.Module):
@@ -368,7 +340,9 @@ class _LearnedActivation(nn.Module):
         """Where this batch would have it start, and whether it has negative values."""
         wide = widened(x.detach())
         signed = (wide < 0).any().to(self.signed.dtype)
-        starts = self._starts(wide.abs().mean(), wide.square().mean().sqrt(), signed)
+        kind = sum_type(wide)
+        mean, square = (value.mean(dtype=kind).to(wide.dtype) for value in (wide.abs(), wide.square()))
+        starts = self._starts(mean, square.sqrt(), signed)
         return torch.where(starts > 0, starts.to(self.start.dtype), self.start), signed
 
     def _state(self, x: Tensor, bits: Number) -> tuple[Tensor, Number]:
@@ -398,8 +372,8 @@ class _LearnedActivation(nn.Module):
         own = self._rule(activation_grid(self.rows.nearest(width), signed))
         grid = self._rule(activation_grid(width, signed))
         step = widened(self.rows.of(values, width)).abs() * (grid.unit * _stretch(own, grid))
-        step = step.view(()).clamp_min(_tiny(step))
-        return stepped(x, step, grid, width, strict=self.strict, factor=self._factor(x, grid))
+        step = step.clamp_min(_tiny(step))
+        return stepped(x, step, grid.codes, width, strict=self.strict, factor=self._factor(x, grid))
 
     def extra_repr(self) -> str:
         """The widths with a value of their own."""
@@ -415,14 +389,14 @@ class LsqActivation(_LearnedActivation):
     strict = True
 
     def _start(self, mean: Tensor, rms: Tensor, grid: StepGrid) -> Tensor:
-        most = _at_least_one(grid.highest)
+        most = _at_least_one(grid)
         return 2 * mean * torch.as_tensor(most, device=mean.device, dtype=mean.dtype).rsqrt()
 
     def _rule(self, grid: StepGrid) -> StepGrid:
         return grid
 
     def _factor(self, x: Tensor, grid: StepGrid) -> Number:
-        return (_at_least_one(grid.highest) * max(x[0].numel(), 1)) ** -0.5  # type: ignore[no-any-return]
+        return (_at_least_one(grid) * max(x[0].numel(), 1)) ** -0.5  # type: ignore[no-any-return]
 
 
 class PactActivation(_LearnedActivation):
@@ -438,7 +412,7 @@ class PactActivation(_LearnedActivation):
         return 3 * rms
 
     def _rule(self, grid: StepGrid) -> StepGrid:
-        return grid._replace(by_code=0.0, by_position=0.0, unit=1 / grid.highest)
+        return StepGrid(grid.codes._replace(by_code=0.0, by_position=0.0), 1 / grid.codes.highest)
 
 
 def lsq_weight(weight: Tensor, bits: Tensor, per_channel: bool = False) -> Tensor:

@@ -12,13 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitdial.numerics.grid import is_off, may_read, row_kernels, unless_off
 from bitdial.numerics.quantizers import Quantizer, register
 from bitdial.numerics.reference import UNQUANTIZED
+from bitdial.numerics.steps import Codes, direction, steps_gradient, to_steps
 from bitdial.numerics.weights import (
     TERNARY_BITS,
+    aligned,
     group_dims,
     least_squares_scale,
     normalized,
+    sum_type,
     ternarized,
     twn_scale,
     widened,
@@ -26,16 +30,6 @@ from bitdial.numerics.weights import (
 
 TTQ_THRESHOLD = 0.05
 """Threshold in units of max|w|, of Zhu et al."""
-
-
-def _aligned(scale: Tensor, weight: Tensor) -> Tensor:
-    """Scales ``(groups,)`` in the shape that broadcasts against the weight, in the dtype that is computed in."""
-    return widened(scale).view(-1, *(1 for _ in weight.shape[1:]))
-
-
-def _direction(scale: Tensor) -> Tensor:
-    """Derivative of the magnitude: -1 below zero, 1 from zero up (a scale at zero must be able to leave it)."""
-    return torch.where(scale < 0, -1.0, 1.0)
 
 
 class _Ttq(torch.autograd.Function):
@@ -50,33 +44,69 @@ class _Ttq(torch.autograd.Function):
         per_channel: bool,
         factor: float,
     ) -> Tensor:
-        ctx.save_for_backward(weight, positive, negative, bits.clone())  # the dial may be turned before backward
         ctx.share, ctx.per_channel, ctx.factor = share, per_channel, factor
-        if weight.numel() == 0:
-            return weight.view_as(weight)
-        unit, _ = normalized(weight, per_channel)
-        above, below = _aligned(positive, weight).abs(), _aligned(negative, weight).abs()
-        ternary = ternarized(unit, share, above, below, weight.dtype)
-        return torch.where(bits >= UNQUANTIZED, weight, ternary)
+        sizes = None
+        if is_off(weight, bits):
+            values = weight.view_as(weight)
+        else:
+            ternary, sizes = _ttq_ternary(weight, positive, negative, share, per_channel)
+            values = unless_off(weight, bits, lambda: ternary)
+        ctx.save_for_backward(weight, positive, negative, bits.clone(), sizes)  # the dial may be turned before backward
+        return values
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, Tensor, None, None, None, None]:
-        weight, positive, negative, bits = ctx.saved_tensors
-        if weight.numel() == 0:
-            return gradients[0], torch.zeros_like(positive), torch.zeros_like(negative), None, None, None, None
-        unit, _ = normalized(weight, ctx.per_channel)
-        gradient = widened(gradients[0])
-        above, below = unit > ctx.share, unit < -ctx.share
-        dims = group_dims(weight, ctx.per_channel)
-        ternary = bits < UNQUANTIZED
-        by_scales = []
-        for scale, side, change in ((positive, above, gradient), (negative, below, -gradient)):
-            total = torch.where(side & ternary, change, 0.0).sum(dims).view_as(scale)
-            by_scales.append((total * _direction(scale) * ctx.factor).to(scale.dtype))
-        ups, downs = _aligned(positive, weight).abs(), _aligned(negative, weight).abs()
-        slope = torch.where(above, ups, torch.where(below, downs, 1.0))
-        by_weight = torch.where(ternary, gradient * slope, gradient).to(weight.dtype)
-        return by_weight, by_scales[0], by_scales[1], None, None, None, None
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        weight, positive, negative, bits, sizes = ctx.saved_tensors
+        gradient: Tensor = gradients[0]
+        if sizes is None:
+            return gradient, torch.zeros_like(positive), torch.zeros_like(negative), None, None, None, None
+        scales = positive, negative
+        native = None if torch.is_grad_enabled() else row_kernels(weight, gradient)
+        if native is not None and all(map(may_read, scales)):
+            found = native.ternarize_gradient(weight, gradient, sizes, ctx.share, scales, ctx.factor)
+        else:
+            found = _ttq_gradient(weight, gradient, sizes, scales, bits, ctx.share, ctx.per_channel, ctx.factor)
+        return *found, None, None, None, None
+
+
+def _ttq_ternary(
+    weight: Tensor, positive: Tensor, negative: Tensor, share: float, per_channel: bool
+) -> tuple[Tensor, Tensor]:
+    """The ternary weight, and the largest magnitude of each group, ``(groups,)``."""
+    native = row_kernels(weight)
+    if native is not None and may_read(positive) and may_read(negative):
+        return native.ternarize(weight, positive.numel(), share, (positive, negative))
+    unit, size = normalized(weight, per_channel)
+    above, below = aligned(positive, weight).abs(), aligned(negative, weight).abs()
+    return ternarized(unit, share, above, below, weight.dtype), size.flatten()
+
+
+def _ttq_gradient(
+    weight: Tensor,
+    gradient: Tensor,
+    sizes: Tensor,
+    scales: tuple[Tensor, Tensor],
+    bits: Tensor,
+    share: float,
+    per_channel: bool,
+    factor: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by the weight and by either scale."""
+    unit, wide = widened(weight) / aligned(sizes, weight), widened(gradient)
+    above, below = unit > share, unit < -share
+    dims, ternary = group_dims(weight, per_channel), bits < UNQUANTIZED
+    ups, downs = (
+        (change.sum(dims, dtype=sum_type(wide)).to(wide.dtype).view_as(scale) * direction(scale) * factor).to(
+            scale.dtype
+        )
+        for change, scale in (
+            (torch.where(above & ternary, wide, 0.0), scales[0]),
+            (torch.where(below & ternary, -wide, 0.0), scales[1]),
+        )
+    )
+    up, down = (aligned(scale, weight).abs() for scale in scales)
+    slope = torch.where(above, up, torch.where(below, down, 1.0))
+    return torch.where(ternary, wide * slope, wide).to(weight.dtype), ups, downs
 
 
 def ttq_values(
@@ -108,35 +138,29 @@ def ttq_values(
     )
 
 
+_THREE = Codes(-1.0, 1.0, 0.0, -1.0, 1.0)
+
+
 class _LearnedStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, step: Tensor, bits: Tensor) -> Tensor:
         ctx.save_for_backward(weight, step, bits.clone())  # the dial may be turned before the backward pass
-        if weight.numel() == 0:
+        if is_off(weight, bits):
             return weight.view_as(weight)
-        size = _aligned(step, weight).abs()
-        ternary = ternarized(widened(weight), size / 2, size, size, weight.dtype)
-        return torch.where(bits >= UNQUANTIZED, weight, ternary)
+        return unless_off(weight, bits, lambda: to_steps(weight, step, _THREE))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None]:
         weight, step, bits = ctx.saved_tensors
-        if weight.numel() == 0:
-            return gradients[0], torch.zeros_like(step), None
-        wide, gradient = widened(weight), widened(gradients[0])
-        size = _aligned(step, weight).abs()
-        one = torch.ones_like(size)
-        codes = ternarized(wide, size / 2, one, one, wide.dtype)
-        position = wide / size  # a step of zero gives infinity or NaN, and neither is inside
-        inside = position.abs() < 1
-        ternary = bits < UNQUANTIZED
-        dims = group_dims(weight, step.numel() > 1)
+        gradient: Tensor = gradients[0]
+        if is_off(weight, bits):
+            return gradient, torch.zeros_like(step), None
         per_step = weight.numel() / step.numel()
-        slope = torch.where(inside, codes - position, codes)
-        by_step = torch.where(ternary, gradient * slope, 0.0).sum(dims).view_as(step)
-        by_step = by_step * _direction(step) / math.sqrt(per_step)
-        by_weight = torch.where(inside | ~ternary, gradient, 0.0)
-        return by_weight.to(weight.dtype), by_step.to(step.dtype), None
+        by_weight, by_step = steps_gradient(weight, gradient, step, _THREE, scale=1 / math.sqrt(per_step))
+        if not may_read(weight):
+            ternary = bits < UNQUANTIZED
+            by_weight, by_step = torch.where(ternary, by_weight, gradient), torch.where(ternary, by_step, 0.0)
+        return by_weight, by_step, None
 
 
 def learned_step_values(weight: Tensor, step: Tensor, bits: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 Uniform grids, DoReFa's, and two ternary rules. Every ternary rule, also of `bitdial.numerics.learned_ternary`, is a
 threshold and two scales: ``b`` above the threshold, ``-a`` below minus the threshold, 0 between. All is computed on
 weights divided by their largest magnitude, so that sums neither overflow nor vanish, in float32 (float64 for float64
-weights), and without a branch on a value: one compiled graph serves every weight and width.
+weights), and without a branch on a value: one compiled graph serves every weight and width. Sums are taken in float64,
+so that their order does not show. On a CPU in eager mode native kernels give the same values in fewer passes.
 """
 
 from __future__ import annotations
@@ -15,9 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitdial.numerics.grid import snap_symmetric, snap_to_own_range
+from bitdial.numerics.grid import (
+    is_off,
+    may_read,
+    row_count,
+    row_kernels,
+    snap_symmetric,
+    snap_to_own_range,
+    unless_off,
+)
 from bitdial.numerics.quantizers import Quantizer, register
-from bitdial.numerics.reference import UNQUANTIZED
+from bitdial.numerics.reference import UNQUANTIZED, level_count
 
 TERNARY_BITS = math.log2(3)
 """Width of a weight with three values: 1.585 bits."""
@@ -34,6 +43,16 @@ def group_dims(weight: Tensor, per_channel: bool) -> tuple[int, ...]:
 def widened(weight: Tensor) -> Tensor:
     """The weight in the dtype that it is computed in: float32, or float64 as it is."""
     return weight.to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def aligned(scale: Tensor, weight: Tensor) -> Tensor:
+    """Scales ``(groups,)`` in the shape that broadcasts against the weight, in the dtype that is computed in."""
+    return widened(scale).view(-1, *(1 for _ in weight.shape[1:]))
+
+
+def sum_type(x: Tensor) -> torch.dtype:
+    """The dtype in which sums of `x` are taken."""
+    return x.dtype if x.device.type == "mps" else torch.float64  # Apple's GPUs have none
 
 
 def normalized(weight: Tensor, per_channel: bool) -> tuple[Tensor, Tensor]:
@@ -64,15 +83,14 @@ def least_squares_scale(unit: Tensor, threshold: Tensor, dims: tuple[int, ...]) 
     """Mean magnitude of the weights above a threshold, or 0: for given signs the scale of the least squared error."""
     size = unit.abs()
     above = size > threshold
-    total = torch.where(above, size, torch.zeros_like(size)).sum(dims, keepdim=True)
-    return total / above.sum(dims, keepdim=True).clamp_min(1)
+    total = torch.where(above, size, torch.zeros_like(size)).sum(dims, keepdim=True, dtype=sum_type(size))
+    return (total / above.sum(dims, keepdim=True).clamp_min(1)).to(unit.dtype)
 
 
 def _twn_fit(unit: Tensor, per_channel: bool) -> tuple[Tensor, Tensor]:
     """Threshold and scale of a weight that was divided by its largest magnitude."""
-    dims = group_dims(unit, per_channel)
-    threshold = TWN_THRESHOLD * unit.abs().mean(dims, keepdim=True)
-    return threshold, least_squares_scale(unit, threshold, dims)
+    threshold = TWN_THRESHOLD * mean_magnitude(unit, per_channel)
+    return threshold, least_squares_scale(unit, threshold, group_dims(unit, per_channel))
 
 
 def twn_scale(weight: Tensor, per_channel: bool) -> Tensor:
@@ -98,14 +116,19 @@ class StraightThrough(torch.autograd.Function):
         return gradients[0], None, None, None
 
 
-def _twn_values(weight: Tensor, bits: Tensor, per_channel: bool) -> Tensor:
-    if weight.numel() == 0:
-        return weight
-    unit, size = normalized(weight, per_channel)
-    threshold, fitted = _twn_fit(unit, per_channel)
-    scale = fitted * size
-    ternary = ternarized(unit, threshold, scale, scale, weight.dtype)
-    return torch.where(bits >= UNQUANTIZED, weight, ternary)
+def twn_values(weight: Tensor, bits: Tensor, per_channel: bool) -> Tensor:
+    """`twn_weight` without autograd; the weight itself where nothing is to be done in eager mode."""
+
+    def ternary() -> Tensor:
+        native = row_kernels(weight)
+        if native is not None:
+            return native.ternarize(weight, row_count(weight, per_channel), TWN_THRESHOLD, "above")[0]
+        unit, size = normalized(weight, per_channel)
+        threshold, fitted = _twn_fit(unit, per_channel)
+        scale = fitted * size
+        return ternarized(unit, threshold, scale, scale, weight.dtype)
+
+    return unless_off(weight, bits, ternary) if weight.numel() else weight
 
 
 def twn_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Tensor:
@@ -119,18 +142,23 @@ def twn_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Tensor
         bits: 0-dim float tensor; at 32 the weight comes back as it is, at any other width it is ternary.
         per_channel: threshold and scale per output channel instead of one for the tensor, as in the paper.
     """
-    return StraightThrough.apply(weight, bits, per_channel, _twn_values)  # type: ignore[no-any-return]
+    return StraightThrough.apply(weight, bits, per_channel, twn_values)  # type: ignore[no-any-return]
 
 
-def _absmean_values(weight: Tensor, bits: Tensor, per_channel: bool) -> Tensor:
-    if weight.numel() == 0:
-        return weight
-    unit, size = normalized(weight, per_channel)
-    mean = unit.abs().mean(group_dims(weight, per_channel), keepdim=True)
-    scale = mean * size
-    # round(clip(w / mean, -1, 1)) is a threshold at mean / 2, ties to zero.
-    ternary = ternarized(unit, mean / 2, scale, scale, weight.dtype)
-    return torch.where(bits >= UNQUANTIZED, weight, ternary)
+def absmean_values(weight: Tensor, bits: Tensor, per_channel: bool) -> Tensor:
+    """`absmean_weight` without autograd; the weight itself where nothing is to be done in eager mode."""
+
+    def ternary() -> Tensor:
+        # round(clip(w / mean, -1, 1)) is a threshold at mean / 2, ties to zero.
+        native = row_kernels(weight)
+        if native is not None:
+            return native.ternarize(weight, row_count(weight, per_channel), 0.5, "mean")[0]
+        unit, size = normalized(weight, per_channel)
+        mean = mean_magnitude(unit, per_channel)
+        scale = mean * size
+        return ternarized(unit, mean / 2, scale, scale, weight.dtype)
+
+    return unless_off(weight, bits, ternary) if weight.numel() else weight
 
 
 def absmean_weight(weight: Tensor, bits: Tensor, per_channel: bool = False) -> Tensor:
@@ -144,7 +172,7 @@ def absmean_weight(weight: Tensor, bits: Tensor, per_channel: bool = False) -> T
         bits: 0-dim float tensor; at 32 the weight comes back as it is, at any other width it is ternary.
         per_channel: one mean per output channel instead of one for the tensor, as in the paper.
     """
-    return StraightThrough.apply(weight, bits, per_channel, _absmean_values)  # type: ignore[no-any-return]
+    return StraightThrough.apply(weight, bits, per_channel, absmean_values)  # type: ignore[no-any-return]
 
 
 def magnitude(weight: Tensor, per_channel: bool) -> Tensor:
@@ -155,9 +183,9 @@ def magnitude(weight: Tensor, per_channel: bool) -> Tensor:
     return torch.maximum(weight.amax(dims, keepdim=keepdim), -weight.amin(dims, keepdim=keepdim)).float()
 
 
-def _mean_magnitude(weight: Tensor, per_channel: bool) -> Tensor:
-    size = weight.float().abs()
-    return size.mean(group_dims(weight, True), keepdim=True) if per_channel and weight.dim() >= 2 else size.mean()
+def mean_magnitude(wide: Tensor, per_channel: bool) -> Tensor:
+    """Mean absolute value: ``(out, 1, ...)`` with one value per output channel, or ``(1, 1, ...)``; NaN for none."""
+    return wide.abs().mean(group_dims(wide, per_channel), keepdim=True, dtype=sum_type(wide)).to(wide.dtype)
 
 
 def uniform_values(weight: Tensor, bits: Tensor, per_channel: bool) -> Tensor:
@@ -179,25 +207,61 @@ def uniform_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Te
     return StraightThrough.apply(weight, bits, per_channel, uniform_values)  # type: ignore[no-any-return]
 
 
+_TANH_OVER = (1.3419986e-8, 2.0661442e-5, 3.4990097e-3, 1.3383993e-1, 1.0)
+_TANH_UNDER = (7.8048144e-7, 3.2910587e-4, 2.5890261e-2, 4.6717314e-1, 1.0)
+
+
+def bent(x: Tensor) -> Tensor:
+    """Hyperbolic tangent of float32 values, to some units in the last place, as the native kernels compute it.
+
+    On a CPU x times a quotient of two polynomials of x**2 that was fitted to it on [-9, 9], beyond which float32 has 1:
+    PyTorch's own takes ten times as long.
+    """
+    if x.device.type != "cpu":
+        return x.tanh()
+    x = x.clamp(-9.0, 9.0)
+    square = x * x
+    over, under = square * _TANH_OVER[0], square * _TANH_UNDER[0]
+    for above, below in zip(_TANH_OVER[1:-1], _TANH_UNDER[1:-1], strict=True):
+        over, under = (over + above) * square, (under + below) * square
+    return (x * (over + 1.0) / (under + 1.0)).clamp(-1.0, 1.0)
+
+
 class _DorefaWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bits: Tensor, per_channel: bool) -> Tensor:
-        ctx.save_for_backward(weight, bits.clone())  # the dial may be turned before the backward pass
-        ctx.per_channel = per_channel
-        bent = weight.float().tanh()
-        largest = magnitude(bent, per_channel).clamp_min(torch.finfo(torch.float32).tiny)
-        unit = snap_symmetric(bent, largest, bits) / largest
-        scaled = unit * _mean_magnitude(weight, per_channel)
-        return torch.where(bits >= UNQUANTIZED, weight, scaled.to(weight.dtype))
+        values, slopes = (weight, None) if is_off(weight, bits) else _dorefa_values(weight, bits, per_channel)
+        ctx.save_for_backward(weight, bits.clone(), slopes)  # the dial may be turned before the backward pass
+        return weight.view_as(weight) if values is weight else values
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
-        weight, bits = ctx.saved_tensors
-        bent = weight.float().tanh()
-        largest = magnitude(bent, ctx.per_channel).clamp_min(torch.finfo(torch.float32).tiny)
-        slope = (1 - bent * bent) * (_mean_magnitude(weight, ctx.per_channel) / largest).detach()
-        slope = torch.where(bits >= UNQUANTIZED, torch.ones_like(slope), slope)
-        return (gradients[0] * slope).to(weight.dtype), None, None
+        weight, bits, slopes = ctx.saved_tensors
+        gradient: Tensor = gradients[0]
+        if slopes is None:
+            return gradient, None, None
+        native = None if torch.is_grad_enabled() else row_kernels(weight, gradient)
+        if native is not None:
+            return native.dorefa_gradient(weight, gradient, slopes), None, None
+        curve = bent(weight.float())
+        slope = (1 - curve * curve) * aligned(slopes, weight)
+        if not may_read(weight):
+            slope = torch.where(bits >= UNQUANTIZED, torch.ones_like(slope), slope)
+        return (gradient * slope).to(weight.dtype), None, None
+
+
+def _dorefa_values(weight: Tensor, bits: Tensor, per_channel: bool) -> tuple[Tensor, Tensor]:
+    """The values, and the mean magnitude over the largest tanh, ``(out,)`` or ``(1,)``."""
+    native = row_kernels(weight)
+    if native is not None:
+        last = level_count(bits.item()) - 1
+        return native.dorefa(weight, row_count(weight, per_channel), last, last / 2 % 1.0)
+    wide = weight.float()
+    mean = mean_magnitude(wide, per_channel)
+    # Of the largest magnitude, which is the largest tanh and saves a pass.
+    largest = bent(magnitude(wide, per_channel)).clamp_min(torch.finfo(torch.float32).tiny).view_as(mean)
+    scaled = snap_symmetric(bent(wide), largest, bits) / largest * mean
+    return unless_off(weight, bits, lambda: scaled.to(weight.dtype)), (mean / largest).flatten()
 
 
 def dorefa_weight(weight: Tensor, bits: Tensor, per_channel: bool = False) -> Tensor:
@@ -217,5 +281,5 @@ def dorefa_weight(weight: Tensor, bits: Tensor, per_channel: bool = False) -> Te
 
 register(Quantizer("uniform", uniform_weight, "channel", values=uniform_values))
 register(Quantizer("dorefa", dorefa_weight, "tensor", activations="dorefa"))
-register(Quantizer("twn", twn_weight, "channel", fixed_bits=TERNARY_BITS))
-register(Quantizer("absmean", absmean_weight, "tensor", fixed_bits=TERNARY_BITS))
+register(Quantizer("twn", twn_weight, "channel", fixed_bits=TERNARY_BITS, values=twn_values))
+register(Quantizer("absmean", absmean_weight, "tensor", fixed_bits=TERNARY_BITS, values=absmean_values))

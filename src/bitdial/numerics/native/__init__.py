@@ -1,10 +1,10 @@
 """Native kernels for fake quantization on a CPU, where the machine has a C compiler.
 
 A pass over a large activation costs what its memory traffic costs, and PyTorch has no operator that rounds to a grid in
-one pass at full speed. `kernels.c` has; it is compiled at its first use (in less than a second, kept in the user's
-cache), tried on known numbers, and left alone if anything about that goes wrong: every caller has a path of PyTorch
-operators that gives the same values. ``BITDIAL_NATIVE=0`` in the environment keeps it out. `unavailable` says why there
-are none.
+one pass at full speed. `kernels.c` has, and `weights.c` takes a quantizer of weights in one pass, or in few. They are
+compiled at their first use (in less than a second, kept in the user's cache), tried on known numbers, and left alone if
+anything about that goes wrong: every caller has a path of PyTorch operators that gives the same values.
+``BITDIAL_NATIVE=0`` in the environment keeps it out. `unavailable` says why there are none.
 
 The threads are those of PyTorch: the kernels use the OpenMP runtime that PyTorch has loaded.
 """
@@ -21,13 +21,49 @@ import torch
 from torch import Tensor
 
 from bitdial.numerics.native.build import UnavailableError, library
+from bitdial.numerics.native.trial import gives_right_values
 
 _FLOAT, _INT, _SIZE, _POINTER = ctypes.c_float, ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p
 _SIGNATURES: dict[str, list[Any]] = {
     "bitdial_min_max": [_POINTER, _SIZE, _POINTER, _INT],
     "bitdial_snap": [_POINTER, _SIZE, _FLOAT, _FLOAT, _FLOAT, _FLOAT, _FLOAT, _POINTER, _INT],
     "bitdial_snap_rows": [_POINTER, _SIZE, _SIZE, _FLOAT, _FLOAT, _FLOAT, _POINTER, _INT],
+    "bitdial_ternarize": [_POINTER, _SIZE, _SIZE, _INT, _FLOAT, *[_POINTER] * 4, _INT],
+    "bitdial_ternarize_gradient": [
+        _POINTER,
+        _POINTER,
+        _SIZE,
+        _SIZE,
+        _POINTER,
+        _FLOAT,
+        _POINTER,
+        _POINTER,
+        _FLOAT,
+        *[_POINTER] * 3,
+        _INT,
+    ],
+    "bitdial_steps": [_POINTER, _SIZE, _SIZE, *[_POINTER] * 3, _INT],
+    "bitdial_steps_gradient": [
+        _POINTER,
+        _POINTER,
+        _SIZE,
+        _SIZE,
+        _POINTER,
+        _POINTER,
+        _INT,
+        _FLOAT,
+        _POINTER,
+        _POINTER,
+        _INT,
+    ],
+    "bitdial_dorefa": [_POINTER, _SIZE, _SIZE, _FLOAT, _FLOAT, _POINTER, _POINTER, _INT],
+    "bitdial_dorefa_gradient": [_POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _INT],
 }
+_CODES = _FLOAT * 7
+
+Codes = tuple[float, float, float, float, float, float, float]
+"""Lowest and highest code and offset of a grid; the ends between which a weight, in steps, has a gradient; and there
+the shares of the code and of the weight in the gradient by the step."""
 
 
 class Kernels:
@@ -53,12 +89,74 @@ class Kernels:
             x.data_ptr(), x.numel(), floor, ceiling, low, step, 1.0 / step, out.data_ptr(), torch.get_num_threads()
         )
 
-    def snap_rows(self, weight: Tensor, rows: int, last: int, half: float, out: Tensor) -> None:
-        """A symmetric grid with ``last + 1`` values for each of `rows` equal parts of a contiguous weight."""
-        tiny = torch.finfo(torch.float32).tiny
-        self._library.bitdial_snap_rows(
-            weight.data_ptr(), rows, weight.numel() // rows, last, half, tiny, out.data_ptr(), torch.get_num_threads()
-        )
+    def snap_rows(self, weight: Tensor, rows: int, last: int, half: float) -> Tensor:
+        """A symmetric grid with ``last + 1`` values for each of `rows` equal parts of a weight."""
+        tiny, out = torch.finfo(torch.float32).tiny, torch.empty_like(weight)
+        self._rows("snap_rows", rows, (weight,), last, half, tiny, out)
+        return out
+
+    def ternarize(
+        self, weight: Tensor, rows: int, share: float, scales: tuple[Tensor, Tensor] | str
+    ) -> tuple[Tensor, Tensor]:
+        """Three values for each row, and the row's largest magnitude (1 for a row of zeros), ``(rows,)``.
+
+        The threshold is `share` of that magnitude where `scales` are a positive and a negative one, ``(rows,)`` each,
+        whose magnitudes count; or of the mean magnitude, and the scale is that mean (``"mean"``) or the mean of what is
+        above the threshold (``"above"``).
+        """
+        out, sizes = torch.empty_like(weight), weight.new_empty(rows)
+        fit, pair = (("mean", "above").index(scales) + 1, (None, None)) if isinstance(scales, str) else (0, scales)
+        self._rows("ternarize", rows, (weight,), fit, share, *pair, sizes, out)
+        return out, sizes
+
+    def ternarize_gradient(
+        self,
+        weight: Tensor,
+        gradient: Tensor,
+        sizes: Tensor,
+        share: float,
+        scales: tuple[Tensor, Tensor],
+        factor: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of `ternarize` with given scales: by the weight, and by either scale, times `factor`."""
+        out, ups, downs = torch.empty_like(weight), torch.empty_like(sizes), torch.empty_like(sizes)
+        both, rest = (weight, gradient), (*scales, factor, out, ups, downs)
+        self._rows("ternarize_gradient", sizes.numel(), both, sizes, share, *rest)
+        return out, ups, downs
+
+    def steps(self, weight: Tensor, steps: Tensor, codes: Codes) -> Tensor:
+        """The nearest values of a grid for each row, whose step is the magnitude of the one that is given."""
+        out, numbers = torch.empty_like(weight), _CODES(*codes)
+        self._rows("steps", steps.numel(), (weight,), steps, ctypes.addressof(numbers), out)
+        return out
+
+    def steps_gradient(
+        self, weight: Tensor, gradient: Tensor, steps: Tensor, codes: Codes, strict: bool, factor: float
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of `steps`: by the weight, and by the step, times `factor`, ``(rows,)``."""
+        out, by_step, numbers = torch.empty_like(weight), torch.empty_like(steps), _CODES(*codes)
+        rest = (ctypes.addressof(numbers), strict, factor, out, by_step)
+        self._rows("steps_gradient", steps.numel(), (weight, gradient), steps, *rest)
+        return out, by_step
+
+    def dorefa(self, weight: Tensor, rows: int, last: int, half: float) -> tuple[Tensor, Tensor]:
+        """DoReFa's weights for each row, and the row's mean magnitude over its largest tanh, ``(rows,)``."""
+        out, slopes = torch.empty_like(weight), weight.new_empty(rows)
+        self._rows("dorefa", rows, (weight,), last, half, slopes, out)
+        return out, slopes
+
+    def dorefa_gradient(self, weight: Tensor, gradient: Tensor, slopes: Tensor) -> Tensor:
+        """``gradient * (1 - tanh(weight)**2) * slopes``, one slope for each row."""
+        out = torch.empty_like(weight)
+        self._rows("dorefa_gradient", slopes.numel(), (weight, gradient), slopes, out)
+        return out
+
+    def _rows(self, name: str, rows: int, weights: tuple[Tensor, ...], *arguments: Any) -> None:
+        """Call what takes a weight, and what is laid out alike, as `rows` equal parts of their memory."""
+        passed = [value.data_ptr() if isinstance(value, Tensor) else value for value in (*weights, rows)]
+        passed += [weights[0].numel() // rows]
+        passed += [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
+        getattr(self._library, f"bitdial_{name}")(*passed, torch.get_num_threads())
 
 
 @functools.cache
@@ -83,26 +181,9 @@ def _found() -> Kernels | str:
         found = Kernels(str(library()))
     except (UnavailableError, OSError, AttributeError) as error:
         return str(error)
-    return found if _sound(found) else "they gave wrong values when they were tried"
+    return found if gives_right_values(found) else "they gave wrong values when they were tried"
 
 
 def is_dense(x: Tensor) -> bool:
     """Whether the values of `x` fill their memory without gaps or overlaps, in whatever order."""
     return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
-
-
-@torch.no_grad()
-def _sound(found: Kernels) -> bool:
-    """Try every kernel on numbers whose results are known: enough to fill vectors, with some to spare."""
-    # Whatever torch's default device and dtype are.
-    x = torch.arange(-33, 34, dtype=torch.float32, device="cpu") / 8  # with ties
-    out = torch.empty_like(x)
-    found.snap(x, -3.0, 4.0, 0.5, clip=True, out=out)
-    good = torch.equal(out, ((x.clamp(-3.0, 4.0) + 3.0) * 2.0).round() * 0.5 - 3.0)
-    found.snap(x, -4.125, 4.125, 0.5, clip=False, out=out)
-    good = good and torch.equal(out, ((x + 4.125) * 2.0).round() * 0.5 - 4.125) and found.min_max(x) == (-4.125, 4.125)
-    rows = torch.stack([x, x * 2.0])
-    snapped = torch.empty_like(rows)
-    found.snap_rows(rows, 2, 3, 0.5, snapped)
-    steps = rows.amax(1, keepdim=True) / 1.5
-    return good and torch.equal(snapped, ((rows * steps.reciprocal() - 0.5).round() + 0.5) * steps)

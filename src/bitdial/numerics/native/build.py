@@ -24,6 +24,7 @@ _COMPILE = (
 # two of different makers in one process may end it.
 _LINK = ("-shared",)
 _SECONDS = 60
+_SOURCES = ("kernels.c", "weights.c")  # compiled as one
 
 
 class UnavailableError(Exception):
@@ -39,7 +40,8 @@ def library() -> Path:
     if not sys.platform.startswith("linux"):
         raise UnavailableError(f"they are made on Linux only, not on {sys.platform}")
     try:
-        source = files("bitdial.numerics.native").joinpath("kernels.c").read_bytes()
+        folder_of_source = files("bitdial.numerics.native")
+        source = b"".join(folder_of_source.joinpath(name).read_bytes() for name in _SOURCES)
         key = _digest(source + " ".join((*_COMPILE, *_LINK, platform.machine(), _processor())).encode())
         folder = _cache()
         return _kept(folder, key) or _compile(source, folder, key)

@@ -1,6 +1,7 @@
 /* The passes of fake quantization on a CPU, each over memory once. Plain C with OpenMP: compiled in less than a second
  * by any C compiler, without headers of anybody else. What each does is said in bitdial/numerics/native/__init__.py;
- * the arithmetic is that of bitdial/numerics/reference.py, operation by operation. */
+ * the arithmetic is that of the PyTorch operators beside each call, operation by operation. */
+#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -50,27 +51,5 @@ void bitdial_snap(const float *restrict x, size_t n, float floor, float ceiling,
         value = value < floor ? floor : value;
         value = value > ceiling ? ceiling : value;
         out[i] = rintf((value - low) * inverse) * step + low;
-    }
-}
-
-/* One symmetric grid for each row: from -max|w| to max|w|. */
-void bitdial_snap_rows(const float *w, size_t rows, size_t columns, float last, float half, float tiny, float *out,
-                       int threads)
-{
-#pragma omp parallel for num_threads(threads) if (rows * columns > PARALLEL)
-    for (size_t r = 0; r < rows; r++) {
-        const float *row = w + r * columns;
-        float *to = out + r * columns;
-        int32_t most = 0;
-        for (size_t i = 0; i < columns; i++)
-            most = rank(fabsf(row[i])) > most ? rank(fabsf(row[i])) : most;
-        const float largest = from_rank(most);
-        float step = largest / last + largest / last;
-        step = step < tiny ? tiny : step;
-        const float inverse = 1.0f / step;
-        const float scale = largest == 0 ? 0 : step;
-#pragma omp simd
-        for (size_t i = 0; i < columns; i++)
-            to[i] = (rintf(row[i] * inverse - half) + half) * scale;
     }
 }
