@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, model_validator
 
 from bitdial.errors import BitdialError
 
@@ -38,6 +38,13 @@ class Config(BaseModel):
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Inherited field -> its default in this model."""
 
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Dotted key of another project's configuration files -> the field that it means; a section of such a file that is
+    named here makes a file one of that project, whose other sections are ignored."""
+
+    _notes: list[str] = PrivateAttr([])
+    """What there is to tell of the file that it was read from."""
+
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
@@ -48,6 +55,11 @@ class Config(BaseModel):
             cls.model_fields[name] = field
         if own:
             cls.model_rebuild(force=True)
+
+    @property
+    def file_notes(self) -> Sequence[str]:
+        """What there is to tell of the file that it was read from."""
+        return tuple(self._notes)
 
     def __setattr__(self, name: str, value: Any) -> None:
         values, given = dict(self.__dict__), set(self.__pydantic_fields_set__)

@@ -16,5 +16,5 @@ def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {}
     for example in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         exec(example, names)
-    assert set(names["model"].dial.weights) == {32}
+    assert set(names["model"].dial.weights) == {names["results"].ship_bits}
     assert (tmp_path / "runs" / "first" / "report.html").exists()

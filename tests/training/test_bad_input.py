@@ -138,7 +138,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "no devices": (lambda: make_fabric(devices=0), "devices must be at least 1, got 0"),
     "too many devices": (lambda: make_fabric(devices=4096, accelerator="cpu"), "4096 devices were asked for, but this"),
     "devices in words": (lambda: make_fabric(devices="two"), "a list of indices or 'auto', got 'two'"),
-    "cores by index": (lambda: make_fabric(devices=[0, 1], accelerator="cpu"), "CPU devices have no indices"),
+    "cores by index": (lambda: make_fabric(devices=[0, 1], accelerator="cpu"), "torch finds no GPU here"),
     "no nodes": (lambda: make_fabric(num_nodes=0), "num_nodes must be a whole number of at least 1, got 0"),
     "a strategy misspelt": (lambda: make_fabric(strategy="dpp"), "did you mean 'ddp'?"),
     "another strategy misspelt": (lambda: make_fabric(strategy="fsdp2"), "did you mean 'fsdp'?"),

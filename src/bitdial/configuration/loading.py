@@ -6,16 +6,18 @@ Each source becomes a layer, dotted names with values and where they came from; 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from bitdial.configuration.files import read_yaml
 from bitdial.configuration.flags import HELP, CommandLine, print_help, read_flags
+from bitdial.configuration.foreign import adopt
 from bitdial.configuration.sentences import describe, sentence, setting_of, shown
 from bitdial.configuration.settings import Settings
 from bitdial.errors import BitdialError, suggest
+from bitdial.options import Config
 
 C = TypeVar("C", bound=BaseModel)
 Presets = Mapping[str, Mapping[str, Any]]
@@ -57,7 +59,10 @@ def load_config(
         raise SystemExit(0)
     line = read_flags(argv, command.known, prog=prog)
     layers = [*command.layers(line), command.flags(line)]
-    return command.validated([*layers, flatten(values or {}, command.known, lambda _: "argument")])
+    config = command.validated([*layers, flatten(values or {}, command.known, lambda _: "argument")])
+    if isinstance(config, Config):
+        config._notes = command.notes
+    return config
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class _Command(Generic[C]):
     prog: str
     positional: str | None
     recipe: str | None
+    notes: list[str] = field(default_factory=list)
 
     def layers(self, line: CommandLine) -> list[Layer]:
         """Return the layers below the flags."""
@@ -86,7 +92,11 @@ class _Command(Generic[C]):
                     f"{file.place('recipe')}: expected options of the recipe {self.recipe}, got those of {told}; "
                     f"write `bitdial train {told} --config {file.path}`"
                 )
-            layers.append(flatten(settings, self.known, file.place))
+            strict = line.values.get("strict", settings.get("strict", False)) is True
+            found = adopt(file, settings, self.known, strict=strict)
+            if found.ignored:
+                self.notes.append(f"{file.path}: means nothing here and is ignored: {', '.join(found.ignored)}")
+            layers.append(flatten(found.values, self.known, lambda key: file.place(found.places.get(key, key))))
         return layers
 
     def _preset_name(self, line: CommandLine) -> str | None:

@@ -81,7 +81,8 @@ def see_two(model: nn.Module, batches: Iterable[Any], task: Task) -> None:
     first = next(tensors(batch), None)
     passes = getattr(plain, "passes", None)
     try:
-        plain.loss(model if first is None else model.to(first.device), passes(batch)[0] if passes else batch)
+        for each in passes(batch) if passes else [batch]:
+            plain.loss(model if first is None else model.to(first.device), each)
     except BitdialError:
         raise
     except (RuntimeError, ValueError, IndexError) as error:  # as torch says it

@@ -154,7 +154,8 @@ def quantized(model: nn.Module, how: dict[str, Any] | None) -> nn.Module:
     options = dict(how)
     widths = options.pop("batch_norm_widths", None)
     quantize(model, **options)
-    return model if widths is None else batch_norm_per_width(model, widths)
+    has_norms = any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) for module in model.modules())
+    return batch_norm_per_width(model, widths) if widths is not None and has_norms else model
 
 
 def bits_of(model: nn.Module) -> list[tuple[str, float]]:

@@ -144,8 +144,8 @@ def prepare(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: 
         assert run.data is not None
         run.data.write(folder.data)
         say(f"going on with {folder.path}" if source.run is not None else f"run folder: {folder.path}")
-        for note in run.data.told():
-            say(f"data: {note}")
+        for note in (*options.file_notes, *(f"data: {note}" for note in run.data.told())):
+            say(note)
     fabric.barrier()
     how = f"`{recipe.prog} --resume {shlex.quote(str(folder.path))}`"
     return replace(

@@ -140,7 +140,10 @@ def _check_devices(devices: int | str | Sequence[int], kind: str) -> int | list[
     if isinstance(devices, bool | str) or not devices:
         raise BitdialError(f"devices must be a number, a list of indices or 'auto', got {devices!r}")
     if kind == "cpu":
-        raise BitdialError(f"CPU devices have no indices; give their number, got {list(devices)}")
+        raise BitdialError(
+            f"devices by index must be GPUs, got {list(devices)}, and torch finds no GPU here; "
+            "leave --gpu or --devices out to compute on the CPU, whose devices have a number and no indices"
+        )
     if any(not 0 <= index < present for index in devices) or len(set(devices)) < len(devices):
         raise BitdialError(f"devices must be different indices in 0..{present - 1}, got {list(devices)}")
     return list(devices)

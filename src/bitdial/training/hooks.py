@@ -42,6 +42,10 @@ class Hook:
         """Return numbers for a row of the log; asked only when a row is written, so they may cost something."""
         return {}
 
+    def figures(self, state: TrainingState) -> Mapping[str, Any]:
+        """Return matplotlib figures for the log, by tag; asked after an evaluation, in the first process only."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain numbers, strings and tensors."""
         return {}

@@ -73,7 +73,7 @@ class BitOpsCounter(Hook):
     """Simulated BitOps of all steps."""
     bits_sum: float = field(default=0.0, init=False)
     """Sum over the steps of the mean forward width, weighted with multiply-accumulates."""
-    _known: tuple[Any, float, float] = field(default=((), 0.0, 0.0), init=False)
+    _known: tuple[Any, float, float] = field(default=(None, 0.0, 0.0), init=False)
 
     @property
     def state_key(self) -> str:

@@ -235,7 +235,11 @@ class Loop:
             state.best_score = score
         if state.early_stopping is not None:
             state.early_stopping.update(score)
-        return {f"val_{name}": value for name, value in state.scores.items()}, is_best
+        if self.log is not None:
+            for hook in state.hooks:
+                for tag, figure in hook.figures(state).items():
+                    self.log.draw(tag, figure, state.step)
+        return {name if "/" in name else f"val_{name}": value for name, value in state.scores.items()}, is_best
 
     def _write(self, row: dict[str, Any]) -> None:
         state = self.state

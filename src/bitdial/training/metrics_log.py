@@ -157,17 +157,27 @@ class MetricsLog:
         self._file().append({**self.scope, **row})
         if self._copy is not None:
             self._copy.append({**self.scope, **row})
-        if self._tensorboard:
-            if self._events is None:
-                from torch.utils.tensorboard import SummaryWriter  # a second of imports, for the one process that logs
+        if (events := self._writer()) is None:
+            return
+        for name, value in row.items():
+            # train_loss is shown as train/loss; a name that has a slash of its own is a tag as it stands
+            if name != "step" and not isinstance(value, str) and value is not None:
+                events.add_scalar(re.sub("^(train|val)_", r"\1/", name), float(value), int(row["step"]))
 
-                phase = "-".join(str(value) for value in self.scope.values())
-                place = self.folder / "tensorboard" / phase if phase else self.folder
-                self._events = SummaryWriter(str(place), purge_step=self._first_step, flush_secs=10)
-            for name, value in row.items():
-                # train_loss is shown as train/loss
-                if name != "step" and not isinstance(value, str) and value is not None:
-                    self._events.add_scalar(re.sub("^(train|val)_", r"\1/", name), float(value), int(row["step"]))
+    def draw(self, tag: str, figure: Any, step: int) -> None:
+        """Show a matplotlib figure in TensorBoard."""
+        if (events := self._writer()) is not None:
+            events.add_figure(tag, figure, step, close=False)  # closing is for figures of pyplot
+
+    def _writer(self) -> SummaryWriter | None:
+        """The event file of this scope, opened when the first thing is written into it."""
+        if self._events is None and self._tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # a second of imports, for the one process that logs
+
+            phase = "-".join(str(value) for value in self.scope.values())
+            place = self.folder / "tensorboard" / phase if phase else self.folder
+            self._events = SummaryWriter(str(place), purge_step=self._first_step, flush_secs=10)
+        return self._events
 
     def flush(self) -> None:
         """Bring the event files up to date; rows of `metrics.csv` always are."""

@@ -72,7 +72,8 @@ def fit(
             float32. Its `max_grad_norm` and `accumulation_steps` are those of `config`.
         evaluate: ``model -> scores``; gets the averaged weights where an average is kept, in eval mode. May draw random
             numbers without changing the training. With several processes all call it, with equally many passes
-            through the model, and rank 0's scores count.
+            through the model, and rank 0's scores count. A score is logged as ``val_NAME``; one whose
+            name has a slash as it stands, which is its tag in TensorBoard too.
         hooks: act around each step, in this order.
         early_stopping: fed with the score named by ``config.monitor``.
         log: gets a row every ``log_interval`` steps, at every evaluation and at every epoch's end.

@@ -202,17 +202,7 @@ class Distillation:
                 f"teacher and student must predict the same classes, got logits of shape {list(taught.shape)} and "
                 f"{list(logits.shape)}; build both models with the same num_classes"
             )
-        student, taught, count = logits.float(), taught.float(), _at_least_one(logits.shape[0])
-        if plain.ignored is not None:  # made equal, and so at no distance
-            student, taught = (each.masked_fill(plain.ignored[:, None], 0.0) for each in (student, taught))
-            count = _at_least_one(_count(logits, plain.ignored))
-        divergence = functional.kl_div(
-            functional.log_softmax(student / self.temperature, dim=-1),
-            functional.log_softmax(taught / self.temperature, dim=-1),
-            reduction="sum",
-            log_target=True,
-        )
-        distance = divergence / count * self.temperature**2
+        distance = divergence(logits, taught, plain.ignored, self.temperature)
         loss = self.alpha * distance + (1.0 - self.alpha) * plain.loss
         parts = {"task_loss": plain.loss.detach(), "distillation_loss": distance.detach()}
         return TaskOutput(loss, plain.examples, {**plain.metrics, **parts}, plain.ignored)
@@ -229,6 +219,28 @@ class Distillation:
         awake = any(module.training for module in self._modules)
         with evaluating(self.teacher) if awake else nullcontext(), torch.random.fork_rng(devices=devices):
             return self.task.logits(self.teacher, batch)
+
+
+def divergence(logits: Tensor, taught: Tensor, ignored: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+    """Return how far predictions are from taught ones: ``T^2 * KL(softmax(t / T) || softmax(s / T))``, a mean.
+
+    Args:
+        logits: those of the student, ``[N, K]``.
+        taught: those of the teacher, likewise.
+        ignored: true at rows that are left out, ``[N]``; None: none.
+        temperature: T.
+    """
+    student, taught, count = logits.float(), taught.float(), _at_least_one(logits.shape[0])
+    if ignored is not None:  # made equal, and so at no distance
+        student, taught = (each.masked_fill(ignored[:, None], 0.0) for each in (student, taught))
+        count = _at_least_one(_count(logits, ignored))
+    total = functional.kl_div(
+        functional.log_softmax(student / temperature, dim=-1),
+        functional.log_softmax(taught / temperature, dim=-1),
+        reduction="sum",
+        log_target=True,
+    )
+    return total / count * temperature**2
 
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor]:

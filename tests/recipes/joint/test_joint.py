@@ -13,14 +13,19 @@ import bitdial
 from bitdial.cli import main
 from bitdial.data import load_dataset, make_loader
 from bitdial.evaluation import evaluate_loss_accuracy
-from bitdial.layers import BitDial, cost, quantize
 from bitdial.models import build_model
-from bitdial.recipes.joint.options import JointConfig
-from bitdial.recipes.joint.recipe import InPasses, JointResults, draws
-from bitdial.training import Classification
+from bitdial.recipes.joint.results import JointResults
 from tests.recipes.ternary.tiny import differences, state_of, stopped_before
 
-SMALL = "--model tiny_cnn --steps 12 --log_interval 4 --warmup_steps 2 --bitwidth_options 2 4 8"
+SMALL = "--model tiny_cnn --batch_size 256 --steps 12 --log_interval 4 --warmup_steps 2 --bitwidth_options 2 4 8"
+"""Five steps an epoch."""
+METHODS = {
+    "joint_quantization": "",
+    "any_precision": "",
+    "sandwich": "",
+    "matryoshka": "--loss_weights 1 .1 .1",
+    "vanilla_single_precision_training": "",
+}
 
 
 def train(flags: str) -> int:
@@ -39,20 +44,52 @@ def test_what_a_run_leaves(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (network,) = results.networks
     assert [score.bits for score in network.scores] == [2, 4, 8]
     assert network.steps == len(network.history.loss) == 12
+    assert [(scores.epoch, scores.step) for scores in network.epochs] == [(1, 5), (2, 10), (2, 12)]
+    assert 0 < network.seconds_validation < network.seconds
+    assert len(network.sensitivity) == 2
     page = (run / "report.html").read_text()
     assert "One network for many widths" in page
-    assert (run / "plots" / "accuracy_by_width.png").stat().st_size > 5000
+    for name in ("accuracy_by_width", "bitwidth_vs_accuracy", "validation", "layer_sensitivity", "bits_and_loss"):
+        assert (run / "plots" / f"{name}.png").stat().st_size > 5000
     assert main(["train", "joint", "--resume", str(run)]) == 0  # finished: shown again
-    assert "bits   accuracy" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "bits   accuracy" in text
+    assert results.sentence.split(":")[0] in " ".join(text.split())
+    assert str(run / "report.html") in text
 
 
-@pytest.mark.parametrize("step", [1, 7])
-def test_resumed_it_is_the_run_that_was_never_stopped(run: Path, step: int, tmp_path: Path) -> None:
-    with stopped_before(step):
-        assert train(f"--run_dir {tmp_path / 'run'}") == 130
-    assert main(["train", "joint", "--resume", str(tmp_path / "run")]) == 0
-    assert differences(state_of(run), state_of(tmp_path / "run")) == []
-    assert (run / "metrics.csv").read_bytes() == (tmp_path / "run" / "metrics.csv").read_bytes()
+@pytest.mark.parametrize("method", METHODS)
+def test_resumed_it_is_the_run_that_was_never_stopped(method: str, tmp_path: Path) -> None:
+    flags = f"--training_method {method} {METHODS[method]} --no_sensitivity"
+    assert train(f"{flags} --run_dir {tmp_path / 'whole'}") == 0
+    for step in (1, 7):
+        with stopped_before(step):
+            assert train(f"{flags} --run_dir {tmp_path / str(step)}") == 130
+        assert main(["train", "joint", "--resume", str(tmp_path / str(step))]) == 0
+        assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / str(step))) == []
+        assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / str(step) / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--gradient_accumulation_steps 2", "--precision bfloat16", "--seeds 2", "--no_quantize", "--batch_norm shared"],
+)
+@pytest.mark.parametrize("method", ["any_precision", "joint_quantization"])
+def test_options_go_together(method: str, flags: str, tmp_path: Path) -> None:
+    assert train(f"--training_method {method} {flags} --no_sensitivity --run_dir {tmp_path / 'run'}") == 0
+    results = JointResults.load(tmp_path / "run" / "results.json")
+    assert len(results.networks) == (2 if "seeds" in flags else 1)
+    assert len(results.networks[0].scores) == (1 if "no_quantize" in flags else 3)
+
+
+def test_validation_leaves_no_trace_in_training(tmp_path: Path) -> None:
+    """Weights after training are the same however often, and at what, is looked."""
+    states = []
+    for number, flags in enumerate(("", "--num_configs 1 --validation_batches 2", "--validation_function simple")):
+        assert train(f"{flags} --no_sensitivity --run_dir {tmp_path / str(number)}") == 0
+        states.append(state_of(tmp_path / str(number))["model_state_dict"])
+    assert differences(states[0], states[1]) == []
+    assert differences(states[0], states[2]) == []
 
 
 def test_one_more_seed(run: Path, tmp_path: Path) -> None:
@@ -62,75 +99,62 @@ def test_one_more_seed(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_network_is_loaded_and_dialled(run: Path) -> None:
-    model: Any = bitdial.load(run)
+    results, model = JointResults.load(run / "results.json"), bitdial.load(run)
+    dial: Any = model.dial
     loader = make_loader(load_dataset("digits").test, 256, train=False)
-    assert set(model.dial.weights) == {8}
-    eight = JointResults.load(run / "results.json").networks[0].scores[-1]
-    assert evaluate_loss_accuracy(model, loader) == (eight.loss, eight.accuracy)
-    model.dial.set(2)
-    assert evaluate_loss_accuracy(model, loader)[0] != eight.loss
+    assert set(dial.weights) == {results.ship_bits}
+    shipped = next(score for score in results.networks[0].scores if score.bits == results.ship_bits)
+    assert evaluate_loss_accuracy(model, loader) == (shipped.loss, shipped.accuracy)
+    dial.set(3)
+    assert evaluate_loss_accuracy(model, loader)[0] != shipped.loss
+
+
+def test_the_packed_file_scores_what_the_table_says(run: Path) -> None:
+    results = JointResults.load(run / "results.json")
+    assert results.packed_file is not None
+    packed = bitdial.load(run / results.packed_file)
+    loader = make_loader(load_dataset("digits").test, 256, train=False)
+    shipped = next(score for score in results.networks[0].scores if score.bits == results.ship_bits)
+    assert evaluate_loss_accuracy(packed, loader)[1] == shipped.accuracy
+
+
+def test_one_packed_file_of_nested_grids_serves_every_width(tmp_path: Path) -> None:
+    assert train(f"--training_method matryoshka --no_sensitivity --run_dir {tmp_path / 'run'}") == 0
+    results = JointResults.load(tmp_path / "run" / "results.json")
+    packed, whole = bitdial.load(tmp_path / "run" / str(results.packed_file)), bitdial.load(tmp_path / "run")
+    loader = make_loader(load_dataset("digits").test, 256, train=False)
+    assert set(packed.dial.weights) == {8}  # type: ignore[union-attr]
+    for bits in (2, 4, 8):
+        for model in (packed, whole):
+            model.dial.set(bits)  # type: ignore[union-attr]
+        assert evaluate_loss_accuracy(packed, loader) == evaluate_loss_accuracy(whole, loader)
+
+
+def test_unquantized_where_that_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "off.yaml").write_text("quantization: {enable: false, any_precision: {bitwidth_options: [2, 4]}}\n")
+    folder = tmp_path / "run"
+    words = shlex.split(f"--model mlp --steps 4 --config {tmp_path / 'off.yaml'} --run_dir {folder}")
+    assert main(["train", "joint", *words]) == 0
+    results = JointResults.load(folder / "results.json")
+    assert [score.bits for score in results.networks[0].scores] == [32]
+    assert not bitdial.load(folder).dial
+    assert any("unquantized" in note for note in results.notes)
+
+
+def test_a_network_and_data_of_a_script(tmp_path: Path) -> None:
+    """Nothing is held out of such data, and the report says so."""
+    torch.manual_seed(0)
+    data = [(torch.randn(64, 1, 8, 8), torch.arange(64) % 10) for _ in range(2)]
+    network = build_model("tiny_cnn", num_classes=10, in_channels=1, image_size=8)
+    options: dict[str, Any] = {"steps": 3, "training_method": "any_precision", "bitwidth_options": [2, 8]}
+    results = bitdial.run("joint", model=network, data=data, run_dir=tmp_path / "run", **options)
+    assert isinstance(results, JointResults)
+    assert any("looks at the test data, as nothing was held out" in note for note in results.notes)
+    assert results.packed_file is not None
+    fresh = build_model("tiny_cnn", num_classes=10, in_channels=1, image_size=8)
+    assert bitdial.load(tmp_path / "run", model=fresh).dial
 
 
 def test_evaluate_measures_it_at_any_width(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run), "--bits", "3", "8"]) == 0
     assert "joint, seed 0, on the 359 test images of digits" in capsys.readouterr().out
-
-
-class TestDraws:
-    options = JointConfig(bitwidth_options=[2, 4, 8], joint_quantization_batch_size=3)
-
-    def test_a_width_for_each_layer_and_pass_of_those_offered(self) -> None:
-        drawn = draws(self.options, 5, seed=0)
-        seen = [width for step in range(40) for widths in drawn(step) for width in widths]
-        assert (len(drawn(0)), len(drawn(0)[0]), set(seen)) == (3, 5, {2, 4, 8})
-        assert all(abs(seen.count(width) / len(seen) - 1 / 3) < 0.08 for width in (2, 4, 8))
-
-    def test_the_same_again_and_another_for_another_seed(self) -> None:
-        one, again, other = (draws(self.options, 5, seed=seed) for seed in (0, 0, 1))
-        assert [one(step) for step in range(9)] == [again(step) for step in range(9)]
-        assert [one(step) for step in range(9)] != [other(step) for step in range(9)]
-        assert one(0) != one(1)
-
-
-def test_losses_and_cost_are_those_of_the_passes_by_hand() -> None:
-    """One step: the gradient is the mean of those at each pass's widths."""
-    torch.manual_seed(0)
-    model = quantize(build_model("mlp", num_classes=10, in_channels=1, image_size=8), skip=())
-    dial, batch = BitDial(model), (torch.randn(6, 1, 8, 8), torch.arange(6))
-    widths = [(2.0, 8.0, 4.0), (8.0, 4.0, 2.0)]
-    task = InPasses(Classification(), dial, widths)
-    ours = [(item, task.loss(model, item)) for item in task.passes(batch)]
-    plain = []
-    for each in widths:
-        dial.set(list(each))
-        plain.append(Classification().loss(model, batch))
-    assert [found.loss.item() for _, found in ours] == [found.loss.item() for found in plain]
-    assert plain[0].loss != plain[1].loss
-    ledger = cost(model, batch[0][:1])
-    assert ledger.step_bitops(widths[0], widths[0]).total != ledger.step_bitops(widths[1], widths[1]).total
-
-
-@pytest.mark.parametrize(
-    ("flags", "sentence"),
-    [
-        ("--bitwidth_options 0 4", "--bitwidth_options"),
-        ("--joint_quantization_batch_size 0", "--joint_quantization_batch_size"),
-        ("--quantizer twn", "'uniform', 'dorefa'"),
-        ("--skip_layers conv9", "layer pattern must match"),
-        ("--model resnet21", "did you mean 'resnet"),
-        ("--epochs 2", "exclude each other"),
-        ("--bitwidth_option 4", "did you mean '--bitwidth_options'?"),
-        ("research", "expected a flag, got 'research'"),
-    ],
-)
-def test_one_sentence(
-    flags: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    words = shlex.split(flags)
-    rest = [] if "--model" in words else ["--model", "tiny_cnn"]
-    assert main(["train", "joint", *words, *rest, "--steps", "4"]) == 2
-    text = capsys.readouterr().err
-    assert sentence in text
-    assert text.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []

@@ -48,6 +48,8 @@ def state_of(run: str | Path) -> dict[str, Any]:
     """The newest checkpoint of a run, without what the clock says."""
     state = read_checkpoint(run, expected=()).state
     state.pop("seconds")
+    for hook in state["hooks"].values():
+        hook.pop("seconds", None)
     return state
 
 

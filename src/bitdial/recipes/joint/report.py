@@ -1,67 +1,141 @@
-"""What a run of joint training shows: accuracy at each width, as a table, a figure and a page."""
+"""What a run of joint training shows: accuracy at each width, as a table, figures and a page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich import box
 from rich.table import Table as Terminal
 
-from bitdial.evaluation import Interval, WidthScore, interval, wording
 from bitdial.evaluation import page as pages
+from bitdial.evaluation import plot_bitwidth_vs_accuracy, plot_layer_sensitivity, wording
 from bitdial.evaluation.curves import training_curves
-from bitdial.evaluation.page import Page, Row, Section, Table
+from bitdial.evaluation.page import Block, Page, Pre, Row, Section, Table, Text
 from bitdial.evaluation.plot_style import COLOURS, new_figure, quiet, render
+from bitdial.recipes.joint.results import JointResults
 
 CAPTIONS = {
-    "accuracy_by_width": "Accuracy of one network with every layer at each width; bars are 95% intervals over seeds.",
-    "bits_and_loss": "Training loss, and the mean of the widths that were drawn, over the steps of the first seed.",
+    "accuracy_by_width": "Accuracy on the test data with every layer at one width; bars are 95% intervals over seeds.",
+    "bitwidth_vs_accuracy": "The last validation: each configuration has widths drawn for every layer; first seed.",
+    "validation": "Accuracy of the drawn configurations after each epoch: mean, worst and best; first seed.",
+    "layer_sensitivity": "Loss that one layer alone at the narrowest width adds, all others at the widest; first seed.",
+    "bits_and_loss": "Training loss, and the mean of the widths of the passes, over the steps of the first seed.",
 }
+COLUMNS = ("bits", "accuracy", "loss", "BitOps", "size")
 
 
-def over_seeds(scores: Sequence[Sequence[WidthScore]]) -> dict[float, Interval]:
-    """Width -> accuracy over the seeds."""
-    return {row[0].bits: interval([score.accuracy for score in row]) for row in zip(*scores, strict=True)}
+def rows_of(results: JointResults) -> list[tuple[str, ...]]:
+    """The table: width, accuracy, loss, simulated BitOps of a forward pass against 32 bits, packed size."""
+    first, losses = results.networks[0], results.loss()
+    sizes = dict(zip(results.accuracy(), zip(first.relative_bitops, first.size_bytes, strict=True), strict=False))
+    rows: list[tuple[str, ...]] = []
+    for bits, accuracy in results.accuracy().items():
+        bitops, size = sizes.get(bits, (None, None))
+        rows.append(
+            (
+                f"{bits:g}",
+                wording.percent(accuracy),
+                f"{losses[bits].mean:.3f}",
+                wording.MISSING if bitops is None else f"{100 * bitops:.1f}%",
+                wording.MISSING if size is None else f"{size / 1024:,.0f} KiB",
+            )
+        )
+    return rows
 
 
-def width_table(scores: Sequence[Sequence[WidthScore]]) -> Terminal:
-    """Accuracy at each width, for the terminal."""
+def width_table(results: JointResults) -> Terminal:
+    """What the network scores and costs at each width, for the terminal."""
     table = Terminal(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("bits", "accuracy"):
+    for heading in COLUMNS:
         table.add_column(heading, justify="right")
-    for bits, value in over_seeds(scores).items():
-        table.add_row(f"{bits:g}", wording.percent(value))
+    for row in rows_of(results):
+        table.add_row(
+            *row, style="bold" if results.ship_bits is not None and row[0] == f"{results.ship_bits:g}" else None
+        )
     return table
 
 
-def draw(results: Any) -> dict[str, bytes]:
-    """Accuracy against width, and training itself, as PNG."""
-    figure, first = new_figure(8.0, 4.2), results.networks[0]
-    axes, values = figure.subplots(), over_seeds([network.scores for network in results.networks])
+def draw(results: JointResults) -> dict[str, bytes]:
+    """Accuracy against width, at one width and at drawn ones, and training itself, as PNG."""
+    first, last = results.networks[0], results.networks[0].validation
+    drawn = last is not None and last.accuracy.mean == last.accuracy.mean
+    figures = {
+        "accuracy_by_width": _by_width(results) if len(results.accuracy()) > 1 else None,
+        "bitwidth_vs_accuracy": plot_bitwidth_vs_accuracy(last.bitwidths, last.accuracies, epoch=first.epochs[-1].epoch)
+        if last is not None and drawn
+        else None,
+        "validation": _validations(results) if drawn and len(first.epochs) > 1 else None,
+        "layer_sensitivity": plot_layer_sensitivity(first.sensitivity, measure="loss") if first.sensitivity else None,
+        "bits_and_loss": training_curves(first.history, f"{first.name}, seed {first.seed}"),
+    }
+    return render(figures)
+
+
+def _by_width(results: JointResults) -> Any:
+    figure, values = new_figure(8.0, 4.2), results.accuracy()
+    axes = figure.subplots()
     means = [100 * value.mean for value in values.values()]
     halves = [100 * (value.half or 0.0) for value in values.values()]
     axes.errorbar(list(values), means, yerr=halves, fmt="o-", color=COLOURS[0], capsize=3)
+    if results.ship_bits in values:
+        best = 100 * values[results.ship_bits].mean
+        axes.plot([results.ship_bits], [best], "o", markersize=14, fillstyle="none", color=COLOURS[1], label="ship")
+        axes.legend(loc="lower right", frameon=False, fontsize=9)
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(values), [f"{bits:g}" for bits in values])
     axes.minorticks_off()
     axes.set_ylim(top=min(101.0, axes.get_ylim()[1]))
     quiet(axes, title="Accuracy at each width", x="width of weights and activations (bits)", y="accuracy (%)")
-    curves = training_curves(first.history, f"{first.name}, seed {first.seed}")
-    return render({"accuracy_by_width": figure, "bits_and_loss": curves})
+    return figure
 
 
-def report_page(results: Any, images: Mapping[str, bytes]) -> Page:
+def _validations(results: JointResults) -> Any:
+    """Accuracy of the configurations after each epoch."""
+    epochs = results.networks[0].epochs
+    figure = new_figure(8.0, 3.6)
+    axes, steps = figure.subplots(), [scores.step for scores in epochs]
+    low, high, mean = ([100 * getattr(scores.accuracy, part) for scores in epochs] for part in ("min", "max", "mean"))
+    axes.fill_between(steps, low, high, color=COLOURS[0], alpha=0.2, linewidth=0, label="worst to best configuration")
+    axes.plot(steps, mean, "o-", color=COLOURS[0], markersize=3, label="mean")
+    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    quiet(axes, title="Validation after each epoch", x="step", y="accuracy (%)")
+    return figure
+
+
+def validation_section(results: JointResults) -> list[Block]:
+    """The numbers of the last validation."""
+    last, networks = results.networks[0].validation, results.networks
+    if last is None:
+        return []
+    took, whole = sum(each.seconds_validation for each in networks), sum(each.seconds for each in networks)
+    share = f"All validations took {wording.seconds(took)} s, {took / max(whole, took, 1e-9):.0%} of training."
+    return [Section("Validation"), Text("The last one of the first seed:"), Pre(last.text()), Text(share)]
+
+
+def report_page(results: JointResults, images: Mapping[str, bytes]) -> Page:
     """The report of `JointResults`, as a page of blocks."""
-    values = over_seeds([network.scores for network in results.networks])
-    rows = [Row(f"{bits:g}", [wording.percent(value, sign="")]) for bits, value in values.items()]
+    rows = [
+        Row(row[0], row[1:], best=results.ship_bits is not None and row[0] == f"{results.ship_bits:g}")
+        for row in rows_of(results)
+    ]
+    caption = (
+        "Every layer at the width, on the test data. BitOps of a forward pass against those at 32 bits, simulated; "
+        "size with packed weights."
+    )
     return Page(
         title="One network for many widths",
-        meta=[pages.made(results.created), f"{results.config['model']} on {results.config['dataset']}"],
+        meta=[
+            pages.made(results.created),
+            f"{results.config['model']} on {results.config['dataset']}",
+            results.config.get("training_method", "joint_quantization"),
+        ],
+        headline=results.sentence or None,
         blocks=[
             Section("Accuracy"),
-            Table(["bits", "accuracy (%)"], rows),
+            Table(COLUMNS, rows, caption),
             *pages.pictures(images, CAPTIONS),
+            *validation_section(results),
             *pages.notes_section(results.notes),
             *pages.reproduction_section(
                 results.command, results.config, file="results.json", schema_version=results.schema_version
