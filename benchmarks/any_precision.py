@@ -1,13 +1,13 @@
 """One network for 2, 4, 8 and 32 bits against a network for each: ResNet-20 on Fashion-MNIST, the same forward passes.
 
-Run with ``python -m benchmarks.any_precision [--seeds 3] [--steps 300] [--jobs 2] [--only twins|nested] [--folder
+Run with ``python -m benchmarks.any_precision [--seeds 3] [--steps 600] [--jobs 2] [--only twins|nested] [--folder
 FOLDER]``. What is finished is kept in the folder, so a run that was stopped goes on when it is started again.
 
-Every network of a seed begins with the same float network (see `benchmarks.fashion`) and is trained by ``bitdial.run``
-with batches of 128 and without augmentation. `any_precision` takes four passes a step, one for each width; a twin
-is trained for one width alone, one pass a step and four times as many steps: the same number of forward passes, and
-four times as many optimizer steps, each along the whole of its learning-rate schedule. Post-training quantization is
-the float network with its batch-norm statistics re-estimated at the width.
+Every network of a seed begins with the same float network (see `benchmarks.fashion`; 10 epochs) and is trained by
+``bitdial.run`` with batches of 128 and without augmentation. `any_precision` takes four passes a step, one for each
+width; a twin is trained for one width alone, one pass a step and four times as many steps: the same number of forward
+passes, and four times as many optimizer steps, along the whole of its learning-rate schedule. Post-training
+quantization is the float network with its batch-norm statistics re-estimated at the width.
 
 ``nested``: the same training on grids whose codes are cut (nested) against training on rounded ones (uniform) whose
 weights are then packed at 8 bits and cut, at 2, 3, 4 and 8 bits.
@@ -42,6 +42,8 @@ WIDTHS = (2, 4, 8, 32)
 CUT = (2, 3, 4, 8)
 QUANTIZER = "lsq"
 LEARNING_RATE = 0.02
+EPOCHS = 10
+"""Of the float network: enough to have little to gain from training on."""
 ARMS = ("any_precision", *(f"alone-{width}" for width in WIDTHS), "ptq")
 NESTED = ("cut", "rounded")
 
@@ -60,7 +62,7 @@ def scores(model: nn.Module, widths: tuple[int, ...]) -> dict[str, float]:
 
 def train(name: str, seed: int, steps: int, folder: Path, **how: Any) -> nn.Module:
     """The trained network of an arm."""
-    data, start = [normalised(images(), part) for part in ("train", "test")], float_network(seed, folder)
+    data, start = [normalised(images(), part) for part in ("train", "test")], float_network(seed, folder, EPOCHS)
     run = folder / f"{name}-{steps}-seed{seed}"
     bitdial.run(
         "joint",
@@ -82,7 +84,7 @@ def train(name: str, seed: int, steps: int, folder: Path, **how: Any) -> nn.Modu
 def measure(arm: str, seed: int, steps: int, folder: Path) -> dict[str, float]:
     """Accuracy of an arm at each width it is for, and of rounded weights that are cut afterwards."""
     if arm == "ptq":
-        return scores(quantize(float_network(seed, folder), 32, 32), WIDTHS)
+        return scores(quantize(float_network(seed, folder, EPOCHS), 32, 32), WIDTHS)
     if arm == "any_precision":
         how: dict[str, Any] = {"training_method": arm, "bitwidth_options": list(WIDTHS), "quantizer": QUANTIZER}
         return scores(train(arm, seed, steps, folder, **how), WIDTHS)
@@ -100,7 +102,9 @@ def measure(arm: str, seed: int, steps: int, folder: Path) -> dict[str, float]:
 
 def _cut(model: nn.Module, seed: int, folder: Path) -> nn.Module:
     """The same network on nested grids: what its weights are once they were packed at 8 bits and cut."""
-    nested = quantize(float_network(seed, folder), 8, 8, nested=True, activation_quantizer="lsq", widths=list(CUT))
+    nested = quantize(
+        float_network(seed, folder, EPOCHS), 8, 8, nested=True, activation_quantizer="lsq", widths=list(CUT)
+    )
     batch_norm_per_width(nested, list(CUT))
     nested.load_state_dict(model.state_dict())
     return nested
@@ -159,7 +163,7 @@ def main() -> None:
     """Measure, print, and write the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("--only", choices=("twins", "nested"))

@@ -73,26 +73,43 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def float_network(seed: int, folder: Path, epochs: int = EPOCHS) -> nn.Module:
-    """The float ResNet-20 of a seed, trained now if it is not in the folder."""
+    """The float ResNet-20 of a seed, trained now as far as it is not in the folder."""
     data, path = images(), folder / f"float-resnet20-{epochs}-seed{seed}.pt"
     seed_everything(seed)
     model = resnet20(data)
     if path.exists():
         model.load_state_dict(torch.load(path, weights_only=True))
         return model
+    folder.mkdir(parents=True, exist_ok=True)
     x, y = normalised(data, "train")
     steps = epochs * (len(x) // BATCH)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    half_way = path.with_suffix(".half")
+    done = 0
+    if half_way.exists():
+        state = torch.load(half_way, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        done = state["step"]
     began = time.perf_counter()
     for step, (bx, by) in enumerate(batches(x, y, steps, seed)):
+        if step < done:
+            continue
         for group in optimizer.param_groups:
             group["lr"] = 0.1 * cosine(step, steps)
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(bx), by).backward()
         optimizer.step()
-        if step % 100 == 0:
-            print(f"float, seed {seed}: step {step} of {steps}, {time.perf_counter() - began:.0f} s", flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(model.state_dict(), f"{path}.part")
-    os.replace(f"{path}.part", path)
+        if step % 200 == 199:
+            print(f"float, seed {seed}: step {step + 1} of {steps}, {time.perf_counter() - began:.0f} s", flush=True)
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            _write(state, half_way)
+    _write(model.state_dict(), path)
+    half_way.unlink(missing_ok=True)
     return model
+
+
+def _write(state: object, path: Path) -> None:
+    """Save whole or not at all."""
+    torch.save(state, f"{path}.part")
+    os.replace(f"{path}.part", path)
