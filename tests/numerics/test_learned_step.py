@@ -21,16 +21,17 @@ def bits(width: float) -> Tensor:
 
 def learned(module: torch.nn.Module, width: float) -> Tensor:
     """What counts for a width that a module has a state of its own for."""
-    rows = list(module.rows.widths)
-    values = module.values if hasattr(module, "values") else module.learned
-    return values.view(len(rows), -1)[min(range(len(rows)), key=lambda i: abs(rows[i] - width))]
+    start = module.start[module._index(width)] if hasattr(module, "start") else 0.0
+    return module.learned_at(width) + start
 
 
 def set_to(module: torch.nn.Module, width: float, value: float) -> None:
-    rows = list(module.rows.widths)
-    row = min(range(len(rows)), key=lambda i: abs(rows[i] - width))
     with torch.no_grad():
-        module.learned.view(len(rows), -1)[row] = value - (module.start[row] if hasattr(module, "start") else 0.0)
+        module.learned_at(width).add_(value - learned(module, width))
+
+
+def learned_gradient(module: torch.nn.Module, width: float) -> Tensor:
+    return module.learned_at(width).grad
 
 
 class TestLsq:
@@ -73,7 +74,7 @@ class TestLsq:
         expected = (G * slopes).sum() / math.sqrt(8 * 1)
         torch.testing.assert_close(learned_gradient(module, 2), expected.view(1))
         others = [width for width in WIDTHS if width != 2]
-        assert all(learned_gradient(module, width).eq(0).all() for width in others)
+        assert all(learned_gradient(module, width) is None for width in others)
 
     def test_a_value_just_at_an_end_counts_as_clipped(self) -> None:
         w = torch.tensor([[0.5, -1.0]]).requires_grad_()
@@ -100,11 +101,6 @@ class TestLsq:
         assert torch.equal(module(W, bits(3.0)), values)
         module(W, bits(3.0)).backward(G)
         assert torch.equal(learned_gradient(module, 3), -gradient)
-
-
-def learned_gradient(module: torch.nn.Module, width: float) -> Tensor:
-    rows = list(module.rows.widths)
-    return module.learned.grad.view(len(rows), -1)[min(range(len(rows)), key=lambda i: abs(rows[i] - width))]
 
 
 class TestSeq:
@@ -248,7 +244,7 @@ class TestActivations:
 def test_other_dtypes_take_the_plain_path_to_the_same_values(make: type, dtype: torch.dtype) -> None:
     w = (W + 0.013).to(dtype)  # away from ties
     module, plain = make(w, True), make(w.float(), True)
-    plain.load_state_dict({"learned": module.learned.float()})
+    plain.load_state_dict({name: value.float() for name, value in module.state_dict().items()})
     for width in (1.0, 1.585, 2.0, 3.0, 4.4, 8.0, 32.0):
         values = module(w, bits(width))
         assert values.dtype == dtype
@@ -259,7 +255,7 @@ def test_other_dtypes_take_the_plain_path_to_the_same_values(make: type, dtype: 
 @pytest.mark.parametrize("make", [LsqWeight, SeqWeight])
 def test_weights_of_nothing_but_zeros_and_no_weights_at_all(make: type) -> None:
     module = make(torch.zeros(3, 4), True)
-    assert (module.learned == 0.5).all()
+    assert all((each == 0.5).all() for each in module.learned)
     assert torch.equal(module(torch.zeros(3, 4), bits(3.0)), torch.zeros(3, 4))
     empty = make(torch.zeros(3, 0), True)
     assert empty(torch.zeros(3, 0), bits(3.0)).shape == (3, 0)

@@ -19,11 +19,13 @@ from bitdial.layers.norm_rows import (
     BatchNorm1dPerWidth,
     BatchNorm2dPerWidth,
     BatchNorm3dPerWidth,
+    NormRow,
     PerWidth,
 )
 from bitdial.layers.quantized import QuantizedLayer
 from bitdial.layers.swapping import take_place
 from bitdial.numerics import check_bits
+from bitdial.numerics.learned_step import LearnsPerWidth
 
 _KINDS: dict[type, type[PerWidth]] = {
     nn.BatchNorm1d: BatchNorm1dPerWidth,
@@ -112,19 +114,21 @@ def _reason_against(module: nn.Module) -> str | None:
 
 @torch.no_grad()
 def rest_idle_rows(model: nn.Module) -> None:
-    """Drop gradients that are all zero of rows of batch norms, so that an optimizer leaves the row as it is.
+    """Drop gradients that are all zero of what belongs to one width, so that an optimizer leaves it as it is.
 
-    A row that no forward pass of a step has used gets no gradient at all, and no optimizer moves it. But it gets zeros
+    That is the rows of batch norms and what quantizers learn for each width. One that no forward pass of a step has
+    used gets no gradient at all, and no optimizer moves it. But it gets zeros
     in a compiled model, from DistributedDataParallel and from ``zero_grad(set_to_none=False)``, and momentum and weight
     decay would move it; call this before ``optimizer.step()`` then. (`bitdial.training.fit` does so.)
     """
-    rows = [row for norm in model.modules() if isinstance(norm, PerWidth) for row in norm.rows]
-    given = [p for row in rows for p in row._parameters.values() if p is not None and p.grad is not None]
+    rows = [module for module in model.modules() if isinstance(module, (NormRow, LearnsPerWidth))]
+    given = [p for row in rows for p in row.parameters(recurse=False) if p.grad is not None]
     if not given:
         return
-    parts = [p.grad.to_local() if hasattr(p.grad, "to_local") else p.grad for p in given]
+    gradients: list[Any] = [p.grad for p in given]
+    parts = [gradient.to_local() if hasattr(gradient, "to_local") else gradient for gradient in gradients]
     sizes = torch.stack([size.to(parts[0].device) for size in torch._foreach_norm(parts, 1)])
-    if any(part is not p.grad for part, p in zip(parts, given, strict=True)):  # weights in shards
+    if any(part is not gradient for part, gradient in zip(parts, gradients, strict=True)):  # weights in shards
         torch.distributed.all_reduce(sizes)
     for parameter, size in zip(given, sizes.tolist(), strict=True):
         if size == 0:

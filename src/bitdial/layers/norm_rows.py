@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._mode_utils import no_dispatch
 
 from bitdial.layers.quantized import QuantizedLayer
+from bitdial.numerics.learned_step import OneOf, is_distributed
 
 PARAMETERS = ("weight", "bias")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -42,23 +43,6 @@ class _Values(NamedTuple):
     running_mean: Any
     running_var: Any
     num_batches_tracked: Any
-
-
-class _OneOf(torch.autograd.Function):
-    """One of several parameters, all of which take part in the graph; the others get no gradient.
-
-    DistributedDataParallel waits for every parameter; so it hears of those too that were not used.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, index: int, *rows: Tensor) -> Tensor:
-        ctx.place = index, len(rows)
-        return rows[index].view_as(rows[index])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        index, count = ctx.place
-        return None, *(gradient if each == index else None for each in range(count))
 
 
 def _of_row(name: str) -> property:
@@ -140,9 +124,9 @@ class PerWidth(_BatchNorm):
             row = _values(self.rows[index])
             with no_dispatch():  # selective checkpointing counts the operations of both times
                 row = row._replace(**{n: v.clone() for n in STATISTICS if (v := getattr(row, n)) is not None})
-        if torch.is_grad_enabled() and torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             given = {n: [getattr(each, n) for each in self.rows] for n in PARAMETERS if getattr(row, n) is not None}
-            row = row._replace(**{name: _OneOf.apply(index, *own) for name, own in given.items()})
+            row = row._replace(**{name: OneOf.apply(index, *own) for name, own in given.items()})
         return self._normalized(input, row)
 
     def _at_any(self, x: Tensor, bits: Tensor) -> Tensor:

@@ -133,38 +133,70 @@ def readable(x: Tensor, bits: Tensor) -> Number:
     return bits.item() if may_read(x) and bits.device.type == "cpu" else bits
 
 
-class PerWidth:
-    """The widths that have a learned state of their own, and where the state of any width is."""
+class OneOf(torch.autograd.Function):
+    """One of several parameters, all of which take part in the graph; the others get no gradient.
 
-    def __init__(self, widths: Sequence[float] | None) -> None:
-        own = sorted({float(width) for width in widths or WIDTHS if width < UNQUANTIZED}) or list(WIDTHS)
-        self.widths = tuple(own)
-        self._middles = [(low + high) / 2 for low, high in pairwise(own)]
+    DistributedDataParallel waits for every parameter; so it hears of those too that were not used.
+    """
 
-    def __len__(self) -> int:
-        return len(self.widths)
+    @staticmethod
+    def forward(ctx: Any, index: int, *rows: Tensor) -> Tensor:
+        """The parameter of that index."""
+        ctx.place = index, len(rows)
+        return rows[index].view_as(rows[index])
 
-    def row(self, bits: Number) -> Any:
-        """Index of the nearest width: a number, or a 0-dim tensor for a tensor."""
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        """Its gradient."""
+        index, count = ctx.place
+        return None, *(gradients[0] if each == index else None for each in range(count))
+
+
+def is_distributed() -> bool:
+    """Whether a backward pass may be one of several processes that wait for each other."""
+    return torch.is_grad_enabled() and torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+class LearnsPerWidth(nn.Module):
+    """A module with a parameter for each of some widths, of one shape, and nothing else for parameters.
+
+    A width that has none takes that of the nearest. A width that a step does not use gets no gradient, so that neither
+    momentum nor weight decay moves what it has learned.
+    """
+
+    widths: tuple[float, ...]
+
+    def _keep(self, widths: Sequence[float] | None) -> None:
+        """Say which widths; before their parameters are there."""
+        self.widths = tuple(sorted({float(each) for each in widths or () if each < UNQUANTIZED})) or WIDTHS
+        self._middles = [(low + high) / 2 for low, high in pairwise(self.widths)]
+        self._keys = tuple(f"bits_{width:g}".replace(".", "_") for width in self.widths)
+
+    @property
+    def learned(self) -> list[Tensor]:
+        """What was learned, in the order of `widths`."""
+        return [getattr(self, key) for key in self._keys]
+
+    def _index(self, bits: Number) -> Any:
+        """Place of the nearest width: a number, or a 0-dim tensor for a tensor."""
         if not isinstance(bits, Tensor):
             return bisect(self._middles, bits)
         above = [bits >= middle for middle in self._middles]
         return torch.stack(above).sum() if above else torch.zeros((), dtype=torch.long, device=bits.device)
 
-    def nearest(self, bits: Number) -> Number:
+    def _nearest(self, bits: Number) -> Number:
         """The nearest width itself."""
         if not isinstance(bits, Tensor):
             return self.widths[bisect(self._middles, bits)]
-        width: Any = self.widths[0]
-        for middle, next_width in zip(self._middles, self.widths[1:], strict=True):
-            width = torch.where(bits >= middle, next_width, width)
-        return torch.as_tensor(width, device=bits.device)
+        known = torch.tensor(self.widths, dtype=torch.float32, device=bits.device)
+        return known.index_select(0, self._index(bits).view(1)).squeeze(0)
 
-    def of(self, learned: Tensor, bits: Number) -> Tensor:
-        """What a flat parameter ``(widths * groups,)`` holds for a width: ``(groups,)``."""
-        rows = learned.view(len(self), -1)
-        row = self.row(bits)
-        return rows.index_select(0, row.view(1)).view(-1) if isinstance(row, Tensor) else rows[row]
+    def learned_at(self, bits: Number) -> Tensor:
+        """What the nearest width has learned."""
+        index = self._index(bits)
+        if isinstance(index, Tensor):
+            return torch.stack(self.learned).index_select(0, index.view(1)).squeeze(0)
+        return OneOf.apply(index, *self.learned) if is_distributed() else self.learned[index]  # type: ignore[no-any-return]
 
 
 def _at_least_one(grid: StepGrid) -> Any:
@@ -177,8 +209,8 @@ def _stretch(own: StepGrid, wanted: StepGrid) -> Number:
     return own.codes.highest * own.unit / (wanted.codes.highest * wanted.unit)  # type: ignore[no-any-return]
 
 
-class LearnedGrid(LearnedWeight):
-    """Weights on a grid with a learned step (LSQ) or range (SEQ) for each width and group of weights.
+class LearnedGrid(LearnedWeight, LearnsPerWidth):
+    """Weights on a grid with a learned step (LSQ) or range (SEQ) for each width, ``(groups,)`` each.
 
     Args:
         weight: what the steps fit to begin with.
@@ -186,13 +218,10 @@ class LearnedGrid(LearnedWeight):
         widths: those that have steps of their own.
     """
 
-    learned: Tensor
-    """``(widths * groups,)``: the steps of the first width, then of the second, and so on."""
     strict = False
-    rows: PerWidth
 
     def __init__(self, weight: Tensor, per_channel: bool = False, widths: Sequence[float] | None = None) -> None:
-        vars(self)["rows"] = PerWidth(widths)  # `initial` needs it, and is called while a module is being made
+        self._keep(widths)
         super().__init__(weight, per_channel)
 
     def initial(self, weight: Tensor) -> dict[str, Tensor]:
@@ -200,10 +229,12 @@ class LearnedGrid(LearnedWeight):
         groups = weight.shape[0] if self.per_channel and weight.dim() >= 2 else 1
         empty = weight.numel() == 0
         flat = weight.detach().new_zeros(groups, 1) if empty else widened(weight.detach()).reshape(groups, -1)
-        fan_in = max(math.prod(weight.shape[1:]), 1)
-        starts = [self._start(flat, width) for width in self.rows.widths]
-        filled = [torch.where(start == 0, 1 / math.sqrt(fan_in), start) for start in starts]
-        return {"learned": torch.cat(filled).to(weight.dtype)}
+        start = 1 / math.sqrt(max(math.prod(weight.shape[1:]), 1))
+        fitting = (self._start(flat, width) for width in self.widths)
+        return {
+            key: torch.where(fit == 0, start, fit).to(weight.dtype)
+            for key, fit in zip(self._keys, fitting, strict=True)
+        }
 
     def _start(self, rows: Tensor, width: float) -> Tensor:
         raise NotImplementedError
@@ -213,8 +244,8 @@ class LearnedGrid(LearnedWeight):
 
     def step(self, bits: Number) -> Tensor:
         """Distance of two values of the grid of a width, for each group of weights: ``(groups,)``."""
-        unit = _stretch(self._grid(self.rows.nearest(bits)), self._grid(bits)) * self._grid(bits).unit
-        size = widened(self.rows.of(self.learned, bits)).abs()
+        unit = _stretch(self._grid(self._nearest(bits)), self._grid(bits)) * self._grid(bits).unit
+        size = widened(self.learned_at(bits)).abs()
         return (size * unit).clamp_min(_tiny(size))
 
     def forward(self, weight: Tensor, bits: Tensor) -> Tensor:
@@ -280,7 +311,7 @@ def activation_grid(bits: Number, signed: Number) -> StepGrid:
     return _either(negative, weights, StepGrid(Codes(0.0, count - 1, 0.0, 0.0, count - 1)))
 
 
-class _LearnedActivation(nn.Module):
+class LearnedActivation(LearnsPerWidth):
     """Activations of one layer on a grid of which something is learned for each width.
 
     What counts is ``start + learned``. `start` stands from the beginning and is fitted to the first training batch that
@@ -292,8 +323,6 @@ class _LearnedActivation(nn.Module):
         widths: those that have a value of their own.
     """
 
-    learned: Tensor
-    """``(widths,)``: what was learned since the start."""
     start: Tensor
     """``(widths,)``."""
     fitted: Tensor
@@ -304,26 +333,27 @@ class _LearnedActivation(nn.Module):
 
     def __init__(self, widths: Sequence[float] | None = None, **_: Any) -> None:
         super().__init__()
-        self.rows = PerWidth(widths)
-        self.learned = nn.Parameter(torch.zeros(len(self.rows)))
-        for name, shape in (("start", (len(self.rows),)), ("fitted", ()), ("signed", ())):
+        self._keep(widths)
+        for key in self._keys:
+            self.register_parameter(key, nn.Parameter(torch.zeros(1)))
+        for name, shape in (("start", (len(self.widths),)), ("fitted", ()), ("signed", ())):
             self.register_buffer(name, torch.zeros(shape))
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Forget what was learned; the next training batch fits the start anew."""
-        for tensor in (self.learned, self.fitted, self.signed):
+        for tensor in (*self.learned, self.fitted, self.signed):
             tensor.zero_()
         self.start.copy_(self._starts(self.start.new_tensor(0.8), self.start.new_tensor(1.0), 0.0))
 
     @property
     def values(self) -> Tensor:
         """What counts for each width: ``(widths,)``."""
-        return self.start + self.learned
+        return self.start + torch.cat(self.learned)
 
     def _starts(self, mean: Tensor, rms: Tensor, signed: Number) -> Tensor:
-        return torch.stack([self._start(mean, rms, activation_grid(width, signed)) for width in self.rows.widths])
+        return torch.stack([self._start(mean, rms, activation_grid(width, signed)) for width in self.widths])
 
     def _start(self, mean: Tensor, rms: Tensor, grid: StepGrid) -> Tensor:
         """Where to start, for activations of this mean magnitude and root mean square."""
@@ -347,10 +377,10 @@ class _LearnedActivation(nn.Module):
         return torch.where(starts > 0, starts.to(self.start.dtype), self.start), signed
 
     def _state(self, x: Tensor, bits: Number) -> tuple[Tensor, Number]:
-        """What counts for each width, and whether values are signed, in this pass."""
+        """Where each width starts, and whether values are signed, in this pass."""
         readable = not isinstance(bits, Tensor)
         if readable and self.fitted.item():
-            return self.values, self.signed.item()
+            return self.start, self.signed.item()
         starts, signed = self._fitting(x)
         if not readable:
             done = self.fitted > 0
@@ -360,7 +390,7 @@ class _LearnedActivation(nn.Module):
                 self.start.copy_(starts)
                 self.signed.copy_(signed)
                 self.fitted.fill_(1.0)
-        return starts + self.learned, signed.item() if readable else signed
+        return starts, signed.item() if readable else signed
 
     def forward(self, x: Tensor, bits: Tensor) -> Tensor:
         """The activations on their grid; at 32 bits as they are."""
@@ -369,19 +399,20 @@ class _LearnedActivation(nn.Module):
         width = readable(x, bits)
         if not isinstance(width, Tensor) and width >= UNQUANTIZED and self.fitted.item():
             return x
-        values, signed = self._state(x, width)
-        own = self._rule(activation_grid(self.rows.nearest(width), signed))
+        starts, signed = self._state(x, width)
+        own = self._rule(activation_grid(self._nearest(width), signed))
         grid = self._rule(activation_grid(width, signed))
-        step = widened(self.rows.of(values, width)).abs() * (grid.unit * _stretch(own, grid))
+        start = starts.index_select(0, torch.as_tensor(self._index(width), device=starts.device).view(1))
+        step = widened(start + self.learned_at(width)).abs() * (grid.unit * _stretch(own, grid))
         step = step.clamp_min(_tiny(step))
         return stepped(x, step, grid.codes, width, strict=self.strict, factor=self._factor(x, grid))
 
     def extra_repr(self) -> str:
         """The widths with a value of their own."""
-        return "widths: " + ", ".join(f"{width:g}" for width in self.rows.widths)
+        return "widths: " + ", ".join(f"{width:g}" for width in self.widths)
 
 
-class LsqActivation(_LearnedActivation):
+class LsqActivation(LearnedActivation):
     """LSQ for activations; see `LsqWeight`. N counts the features of one example (Esser et al., section 2.2).
 
     The step begins as ``2 mean|x| / sqrt(Qp)`` of the first training batch.
@@ -400,7 +431,7 @@ class LsqActivation(_LearnedActivation):
         return (_at_least_one(grid) * max(x[0].numel(), 1)) ** -0.5  # type: ignore[no-any-return]
 
 
-class PactActivation(_LearnedActivation):
+class PactActivation(LearnedActivation):
     """PACT: ``clip(x, 0, a)`` on the grid with ``2**b`` values from 0 to a, the clip a learned.
 
     Source: Choi et al., PACT: Parameterized Clipping Activation for Quantized Neural Networks, arXiv 1805.06085,

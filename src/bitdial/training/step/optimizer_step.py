@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from bitdial.errors import BitdialError
 from bitdial.layers import rest_idle_rows
 from bitdial.layers.names import hold_of
-from bitdial.layers.norm_rows import PerWidth
+from bitdial.layers.norm_rows import NormRow
+from bitdial.numerics.learned_step import LearnsPerWidth
 from bitdial.training.devices import is_distributed
 from bitdial.training.optimizers import scaled_learning_rate
 from bitdial.training.sharding import is_sharded, whole
@@ -76,7 +77,7 @@ class MicroBatches:
         self.count, self.check = count, check
         self.hold = hold_of(model)  # around passes whose gradients the processes do not exchange yet
         self.sums = False  # True: a batch's loss is a sum over its examples, so that its parts are not weighted
-        self._has_rows = any(isinstance(module, PerWidth) for module in plain.modules())
+        self._has_rows = any(isinstance(module, (NormRow, LearnsPerWidth)) for module in plain.modules())
         self._snapshot = Snapshot(plain, control.device)
         self._taken: list[tuple[Any, float | Tensor]] = []
         self._losses: list[Tensor] = []
