@@ -38,7 +38,8 @@ def steps(model: nn.Module, call: nn.Module, device: str, *, train: bool) -> lis
         seen.append(y.detach())
         if train:
             y.square().sum().backward()
-            seen.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+            seen.append(torch.cat([gradient.flatten() for gradient in gradients]))
     return seen
 
 

@@ -236,7 +236,8 @@ class TestActivations:
         assert torch.equal(y, X)
         y.backward(G)
         assert torch.equal(x.grad, G)
-        assert module.fitted == 1
+        assert module.fitted == 0
+        assert all(each.grad is None for each in module.learned)
 
 
 @pytest.mark.parametrize("make", [LsqWeight, SeqWeight])

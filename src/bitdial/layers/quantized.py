@@ -23,7 +23,8 @@ from bitdial.layers.weight import Weight
 from bitdial.layers.widths import WIDTHS
 from bitdial.numerics import UNQUANTIZED, check_bits, get_activation_quantizer, get_quantizer
 from bitdial.numerics.fitted import hadamard_block, rotated
-from bitdial.numerics.grid import IDENTITY, Grid, TensorGrid, is_opaque, may_read
+from bitdial.numerics.grid import IDENTITY, Grid, TensorGrid, is_opaque, is_traced, may_read
+from bitdial.numerics.learned_step import LearnsPerWidth
 from bitdial.numerics.learned_ternary import LearnedWeight
 from bitdial.numerics.nested import NESTED
 from bitdial.numerics.quantizers import group_size
@@ -258,8 +259,15 @@ class QuantizedLayer(HoldsRanges):
         if self.weight_quantizer is None:
             quantized = self.quantizer.weight(rows, self.weight_bits, self.per_channel)
         else:
-            quantized = self.weight_quantizer(rows, self.weight_bits)
+            quantized = self._by_width(self.weight_quantizer, rows, "weight_bits")
         return quantized if self.group_size is None else quantized.reshape(weight.shape)
+
+    def _by_width(self, module: nn.Module, x: Tensor, part: str) -> Tensor:
+        """What a module makes of x at a width, which it is told as a number too where the host knows it."""
+        bits: Tensor = getattr(self, part)
+        if not isinstance(module, LearnsPerWidth) or is_traced() or type(bits) is not Tensor:
+            return module(x, bits)  # type: ignore[no-any-return]
+        return module(x, bits, self.width(part))  # type: ignore[no-any-return]
 
     def rotated_rows(self) -> Tensor:
         """The weight as it is quantized: rotated where the quantizer does that, each group in an entry of its own."""
@@ -326,7 +334,7 @@ class QuantizedLayer(HoldsRanges):
         if self.activation_quantizer is None:
             grid, clip = self._grid(x)
         else:  # it is on its grid when it comes to the product
-            x, clip = self.activation_quantizer(x, self.activation_bits), False
+            x, clip = self._by_width(self.activation_quantizer, x, "activation_bits"), False
             whole = torch.full_like(self.activation_bits, UNQUANTIZED)
             grid = IDENTITY if may_read(x) else TensorGrid(self.range_low, self.range_high, whole)
         values = self.quantizer.values

@@ -161,7 +161,8 @@ class LearnsPerWidth(nn.Module):
     """A module with a parameter for each of some widths, of one shape, and nothing else for parameters.
 
     A width that has none takes that of the nearest. A width that a step does not use gets no gradient, so that neither
-    momentum nor weight decay moves what it has learned.
+    momentum nor weight decay moves what it has learned; it gets zeros where only the tensor knows the width (compiled).
+    `known` in the forward pass is the width as a number, where there is one on the host though not in the tensor.
     """
 
     widths: tuple[float, ...]
@@ -197,6 +198,12 @@ class LearnsPerWidth(nn.Module):
         if isinstance(index, Tensor):
             return torch.stack(self.learned).index_select(0, index.view(1)).squeeze(0)
         return OneOf.apply(index, *self.learned) if is_distributed() else self.learned[index]  # type: ignore[no-any-return]
+
+
+def _is_off(bits: Number, known: float | None) -> bool:
+    """Whether nothing is to be done at 32 bits, as far as the host knows, nor any parameter is waited for."""
+    place = bits if known is None else known
+    return not isinstance(place, Tensor) and place >= UNQUANTIZED and not is_distributed()
 
 
 def _at_least_one(grid: StepGrid) -> Any:
@@ -242,18 +249,21 @@ class LearnedGrid(LearnedWeight, LearnsPerWidth):
     def _grid(self, bits: Number) -> StepGrid:
         raise NotImplementedError
 
-    def step(self, bits: Number) -> Tensor:
+    def step(self, bits: Number, known: float | None = None) -> Tensor:
         """Distance of two values of the grid of a width, for each group of weights: ``(groups,)``."""
-        unit = _stretch(self._grid(self._nearest(bits)), self._grid(bits)) * self._grid(bits).unit
-        size = widened(self.learned_at(bits)).abs()
+        place = bits if known is None else known
+        unit = _stretch(self._grid(self._nearest(place)), self._grid(bits)) * self._grid(bits).unit
+        size = widened(self.learned_at(place)).abs()
         return (size * unit).clamp_min(_tiny(size))
 
-    def forward(self, weight: Tensor, bits: Tensor) -> Tensor:
+    def forward(self, weight: Tensor, bits: Tensor, known: float | None = None) -> Tensor:
         """The weight on its grid; at 32 bits the weight itself."""
         if weight.numel() == 0:
             return weight.view_as(weight)
         width = readable(weight, bits)
-        step = self.step(width)
+        if _is_off(width, known):
+            return weight.view_as(weight)
+        step = self.step(width, known)
         share = max(weight.numel() // step.numel(), 1)
         factor = (_at_least_one(lsq_grid(width)) * share) ** -0.5
         return stepped(weight, step, self._grid(width).codes, width, strict=self.strict, factor=factor)
@@ -383,27 +393,31 @@ class LearnedActivation(LearnsPerWidth):
             return self.start, self.signed.item()
         starts, signed = self._fitting(x)
         if not readable:
-            done = self.fitted > 0
+            done = (self.fitted > 0) | (bits >= UNQUANTIZED)
             starts, signed = torch.where(done, self.start, starts), torch.where(done, self.signed, signed)
         if self.training:
+            seen = torch.ones_like(self.fitted)
+            if isinstance(bits, Tensor):
+                seen = torch.where(bits < UNQUANTIZED, seen, self.fitted)
             with torch.no_grad():
-                self.start.copy_(starts)
-                self.signed.copy_(signed)
-                self.fitted.fill_(1.0)
+                for mine, new in ((self.start, starts), (self.signed, signed), (self.fitted, seen)):
+                    mine.copy_(new)
         return starts, signed.item() if readable else signed
 
-    def forward(self, x: Tensor, bits: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bits: Tensor, known: float | None = None) -> Tensor:
         """The activations on their grid; at 32 bits as they are."""
         if x.numel() == 0:
             return x
         width = readable(x, bits)
-        if not isinstance(width, Tensor) and width >= UNQUANTIZED and self.fitted.item():
+        if _is_off(width, known):
             return x
         starts, signed = self._state(x, width)
-        own = self._rule(activation_grid(self._nearest(width), signed))
+        place = width if known is None else known
+        own = self._rule(activation_grid(self._nearest(place), signed))
         grid = self._rule(activation_grid(width, signed))
-        start = starts.index_select(0, torch.as_tensor(self._index(width), device=starts.device).view(1))
-        step = widened(start + self.learned_at(width)).abs() * (grid.unit * _stretch(own, grid))
+        index = self._index(place)
+        start = starts.index_select(0, index.view(1)) if isinstance(index, Tensor) else starts[index]
+        step = widened(start + self.learned_at(place)).abs() * (grid.unit * _stretch(own, grid))
         step = step.clamp_min(_tiny(step))
         return stepped(x, step, grid.codes, width, strict=self.strict, factor=self._factor(x, grid))
 

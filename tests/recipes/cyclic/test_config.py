@@ -74,7 +74,7 @@ BAD: list[tuple[type[BaseModel], dict[str, Any], str]] = [
     (ModelConfig, {"default_bit_width": 33}, "less than or equal to 32"),
     (ModelConfig, {"default_bit_width": "x"}, "valid number"),
     (ModelConfig, {"bits": 3}, "not permitted"),
-    (ModelConfig, {"quantizer": "linear"}, "'uniform' or 'dorefa'"),
+    (ModelConfig, {"quantizer": "linear"}, "'uniform', 'dorefa', .* or 'nested'"),
     (CyclicTrainingConfig, {"num_cpt_iterations": 0}, "greater than or equal to 1"),
     (CyclicTrainingConfig, {"distillation_alpha": 1.5}, "less than or equal to 1"),
     (CyclicTrainingConfig, {"max_grad_norm": 0}, "greater than 0"),
