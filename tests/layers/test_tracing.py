@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bitdial.layers import quantize
 from tests.layers.nets import images
 
-QUANTIZERS = ["uniform", "dorefa", "twn", "ttq"]
+QUANTIZERS = ["uniform", "dorefa", "twn", "ttq", "lsq", "pact", "seq", "quest", "nested"]
 
 
 def net(quantizer: str, bits: float) -> nn.Module:

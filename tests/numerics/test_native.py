@@ -285,7 +285,7 @@ def trained(x: Tensor, **quantization: Any) -> list[Tensor]:
         leaf = (x if training else x * 2).clone().requires_grad_()  # twice as large: evaluation clips
         out = net(leaf)
         (out * out).sum().backward()
-        results += [out.detach(), leaf.grad, *(p.grad.clone() for p in net.parameters())]
+        results += [out.detach(), leaf.grad, *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
         optimizer.step()
     return results + list(net.state_dict().values())
 

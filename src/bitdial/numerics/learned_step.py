@@ -21,7 +21,7 @@ from bitdial.numerics.learned_ternary import LearnedWeight
 from bitdial.numerics.quantizers import ActivationQuantizer, Quantizer, register, register_activations
 from bitdial.numerics.reference import UNQUANTIZED, level_count, levels
 from bitdial.numerics.steps import Codes, steps_gradient, to_steps
-from bitdial.numerics.weights import TERNARY_BITS, dorefa_weight, mean_magnitude, sum_type, widened
+from bitdial.numerics.weights import TERNARY_BITS, aligned, dorefa_weight, mean_magnitude, sum_type, widened
 
 WIDTHS = (1.0, TERNARY_BITS, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
 """Widths that have a learned state of their own unless a user names others."""
@@ -125,7 +125,17 @@ def stepped(
         strict: whether a value just at an edge counts as outside.
         factor: what the derivative by the step is multiplied with.
     """
+    if not torch.compiler.is_compiling() and torch._C._is_tracing():
+        return _recorded(x, step.detach(), codes, bits)
     return _Stepped.apply(x, step, codes, bits, strict, factor)  # type: ignore[no-any-return]
+
+
+def _recorded(x: Tensor, step: Tensor, codes: Codes, bits: Number) -> Tensor:
+    """`stepped` in plain operations, as ``jit.trace`` can save no others; the step gets no gradient."""
+    plain, size = x.detach(), aligned(step.flatten(), x)
+    off = torch.as_tensor(bits, device=x.device) >= UNQUANTIZED
+    inside = ((plain >= codes.edge_low * size) & (plain <= codes.edge_high * size)) | off
+    return torch.where(off, plain, to_steps(plain, step, codes)) + torch.where(inside, x - plain, 0.0)
 
 
 def readable(x: Tensor, bits: Tensor) -> Number:
