@@ -19,9 +19,10 @@ from bitdial.layers.names import plain_names
 from bitdial.layers.quantized import STORED
 from bitdial.layers.widths import SQUARES
 from bitdial.numerics import UNQUANTIZED, levels
-from bitdial.numerics.learned_step import LearnedGrid, readable
+from bitdial.numerics.learned_step import LearnedGrid
 from bitdial.numerics.nested import NESTED
 from bitdial.numerics.reference import step_size
+from bitdial.numerics.steps import readable
 from bitdial.numerics.weights import magnitude
 
 

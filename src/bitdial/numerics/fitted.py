@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitdial.numerics.learned_step import Number, level_number, readable, stepped
+from bitdial.numerics.learned_step import level_number
 from bitdial.numerics.quantizers import ActivationQuantizer, Quantizer, register, register_activations
 from bitdial.numerics.reference import UNQUANTIZED, snap_reference
-from bitdial.numerics.steps import Codes
+from bitdial.numerics.steps import Codes, Number, readable, stepped
 from bitdial.numerics.weights import (
     TERNARY_BITS,
     StraightThrough,

@@ -11,26 +11,22 @@ import math
 from bisect import bisect
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bitdial.numerics.grid import may_read
 from bitdial.numerics.learned_ternary import LearnedWeight
 from bitdial.numerics.quantizers import ActivationQuantizer, Quantizer, register, register_activations
 from bitdial.numerics.reference import UNQUANTIZED, level_count, levels
-from bitdial.numerics.steps import Codes, steps_gradient, to_steps
-from bitdial.numerics.weights import TERNARY_BITS, aligned, dorefa_weight, mean_magnitude, sum_type, widened
+from bitdial.numerics.steps import Codes, Number, readable, stepped
+from bitdial.numerics.weights import TERNARY_BITS, dorefa_weight, mean_magnitude, sum_type, widened
 
 WIDTHS = (1.0, TERNARY_BITS, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
 """Widths that have a learned state of their own unless a user names others."""
 
 SEQ_CLIP = 0.99
 """Share of the stretched grid's range inside which a weight has a gradient, of ParetoQ's code."""
-
-Number: TypeAlias = float | Tensor
-"""A number where it can be read for free, else a 0-dim tensor, which a compiled graph takes for an input."""
 
 
 class StepGrid(NamedTuple):
@@ -82,65 +78,6 @@ def seq_grid(bits: Number) -> StepGrid:
 def _either(condition: Any, yes: StepGrid, no: StepGrid) -> StepGrid:
     codes = (_pick(condition, mine, other) for mine, other in zip(yes.codes, no.codes, strict=True))
     return StepGrid(Codes(*codes), _pick(condition, yes.unit, no.unit))
-
-
-class _Stepped(torch.autograd.Function):
-    """`stepped`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, codes: Codes, bits: Number, strict: bool, factor: Number) -> Tensor:
-        ctx.strict = strict
-        rest = (*codes, bits, factor)
-        ctx.kept = [None if isinstance(value, Tensor) else value for value in rest]
-        # Copies: the dial may be turned before the backward pass.
-        ctx.save_for_backward(x, step, *(value.clone() for value in rest if isinstance(value, Tensor)))
-        if not isinstance(bits, Tensor):
-            return x.view_as(x) if bits >= UNQUANTIZED else to_steps(x, step, codes)
-        return torch.where(bits >= UNQUANTIZED, x, to_steps(x, step, codes))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        x, step, *tensors = ctx.saved_tensors
-        gradient, given = gradients[0], iter(tensors)
-        *codes, bits, factor = (next(given) if value is None else value for value in ctx.kept)
-        off = bits >= UNQUANTIZED
-        if off is True:
-            return gradient, torch.zeros_like(step), None, None, None, None
-        by_x, by_step = steps_gradient(x, gradient, step, Codes(*codes), strict=ctx.strict, scale=factor)
-        if off is not False:
-            by_x, by_step = torch.where(off, gradient, by_x), torch.where(off, 0.0, by_step)
-        return by_x, by_step, None, None, None, None
-
-
-def stepped(
-    x: Tensor, step: Tensor, codes: Codes, bits: Number, *, strict: bool = False, factor: Number = 1.0
-) -> Tensor:
-    """`bitdial.numerics.steps.to_steps`, differentiable in both.
-
-    Args:
-        x: at least one value, any shape, floating dtype.
-        step: positive, one value, or one for each entry of the first dimension of `x`.
-        codes: the grid.
-        bits: at 32 the values come back as they are.
-        strict: whether a value just at an edge counts as outside.
-        factor: what the derivative by the step is multiplied with.
-    """
-    if not torch.compiler.is_compiling() and torch._C._is_tracing():
-        return _recorded(x, step.detach(), codes, bits)
-    return _Stepped.apply(x, step, codes, bits, strict, factor)  # type: ignore[no-any-return]
-
-
-def _recorded(x: Tensor, step: Tensor, codes: Codes, bits: Number) -> Tensor:
-    """`stepped` in plain operations, as ``jit.trace`` can save no others; the step gets no gradient."""
-    plain, size = x.detach(), aligned(step.flatten(), x)
-    off = torch.as_tensor(bits, device=x.device) >= UNQUANTIZED
-    inside = ((plain >= codes.edge_low * size) & (plain <= codes.edge_high * size)) | off
-    return torch.where(off, plain, to_steps(plain, step, codes)) + torch.where(inside, x - plain, 0.0)
-
-
-def readable(x: Tensor, bits: Tensor) -> Number:
-    """The width as a number where that costs nothing."""
-    return bits.item() if may_read(x) and bits.device.type == "cpu" else bits
 
 
 class OneOf(torch.autograd.Function):

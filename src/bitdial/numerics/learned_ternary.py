@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bitdial.numerics.grid import is_off, may_read, row_kernels, unless_off
 from bitdial.numerics.quantizers import Quantizer, register
 from bitdial.numerics.reference import UNQUANTIZED
-from bitdial.numerics.steps import Codes, direction, steps_gradient, to_steps
+from bitdial.numerics.steps import Codes, direction, readable, stepped
 from bitdial.numerics.weights import (
     TERNARY_BITS,
     aligned,
@@ -141,28 +141,6 @@ def ttq_values(
 _THREE = Codes(-1.0, 1.0, 0.0, -1.0, 1.0)
 
 
-class _LearnedStep(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, step: Tensor, bits: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, step, bits.clone())  # the dial may be turned before the backward pass
-        if is_off(weight, bits):
-            return weight.view_as(weight)
-        return unless_off(weight, bits, lambda: to_steps(weight, step, _THREE))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None]:
-        weight, step, bits = ctx.saved_tensors
-        gradient: Tensor = gradients[0]
-        if is_off(weight, bits):
-            return gradient, torch.zeros_like(step), None
-        per_step = weight.numel() / step.numel()
-        by_weight, by_step = steps_gradient(weight, gradient, step, _THREE, scale=1 / math.sqrt(per_step))
-        if not may_read(weight):
-            ternary = bits < UNQUANTIZED
-            by_weight, by_step = torch.where(ternary, by_weight, gradient), torch.where(ternary, by_step, 0.0)
-        return by_weight, by_step, None
-
-
 def learned_step_values(weight: Tensor, step: Tensor, bits: Tensor) -> Tensor:
     """LSQ with three levels: ``s * round(clip(w / s, -1, 1))``, the step s learned.
 
@@ -175,7 +153,8 @@ def learned_step_values(weight: Tensor, step: Tensor, bits: Tensor) -> Tensor:
         step: ``(out,)`` or ``(1,)``; its magnitude counts.
         bits: 0-dim float tensor; at 32 the weight comes back as it is, at any other width it is ternary.
     """
-    return _LearnedStep.apply(weight, step, bits)  # type: ignore[no-any-return]
+    factor = 1 / math.sqrt(max(weight.numel(), 1) / step.numel())
+    return stepped(weight, step, _THREE, readable(weight, bits), strict=True, factor=factor)
 
 
 class LearnedWeight(nn.Module):

@@ -14,9 +14,9 @@ import math
 import torch
 from torch import Tensor
 
-from bitdial.numerics.learned_step import Number, readable
 from bitdial.numerics.quantizers import Quantizer, register
 from bitdial.numerics.reference import UNQUANTIZED
+from bitdial.numerics.steps import Number, readable
 from bitdial.numerics.weights import StraightThrough, magnitude, widened
 
 CODE_BITS = 8

@@ -14,15 +14,20 @@ over memory and give the same values.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from bitdial.numerics.grid import may_read, row_kernels
+from bitdial.numerics.reference import UNQUANTIZED
 from bitdial.numerics.weights import aligned, group_dims, sum_type, widened
 
 _TINY = torch.finfo(torch.float32).tiny
+
+
+Number: TypeAlias = float | Tensor
+"""A number where it can be read for free, else a 0-dim tensor, which a compiled graph takes for an input."""
 
 
 class Codes(NamedTuple):
@@ -77,6 +82,67 @@ def steps_gradient(
     total = change.sum(group_dims(weight, step.numel() > 1), dtype=sum_type(change)).to(change.dtype)
     by_step = total.view_as(step) * direction(step) * scale
     return torch.where(inside, wide, 0.0).to(weight.dtype), by_step.to(step.dtype)
+
+
+class _Stepped(torch.autograd.Function):
+    """`stepped`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, codes: Codes, bits: Number, strict: bool, factor: Number) -> Tensor:
+        ctx.strict = strict
+        rest = (*codes, bits, factor)
+        ctx.kept = [None if isinstance(value, Tensor) else value for value in rest]
+        # Copies: the dial may be turned before the backward pass.
+        ctx.save_for_backward(x, step, *(value.clone() for value in rest if isinstance(value, Tensor)))
+        if x.numel() == 0 or (not isinstance(bits, Tensor) and bits >= UNQUANTIZED):
+            return x.view_as(x)
+        if not isinstance(bits, Tensor):
+            return to_steps(x, step, codes)
+        return torch.where(bits >= UNQUANTIZED, x, to_steps(x, step, codes))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        x, step, *tensors = ctx.saved_tensors
+        gradient, given = gradients[0], iter(tensors)
+        *codes, bits, factor = (next(given) if value is None else value for value in ctx.kept)
+        off = bits >= UNQUANTIZED
+        if off is True or x.numel() == 0:
+            return gradient, torch.zeros_like(step), None, None, None, None
+        by_x, by_step = steps_gradient(x, gradient, step, Codes(*codes), strict=ctx.strict, scale=factor)
+        if off is not False:
+            by_x, by_step = torch.where(off, gradient, by_x), torch.where(off, 0.0, by_step)
+        return by_x, by_step, None, None, None, None
+
+
+def stepped(
+    x: Tensor, step: Tensor, codes: Codes, bits: Number, *, strict: bool = False, factor: Number = 1.0
+) -> Tensor:
+    """`to_steps`, differentiable in both.
+
+    Args:
+        x: any shape, floating dtype.
+        step: one value, or one for each entry of the first dimension of `x`; its magnitude counts.
+        codes: the grid.
+        bits: at 32 the values come back as they are.
+        strict: whether a value just at an edge counts as outside.
+        factor: what the derivative by the step is multiplied with.
+    """
+    if not torch.compiler.is_compiling() and torch._C._is_tracing():
+        return _recorded(x, step.detach(), codes, bits)
+    return _Stepped.apply(x, step, codes, bits, strict, factor)  # type: ignore[no-any-return]
+
+
+def _recorded(x: Tensor, step: Tensor, codes: Codes, bits: Number) -> Tensor:
+    """`stepped` in plain operations, as ``jit.trace`` can save no others; the step gets no gradient."""
+    plain, size = x.detach(), aligned(step.flatten(), x).abs()
+    off = torch.as_tensor(bits, device=x.device) >= UNQUANTIZED
+    inside = ((plain >= codes.edge_low * size) & (plain <= codes.edge_high * size)) | off
+    return torch.where(off, plain, to_steps(plain, step, codes)) + torch.where(inside, x - plain, 0.0)
+
+
+def readable(x: Tensor, bits: Tensor) -> Number:
+    """The width as a number where that costs nothing."""
+    return bits.item() if may_read(x) and bits.device.type == "cpu" else bits
 
 
 def direction(scale: Tensor) -> Tensor:
