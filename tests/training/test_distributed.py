@@ -38,9 +38,21 @@ class Interrupt(Hook):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def note_when_left(mark: Path) -> None:
+    """Write a file when this process closes its connections to the other one."""
+    leave = torch.distributed.destroy_process_group
+
+    def noted() -> None:
+        leave()
+        mark.touch()
+
+    torch.distributed.destroy_process_group = noted
+
+
 def in_each_process(fabric: Any, root: str) -> None:
     """Runs in both processes; what it finds goes to files."""
     torch.set_num_threads(1)
+    note_when_left(Path(root) / f"left{fabric.global_rank}")
     rank, root_path = fabric.global_rank, Path(root)
     found: dict[str, Any] = {}
     folder = RunFolder.create("two", {"devices": 2}, root=root_path / "runs", fabric=fabric)
@@ -134,6 +146,8 @@ def test_two_processes(tmp_path: Path) -> None:
     fabric = make_fabric(devices=2, strategy="ddp_spawn", accelerator="cpu")
     fabric.launch(in_each_process, str(tmp_path))
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert (tmp_path / "left0").exists()  # left open, the connections abort a process at its end, now and then
+    assert (tmp_path / "left1").exists()
 
     for name in ("whole", "parts"):  # one model: equal parameters and optimizer; running statistics are rank 0's
         different = differences(first[name]["model_state_dict"], second[name]["model_state_dict"])

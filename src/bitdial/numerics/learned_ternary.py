@@ -153,7 +153,7 @@ def learned_step_values(weight: Tensor, step: Tensor, bits: Tensor) -> Tensor:
         step: ``(out,)`` or ``(1,)``; its magnitude counts.
         bits: 0-dim float tensor; at 32 the weight comes back as it is, at any other width it is ternary.
     """
-    factor = 1 / math.sqrt(max(weight.numel(), 1) / step.numel())
+    factor = math.sqrt(max(step.numel(), 1) / max(weight.numel(), 1))
     return stepped(weight, step, _THREE, readable(weight, bits), strict=True, factor=factor)
 
 

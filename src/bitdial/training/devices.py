@@ -68,8 +68,6 @@ def make_fabric(
         raise BitdialError(f"cannot train on devices={devices} with strategy={strategy}: {error}") from error
     if strategy in _SHARDED:
         fabric.strategy.shards_weights = True  # type: ignore[attr-defined]
-    atexit.unregister(_leave_process_group)  # once is enough
-    atexit.register(_leave_process_group)
     return fabric
 
 
@@ -106,6 +104,7 @@ def is_lost_process(error: RuntimeError) -> bool:
     )
 
 
+@atexit.register  # on import, not where a fabric is made: a spawned process receives one that another process made
 def _leave_process_group() -> None:
     """Close the connections to the other processes: left open, gloo's threads abort the interpreter at its end."""
     if is_distributed():
