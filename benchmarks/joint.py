@@ -107,7 +107,7 @@ def table(found: dict[str, Any], facts: dict[str, Any]) -> str:
             for each in (row["to one float pass"], row["to one quantized pass"])
         ]
         lines.append(f"| {name} | {seconds[JOINT]:.0f} | {seconds[FLOAT]:.0f} | {single} | {' | '.join(ratios)} |")
-    told = f"{facts['cpu']}, {facts['threads']} thread, torch {facts['torch']}"
+    told = f"{facts['cpu']}, threads {facts['threads']}, torch {facts['torch']}"
     return "\n".join([*lines, "", f"Processor time; medians, and quartiles of ratios within a round. {told}."])
 
 

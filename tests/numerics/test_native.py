@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from bitdial.layers import QuantConv2d, QuantLinear
 from bitdial.numerics import QUANTIZERS, grid, native
+from bitdial.numerics.fitted import rotated
 from bitdial.numerics.grid import min_max_numbers, read_grid, snap, snap_shared, snap_to_own_range
 from bitdial.numerics.native import Kernels, build, kernels
 from bitdial.numerics.steps import Codes, steps_gradient, to_steps
@@ -37,7 +39,6 @@ KINDS: dict[str, Callable[[Tensor], Tensor]] = {
     "constant": lambda x: torch.full_like(x, 3.0),
     "zeros": torch.zeros_like,
 }
-FUSED = ["uniform", "dorefa", "twn", "absmean", "ttq", "ternary_lsq"]  # quantizers that are kernels of their own
 GRIDS = [
     Codes(-8.0, 7.0, 0.0, -8.0, 7.0),
     Codes(0.0, 15.0, 0.0, 0.0, 15.0, 0.0, 0.0),
@@ -119,7 +120,7 @@ def check_weights(w: Tensor, bits: float, turn: float = 1.0) -> None:
             [out.detach(), leaf.grad, *(p.grad for p in learned.parameters())] if learned else [out.detach(), leaf.grad]
         )
 
-    for name in FUSED:
+    for name in QUANTIZERS:
         for per_channel in (True, False):
             agree(lambda name=name, per_channel=per_channel: run(name, per_channel))
 
@@ -168,7 +169,7 @@ def test_every_quantizer_of_weights_whatever_its_scales(shape: tuple[int, ...], 
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("name", QUANTIZERS)
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_the_number_of_threads_does_not_show(name: str, per_channel: bool) -> None:
     before, results = torch.get_num_threads(), []
@@ -303,7 +304,33 @@ def test_whole_layers_train_to_the_same_bits(bits: float, quantizer: str, thread
     assert fast[0].abs().sum() > 0
 
 
+ROTATED = [((64, 128, 3, 3), 1, 128), ((5, 96, 7, 7), 1, 32), ((2, 8, 200, 5), 1, 8), ((3, 96), 1, 32),
+           ((4, 10, 256), 2, 128), ((130, 6), 1, 2), ((1, 2), 1, 2), ((4, 1, 64), 0, 4)]  # fmt: skip
+
+
+@needs_kernels
+@pytest.mark.parametrize(("shape", "dim", "size"), ROTATED)
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_rotations(shape: tuple[int, ...], dim: int, size: int, memory: torch.memory_format, threads: int) -> None:
+    x = values(*shape) if len(shape) != 4 else values(*shape).contiguous(memory_format=memory)
+    agree(lambda: rotated(x, dim, size))
+    matrix = rotated(torch.eye(size, dtype=torch.float64), 1, size)  # a product with the matrix itself
+    torch.testing.assert_close(matrix @ matrix, torch.eye(size, dtype=torch.float64))
+    blocks = x.double().movedim(dim, -1)
+    plain = (blocks.reshape(-1, size) @ matrix).view(blocks.shape).movedim(-1, dim)
+    torch.testing.assert_close(rotated(x, dim, size), plain.float())
+    leaf, upstream = x.clone().requires_grad_(), values(*shape)
+    rotated(leaf, dim, size).backward(upstream)
+    assert torch.equal(leaf.grad, rotated(upstream, dim, size))
+
+
 # What can go wrong with compiling, keeping, loading and running.
+
+
+@pytest.mark.skipif(not shutil.which("gcc") or sys.platform != "linux", reason="no gcc on a Linux here")
+def test_where_there_is_a_compiler_there_are_kernels() -> None:
+    """A mistake in their source must not pass for a machine that has none."""
+    assert native.unavailable() is None or "BITDIAL_NATIVE" in native.unavailable()
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitdial.numerics.grid import is_traced, may_read, row_count, row_kernels, unless_off
 from bitdial.numerics.learned_step import level_number
 from bitdial.numerics.quantizers import ActivationQuantizer, Quantizer, register, register_activations
-from bitdial.numerics.reference import UNQUANTIZED, snap_reference
+from bitdial.numerics.reference import snap_reference
 from bitdial.numerics.steps import Codes, Number, readable, stepped
 from bitdial.numerics.weights import (
     TERNARY_BITS,
@@ -60,10 +61,13 @@ def gaussian_end(bits: Number) -> Number:
 
 def quest_step(weight: Tensor, bits: Tensor | float, per_channel: bool = True) -> Tensor:
     """Distance of two values of the grid of `quest_values`: ``(out,)`` or ``(1,)``, in float32 at least."""
-    wide = widened(weight)
-    mean = wide.square().mean(group_dims(weight, per_channel), dtype=sum_type(wide))
-    size = mean.sqrt().to(wide.dtype).view(-1)
-    return (size * (2 * gaussian_end(bits) / (level_number(bits) - 1))).clamp_min(torch.finfo(wide.dtype).tiny)
+    wide, native = widened(weight), row_kernels(weight)
+    if native is not None and weight.numel():
+        mean = native.mean_squares(weight, row_count(weight, per_channel))
+    else:
+        mean = wide.square().mean(group_dims(weight, per_channel), dtype=sum_type(wide)).to(wide.dtype).view(-1)
+    end = 2 * gaussian_end(bits) / (level_number(bits) - 1)
+    return (mean.sqrt() * end).clamp_min(torch.finfo(wide.dtype).tiny)
 
 
 def _quest_codes(bits: Number) -> Codes:
@@ -110,11 +114,45 @@ def rotated(x: Tensor, dim: int, size: int) -> Tensor:
     """Rotate a dimension by the Walsh-Hadamard matrix ``H / sqrt(n)`` in blocks of n = `size`; twice gives x again."""
     if x.numel() == 0:
         return x
+    if is_traced():
+        return _rotated(x, dim, size)
+    return _Rotated.apply(x, dim, size)  # type: ignore[no-any-return]
+
+
+class _Rotated(torch.autograd.Function):
+    """`rotated`, which is its own derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int, size: int) -> Tensor:
+        ctx.how = dim, size
+        native = row_kernels(x)
+        return _rotated(x, dim, size) if native is None else native.rotate(x, size, x.stride(dim))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
+        return _Rotated.apply(gradients[0], *ctx.how), None, None
+
+
+def _rotated(x: Tensor, dim: int, size: int) -> Tensor:
+    blocks = x.movedim(dim, -1)
+    blocks = blocks.reshape(*blocks.shape[:-1], -1, size)
+    if may_read(x):  # in the order of the native kernels, and laid out alike: the same bits with and without them
+        turned = _sums_and_differences(blocks) * size**-0.5
+        return torch.empty_like(x).copy_(turned.reshape(x.movedim(dim, -1).shape).movedim(-1, dim))
     with torch.inference_mode(False):
         hadamard = _hadamard_of if torch.compiler.is_compiling() else _kept
         matrix = hadamard(size, x.dtype, x.device)
-    blocks = x.movedim(dim, -1)
-    return (blocks.reshape(*blocks.shape[:-1], -1, size) @ matrix).reshape(blocks.shape).movedim(-1, dim)
+    return (blocks @ matrix).reshape(x.movedim(dim, -1).shape).movedim(-1, dim)
+
+
+def _sums_and_differences(x: Tensor) -> Tensor:
+    """The fast Walsh-Hadamard transform of the last dimension."""
+    shape, reach = x.shape, 1
+    while reach < shape[-1]:
+        pairs = x.reshape(*shape[:-1], -1, 2, reach)
+        one, other = pairs.unbind(-2)
+        x, reach = torch.stack([one + other, one - other], -2), 2 * reach
+    return x.reshape(shape)
 
 
 class _PerToken(nn.Module):
@@ -160,12 +198,16 @@ class TokenRange(_PerToken):
 
 
 def _binary_values(weight: Tensor, bits: Tensor, per_channel: bool) -> Tensor:
-    if weight.numel() == 0:
-        return weight
-    unit, size = normalized(weight, per_channel)
-    scale = mean_magnitude(unit, per_channel) * size
-    values = torch.where(unit < 0, -scale, scale) + (unit - unit)  # what is not a number stays visible
-    return torch.where(bits >= UNQUANTIZED, weight, values.to(weight.dtype))
+    def binary() -> Tensor:
+        native = row_kernels(weight)
+        if native is not None:
+            return native.ternarize(weight, row_count(weight, per_channel), 0.0, "mean")[0]
+        unit, size = normalized(weight, per_channel)
+        scale = mean_magnitude(unit, per_channel) * size
+        values = torch.where(unit < 0, -scale, scale) + (unit - unit)  # what is not a number stays visible
+        return values.to(weight.dtype)
+
+    return unless_off(weight, bits, binary)
 
 
 def binary_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Tensor:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from bitdial.numerics.grid import is_traced
 from bitdial.numerics.learned_ternary import LearnedWeight
 from bitdial.numerics.quantizers import ActivationQuantizer, Quantizer, register, register_activations
 from bitdial.numerics.reference import UNQUANTIZED, level_count, levels
@@ -59,6 +61,13 @@ def signed_codes(count: Number) -> tuple[Any, Any, Any]:
     return lowest, highest, half
 
 
+def _remembered(grid: Callable[[Number], StepGrid]) -> Callable[[Number], StepGrid]:
+    """Work out the grid of a width once, where the width is a number: small layers would wait for that in each pass."""
+    kept = lru_cache(1024)(grid)
+    return wraps(grid)(lambda bits: kept(bits) if isinstance(bits, float) and not is_traced() else grid(bits))
+
+
+@_remembered
 def lsq_grid(bits: Number) -> StepGrid:
     """LSQ's grid of signed values; at 1 bit, where it has none, the two values plus and minus what is learned."""
     lowest, highest, half = signed_codes(level_number(bits))
@@ -66,6 +75,7 @@ def lsq_grid(bits: Number) -> StepGrid:
     return StepGrid(Codes(lowest, highest, half, lowest, highest, by_position=1 - twice), 1 + twice)
 
 
+@_remembered
 def seq_grid(bits: Number) -> StepGrid:
     """ParetoQ's: the stretched grid for 3 and 4 levels, LSQ's for others (1 bit: the sign)."""
     count, plain = level_number(bits), lsq_grid(bits)
@@ -197,11 +207,15 @@ class LearnedGrid(LearnedWeight, LearnsPerWidth):
         raise NotImplementedError
 
     def step(self, bits: Number, known: float | None = None) -> Tensor:
-        """Distance of two values of the grid of a width, for each group of weights: ``(groups,)``."""
-        place = bits if known is None else known
-        unit = _stretch(self._grid(self._nearest(place)), self._grid(bits)) * self._grid(bits).unit
-        size = widened(self.learned_at(place)).abs()
-        return (size * unit).clamp_min(_tiny(size))
+        """Distance of two values of the grid of a width, for each group of weights: ``(groups,)``, above zero."""
+        learned, unit = self._learned(bits, bits if known is None else known)
+        size = widened(learned).abs() * unit
+        return torch.where(size == 0, torch.finfo(size.dtype).tiny, size)
+
+    def _learned(self, bits: Number, place: Number) -> tuple[Tensor, Number]:
+        """What was learned for the width nearest to `place`, and the step of a width in its units."""
+        grid = self._grid(bits)
+        return self.learned_at(place), _stretch(self._grid(self._nearest(place)), grid) * grid.unit
 
     def forward(self, weight: Tensor, bits: Tensor, known: float | None = None) -> Tensor:
         """The weight on its grid; at 32 bits the weight itself."""
@@ -210,14 +224,11 @@ class LearnedGrid(LearnedWeight, LearnsPerWidth):
         width = readable(weight, bits)
         if _is_off(width, known):
             return weight.view_as(weight)
-        step = self.step(width, known)
-        share = max(weight.numel() // step.numel(), 1)
+        learned, unit = self._learned(width, width if known is None else known)
+        share = max(weight.numel() // learned.numel(), 1)
         factor = (_at_least_one(lsq_grid(width)) * share) ** -0.5
-        return stepped(weight, step, self._grid(width).codes, width, strict=self.strict, factor=factor)
-
-
-def _tiny(x: Tensor) -> float:
-    return torch.finfo(x.dtype).tiny
+        codes = self._grid(width).codes
+        return stepped(weight, learned, codes, width, unit=unit, strict=self.strict, factor=factor)
 
 
 class LsqWeight(LearnedGrid):
@@ -364,9 +375,9 @@ class LearnedActivation(LearnsPerWidth):
         grid = self._rule(activation_grid(width, signed))
         index = self._index(place)
         start = starts.index_select(0, index.view(1)) if isinstance(index, Tensor) else starts[index]
-        step = widened(start + self.learned_at(place)).abs() * (grid.unit * _stretch(own, grid))
-        step = step.clamp_min(_tiny(step))
-        return stepped(x, step, grid.codes, width, strict=self.strict, factor=self._factor(x, grid))
+        unit, factor = grid.unit * _stretch(own, grid), self._factor(x, grid)
+        size = start + self.learned_at(place)
+        return stepped(x, size, grid.codes, width, unit=unit, strict=self.strict, factor=factor)
 
     def extra_repr(self) -> str:
         """The widths with a value of their own."""

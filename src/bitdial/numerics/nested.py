@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from bitdial.numerics.grid import is_off, row_count, row_kernels
 from bitdial.numerics.quantizers import Quantizer, register
 from bitdial.numerics.reference import UNQUANTIZED
 from bitdial.numerics.steps import Number, readable
@@ -57,8 +58,15 @@ def nested_step(weight: Tensor, per_channel: bool) -> Tensor:
 
 
 def nested_values(weight: Tensor, bits: Tensor, per_channel: bool) -> Tensor:
-    """`nested_weight` without autograd."""
-    return weight if weight.numel() == 0 else cut(weight, nested_step(weight, per_channel), bits)
+    """`nested_weight` without autograd; the weight itself where nothing is to be done in eager mode."""
+    if is_off(weight, bits):
+        return weight
+    native = row_kernels(weight)
+    if native is not None:
+        width = float(whole(bits.item()))
+        cell, most = 2.0 ** (CODE_BITS - width), 2.0 ** (width - 1)
+        return native.cut_rows(weight, row_count(weight, per_channel), 2.0 ** (CODE_BITS - 1), cell, most)
+    return cut(weight, nested_step(weight, per_channel), bits)
 
 
 def nested_weight(weight: Tensor, bits: Tensor, per_channel: bool = True) -> Tensor:

@@ -88,48 +88,66 @@ class _Stepped(torch.autograd.Function):
     """`stepped`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, codes: Codes, bits: Number, strict: bool, factor: Number) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        learned: Tensor,
+        unit: Number,
+        codes: Codes,
+        bits: Number,
+        strict: bool,
+        factor: Number,
+    ) -> Tensor:
         ctx.strict = strict
-        rest = (*codes, bits, factor)
+        rest = (*codes, bits, factor, unit)
         ctx.kept = [None if isinstance(value, Tensor) else value for value in rest]
         # Copies: the dial may be turned before the backward pass.
-        ctx.save_for_backward(x, step, *(value.clone() for value in rest if isinstance(value, Tensor)))
+        ctx.save_for_backward(x, learned, *(value.clone() for value in rest if isinstance(value, Tensor)))
         if x.numel() == 0 or (not isinstance(bits, Tensor) and bits >= UNQUANTIZED):
             return x.view_as(x)
-        if not isinstance(bits, Tensor):
-            return to_steps(x, step, codes)
-        return torch.where(bits >= UNQUANTIZED, x, to_steps(x, step, codes))
+        values = to_steps(x, _step(learned, unit), codes)
+        return torch.where(bits >= UNQUANTIZED, x, values) if isinstance(bits, Tensor) else values
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        x, step, *tensors = ctx.saved_tensors
+        x, learned, *tensors = ctx.saved_tensors
         gradient, given = gradients[0], iter(tensors)
-        *codes, bits, factor = (next(given) if value is None else value for value in ctx.kept)
+        *codes, bits, factor, unit = (next(given) if value is None else value for value in ctx.kept)
         off = bits >= UNQUANTIZED
         if off is True or x.numel() == 0:
-            return gradient, torch.zeros_like(step), None, None, None, None
-        by_x, by_step = steps_gradient(x, gradient, step, Codes(*codes), strict=ctx.strict, scale=factor)
+            return gradient, torch.zeros_like(learned), *(None,) * 5
+        step, scale = _step(learned, unit), factor * unit
+        by_x, by_step = steps_gradient(x, gradient, step, Codes(*codes), strict=ctx.strict, scale=scale)
+        by_learned = by_step.to(learned.dtype)
         if off is not False:
-            by_x, by_step = torch.where(off, gradient, by_x), torch.where(off, 0.0, by_step)
-        return by_x, by_step, None, None, None, None
+            by_x, by_learned = torch.where(off, gradient, by_x), torch.where(off, 0.0, by_learned)
+        return by_x, by_learned, *(None,) * 5
 
 
 def stepped(
-    x: Tensor, step: Tensor, codes: Codes, bits: Number, *, strict: bool = False, factor: Number = 1.0
+    x: Tensor,
+    learned: Tensor,
+    codes: Codes,
+    bits: Number,
+    *,
+    unit: Number = 1.0,
+    strict: bool = False,
+    factor: Number = 1.0,
 ) -> Tensor:
     """`to_steps`, differentiable in both.
 
     Args:
         x: any shape, floating dtype.
-        step: one value, or one for each entry of the first dimension of `x`; its magnitude counts.
+        learned: what the step follows from: one value, or one for each entry of the first dimension of `x`.
         codes: the grid.
         bits: at 32 the values come back as they are.
+        unit: the step of a grid whose learned value is 1, above 0.
         strict: whether a value just at an edge counts as outside.
         factor: what the derivative by the step is multiplied with.
     """
     if not torch.compiler.is_compiling() and torch._C._is_tracing():
-        return _recorded(x, step.detach(), codes, bits)
-    return _Stepped.apply(x, step, codes, bits, strict, factor)  # type: ignore[no-any-return]
+        return _recorded(x, _step(learned.detach(), unit), codes, bits)
+    return _Stepped.apply(x, learned, unit, codes, bits, strict, factor)  # type: ignore[no-any-return]
 
 
 def _recorded(x: Tensor, step: Tensor, codes: Codes, bits: Number) -> Tensor:
@@ -138,6 +156,10 @@ def _recorded(x: Tensor, step: Tensor, codes: Codes, bits: Number) -> Tensor:
     off = torch.as_tensor(bits, device=x.device) >= UNQUANTIZED
     inside = ((plain >= codes.edge_low * size) & (plain <= codes.edge_high * size)) | off
     return torch.where(off, plain, to_steps(plain, step, codes)) + torch.where(inside, x - plain, 0.0)
+
+
+def _step(learned: Tensor, unit: Number) -> Tensor:
+    return widened(learned) if isinstance(unit, float) and unit == 1.0 else widened(learned) * unit
 
 
 def readable(x: Tensor, bits: Tensor) -> Number:

@@ -56,6 +56,9 @@ _SIGNATURES: dict[str, list[Any]] = {
         _POINTER,
         _INT,
     ],
+    "bitdial_mean_squares": [_POINTER, _SIZE, _SIZE, _POINTER, _INT],
+    "bitdial_cut_rows": [_POINTER, _SIZE, _SIZE, _FLOAT, _FLOAT, _FLOAT, _POINTER, _INT],
+    "bitdial_rotate": [_POINTER, _SIZE, _SIZE, _SIZE, _FLOAT, _POINTER, _INT],
     "bitdial_dorefa": [_POINTER, _SIZE, _SIZE, _FLOAT, _FLOAT, _POINTER, _POINTER, _INT],
     "bitdial_dorefa_gradient": [_POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _INT],
 }
@@ -102,7 +105,7 @@ class Kernels:
 
         The threshold is `share` of that magnitude where `scales` are a positive and a negative one, ``(rows,)`` each,
         whose magnitudes count; or of the mean magnitude, and the scale is that mean (``"mean"``) or the mean of what is
-        above the threshold (``"above"``).
+        above the threshold (``"above"``). A share of 0 with ``"mean"`` leaves two values: zero counts as positive.
         """
         out, sizes = torch.empty_like(weight), weight.new_empty(rows)
         fit, pair = (("mean", "above").index(scales) + 1, (None, None)) if isinstance(scales, str) else (0, scales)
@@ -138,6 +141,29 @@ class Kernels:
         rest = (ctypes.addressof(numbers), strict, factor, out, by_step)
         self._rows("steps_gradient", steps.numel(), (weight, gradient), steps, *rest)
         return out, by_step
+
+    def mean_squares(self, weight: Tensor, rows: int) -> Tensor:
+        """The mean square of each row, ``(rows,)``."""
+        means = weight.new_empty(rows)
+        self._rows("mean_squares", rows, (weight,), means)
+        return means
+
+    def cut_rows(self, weight: Tensor, rows: int, last: float, cell: float, most: float) -> Tensor:
+        """The middle of the cell that each value lies in, ``2 * most`` cells of `cell` steps for each row.
+
+        A step is the largest magnitude of the row over `last`.
+        """
+        out = torch.empty_like(weight)
+        self._rows("cut_rows", rows, (weight,), last, cell, most, out)
+        return out
+
+    def rotate(self, x: Tensor, size: int, inner: int) -> Tensor:
+        """The orthonormal Walsh-Hadamard transform of x, in its memory ``(-1, size, inner)``, over the middle."""
+        out = torch.empty_like(x)
+        self._library.bitdial_rotate(
+            x.data_ptr(), x.numel() // (size * inner), size, inner, size**-0.5, out.data_ptr(), torch.get_num_threads()
+        )
+        return out
 
     def dorefa(self, weight: Tensor, rows: int, last: int, half: float) -> tuple[Tensor, Tensor]:
         """DoReFa's weights for each row, and the row's mean magnitude over its largest tanh, ``(rows,)``."""

@@ -16,7 +16,7 @@ def gives_right_values(kernels: Kernels) -> bool:
     """Try every kernel: on enough numbers to fill vectors, with some to spare."""
     # Whatever torch's default device and dtype are.
     x = torch.arange(-33, 34, dtype=torch.float32, device="cpu") / 8  # with ties
-    return _ranges(kernels, x) and _own_ranges(kernels, x) and _ternary(kernels, x) and _learned(kernels, x)
+    return all(tried(kernels, x) for tried in (_ranges, _own_ranges, _ternary, _learned, _fitted))
 
 
 def _ranges(kernels: Kernels, x: Tensor) -> bool:
@@ -55,6 +55,8 @@ def _ternary(kernels: Kernels, x: Tensor) -> bool:
         above = size > share * mean
         scale = mean if way == "mean" else (size * above).sum(1, keepdim=True) / above.sum(1, keepdim=True)
         good = good and torch.allclose(kernels.ternarize(rows, 2, share, way)[0], signs * above * scale)
+    binary = torch.where(rows < 0, -mean, mean)
+    good = good and torch.allclose(kernels.ternarize(rows, 2, 0.0, "mean")[0], binary)
     scales = x[-2:].clone(), x[-4:-2].clone()
     up, down = rows > 0.25 * 4.125 * x.new_tensor([[1.0], [2.0]]), rows < -0.25 * 4.125 * x.new_tensor([[1.0], [2.0]])
     values, sizes = kernels.ternarize(rows, 2, 0.25, (scales[0], -scales[1]))
@@ -82,4 +84,16 @@ def _learned(kernels: Kernels, x: Tensor) -> bool:
         change = gradient * torch.where(inside, codes * 0.75 - position * 0.5, codes)
         good = good and torch.equal(by_weight, gradient * inside)
         good = good and torch.allclose(by_step, change.sum(1) * steps.sign() * 2)
+    return good
+
+
+def _fitted(kernels: Kernels, x: Tensor) -> bool:
+    rows = torch.stack([x, x * 2.0])
+    good = torch.allclose(kernels.mean_squares(rows, 2), rows.square().mean(1))
+    cells = (x / 1.03125).floor().clamp(-4, 3) + 0.5  # 33 of 128 steps, the largest magnitude being 4.125
+    good = good and torch.equal(kernels.cut_rows(rows, 2, 128.0, 32.0, 4.0), torch.stack([cells, cells * 2]) * 1.03125)
+    hadamard = x.new_tensor([[1.0, 1.0], [1.0, -1.0]])
+    hadamard = torch.kron(hadamard, hadamard) / 2
+    for blocks, inner in ((x[:66].view(11, 2, 3).repeat(1, 2, 1), 3), (x[:64].view(16, 4, 1), 1)):
+        good = good and torch.equal(kernels.rotate(blocks, 4, inner), hadamard @ blocks)
     return good

@@ -114,12 +114,13 @@ void bitdial_snap_rows(const float *w, size_t rows, size_t columns, float last, 
     EACH_ROW(snap_row(w + from, columns, last, half, tiny, out + from, team);)
 }
 
-static void ternary_of(const float *w, size_t n, float size, float threshold, float positive, float negative, float *out)
+static void ternary_of(const float *w, size_t n, float size, float threshold, float positive, float negative,
+                       float middle, float *out)
 {
     const float below = 0.0f - negative;
 #pragma omp simd
     for (size_t i = 0; i < n; i++) {
-        const float unit = w[i] / size, rest = (unit - unit) * threshold;
+        const float unit = w[i] / size, rest = (unit - unit) * threshold + middle;
         out[i] = unit > threshold ? positive : unit < -threshold ? below : rest;
     }
 }
@@ -138,7 +139,8 @@ static float ternary_row(const float *w, size_t n, int fit, float share, float p
         }
         positive = negative = scale * size;
     }
-    EACH_PART(ternary_of(w + at, length, size, threshold, positive, negative, out + at);)
+    const float middle = fit == 1 && share == 0 ? positive : 0;
+    EACH_PART(ternary_of(w + at, length, size, threshold, positive, negative, middle, out + at);)
     return size;
 }
 
@@ -150,7 +152,8 @@ static float through_magnitude(double sum, float scale, float factor)
 }
 
 /* Three values for each row. The threshold is `share` of max|w| and the scales are given, one pair for each row (fit 0);
- * or it is `share` of mean|w|, and both scales are that mean (fit 1) or the mean of what is above (fit 2). */
+ * or it is `share` of mean|w|, and both scales are that mean (fit 1) or the mean of what is above (fit 2). A share of 0
+ * of the mean leaves two values: zero counts as positive. */
 void bitdial_ternarize(const float *w, size_t rows, size_t columns, int fit, float share, const float *positive,
                        const float *negative, float *sizes, float *out, int threads)
 {
@@ -256,9 +259,55 @@ void bitdial_steps_gradient(const float *w, const float *g, size_t rows, size_t 
         open.above = nextafterf(open.above, -INFINITY);
         open.below = nextafterf(open.below, INFINITY);
     }
-    EACH_ROW(const sums by = steps_gradient_row(w + from, g + from, columns, fabsf(steps[r]), open, by_weight + from,
-                                                team);
+    EACH_ROW(const sums by = steps_gradient_row(w + from, g + from, columns, fabsf(steps[r]), open,
+                                                by_weight + from, team);
              by_step[r] = through_magnitude(by.one, steps[r], factor);)
+}
+
+static double squares_of(const float *w, size_t n)
+{
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (size_t i = 0; i < n; i++)
+        sum += w[i] * w[i];
+    return sum;
+}
+
+static float mean_square(const float *w, size_t n, int team)
+{
+    double found[PARTS], sum = 0;
+    EACH_PART(found[p] = squares_of(w + at, length);)
+    for (size_t at = 0; at < n; at += part)
+        sum += found[at / part];
+    return (float)(sum / n);
+}
+
+/* The mean square of each row. */
+void bitdial_mean_squares(const float *w, size_t rows, size_t columns, float *means, int threads)
+{
+    EACH_ROW(means[r] = mean_square(w + from, columns, team);)
+}
+
+static void cut_of(const float *w, size_t n, float step, float cell, float most, float *out)
+{
+    const float unit = step == 0 ? 1 : step, width = cell * step;
+#pragma omp simd
+    for (size_t i = 0; i < n; i++)
+        out[i] = (clipped(floorf(w[i] / unit / cell), -most, most - 1) + 0.5f) * width;
+}
+
+static void cut_row(const float *w, size_t n, float last, float cell, float most, float *out, int team)
+{
+    const float step = largest(w, n, team) / last;
+    EACH_PART(cut_of(w + at, length, step, cell, most, out + at);)
+}
+
+/* The middle of the cell where each value lies: `last` times `step` is the largest magnitude of the row, a cell has the
+ * width of `cell` steps, and there are `most` cells on each side of zero. */
+void bitdial_cut_rows(const float *w, size_t rows, size_t columns, float last, float cell, float most, float *out,
+                      int threads)
+{
+    EACH_ROW(cut_row(w + from, columns, last, cell, most, out + from, team);)
 }
 
 /* tanh to some units in the last place; the fit and its coefficients are those of bitdial/numerics/weights.py. */
@@ -279,11 +328,41 @@ static void dorefa_of(const float *w, size_t n, float largest, float step, float
         out[i] = (rintf(bent(w[i]) * inverse - half) + half) * step / largest * mean;
 }
 
+typedef struct {
+    double sum;
+    int32_t most;
+} extent;
+
+static extent extent_of(const float *w, size_t n)
+{
+    double sum = 0;
+    int32_t most = 0;
+#pragma omp simd reduction(+ : sum) reduction(max : most)
+    for (size_t i = 0; i < n; i++) {
+        const float size = fabsf(w[i]);
+        sum += size;
+        most = rank(size) > most ? rank(size) : most;
+    }
+    return (extent){sum, most};
+}
+
+/* Sum and largest of the magnitudes of a row. */
+static extent extents(const float *w, size_t n, int team)
+{
+    extent found[PARTS], all = {0, 0};
+    EACH_PART(found[p] = extent_of(w + at, length);)
+    for (size_t at = 0; at < n; at += part) {
+        const extent here = found[at / part];
+        all = (extent){all.sum + here.sum, here.most > all.most ? here.most : all.most};
+    }
+    return all;
+}
+
 static float dorefa_row(const float *w, size_t n, float last, float half, float *out, int team)
 {
-    const float end = bent(largest(w, n, team)), bound = end < FLT_MIN ? FLT_MIN : end;
-    const float step = bound / last + bound / last;
-    const float mean = (float)(magnitudes(w, n, 1, -1, team).one / n);
+    const extent size = extents(w, n, team);
+    const float end = bent(from_rank(size.most)), bound = end < FLT_MIN ? FLT_MIN : end;
+    const float step = bound / last + bound / last, mean = (float)(size.sum / n);
     EACH_PART(dorefa_of(w + at, length, bound, step < FLT_MIN ? FLT_MIN : step, half, mean, out + at);)
     return mean / bound;
 }
@@ -313,4 +392,65 @@ void bitdial_dorefa_gradient(const float *w, const float *g, size_t rows, size_t
                              float *by_weight, int threads)
 {
     EACH_ROW(dorefa_gradient_row(w + from, g + from, columns, slopes[r], by_weight + from, team);)
+}
+
+/* A tile, `size` values times so many side by side that it fits into the fastest cache. */
+#define TILE 4096
+
+/* One tile, whose values stand `stride` apart and whose neighbours `next`: sums and differences, doubling the distance. */
+static void rotate_tile(const float *x, size_t size, size_t stride, size_t lanes, size_t next, float scale, float *out)
+{
+    float tile[TILE];
+    const size_t pieces = stride == lanes ? 1 : size, length = size * lanes / pieces;
+    if (next == 1)
+        for (size_t k = 0; k < pieces; k++)
+            for (size_t i = 0; i < length; i++)
+                tile[k * length + i] = x[k * stride + i];
+    else
+        for (size_t i = 0; i < lanes; i++)
+            for (size_t k = 0; k < size; k++)
+                tile[k * lanes + i] = x[k + i * next];
+    size_t reach = 1;
+    for (; 4 * reach <= size; reach *= 4) /* two distances at once */
+        for (size_t k = 0; k < size; k += 4 * reach) {
+            const size_t run = reach * lanes;
+            float *at = tile + k * lanes;
+#pragma omp simd
+            for (size_t i = 0; i < run; i++) {
+                const float a = at[i], b = at[i + run], c = at[i + 2 * run], d = at[i + 3 * run];
+                at[i] = (a + b) + (c + d);
+                at[i + run] = (a - b) + (c - d);
+                at[i + 2 * run] = (a + b) - (c + d);
+                at[i + 3 * run] = (a - b) - (c - d);
+            }
+        }
+    const size_t half = reach < size ? reach * lanes : 0; /* a last one, where the size is no power of four */
+#pragma omp simd
+    for (size_t i = 0; i < half; i++) {
+        const float a = tile[i], b = tile[i + half];
+        tile[i] = a + b;
+        tile[i + half] = a - b;
+    }
+    if (next == 1)
+        for (size_t k = 0; k < pieces; k++)
+            for (size_t i = 0; i < length; i++)
+                out[k * stride + i] = tile[k * length + i] * scale;
+    else
+        for (size_t i = 0; i < lanes; i++)
+            for (size_t k = 0; k < size; k++)
+                out[k + i * next] = tile[k * lanes + i] * scale;
+}
+
+/* The Walsh-Hadamard transform over the middle one of three dimensions, whose size is a power of two; times `scale`. */
+void bitdial_rotate(const float *x, size_t outer, size_t size, size_t inner, float scale, float *out, int threads)
+{
+    const int flat = inner == 1; /* the tiles are of several outer entries then */
+    const size_t stride = flat ? 1 : inner, next = flat ? size : 1, side = flat ? outer : inner;
+    const size_t wide = TILE / size, tiles = (side + wide - 1) / wide, blocks = flat ? tiles : outer * tiles;
+#pragma omp parallel for num_threads(threads) if (outer * size * inner > PARALLEL)
+    for (size_t b = 0; b < blocks; b++) {
+        const size_t first = b % tiles * wide, lanes = side - first < wide ? side - first : wide;
+        const size_t from = b / tiles * size * inner + first * next;
+        rotate_tile(x + from, size, stride, lanes, next, scale, out + from);
+    }
 }
