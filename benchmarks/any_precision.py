@@ -1,9 +1,9 @@
 """One network for 2, 4, 8 and 32 bits against a network for each: ResNet-20 on Fashion-MNIST, the same forward passes.
 
-Run with ``python -m benchmarks.any_precision [--seeds 3] [--steps 600] [--jobs 2] [--only twins|nested] [--folder
+Run with ``python -m benchmarks.any_precision [--seeds 3] [--steps 400] [--jobs 2] [--only twins|nested] [--folder
 FOLDER]``. What is finished is kept in the folder, so a run that was stopped goes on when it is started again.
 
-Every network of a seed begins with the same float network (see `benchmarks.fashion`; 10 epochs) and is trained by
+Every network of a seed begins with the same float network (see `benchmarks.fashion`; 6 epochs) and is trained by
 ``bitdial.run`` with batches of 128 and without augmentation. `any_precision` takes four passes a step, one for each
 width; a twin is trained for one width alone, one pass a step and four times as many steps: the same number of forward
 passes, and four times as many optimizer steps, along the whole of its learning-rate schedule. Post-training
@@ -23,15 +23,13 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-import bitdial
-from benchmarks.fashion import BATCH, float_network, images, normalised
+from benchmarks.fashion import BATCH, float_network, images, joint_network, normalised
 from benchmarks.machine import describe
 from bitdial.evaluation import Interval, interval, paired_difference, sweep
 from bitdial.files import write_atomically
@@ -41,8 +39,8 @@ RESULTS = Path(__file__).parent / "results"
 WIDTHS = (2, 4, 8, 32)
 CUT = (2, 3, 4, 8)
 QUANTIZER = "lsq"
-LEARNING_RATE = 0.02
-EPOCHS = 10
+LEARNING_RATE = 0.06
+EPOCHS = 6
 """Of the float network: enough to have little to gain from training on."""
 ARMS = ("any_precision", *(f"alone-{width}" for width in WIDTHS), "ptq")
 NESTED = ("cut", "rounded")
@@ -62,23 +60,18 @@ def scores(model: nn.Module, widths: tuple[int, ...]) -> dict[str, float]:
 
 def train(name: str, seed: int, steps: int, folder: Path, **how: Any) -> nn.Module:
     """The trained network of an arm."""
-    data, start = [normalised(images(), part) for part in ("train", "test")], float_network(seed, folder, EPOCHS)
-    run = folder / f"{name}-{steps}-seed{seed}"
-    bitdial.run(
-        "joint",
-        model=start,
-        data=data,
+    return joint_network(
+        f"{name}-{steps}",
+        seed,
+        folder,
+        epochs=EPOCHS,
+        test=normalised(images(), "test"),
         steps=steps,
         batch_size=BATCH,
         lr=LEARNING_RATE,
-        seed=seed,
         validation_function="simple",
-        sensitivity=False,
-        resume=run if (run / "config.yaml").exists() else False,
-        **({} if (run / "config.yaml").exists() else {"run_dir": run}),
         **how,
     )
-    return bitdial.load(run, model=deepcopy(start))
 
 
 def measure(arm: str, seed: int, steps: int, folder: Path) -> dict[str, float]:
@@ -163,7 +156,7 @@ def main() -> None:
     """Measure, print, and write the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("--only", choices=("twins", "nested"))

@@ -1,7 +1,7 @@
 """What the accuracy benchmarks on Fashion-MNIST share: the images, and float networks that they all start from.
 
 A float ResNet-20 of a seed is trained once (SGD with momentum .9, learning rate .1 along a cosine, weight decay 5e-4,
-batch 128, no augmentation) and kept in a folder; whoever asks for it again gets the file.
+batch 128, no augmentation) and kept in a folder; whoever asks for it again gets the file. Joint training starts there.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import bitdial
 from bitdial.data import ImageDataset, load_dataset
 from bitdial.models import build_model
 from bitdial.training import seed_everything
@@ -107,6 +110,25 @@ def float_network(seed: int, folder: Path, epochs: int = EPOCHS) -> nn.Module:
     _write(model.state_dict(), path)
     half_way.unlink(missing_ok=True)
     return model
+
+
+def joint_network(
+    name: str, seed: int, folder: Path, *, epochs: int, test: tuple[Tensor, Tensor], **how: Any
+) -> nn.Module:
+    """What ``bitdial train joint`` makes of the float network of a seed; a run that is in the folder goes on.
+
+    Args:
+        name: of the run.
+        seed, folder, epochs: as in `float_network`.
+        test: images and labels that the run measures at its end.
+        how: options of the recipe.
+    """
+    start, run = float_network(seed, folder, epochs), folder / f"{name}-seed{seed}"
+    begun = (run / "config.yaml").exists()
+    where: dict[str, Any] = {"resume": run} if begun else {"run_dir": run}
+    data = [normalised(images(), "train"), test]
+    bitdial.run("joint", model=start, data=data, seed=seed, sensitivity=False, **where, **how)
+    return bitdial.load(run, model=deepcopy(start))
 
 
 def _write(state: object, path: Path) -> None:

@@ -1,92 +1,71 @@
-"""Do mixed widths beat one width for all at the same size? ResNet-20 on Fashion-MNIST, trained jointly at 2, 4, 8 bits.
+"""Do mixed widths beat one width for all at the same size? ResNet-20 on Fashion-MNIST, trained at 2 to 8 bits.
 
-Run with ``OMP_NUM_THREADS=1 python -m benchmarks.mixed_widths [--steps 400] [--seeds 3]``; about ten minutes on a core
-that others use too. Each step goes forward and backward twice, with widths drawn anew for every layer, on 64 of 10,000
-training images of 14 x 14 pixels (halved, so that three seeds fit). `search_widths` then chooses under the size of the
-packed model at a uniform width, by 1,000 other images of the training set; 5,000 test images are looked at once, for
-what was chosen. Batch-norm statistics are re-estimated on training images for every score. Differences are paired by
-seed; intervals are 95% Student t intervals. Where the budget is the
-size at a width that was not trained, the search's own uniform width is a narrower one; the untrained width itself is
-scored too, as a dial can be turned anywhere.
+Run with ``OMP_NUM_THREADS=1 python -m benchmarks.mixed_widths [--steps 500] [--seeds 3] [--folder FOLDER]``; some 15
+minutes for a seed on one core. Training starts from a float network (see `benchmarks.fashion`; 6 epochs); each step
+goes forward and backward twice, with widths drawn anew for every layer (`joint_quantization`). `search_widths` then
+chooses under the size of the packed model at a uniform width, by half of the test images (or the first `--images` of
+them); the other half is looked at once, for what was chosen. Batch-norm statistics are re-estimated on training images
+for every score. Differences are paired by seed; intervals are 95% Student t intervals. Where the budget is the size at
+a width that was not trained, the search's own uniform width is a narrower one; the untrained width itself is scored
+too, as a dial can be turned anywhere.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional
 
+from benchmarks.fashion import BATCH, images, joint_network, normalised
 from benchmarks.machine import describe
-from bitdial import schedules
-from bitdial.data import ImageDataset, load_dataset, make_loader
 from bitdial.evaluation import search_widths, sweep
 from bitdial.evaluation.statistics import interval, paired_difference, verdict
 from bitdial.evaluation.wording import percent, points, span
-from bitdial.layers import BitDial, cost, quantize
-from bitdial.models import build_model
+from bitdial.files import write_atomically
+from bitdial.layers import cost
 
 RESULTS = Path(__file__).parent / "results"
-WIDTHS = (2, 4, 8)
-TRAINING, HELD_OUT, TEST = 10_000, 1_000, 5_000
+WIDTHS = (2, 3, 4, 6, 8)
+EPOCHS = 6
+HALF = 5000
 
 
-def train(data: ImageDataset, seed: int, steps: int) -> nn.Module:
-    """Return a ResNet-20 after so many steps of joint training."""
-    torch.manual_seed(seed)
-    model = quantize(build_model("resnet20", num_classes=10, in_channels=1, image_size=data.train.image_size))
-    dial = BitDial(model)
-    draw, layers = schedules.random_bits(WIDTHS, seed=seed), len(dial)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    loader = make_loader(data.train.subset(torch.arange(TRAINING)), 64, train=True, seed=seed, augment="none")
-    step = 0
-    while step < steps:
-        for x, y in loader:
-            for group in optimizer.param_groups:
-                group["lr"] = 0.1 * min(1.0, (step + 1) / 20) * (1 + math.cos(math.pi * step / steps)) / 2
-            optimizer.zero_grad()
-            for number in (2 * step, 2 * step + 1):
-                dial.set([draw(number * layers + layer) for layer in range(layers)])
-                (functional.cross_entropy(model(x), y) / 2).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            optimizer.step()
-            step += 1
-            if step == steps:
-                break
-        loader.set_epoch(loader.epoch + 1)
-    return model
-
-
-def measure(data: ImageDataset, seed: int, steps: int, budgets: list[float]) -> dict[str, Any]:
-    """Train one network, search under the size at each of `budgets` (bits), and score the results on test images."""
-    began = time.perf_counter()
-    model = train(data, seed, steps)
-    trained = time.perf_counter() - began
-    parts = {
-        "held_out": data.train.subset(torch.arange(TRAINING, TRAINING + HELD_OUT)),
-        "test": data.test.subset(torch.arange(TEST)),
-    }
-    loaders = {name: list(make_loader(part, 250, train=False, seed=0)) for name, part in parts.items()}
-    recalibration = list(make_loader(data.train.subset(torch.arange(1024)), 256, train=False, seed=0))
-    ledger = cost(model, recalibration[0][0][:1])
+def measure(seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Train one network, search under the size at each of the budgets (bits), and score the results on test images."""
+    x, y = normalised(images(), "test")
+    model = joint_network(
+        f"mixed-{options.steps}",
+        seed,
+        options.folder,
+        epochs=EPOCHS,
+        test=(x[HALF:], y[HALF:]),
+        training_method="joint_quantization",
+        bitwidth_options=list(WIDTHS),
+        steps=options.steps,
+        batch_size=BATCH,
+        lr=0.06,
+        validation_function="simple",
+    )
+    held_out = list(zip(x[: options.images].split(250), y[: options.images].split(250), strict=True))
+    test = list(zip(x[HALF:].split(250), y[HALF:].split(250), strict=True))
+    recalibration = [(part, part) for part in normalised(images(), "train", 1024)[0].split(256)]
+    ledger = cost(model, x[:1])
 
     def tested(widths: list[Any]) -> list[float]:
-        return [s.accuracy for s in sweep(model, loaders["test"], widths, recalibration_batches=recalibration)]
+        return [s.accuracy for s in sweep(model, test, widths, recalibration_batches=recalibration)]
 
-    row: dict[str, Any] = {"seed": seed, "train_seconds": round(trained, 1), "budgets": []}
-    uniform = sorted({*WIDTHS, *budgets})
+    row: dict[str, Any] = {"seed": seed, "budgets": []}
+    uniform = sorted({*WIDTHS, *options.budgets})
     row["uniform"] = dict(zip([f"{bits:g}" for bits in uniform], tested(uniform), strict=True))
-    for bits in budgets:
+    for bits in options.budgets:
         began = time.perf_counter()
         found = search_widths(
             model,
-            loaders["held_out"],
+            held_out,
             budget=ledger.size_bytes(bits),
             options=WIDTHS,
             ledger=ledger,
@@ -104,6 +83,7 @@ def measure(data: ImageDataset, seed: int, steps: int, budgets: list[float]) -> 
                 "mixed_test": tested([found.mixed.widths])[0],
                 "widths": dict(zip(found.layers, found.mixed.widths, strict=True)),
                 "held_out_difference": found.mixed.accuracy - found.uniform.accuracy,
+                "said": found.sentence,
                 "search_seconds": round(time.perf_counter() - began, 1),
             }
         )
@@ -146,7 +126,7 @@ def table(rows: list[dict[str, Any]], facts: dict[str, Any], steps: int) -> str:
         f"{bits} bits {percent(interval([row['uniform'][bits] for row in rows]))}" for bits in rows[0]["uniform"]
     )
     said.append(f"- Test accuracy with every layer at one width: {uniform}.")
-    said.append(f"- {steps} steps: the networks would gain from more, and what a layer needs may then differ.")
+    said.append(f"- {steps} steps of two passes from a float network of {EPOCHS} epochs.")
     facts_text = ", ".join(f"{key} {value}" for key, value in facts.items())
     return "\n".join([*lines, "", *said, "", f"Machine: {facts_text}; shared with other work."])
 
@@ -154,23 +134,27 @@ def table(rows: list[dict[str, Any]], facts: dict[str, Any], steps: int) -> str:
 def main() -> None:
     """Train, search, print the table and write ``results/mixed_widths.json`` and ``.md``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budgets", type=float, nargs="+", default=[4.0, 3.0], help="widths whose size is the budget")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[4.0, 3.0, 2.5], help="widths whose size it is")
+    parser.add_argument("--images", type=int, default=2000, help="that the search looks at, at most 5000")
+    parser.add_argument("--folder", type=Path, default=Path("runs/accuracy"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    data = load_dataset("fashion-mnist", image_size=14)
     rows = []
     for seed in range(options.seeds):
-        rows.append(measure(data, seed, options.steps, options.budgets))
+        path = options.folder / f"mixed-{options.steps}-seed{seed}.json"
+        if not path.exists():
+            write_atomically(path, json.dumps(measure(seed, options)))
+        rows.append(json.loads(path.read_text()))
         print(json.dumps(rows[-1]), flush=True)
     facts = describe()
     command = f"python -m benchmarks.mixed_widths --steps {options.steps} --seeds {options.seeds}"
     content = {"benchmark": "mixed_widths", "command": command, "machine": facts, "rows": rows}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "mixed_widths.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_atomically(options.results / "mixed_widths.json", json.dumps(content, indent=2) + "\n")
     text = table(rows, facts, options.steps)
     title = "# Mixed widths against one width at equal size, ResNet-20, Fashion-MNIST"
-    (RESULTS / "mixed_widths.md").write_text(f"{title}\n\n`{command}`\n\n{text}\n")
+    write_atomically(options.results / "mixed_widths.md", f"{title}\n\n`{command}`\n\n{text}\n")
     print(text)
 
 
