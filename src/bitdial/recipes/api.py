@@ -70,10 +70,13 @@ def run(
     if own is not None or data is not None or task is not None:
         values |= {**({"model": OWN} if own is not None else {}), **({"dataset": OWN} if data is not None else {})}
         work = partial(record.work, model=own, data=data, task=task)
-    shown = [
-        repr(recipe),
-        *([repr(preset)] if preset else []),
-        *(f"{name}={value!r}" for name, value in values.items()),
+    mine = {"model": own, "data": data, "task": task}
+    shown = [repr(recipe), *([repr(preset)] if preset else [])]
+    shown += [f"{name}=..." for name, value in mine.items() if value is not None]  # what a reader has to bring again
+    shown += [
+        f"{name}={(os.fspath(value) if isinstance(value, os.PathLike) else value)!r}"
+        for name, value in {**({"config": config} if config else {}), **values}.items()
+        if not (isinstance(value, str) and value == OWN)
     ]
     found: RunResults | None = start(record, words, values, told=f"bitdial.run({', '.join(shown)})", work=work)[0]
     if found is None:  # this process is not the first one

@@ -8,8 +8,8 @@ from typing import Any
 from rich import box
 from rich.table import Table as Terminal
 
+from bitdial.evaluation import WidthValidation, plot_bitwidth_vs_accuracy, plot_layer_sensitivity, wording
 from bitdial.evaluation import page as pages
-from bitdial.evaluation import plot_bitwidth_vs_accuracy, plot_layer_sensitivity, wording
 from bitdial.evaluation.curves import training_curves
 from bitdial.evaluation.page import Block, Page, Pre, Row, Section, Table, Text
 from bitdial.evaluation.plot_style import COLOURS, new_figure, quiet, render
@@ -17,7 +17,7 @@ from bitdial.recipes.joint.results import JointResults
 
 CAPTIONS = {
     "accuracy_by_width": "Accuracy on the test data with every layer at one width; bars are 95% intervals over seeds.",
-    "bitwidth_vs_accuracy": "The last validation: each configuration has widths drawn for every layer; first seed.",
+    "bitwidth_vs_accuracy": "The last validation: a configuration has a width for every layer; first seed.",
     "validation": "Accuracy of the drawn configurations after each epoch: mean, worst and best; first seed.",
     "layer_sensitivity": "Loss that one layer alone at the narrowest width adds, all others at the widest; first seed.",
     "bits_and_loss": "Training loss, and the mean of the widths of the passes, over the steps of the first seed.",
@@ -62,14 +62,20 @@ def draw(results: JointResults) -> dict[str, bytes]:
     drawn = last is not None and last.accuracy.mean == last.accuracy.mean
     figures = {
         "accuracy_by_width": _by_width(results) if len(results.accuracy()) > 1 else None,
-        "bitwidth_vs_accuracy": plot_bitwidth_vs_accuracy(last.bitwidths, last.accuracies, epoch=first.epochs[-1].epoch)
-        if last is not None and drawn
-        else None,
+        "bitwidth_vs_accuracy": _configurations(last, first.epochs[-1].epoch) if last is not None and drawn else None,
         "validation": _validations(results) if drawn and len(first.epochs) > 1 else None,
         "layer_sensitivity": plot_layer_sensitivity(first.sensitivity, measure="loss") if first.sensitivity else None,
         "bits_and_loss": training_curves(first.history, f"{first.name}, seed {first.seed}"),
     }
     return render(figures)
+
+
+def _configurations(last: WidthValidation, epoch: int) -> Any:
+    """The figure that TensorBoard has, as large as the others here."""
+    figure = plot_bitwidth_vs_accuracy(last.bitwidths, last.accuracies, epoch=epoch)
+    figure.set_size_inches(8.0, 4.2)
+    figure.set_dpi(160)
+    return figure
 
 
 def _by_width(results: JointResults) -> Any:
