@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
-from bitdial.export.encoding import GRIDS, MOST_LEVELS, Encoded, Form, Trits, codes_of, decode, encode
+from bitdial.export.encoding import GRIDS, MOST_LEVELS, Encoded, Form, Trits, decode, encode
 from bitdial.layers import QuantizedLayer
 from bitdial.layers.names import plain_names
 from bitdial.layers.quantized import STORED
 from bitdial.layers.widths import SQUARES
 from bitdial.numerics import UNQUANTIZED, levels
 from bitdial.numerics.learned_step import LearnedGrid
-from bitdial.numerics.nested import NESTED
+from bitdial.numerics.nested import CODE_BITS, NESTED, cut
 from bitdial.numerics.reference import step_size
 from bitdial.numerics.steps import readable
 from bitdial.numerics.weights import magnitude
@@ -179,7 +179,6 @@ class StoredWeight(nn.Module):
     the dial says, down from the width that they are stored at.
 
     Args:
-        stored: the codes of nested weights, uint8 in the shape of the weight; else empty.
         step: the step of each group of the grid; None where it has none.
         bits: the width that nested weights are stored at.
     """
@@ -187,10 +186,10 @@ class StoredWeight(nn.Module):
     stored: Tensor
     step: Tensor | None
 
-    def __init__(self, stored: Tensor, step: Tensor | None = None, bits: float | None = None) -> None:
+    def __init__(self, step: Tensor | None = None, bits: float | None = None) -> None:
         super().__init__()
         # In the state, so that no layer takes these weights for float ones and quantizes them again.
-        self.register_buffer("stored", stored)
+        self.register_buffer("stored", torch.empty(0))
         self.register_buffer("step", step, persistent=bits is not None)
         self.bits = bits
 
@@ -203,11 +202,9 @@ class StoredWeight(nn.Module):
         """The weight itself; of nested ones what their topmost bits say."""
         if self.bits is None:
             return weight
-        step, width = self.step_at(bits), bits.clamp_max(self.bits)
-        rows = self.stored.view(len(step), -1)
-        cut = (rows.float() * 2.0 ** (width - self.bits)).floor()
-        values = (cut - (2.0**width - 1) / 2) * step[:, None]
-        return values.to(weight.dtype).view(weight.shape)
+        assert self.step is not None
+        finest = (self.step * 2.0 ** (self.bits - CODE_BITS)).view(-1, 1)
+        return cut(weight.reshape(len(finest), -1), finest, bits.clamp_max(self.bits)).view(weight.shape)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         state_dict.setdefault(f"{prefix}stored", self.stored)  # states of before had none
@@ -220,10 +217,8 @@ def store(layer: QuantizedLayer, encoded: Encoded) -> None:
     laid_out = torch.empty_like(old, requires_grad=False).copy_(decode(encoded))
     layer.weight = nn.Parameter(laid_out, requires_grad=False)
     step = encoded.scales.to(old.device) if encoded.form in GRIDS else None
-    if layer.quantizer is NESTED and step is not None:
-        made = StoredWeight(codes_of(encoded).to(old.device), step, math.log2(encoded.levels))
-    else:
-        made = StoredWeight(torch.empty(0, device=old.device), step)
+    bits = math.log2(encoded.levels) if layer.quantizer is NESTED and step is not None else None
+    made = StoredWeight(step, bits).to(old.device)
     if not isinstance(layer.weight_quantizer, StoredWeight):
         layer.register_load_state_dict_pre_hook(_refuse_other_weights)  # type: ignore[no-untyped-call]
     layer.weight_quantizer = made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -15,7 +14,6 @@ from bitdial.export.contents import bare, memory_of, packs, plain_tensors, quant
 from bitdial.export.encoding import GRIDS, Trits
 from bitdial.export.packed import CODES, SCALES, key_of, packed_bytes
 from bitdial.layers.widths import held_widths
-from bitdial.numerics.nested import NESTED
 
 _BUFFERS = ("weight_bits", "activation_bits", "range_low", "range_high", "range_batches")
 
@@ -98,11 +96,8 @@ def packed_sizes(
 
 
 def _kept(name: str, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
-    """Bytes that a loaded layer keeps of its packed form: steps, and the codes of nested weights."""
-    if record.get("form") not in GRIDS:
-        return 0
-    codes = math.prod(record["shape"]) if record["quantizer"] == NESTED.name else 0
-    return tensors[key_of(name, SCALES)].nbytes + codes
+    """Bytes that a loaded layer keeps of its packed form: its steps."""
+    return tensors[key_of(name, SCALES)].nbytes if record.get("form") in GRIDS else 0
 
 
 def _learned(layer: nn.Module) -> list[nn.Parameter]:

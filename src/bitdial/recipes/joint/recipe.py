@@ -221,7 +221,8 @@ def notes_of(run: JointRun) -> list[str]:
         looks = f"{options.validation_fraction:.0%} of the training data, held out" if images else "data held out"
     notes = [
         *options.file_notes,
-        f"Data: {run.work.told()}. Validation after each epoch looks at {looks}; the table is of the test data.",
+        f"Data: {run.work.told()}. Validation after each epoch looks at {looks}; the table is of the test data"
+        + (", by which the width to ship was chosen too." if options.quantize else "."),
     ]
     if not options.quantize:
         return [*notes, "The network was trained unquantized, as was asked for: there are no widths to compare."]
