@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Where tests share the processors with each other, threads that wait for their turn by spinning take a hundred times as
+# long. Read when OpenMP is loaded: before torch, and by the processes that tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 
 # Small networks: a second thread costs more than it gives, on a busy machine milliseconds an operation. Set here alone:
