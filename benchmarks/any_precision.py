@@ -6,7 +6,8 @@ FOLDER]``. What is finished is kept in the folder, so a run that was stopped goe
 Every network of a seed begins with the same float network (see `benchmarks.fashion`; 6 epochs) and is trained by
 ``bitdial.run`` with batches of 128 and without augmentation. `any_precision` takes four passes a step, one for each
 width; a twin is trained for one width alone, one pass a step and four times as many steps: the same number of forward
-passes, and four times as many optimizer steps, along the whole of its learning-rate schedule. Post-training
+passes, and four times as many optimizer steps, along the whole of its learning-rate schedule. `alternating` takes one
+pass a step, at one width after the other, so that it has as many steps as a twin. Post-training
 quantization is the float network with its batch-norm statistics re-estimated at the width.
 
 ``nested``: the same training on grids whose codes are cut (nested) against training on rounded ones (uniform) whose
@@ -42,7 +43,8 @@ QUANTIZER = "lsq"
 LEARNING_RATE = 0.06
 EPOCHS = 6
 """Of the float network: enough to have little to gain from training on."""
-ARMS = ("any_precision", *(f"alone-{width}" for width in WIDTHS), "ptq")
+ARMS = ("any_precision", "alternating", *(f"alone-{width}" for width in WIDTHS), "ptq")
+TOGETHER = ("any_precision", "alternating")
 NESTED = ("cut", "rounded")
 
 
@@ -78,9 +80,9 @@ def measure(arm: str, seed: int, steps: int, folder: Path) -> dict[str, float]:
     """Accuracy of an arm at each width it is for, and of rounded weights that are cut afterwards."""
     if arm == "ptq":
         return scores(quantize(float_network(seed, folder, EPOCHS), 32, 32), WIDTHS)
-    if arm == "any_precision":
+    if arm in TOGETHER:
         how: dict[str, Any] = {"training_method": arm, "bitwidth_options": list(WIDTHS), "quantizer": QUANTIZER}
-        return scores(train(arm, seed, steps, folder, **how), WIDTHS)
+        return scores(train(arm, seed, steps * (1 if arm == "any_precision" else len(WIDTHS)), folder, **how), WIDTHS)
     if arm in NESTED:
         how = {"training_method": "any_precision", "bitwidth_options": list(CUT), "nested": arm == "cut"}
         model = train(arm, seed, steps, folder, activation_quantizer="lsq", **how)
@@ -110,31 +112,31 @@ def text_of(value: Interval, sign: str = "") -> str:
 
 
 def twins_table(found: dict[str, dict[str, float]], seeds: range) -> list[str]:
-    """Each width: any-precision, its twin, their difference, post-training quantization."""
+    """Each width: both ways to train one network, its twin, the differences from it, post-training quantization."""
 
     def values(arm: str, width: int) -> list[float]:
         return [found[f"{arm}|{seed}"][str(width)] for seed in seeds]
 
     lines = [
-        "| bits | any_precision, % | for that width alone, % | difference, points | post-training quantization, % |",
-        "|--:|--:|--:|--:|--:|",
+        "| bits | that width alone, % | any_precision, % | minus alone, points | alternating, % | minus alone, points | "
+        "post-training quantization, % |",
+        "|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    means: dict[str, list[list[float]]] = {"any_precision": [], "ptq": []}
     for width in WIDTHS:
-        one, twin, ptq = values("any_precision", width), values(f"alone-{width}", width), values("ptq", width)
-        means["any_precision"].append(one)
-        means["ptq"].append(ptq)
-        cells = [interval(one), interval(twin), paired_difference(one, twin), interval(ptq)]
-        lines.append(
-            f"| {width} | " + " | ".join(text_of(c, "+" if i == 2 else "") for i, c in enumerate(cells)) + " |"
-        )
-    one, ptq = ([sum(column) / len(WIDTHS) for column in zip(*rows, strict=True)] for rows in means.values())
-    lines.append(f"| mean | {text_of(interval(one))} | | | {text_of(interval(ptq))} |")
-    return [
-        *lines,
-        "",
-        f"Mean over widths above post-training quantization: {text_of(paired_difference(one, ptq), '+')}.",
-    ]
+        twin = values(f"alone-{width}", width)
+        cells = [text_of(interval(twin))]
+        for arm in TOGETHER:
+            one = values(arm, width)
+            cells += [text_of(interval(one)), text_of(paired_difference(one, twin), "+")]
+        lines.append(f"| {width} | {' | '.join(cells)} | {text_of(interval(values('ptq', width)))} |")
+    means = {
+        arm: [sum(column) / len(WIDTHS) for column in zip(*(values(arm, width) for width in WIDTHS), strict=True)]
+        for arm in (*TOGETHER, "ptq")
+    }
+    one, other, ptq = (text_of(interval(mean)) for mean in means.values())
+    lines.append(f"| mean | | {one} | | {other} | | {ptq} |")
+    over = "; ".join(f"{arm} {text_of(paired_difference(means[arm], means['ptq']), '+')}" for arm in TOGETHER)
+    return [*lines, "", f"Mean over the widths minus post-training quantization, points: {over}."]
 
 
 def nested_table(found: dict[str, dict[str, float]], seeds: range) -> list[str]:

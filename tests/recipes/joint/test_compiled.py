@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from bitdial.evaluation import validate_random_bitwidths
 from bitdial.layers import BitDial
 from bitdial.models import build_model
 from bitdial.recipes.joint.methods import InPasses, plan
-from bitdial.recipes.joint.options import JointConfig
+from bitdial.recipes.joint.options import JointConfig, TrainingMethod
 from bitdial.recipes.joint.recipe import quantization
 from bitdial.recipes.saved_model import quantized
 from bitdial.training import Classification
@@ -27,9 +27,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(
-    "method", ["joint_quantization", "any_precision", "sandwich", "matryoshka", "vanilla_single_precision_training"]
-)
+@pytest.mark.parametrize("method", get_args(TrainingMethod))
 @pytest.mark.parametrize("batch_norm", ["per_width", "shared"])
 def test_one_graph_each(method: str, batch_norm: str, graphs: list[Any]) -> None:
     options = JointConfig(training_method=method, batch_norm=batch_norm, bitwidth_options=[2, 3, 4, 6, 8, 32])

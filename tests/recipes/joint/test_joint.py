@@ -22,6 +22,7 @@ SMALL = "--model tiny_cnn --batch_size 256 --steps 12 --log_interval 4 --warmup_
 METHODS = {
     "joint_quantization": "",
     "any_precision": "",
+    "alternating": "",
     "sandwich": "",
     "matryoshka": "--loss_weights 1 .1 .1",
     "vanilla_single_precision_training": "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,11 +13,11 @@ from bitdial.errors import BitdialError
 from bitdial.layers import BitDial, cost, quantize
 from bitdial.models import build_model
 from bitdial.recipes.joint.methods import InPasses, Turn, Turns, plan
-from bitdial.recipes.joint.options import JointConfig
+from bitdial.recipes.joint.options import JointConfig, TrainingMethod
 from bitdial.training import Classification, Task, TaskOutput
 from bitdial.training.step.memory import split
 
-METHODS = ("joint_quantization", "any_precision", "sandwich", "matryoshka", "vanilla_single_precision_training")
+METHODS = get_args(TrainingMethod)
 
 
 def turns(step: int = 0, layers: int = 5, seed: int = 0, **options: Any) -> Turns:
@@ -36,6 +36,10 @@ class TestPlan:
         found = turns(training_method="any_precision")
         assert [turn.widths for turn in found] == [(8.0,) * 5, (4.0,) * 5, (2.0,) * 5]
         assert [turn.taught for turn in found] == [False, True, True]
+
+    def test_alternating_takes_one_width_a_step_from_the_widest_down(self) -> None:
+        found = [turns(step, training_method="alternating") for step in range(4)]
+        assert found == [(Turn((width,) * 5),) for width in (8.0, 4.0, 2.0, 8.0)]
 
     def test_a_sandwich_has_both_ends_and_two_random_passes(self) -> None:
         found = [turns(step, training_method="sandwich") for step in range(9)]

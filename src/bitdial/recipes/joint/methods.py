@@ -53,6 +53,8 @@ def plan(options: JointConfig, layers: int, seed: int) -> Callable[[int], Turns]
     together = [Turn((width,) * layers) for width in widths]
     if method == "vanilla_single_precision_training":
         return lambda step: (together[0],)
+    if method == "alternating":
+        return lambda step: (together[step % len(together)],)
     if method == "any_precision":
         each = (together[0], *(Turn(turn.widths, taught=True) for turn in together[1:]))
         return lambda step: each

@@ -15,11 +15,16 @@ from bitdial.training.options import OptimizerOptions, StepOptions
 
 DEFAULT_STEPS = 240
 PLAIN = "vanilla_single_precision_training"
-AT_ONE_WIDTH = ("any_precision", "matryoshka")
+AT_ONE_WIDTH = ("any_precision", "alternating", "matryoshka")
 """The methods in whose passes all layers are at one width, which suits batch norms of their own for each."""
 
 TrainingMethod = Literal[
-    "any_precision", "joint_quantization", "sandwich", "matryoshka", "vanilla_single_precision_training"
+    "any_precision",
+    "alternating",
+    "joint_quantization",
+    "sandwich",
+    "matryoshka",
+    "vanilla_single_precision_training",
 ]
 if TYPE_CHECKING:
     WeightName = str
@@ -73,8 +78,9 @@ class JointConfig(OptimizerOptions, StepOptions, SharedConfig):
     """One set of weights for many widths; how it is trained says training_method."""
     training_method: TrainingMethod = "joint_quantization"
     """What the passes of a step are. joint_quantization: widths drawn at random for every layer; any_precision: each
-    width, which learns from the next wider one; sandwich: the widest, the narrowest and two random ones; matryoshka:
-    each width, nested in the widest; vanilla_single_precision_training: one pass, at the widest."""
+    width, which learns from the next wider one; alternating: one width, the next one in the next step; sandwich: the
+    widest, the narrowest and two random ones; matryoshka: each width, nested in the widest;
+    vanilla_single_precision_training: one pass, at the widest."""
     bitwidth_options: list[Width] = Field([2, 4, 8, 32], min_length=1)
     """Widths that are trained, drawn from, and measured at; 32: unquantized."""
     joint_quantization_batch_size: int = Field(2, ge=1)
@@ -94,8 +100,8 @@ class JointConfig(OptimizerOptions, StepOptions, SharedConfig):
     """Weights of a width are the upper bits of those of a wider one, so that one packed file serves every width; none:
     with matryoshka, on the grid uniform."""
     batch_norm: Literal["per_width", "shared"] | None = None
-    """Batch norm of its own for each width, or one for all; none: per_width for any_precision and matryoshka where the
-    network has batch norms, else shared."""
+    """Batch norm of its own for each width, or one for all; none: per_width for any_precision, alternating and
+    matryoshka where the network has batch norms, else shared."""
     skip_layers: list[str] = ["<first>", "<last>"]
     """Names or patterns of layers left unquantized; <first> and <last> are the first layer and the classifier."""
 
