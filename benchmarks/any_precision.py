@@ -118,8 +118,8 @@ def twins_table(found: dict[str, dict[str, float]], seeds: range) -> list[str]:
         return [found[f"{arm}|{seed}"][str(width)] for seed in seeds]
 
     lines = [
-        "| bits | that width alone, % | any_precision, % | minus alone, points | alternating, % | minus alone, points | "
-        "post-training quantization, % |",
+        "| bits | that width alone, % | any_precision, % | minus alone, points | alternating, % | minus alone, "
+        "points | post-training quantization, % |",
         "|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for width in WIDTHS:
