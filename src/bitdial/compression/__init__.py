@@ -1,0 +1,1 @@
+"""Image compression: codecs that are trained, and the balance of their two losses."""
