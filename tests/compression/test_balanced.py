@@ -174,6 +174,18 @@ class TestSecondForward:
         assert (len(single), single[0]) == (1, drawn[0])
         assert after == after_one_forward
 
+    def test_what_is_drawn_between_the_forwards_is_not_drawn_again(self) -> None:
+        weights, losses = bowls()
+        optimizer = by_sgd(weights)
+        drawn: list[float] = []
+        optimizer.optimizer.register_step_pre_hook(lambda *_: drawn.append(float(torch.rand(()))))
+        torch.manual_seed(0)
+        for _ in range(2):
+            optimizer.step(lambda: losses() + 0 * torch.rand(()))
+        torch.manual_seed(0)
+        _, first, _, second = torch.rand(()), torch.rand(()), torch.rand(()), torch.rand(())
+        assert drawn == [first, second]
+
     def test_fresh_noise_is_an_option(self) -> None:
         drawn, _ = self.draws(same_noise=False)
         assert all(first != second for first, second in zip(*drawn, strict=True))
@@ -258,6 +270,7 @@ class TestResume:
         torch.manual_seed(99)  # as another process would begin
         resumed.load_state_dict(saved["model"])
         again.load_state_dict(saved["optimizer"])
+        assert again.gamma == 0.003 * stop
         assert torch.equal(self.run(resumed, again, stop, self.STEPS), last)
         for mine, theirs in zip(resumed.parameters(), model.parameters(), strict=True):
             assert torch.equal(mine, theirs)
@@ -267,7 +280,7 @@ class TestResume:
 
     def test_another_rate_of_w_is_that_of_the_new_object(self) -> None:
         model = noisy_network()
-        first, second = balanced(model, w_lr=0.1), balanced(model, w_lr=0.2)
+        first, second = balanced(model, w_lr=0.01), balanced(model, w_lr=0.2)
         first.step(noisy_losses(model, 0))
         second.load_state_dict(written_and_read(first.state_dict()))
         before = second.w.clone()
