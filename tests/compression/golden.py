@@ -18,7 +18,8 @@ def fill(model: HPCM) -> HPCM:
     convolutions = [each for each in model.modules() if isinstance(each, nn.Conv2d | nn.ConvTranspose2d)]
     for conv in convolutions:
         o, i, a, b = torch.meshgrid(*(_numbers(size) for size in conv.weight.shape), indexing="ij")
-        weight = torch.sin(0.37 * o**2 + 0.61 * i + 0.13 * o * i + 1.7 * a + 2.3 * b)
+        # In this order: arguments go to millions, where another one already shows in the tenth digit of a sine.
+        weight = torch.sin(0.37 * o * o + 0.61 * i + 0.13 * o * i + 1.7 * a + 2.3 * b)
         transposed = isinstance(conv, nn.ConvTranspose2d)
         fan = len(weight) if transposed else weight[0].numel()
         conv.weight.copy_(weight / fan**0.5)

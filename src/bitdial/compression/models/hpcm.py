@@ -56,6 +56,15 @@ SIZES = {
 }
 
 
+def _refill(x: Tensor, taken: Tensor, filled: Tensor) -> Tensor:
+    """Move what is outside of `taken`, in order of rows, to what is outside of `filled`; both leave three quarters."""
+    rest = 3 * x.shape[-2] * x.shape[-1] // 4
+    source, target = (
+        mask.flatten(2).byte().argsort(stable=True)[..., :rest].expand(len(x), -1, -1) for mask in (taken, filled)
+    )
+    return torch.zeros_like(x).flatten(2).scatter(2, target, x.flatten(2).gather(2, source)).view_as(x)
+
+
 class _Prior(nn.Module):
     """Context and what is decoded to scales and means; a vector of each step is multiplied in the middle."""
 
@@ -163,6 +172,6 @@ class HPCM(CompressionModel):
         coded = places(hyper, phases * 2)
         if self.compat and scale == 2:
             missed = places(hyper, RELEASED_TO_SCALE_1 * 2)
-            hyper = hyper.masked_scatter(~coded, hyper[~missed.expand_as(hyper)])
+            hyper = _refill(hyper, missed, coded)
         context = torch.where(coded, put(context, phases * 2), hyper)
         return put(known, phases), self.context_net[scale - 2](context)
