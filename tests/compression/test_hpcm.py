@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import pytest
 import torch
@@ -83,16 +82,18 @@ def assert_sums(x: Tensor, total: float, magnitude: float) -> None:
     assert x.sum().item() == pytest.approx(total, abs=1e-12 * magnitude)
 
 
-@cache
+@pytest.fixture(scope="module")
 def golden() -> tuple[HPCM, Latents]:
-    model = fill(HPCM().double().eval())
+    with torch.device("meta"):
+        model = HPCM()
+    model = fill(model.double().to_empty(device="cpu")).eval()
     with torch.no_grad():
         return model, model.analyse(picture(256, 256))
 
 
 @torch.no_grad()
-def test_golden_latents_and_hyper_parameters() -> None:
-    model, latents = golden()
+def test_golden_latents_and_hyper_parameters(golden: tuple[HPCM, Latents]) -> None:
+    model, latents = golden
     assert latents.z is not None
     assert_sums(latents.y, -22793.2558838245, 152503.5415791078)
     assert_sums(latents.z, -306.2821140281, 4475.6949067254)
@@ -107,8 +108,8 @@ IMAGES = {True: (25766.3591085244, 1477655.7497971628), False: (25762.7145046634
 
 @pytest.mark.parametrize("compat", [True, False])
 @torch.no_grad()
-def test_golden_steps(compat: bool) -> None:
-    model, latents = golden()
+def test_golden_steps(compat: bool, golden: tuple[HPCM, Latents]) -> None:
+    model, latents = golden
     model.compat = compat
     found: list[tuple[int, int]] = []
     bits: list[float] = []

@@ -57,6 +57,15 @@ def test_values_that_are_not_finite(value: float, call: str) -> None:
         getattr(model(), call)(spoiled(value))
 
 
+@pytest.mark.parametrize("part", ["g_a", "h_a"])
+def test_weights_that_are_not_finite(part: str) -> None:
+    spoilt = model()
+    with torch.no_grad():
+        next(getattr(spoilt, part).parameters()).fill_(float("nan"))
+    with pytest.raises(BitdialError, match=r"latents must be finite, got NaN .* the weights have diverged"):
+        spoilt.bits(images(1, 3, 8, 8))
+
+
 @pytest.mark.parametrize("name", ["channels", "latent_channels"])
 @pytest.mark.parametrize("number", [0, -4, 6, 8.0, True, "8"])
 @pytest.mark.parametrize("kind", [FactorizedPrior, ScaleHyperprior, MeanScaleHyperprior])

@@ -50,6 +50,11 @@ class CodingStep:
         return (self.pick(latents) - self.means).round()
 
 
+def coding_step(number: int, scales: Tensor, means: Tensor, pick: Callable[[Latents], Tensor]) -> CodingStep:
+    """A step of scales as a network gives them."""
+    return CodingStep(number, lower_bound(scales, LEAST_SCALE), means, pick)
+
+
 Read = Callable[[CodingStep], Tensor]
 """Gives the symbols of a step, in the shape of its scales."""
 
@@ -136,12 +141,18 @@ class CompressionModel(nn.Module, ABC):
         """The latents that are coded for images.
 
         Raises:
-            BitdialError: images that the model cannot take, among them any with a value that is not finite.
+            BitdialError: images that the model cannot take, or images or latents with a value that is not finite.
         """
         self._check(images)
         if not images.isfinite().all():
             raise BitdialError("images must be finite, got NaN or infinity among the values; leave such images out")
-        return self._latents(images)
+        latents = self._latents(images)
+        if not all(each.isfinite().all() for each in latents if each is not None):
+            raise BitdialError(
+                "latents must be finite, got NaN or infinity from finite images; the weights have diverged or are "
+                "damaged, so load sound ones"
+            )
+        return latents
 
     def decode(self, read: Read, height: int, width: int, batch: int = 1) -> Tensor:
         """Reconstruct images `[batch, 3, height, width]`; values can lie outside of 0..1.
@@ -168,7 +179,7 @@ class CompressionModel(nn.Module, ABC):
                 got = list(symbols.shape) if isinstance(symbols, Tensor) else type(symbols).__name__
                 raise BitdialError(
                     f"symbols of step {step.number} must be a tensor {list(step.scales.shape)}, got {got}; "
-                    f"return them in the shape of the step's scales"
+                    "return them in the shape of the step's scales"
                 )
             return symbols.to(step.means)
 
@@ -183,8 +194,8 @@ class CompressionModel(nn.Module, ABC):
     def prior_step(self, name: Literal["y", "z"], batch: int, rows: int, columns: int) -> CodingStep:
         """The step of all y or z, whose distributions are known before anything is decoded."""
         shape = (batch, -1, rows, columns)
-        scales = lower_bound(self.scales_hyper, LEAST_SCALE)
-        return CodingStep("zy".index(name), scales.expand(shape), self.means_hyper.expand(shape), attrgetter(name))
+        scales, means = (each.expand(shape) for each in (self.scales_hyper, self.means_hyper))
+        return coding_step("zy".index(name), scales, means, attrgetter(name))
 
     def _latents(self, images: Tensor) -> Latents:
         height, width = images.shape[-2:]
@@ -199,9 +210,11 @@ class CompressionModel(nn.Module, ABC):
         def read(step: CodingStep) -> Tensor:
             residual = step.pick(latents) - step.means
             symbols = residual + (residual.round() - residual).detach()
-            counted = residual + torch.rand_like(residual) - 0.5 if noise else symbols
-            dtype = torch.promote_types(counted.dtype, torch.float32)
-            bits[step.number] = -likelihood(counted.to(dtype), step.scales.to(dtype)).log2().flatten(1).sum(1)
+            dtype = torch.promote_types(residual.dtype, torch.float32)  # narrower ones have no fine enough numbers
+            counted = (residual if noise else symbols).to(dtype)
+            if noise:
+                counted = counted + torch.rand_like(counted) - 0.5
+            bits[step.number] = -likelihood(counted, step.scales.to(dtype)).log2().flatten(1).sum(1)
             return symbols
 
         y = self.read_latents(read, len(latents.y), *latents.y.shape[-2:])

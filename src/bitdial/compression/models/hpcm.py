@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bitdial.compression.models._likelihood import lower_bound
 from bitdial.compression.models.blocks import (
     WindowAttention,
     analysis,
@@ -19,7 +18,7 @@ from bitdial.compression.models.blocks import (
     hyper_synthesis,
     synthesis,
 )
-from bitdial.compression.models.codec import LEAST_SCALE, CodingStep, CompressionModel, Read
+from bitdial.compression.models.codec import CompressionModel, Read, coding_step
 from bitdial.compression.models.steps import (
     FIRST_STEP,
     PATTERNS,
@@ -157,12 +156,7 @@ class HPCM(CompressionModel):
         """The values of a step at their places, zeros elsewhere; `found` are scales and means of all places."""
         pattern = PATTERNS[number - 1]
         scales, means = (pattern.pack(each) for each in found.chunk(2, 1))
-        step = CodingStep(
-            number,
-            lower_bound(scales, LEAST_SCALE),
-            means,
-            lambda latents: pattern.pack(at_scale(latents.y, pattern.scale)),
-        )
+        step = coding_step(number, scales, means, lambda latents: pattern.pack(at_scale(latents.y, pattern.scale)))
         return pattern.unpack(read(step) + means)
 
     def _enter(self, scale: int, known: Tensor, context: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor]:

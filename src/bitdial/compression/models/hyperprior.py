@@ -12,9 +12,8 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
-from bitdial.compression.models._likelihood import lower_bound
 from bitdial.compression.models.blocks import analysis, hyper_analysis, hyper_synthesis, synthesis
-from bitdial.compression.models.codec import LEAST_SCALE, CodingStep, CompressionModel, Read
+from bitdial.compression.models.codec import CompressionModel, Read, coding_step
 from bitdial.errors import BitdialError
 
 
@@ -75,7 +74,7 @@ class _Hyperprior(CompressionModel):
         """Two steps."""
         hyper = self.prior_step("z", batch, rows // 4, columns // 4)
         scales, means = self._distributions(self.h_s(read(hyper) + hyper.means))
-        return read(CodingStep(1, lower_bound(scales, LEAST_SCALE), means, attrgetter("y"))) + means
+        return read(coding_step(1, scales, means, attrgetter("y"))) + means
 
     @abstractmethod
     def _distributions(self, told: Tensor) -> tuple[Tensor, Tensor]: ...
