@@ -139,7 +139,9 @@ class TestRun:
     def test_ones_own_network_and_tensors(self, own: Any, tmp_path: Path) -> None:
         before = copy.deepcopy(own.state_dict()) if isinstance(own, nn.Module) else {}
         results = bitdial.run("cyclic", model=own, data=(tensors(), tensors(60)), run_dir=tmp_path / "r", **TINY)
-        assert results.command.startswith("bitdial.run('cyclic', model=..., data=..., run_dir='")  # what has no spelling
+        assert results.command.startswith(
+            "bitdial.run('cyclic', model=..., data=..., run_dir='"
+        )  # what has no spelling
         assert isinstance(results, CyclicResults)
         assert {arm.name for arm in results.arms} == {"baseline_fp32", "cpt", "static_4bit", "matched_cost"}
         if isinstance(own, nn.Module):  # each arm trains a copy
