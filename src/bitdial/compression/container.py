@@ -113,8 +113,7 @@ def read(data: bytes, *, model_id: str | None = None, max_pixels: int = MAX_PIXE
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise BitdialError(f"a compressed picture must be read from bytes, got {type(data).__name__}")
-    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
-        raise BitdialError(f"max_pixels must be a whole number above 0, got {max_pixels!r}")
+    check_limit(max_pixels)
     data = bytes(data)
     _check_kind(data, path)
     if len(data) < _HEAD.size:
@@ -138,6 +137,12 @@ def read(data: bytes, *, model_id: str | None = None, max_pixels: int = MAX_PIXE
             "name the run or file of that one"
         )
     return File(identity.hex(), width, height, MODES[mode], _chunks(data, end, count, path), crc)
+
+
+def check_limit(max_pixels: object) -> None:
+    """Refuse what is no number of pixels."""
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
+        raise BitdialError(f"max_pixels must be a whole number above 0, got {max_pixels!r}")
 
 
 def symbols_crc(symbols: Iterable[Any]) -> int:
