@@ -82,7 +82,9 @@ def test_bytes_are_within_a_fifth_of_a_percent_of_the_estimate(outside: float, s
     symbols, indexes = drawn(60_000, outside=outside)
     parts = list(zip(np.array_split(symbols, steps), np.array_split(indexes, steps), strict=True))
     coded = [encode(s, i, TABLES) for s, i in parts]
-    estimated = sum(estimate_bits(s, i, TABLES) for s, i in parts) / 8
+    estimates = [estimate_bits(s, i, TABLES) / 8 for s, i in parts]
+    assert all(len(data) <= 8 + 1.001 * estimate for data, estimate in zip(coded, estimates, strict=True))
+    estimated = sum(estimates)
     assert abs(sum(map(len, coded)) - estimated) <= 0.002 * estimated + 64
     back = [decode(data, i, TABLES) for data, (_, i) in zip(coded, parts, strict=True)]
     assert np.array_equal(np.concatenate(back), symbols)

@@ -32,7 +32,7 @@ def encode(symbols: Any, indexes: Any, tables: Tables) -> bytes:
         tables: what the symbols are coded by.
 
     Returns:
-        Some words of 32 bits, little endian: within 8 bytes and 1e-4 of `estimate_bits`.
+        Words of 32 bits, little endian: at most 8 bytes and .1% more than `estimate_bits` says.
 
     Raises:
         BitdialError: symbols are not whole, no tables of such indexes, different shapes, or constriction is missing.
