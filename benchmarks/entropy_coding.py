@@ -67,7 +67,9 @@ def compressais(tables: Tables, ans: Any) -> Coder:
     encoder, decoder = ans.RansEncoder(), ans.RansDecoder()
     return (
         lambda symbols, indexes: encoder.encode_with_indexes(symbols.tolist(), indexes.tolist(), *given),
-        lambda data, indexes: torch.tensor(decoder.decode_with_indexes(data, indexes.tolist(), *given)).int(),
+        lambda data, indexes: torch.tensor(
+            decoder.decode_with_indexes(data, indexes.tolist(), *given), dtype=torch.int32
+        ),
     )
 
 

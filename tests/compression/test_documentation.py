@@ -1,4 +1,4 @@
-"""The examples of the page on compressed pictures run and print what the page says; its bytes are those that are written."""
+"""The examples of the page on compressed pictures run and print what the page says."""
 
 from __future__ import annotations
 
