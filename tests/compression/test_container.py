@@ -115,7 +115,7 @@ def test_larger_pictures_only_where_the_caller_allows_them() -> None:
         read(write(large))
     assert read(write(large), max_pixels=MAX_PIXELS + 8192) == large
     for limit in (0, -1, 1.5, True, None, "9"):
-        with pytest.raises(BitdialError, match="max_pixels must be a whole number above 0"):
+        with pytest.raises(BitdialError, match="max_pixels must be a whole number of at least 1"):
             read(write(FILE), max_pixels=limit)  # type: ignore[arg-type]
 
 
@@ -243,5 +243,30 @@ def test_model_id_is_of_names_values_dtypes_shapes_and_tables() -> None:
         model_id(state, [scale_tables(scale_levels(9))]),
     ]
     assert len({first, *others}) == 7
-    with pytest.raises(BitdialError, match="must hold tensors, got int under 'x'"):
-        model_id({"x": 1}, [])  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("state", "tables", "text"),
+    [
+        ({"x": 1}, [], "state must hold dense tensors with data, got int under 'x'"),
+        ({"x": torch.eye(2).to_sparse()}, [], "dense tensors with data, got Tensor under 'x'"),
+        ({"x": torch.eye(2, device="meta")}, [], "dense tensors with data"),
+        ({1: torch.eye(2), "a": torch.eye(2)}, [], "state must be a dictionary of tensors by name, got dict"),
+        (None, [], "state must be a dictionary of tensors by name, got NoneType"),
+        ([torch.eye(2)], [], "got list"),
+        ({}, None, "tables must be a list of Tables, got NoneType"),
+        ({}, TABLES, "tables must be a list of Tables, got Tables"),
+        ({}, [TABLES.hash], "tables must be a list of Tables, got list"),
+    ],
+)
+def test_what_is_no_model_has_no_id(state: Any, tables: Any, text: str) -> None:
+    with pytest.raises(BitdialError, match=text):
+        model_id(state, tables)
+
+
+@pytest.mark.parametrize("symbols", [None, 3, [None], [0.5], ["a"]])
+def test_checksums_are_of_whole_numbers(symbols: Any) -> None:
+    with pytest.raises(BitdialError, match="symbols must be"):
+        symbols_crc(symbols)
+    with pytest.raises(BitdialError, match="symbols must be"):
+        FILE.check(symbols)

@@ -198,7 +198,7 @@ def test_the_caller_sets_the_limit(tmp_path: Path) -> None:
     with pytest.raises(BitdialError, match="must have at most 34 pixels, got 7 x 5; scale or cut it"):
         read_picture(path, max_pixels=34)
     for limit in (0, 1.5, True, None):
-        with pytest.raises(BitdialError, match="max_pixels must be a whole number above 0"):
+        with pytest.raises(BitdialError, match="max_pixels must be a whole number of at least 1"):
             read_picture(path, max_pixels=limit)  # type: ignore[arg-type]
 
 

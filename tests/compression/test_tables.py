@@ -138,11 +138,18 @@ def test_estimate_is_the_sum_of_what_the_counts_say() -> None:
         (lambda: scale_levels(8, 0.12, math.inf), "got 0.12 to inf"),
         (lambda: scale_levels(8, math.nan), "got nan"),
         (lambda: scale_levels(8, "1"), "got '1'"),  # type: ignore[arg-type]
-        (lambda: scale_levels(256, 0.12, 0.121), "256 levels from 0.12 to 0.121 are too close"),
+        (lambda: scale_levels(256, 0.12, 0.121), "must rise by enough to tell them apart, got 256 from 0.12 to 0.121"),
         (lambda: scale_indexes(torch.tensor([1, 2]), LEVELS), "scales must be a tensor of floating.* got torch.int64"),
         (lambda: scale_indexes([1.0], LEVELS), "scales must be a tensor .* got list"),  # type: ignore[arg-type]
-        (lambda: channel_tables(torch.tensor([1, 2])), "scales must be a floating-point tensor .* got torch.int64"),
-        (lambda: channel_tables(torch.empty(0)), r"one scale for each channel, got torch.float32 of shape \(0,\)"),
+        (lambda: scale_indexes(torch.ones(1), [1.0, 2.0]), "levels must be an array of 2 to 256 scales"),  # type: ignore[arg-type]
+        (lambda: scale_indexes(torch.ones(1), np.array([1, 2])), "levels must be an array"),
+        (lambda: scale_indexes(torch.ones(1), np.array([3.0, 2.0])), "must rise by enough .* got 2 from 3 to 2"),
+        (lambda: scale_indexes(torch.ones(1), np.array([1.0, math.nan])), "levels must be an array"),
+        (lambda: scale_tables(np.array([0.0, 1.0])), "levels must be an array"),
+        (lambda: scale_tables(np.ones((2, 2))), "levels must be an array"),
+        (lambda: scale_tables(None), "levels must be an array"),  # type: ignore[arg-type]
+        (lambda: channel_tables(torch.tensor([1, 2])), "scales must be a tensor of floating.* got torch.int64"),
+        (lambda: channel_tables(torch.empty(0)), r"one scale for each channel, got none of shape \(0,\)"),
         (lambda: channel_tables(2.0), "got float"),  # type: ignore[arg-type]
         (lambda: channel_tables(torch.tensor([1.0, 0.0])), "scale of channel 1 must be above 0, got 0.0; training"),
         (lambda: channel_tables(torch.tensor([1.0, 2.0, -0.5])), "scale of channel 2 must be above 0, got -0.5"),

@@ -9,14 +9,14 @@ import hashlib
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bitdial.compression.arrays import whole_numbers
+from bitdial.compression.arrays import check_whole, whole_numbers
 from bitdial.compression.tables import Tables
 from bitdial.errors import BitdialError
 
@@ -63,11 +63,9 @@ class File:
             raise BitdialError(f"model_id must be 32 hex digits, got {self.model_id!r}; take it from model_id(...)")
         if self.mode not in MODES:
             raise BitdialError(f'mode must be "RGB" or "L", got {self.mode!r}; convert the picture')
-        for name, value, least in (
-            ("width", self.width, 1), ("height", self.height, 1), ("symbols_crc", self.symbols_crc, 0),
-        ):  # fmt: skip
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**32:
-                raise BitdialError(f"{name} must be a whole number from {least} to {2**32 - 1}, got {value!r}")
+        check_whole("width", self.width, 1, 2**32 - 1)
+        check_whole("height", self.height, 1, 2**32 - 1)
+        check_whole("symbols_crc", self.symbols_crc, 0, 2**32 - 1)
         sound = isinstance(self.chunks, tuple) and all(isinstance(c, bytes) and len(c) < 2**32 for c in self.chunks)
         if not sound or not 1 <= len(self.chunks) < 2**16:
             raise BitdialError("chunks must be a tuple of bytes, one for each coding step, at least one")
@@ -113,7 +111,7 @@ def read(data: bytes, *, model_id: str | None = None, max_pixels: int = MAX_PIXE
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise BitdialError(f"a compressed picture must be read from bytes, got {type(data).__name__}")
-    check_limit(max_pixels)
+    check_whole("max_pixels", max_pixels, 1)
     data = bytes(data)
     _check_kind(data, path)
     if len(data) < _HEAD.size:
@@ -139,31 +137,31 @@ def read(data: bytes, *, model_id: str | None = None, max_pixels: int = MAX_PIXE
     return File(identity.hex(), width, height, MODES[mode], _chunks(data, end, count, path), crc)
 
 
-def check_limit(max_pixels: object) -> None:
-    """Refuse what is no number of pixels."""
-    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
-        raise BitdialError(f"max_pixels must be a whole number above 0, got {max_pixels!r}")
-
-
 def symbols_crc(symbols: Iterable[Any]) -> int:
     """The CRC32 of symbols as int32, little endian, one array of whole numbers after the other."""
+    if not isinstance(symbols, Iterable):
+        raise BitdialError(f"symbols must be an array for each step, got {type(symbols).__name__}")
     crc = 0
     for part in symbols:
         crc = zlib.crc32(whole_numbers("symbols", part).astype("<i4").tobytes(), crc)
     return crc
 
 
-def model_id(state: Mapping[str, Tensor], tables: Iterable[Tables]) -> str:
+def model_id(state: Mapping[str, Tensor], tables: Sequence[Tables]) -> str:
     """What a model is known by in files: a hash of its weights and tables, 32 hex digits.
 
     Args:
         state: all tensors that decoding depends on, as of ``model.state_dict()``, in any order.
         tables: that symbols are coded by.
     """
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise BitdialError(f"state must be a dictionary of tensors by name, got {type(state).__name__}")
+    if not isinstance(tables, Sequence) or not all(isinstance(each, Tables) for each in tables):
+        raise BitdialError(f"tables must be a list of Tables, got {type(tables).__name__}")
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
-        if not isinstance(value, Tensor):
-            raise BitdialError(f"a model's state must hold tensors, got {type(value).__name__} under {name!r}")
+        if not isinstance(value, Tensor) or value.is_meta or value.layout != torch.strided:
+            raise BitdialError(f"state must hold dense tensors with data, got {type(value).__name__} under {name!r}")
         plain = value.detach().cpu().contiguous()
         digest.update(f"{name}:{plain.dtype}:{tuple(plain.shape)}\n".encode())
         digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())

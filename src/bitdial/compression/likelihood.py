@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from bitdial.compression.arrays import check_floating
 from bitdial.errors import BitdialError
 
 EXPONENT = 1.5
@@ -56,7 +57,7 @@ def lower_bound(x: Tensor, bound: float) -> Tensor:
 
     Plain clamping stops all gradients there, and a value that once fell below would never return. NaN stays NaN.
     """
-    _check("x", x)
+    check_floating("x", x)
     if isinstance(bound, bool) or not isinstance(bound, int | float) or math.isnan(bound):
         raise BitdialError(f"bound must be a number, got {bound!r}")
     return cast(Tensor, _LowerBound.apply(x, float(bound)))
@@ -67,7 +68,7 @@ def cdf(x: Tensor) -> Tensor:
 
     Left of zero it is computed as a tail, without cancellation, so that small values are accurate in every digit.
     """
-    _check("x", x)
+    check_floating("x", x)
     return cast(Tensor, _Cdf.apply(x.float() if x.element_size() < 4 else x))
 
 
@@ -83,24 +84,17 @@ def likelihood(values: Tensor, scale: Tensor) -> Tensor:
         bounds are `lower_bound`. What is NaN stays NaN.
 
     Raises:
-        BitdialError: no floating-point tensors, or shapes or devices that do not go together.
+        BitdialError: no floating-point tensors, or shapes that do not go together.
     """
-    _check("values", values)
-    _check("scale", scale)
+    check_floating("values", values)
+    check_floating("scale", scale)
+    try:
+        torch.broadcast_shapes(values.shape, scale.shape)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise BitdialError(
+            f"values and scale must broadcast, got shapes {tuple(values.shape)} and {tuple(scale.shape)}"
+        ) from error
     dtype = torch.promote_types(torch.promote_types(values.dtype, scale.dtype), torch.float32)
     scale = lower_bound(scale.to(dtype), MIN_SCALE)
     distance = values.to(dtype).abs()  # the distribution is symmetric: both edges on the side where F is small
-    try:
-        bins = cdf((0.5 - distance) / scale) - cdf((-0.5 - distance) / scale)
-    except RuntimeError as error:
-        raise BitdialError(
-            f"values and scale must broadcast and be on one device, got {tuple(values.shape)} on {values.device} and "
-            f"{tuple(scale.shape)} on {scale.device}"
-        ) from error
-    return lower_bound(bins, MIN_LIKELIHOOD)
-
-
-def _check(name: str, x: object) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise BitdialError(f"{name} must be a tensor of floating-point numbers, got {got}; convert it with .float()")
+    return lower_bound(cdf((0.5 - distance) / scale) - cdf((-0.5 - distance) / scale), MIN_LIKELIHOOD)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from bitdial.compression.arrays import check_whole
 from bitdial.errors import BitdialError
 
 Method = Literal["pchip", "akima", "cubic"]
@@ -53,8 +54,7 @@ def ms_ssim(x: Tensor, y: Tensor, *, scales: int = 5) -> Tensor:
         BitdialError: the pictures are too small for so many scales.
     """
     x, y = _pictures(x, y)
-    if isinstance(scales, bool) or not isinstance(scales, int) or not 1 <= scales <= len(_WEIGHTS):
-        raise BitdialError(f"scales must be a whole number from 1 to {len(_WEIGHTS)}, got {scales!r}")
+    check_whole("scales", scales, 1, len(_WEIGHTS))
     if scales > (most := most_scales(*x.shape[-2:])):
         advice = f"pass scales={most}, whose numbers do not compare with those of 5" if most else "use psnr"
         least = (_WINDOW - 1) * 2 ** (scales - 1) + 1
@@ -79,11 +79,9 @@ def most_scales(height: int, width: int) -> int:
 
 def bpp(size: int, height: int, width: int) -> float:
     """Bits per pixel of `size` bytes for a picture of so many pixels: colours do not count as pixels."""
-    for name, value in (("size", size), ("height", height), ("width", width)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < (name != "size"):
-            raise BitdialError(
-                f"{name} must be a whole number {'from 0' if name == 'size' else 'above 0'}, got {value!r}"
-            )
+    check_whole("size", size, 0)
+    check_whole("height", height, 1)
+    check_whole("width", width, 1)
     return 8 * size / (height * width)
 
 
@@ -135,7 +133,7 @@ def _pictures(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             raise BitdialError(
                 f"pictures must be floating-point tensors [N, C, H, W] with values from 0 to 1, got {got}"
             )
-        low, high = value.aminmax()
+        low, high = value.double().aminmax()
         if not 0 <= low <= high <= 1:
             raise BitdialError(f"pictures must have values from 0 to 1, got {low:g} to {high:g}; clamp or scale them")
     if x.shape != y.shape or x.device != y.device:

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bitdial.compression.container import MAX_PIXELS, MODES, check_limit
+from bitdial.compression.arrays import check_whole
+from bitdial.compression.container import MAX_PIXELS, MODES
 from bitdial.data.pictures import as_rgb, naming
 from bitdial.errors import BitdialError
 from bitdial.files import write_atomically
@@ -58,7 +59,7 @@ def read_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) 
         BitdialError: the file is no picture, damaged, or larger than `max_pixels`, which its header tells alone.
     """
     path = _checked(path)
-    check_limit(max_pixels)
+    check_whole("max_pixels", max_pixels, 1)
     with naming(path):
         image = _open(path)
     with image:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitdial.compression import escapes
-from bitdial.compression.arrays import whole_numbers
+from bitdial.compression.arrays import check_floating, check_whole, whole_numbers
 from bitdial.compression.likelihood import MIN_SCALE, cdf, likelihood
 from bitdial.errors import BitdialError
 
@@ -90,16 +90,14 @@ def scale_levels(levels: int = 128, low: float = MIN_SCALE, high: float = MAX_SC
     Raises:
         BitdialError: not 2 to 256 levels, or not ``.12 <= low < high``, or levels too close to tell apart.
     """
-    if isinstance(levels, bool) or not isinstance(levels, int) or not 2 <= levels <= 256:
-        raise BitdialError(f"levels must be a whole number from 2 to 256, got {levels!r}")
+    check_whole("levels", levels, 2, 256)
     numbers = all(isinstance(end, int | float) and math.isfinite(end) for end in (low, high))
     if not numbers or not MIN_SCALE <= low < high:
         raise BitdialError(
             f"scales must go from a low of at least {MIN_SCALE} to a higher one, got {low!r} to {high!r}"
         )
     made = np.exp(np.linspace(math.log(low), math.log(high), levels))
-    if (np.diff(_thresholds(made)) <= 0).any():
-        raise BitdialError(f"{levels} levels from {low} to {high} are too close to tell apart; use fewer")
+    _thresholds(made)  # refuses levels that are too close
     return made
 
 
@@ -107,24 +105,21 @@ def scale_indexes(scales: Tensor, levels: NDArray[np.float64]) -> Tensor:
     """The index (uint8) of the level nearest to each scale in logarithm, by comparisons alone.
 
     Raises:
-        BitdialError: a scale is NaN or infinite.
+        BitdialError: a scale is NaN or infinite, or levels are not as `scale_levels` gives them.
     """
-    if not isinstance(scales, Tensor) or not scales.is_floating_point():
-        got = scales.dtype if isinstance(scales, Tensor) else type(scales).__name__
-        raise BitdialError(f"scales must be a tensor of floating-point numbers, got {got}")
-    scales = scales.detach()
+    check_floating("scales", scales)
+    thresholds, scales = torch.from_numpy(_thresholds(levels)), scales.detach()
     if not bool(scales.isfinite().all()):
         place = (~scales.isfinite()).nonzero()[0].tolist()
         channel = f" in channel {place[-3]}" if len(place) >= 3 else ""
         raise BitdialError(f"scales must be finite, got {scales[tuple(place)].item()}{channel} at {place}; {_DIVERGED}")
-    thresholds = torch.from_numpy(_thresholds(levels)).to(
-        scales.device, torch.promote_types(scales.dtype, torch.float32)
-    )
+    thresholds = thresholds.to(scales.device, torch.promote_types(scales.dtype, torch.float32))
     return torch.bucketize(scales.to(thresholds.dtype), thresholds).to(torch.uint8)
 
 
 def scale_tables(levels: NDArray[np.float64]) -> Tables:
     """The table of each level, for residuals around 0."""
+    _thresholds(levels)
     return channel_tables(torch.from_numpy(np.asarray(levels, np.float64)))
 
 
@@ -191,14 +186,22 @@ _DIVERGED = "training may have diverged: load an earlier checkpoint"
 
 def _thresholds(levels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Between neighbours, in the middle of their logarithms."""
+    sound = isinstance(levels, np.ndarray) and levels.ndim == 1 and 2 <= len(levels) <= 256 and levels.dtype.kind == "f"
+    if not sound or not (np.isfinite(levels) & (levels >= MIN_SCALE - _FINEST)).all():
+        raise BitdialError("levels must be an array of 2 to 256 scales from .12 on; make it with scale_levels")
     between: NDArray[np.float64] = np.rint(np.sqrt(levels[:-1] * levels[1:]) / _FINEST) * _FINEST
+    if (np.diff(between, prepend=levels[0], append=levels[-1]) <= 0).any():
+        raise BitdialError(
+            f"levels must rise by enough to tell them apart, got {len(levels)} from {levels[0]:g} to {levels[-1]:g}; "
+            "use fewer"
+        )
     return between
 
 
-def _per_channel(name: str, values: object) -> Tensor:
-    if not isinstance(values, Tensor) or not values.is_floating_point() or not values.numel():
-        got = f"{values.dtype} of shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        raise BitdialError(f"{name}s must be a floating-point tensor with one {name} for each channel, got {got}")
+def _per_channel(name: str, values: Tensor) -> Tensor:
+    check_floating(f"{name}s", values)
+    if not values.numel():
+        raise BitdialError(f"{name}s must have one {name} for each channel, got none of shape {tuple(values.shape)}")
     return values.detach().cpu().double().flatten()
 
 
