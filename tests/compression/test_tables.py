@@ -51,6 +51,15 @@ def test_index_is_that_of_the_nearest_level(scale: float, dtype: torch.dtype) ->
     assert distances[index] <= distances.min() + 2e-4  # thresholds are rounded to multiples of 2**-16
 
 
+def test_thresholds_are_exact_in_single_precision() -> None:
+    """A scale that lies on a threshold, or next to it, has one index in either precision, up to the highest scale."""
+    for levels in (LEVELS, scale_levels(256, 0.12, 256)):
+        thresholds = torch.from_numpy(np.rint(np.sqrt(levels[1:] * levels[:-1]) * 65536) / 65536)
+        assert torch.equal(thresholds, thresholds.float().double())
+        for scales in (thresholds.float(), *(thresholds.float().nextafter(torch.tensor(end)) for end in (0.0, 999.0))):
+            assert torch.equal(scale_indexes(scales, levels), scale_indexes(scales.double(), levels))
+
+
 def test_single_and_double_precision_give_the_same_indexes() -> None:
     scales = torch.linspace(math.log(0.1), math.log(70), 20_000).exp()
     found = scale_indexes(scales, LEVELS)
@@ -133,10 +142,11 @@ def test_estimate_is_the_sum_of_what_the_counts_say() -> None:
         (lambda: scale_levels(257), "levels must be .* got 257"),
         (lambda: scale_levels(8.0), "levels must be .* got 8.0"),  # type: ignore[arg-type]
         (lambda: scale_levels(True), "levels must be .* got True"),
-        (lambda: scale_levels(8, 0.0), "low of at least 0.12 to a higher one, got 0.0 to 64.0"),
+        (lambda: scale_levels(8, 0.0), "low of at least 0.12 to a high of at most 256, got 0.0 to 64.0"),
         (lambda: scale_levels(8, 5, 5), "got 5 to 5"),
         (lambda: scale_levels(8, 0.12, math.inf), "got 0.12 to inf"),
         (lambda: scale_levels(8, math.nan), "got nan"),
+        (lambda: scale_levels(8, 0.12, 300), "got 0.12 to 300"),
         (lambda: scale_levels(8, "1"), "got '1'"),  # type: ignore[arg-type]
         (lambda: scale_levels(256, 0.12, 0.121), "must rise by enough to tell them apart, got 256 from 0.12 to 0.121"),
         (lambda: scale_indexes(torch.tensor([1, 2]), LEVELS), "scales must be a tensor of floating.* got torch.int64"),

@@ -27,7 +27,8 @@ TOTAL = 2**16
 MAX_SCALE = 64.0
 _TAIL = 1 / TOTAL  # what lies outside of a table: as much as the one count that its escape symbol has in any case
 _WIDEST = 4095  # symbols on either side of the middle; a table has to give each one of its 65,536 counts
-_FINEST = 2.0**-16  # thresholds between levels are multiples of it: exact in float32 and as integers
+_HIGHEST = 256.0
+_FINEST = 2.0**-16  # thresholds between levels are multiples of it: up to 256 exact in float32, and as integers
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +89,14 @@ def scale_levels(levels: int = 128, low: float = MIN_SCALE, high: float = MAX_SC
     """Scales from `low` to `high`, evenly spaced in their logarithm: one table serves each.
 
     Raises:
-        BitdialError: not 2 to 256 levels, or not ``.12 <= low < high``, or levels too close to tell apart.
+        BitdialError: not 2 to 256 levels, or not ``.12 <= low < high <= 256``, or levels too close to tell apart.
     """
     check_whole("levels", levels, 2, 256)
     numbers = all(isinstance(end, int | float) and math.isfinite(end) for end in (low, high))
-    if not numbers or not MIN_SCALE <= low < high:
+    if not numbers or not MIN_SCALE <= low < high <= _HIGHEST:
         raise BitdialError(
-            f"scales must go from a low of at least {MIN_SCALE} to a higher one, got {low!r} to {high!r}"
+            f"scales must go from a low of at least {MIN_SCALE} to a high of at most {_HIGHEST:g}, got {low!r} "
+            f"to {high!r}"
         )
     made = np.exp(np.linspace(math.log(low), math.log(high), levels))
     _thresholds(made)  # refuses levels that are too close
@@ -187,8 +189,8 @@ _DIVERGED = "training may have diverged: load an earlier checkpoint"
 def _thresholds(levels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Between neighbours, in the middle of their logarithms."""
     sound = isinstance(levels, np.ndarray) and levels.ndim == 1 and 2 <= len(levels) <= 256 and levels.dtype.kind == "f"
-    if not sound or not (np.isfinite(levels) & (levels >= MIN_SCALE - _FINEST)).all():
-        raise BitdialError("levels must be an array of 2 to 256 scales from .12 on; make it with scale_levels")
+    if not sound or not ((levels >= MIN_SCALE - _FINEST) & (levels <= _HIGHEST + _FINEST)).all():
+        raise BitdialError("levels must be an array of 2 to 256 scales from .12 to 256; make it with scale_levels")
     between: NDArray[np.float64] = np.rint(np.sqrt(levels[:-1] * levels[1:]) / _FINEST) * _FINEST
     if (np.diff(between, prepend=levels[0], append=levels[-1]) <= 0).any():
         raise BitdialError(
