@@ -16,8 +16,8 @@ from bitdial.compression.arrays import check_floating
 from bitdial.errors import BitdialError
 
 EXPONENT = 1.5
-MIN_SCALE = 0.12
-"""Below it a symbol costs next to nothing (1e-4 bit), so that a smaller scale saves nothing."""
+MIN_SCALE = 0.11999999731779099
+""".12 in float32, so that every dtype has the same. Below it a symbol costs next to nothing (1e-4 bit)."""
 MIN_LIKELIHOOD = 1e-9
 """Keeps the rate of a symbol finite, at 30 bits, and its gradient alive."""
 

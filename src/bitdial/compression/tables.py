@@ -95,7 +95,7 @@ def scale_levels(levels: int = 128, low: float = MIN_SCALE, high: float = MAX_SC
     numbers = all(isinstance(end, int | float) and math.isfinite(end) for end in (low, high))
     if not numbers or not MIN_SCALE <= low < high <= _HIGHEST:
         raise BitdialError(
-            f"scales must go from a low of at least {MIN_SCALE} to a high of at most {_HIGHEST:g}, got {low!r} "
+            f"scales must go from a low of at least {MIN_SCALE:g} to a high of at most {_HIGHEST:g}, got {low!r} "
             f"to {high!r}"
         )
     made = np.exp(np.linspace(math.log(low), math.log(high), levels))

@@ -15,11 +15,8 @@ from typing import Literal, NamedTuple, TypedDict
 import torch
 from torch import Tensor, nn
 
-from bitdial.compression.models._likelihood import likelihood, lower_bound
+from bitdial.compression.likelihood import MIN_SCALE, likelihood, lower_bound
 from bitdial.errors import BitdialError
-
-LEAST_SCALE = 0.11999999731779099
-"""Of a distribution; narrower ones cost as good as nothing. It is 0.12 in float32, so that every dtype has the same."""
 
 
 class Latents(NamedTuple):
@@ -52,7 +49,7 @@ class CodingStep:
 
 def coding_step(number: int, scales: Tensor, means: Tensor, pick: Callable[[Latents], Tensor]) -> CodingStep:
     """A step of scales as a network gives them."""
-    return CodingStep(number, lower_bound(scales, LEAST_SCALE), means, pick)
+    return CodingStep(number, lower_bound(scales, MIN_SCALE), means, pick)
 
 
 Read = Callable[[CodingStep], Tensor]
