@@ -34,7 +34,8 @@ def test_probabilities_of_whole_numbers(scale: float, expected: tuple[float, ...
 @pytest.mark.parametrize("scale", [MIN_SCALE, 0.05, 0.0, -3.0])
 def test_scales_below_the_bound_count_as_the_bound(scale: float) -> None:
     got = likelihood(double(0, 1), double(scale))
-    assert got.tolist() == pytest.approx([0.999929278984, 3.53605079827e-05], rel=1e-10)
+    # Published for exactly .12; ours is that in float32, 2e-8 less.
+    assert got.tolist() == pytest.approx([0.999929278984, 3.53605079827e-05], rel=1e-6)
     assert -math.log2(got[0].item()) == pytest.approx(0.00010203, rel=1e-4)
 
 
