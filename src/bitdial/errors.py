@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class BitdialError(ValueError):
@@ -18,3 +19,14 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known name nearest to `name`, or an empty string."""
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{nearest[0]}'?" if nearest else ""
+
+
+@contextmanager
+def as_bitdial_errors() -> Iterator[None]:
+    """Let a plain `ValueError`, as `bitdial.schedules` raises it, leave the body as a `BitdialError`."""
+    try:
+        yield
+    except BitdialError:
+        raise
+    except ValueError as error:
+        raise BitdialError(str(error)) from error

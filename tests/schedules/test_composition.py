@@ -12,10 +12,13 @@ from bitdial import schedules
 from bitdial.schedules import (
     average,
     cosine_cycle,
+    cosine_decay,
     cpt,
+    hpcm,
     interpolate_factors,
     join,
     ladder,
+    linear_decay,
     pattern,
     per_layer,
     profile,
@@ -23,6 +26,7 @@ from bitdial.schedules import (
     random_bits,
     snap_to,
     static,
+    step_decay,
     warmup,
 )
 
@@ -38,6 +42,10 @@ EVERY = {
     "join": join([static(32), cpt(3, 8, 40, 2)], [10]),
     "snap_to": snap_to(cosine_cycle(2, 8, 20), [2, 4, 8]),
     "warmup": warmup(static(4), 10, 32),
+    "linear_decay": linear_decay(8, 4, 90),
+    "cosine_decay": cosine_decay(8, 4, 90),
+    "step_decay": step_decay(8, 0.5, [30, 60]),
+    "hpcm": hpcm(8, 90),
 }
 FACTORS = {2: 0.5, 4: 0.75, 8: 1.0, 16: 1.0}
 

@@ -26,6 +26,10 @@ from bitdial.schedules._curves import PROFILES as PROFILES
 from bitdial.schedules._curves import cosine_cycle as cosine_cycle
 from bitdial.schedules._curves import cpt as cpt
 from bitdial.schedules._curves import profile as profile
+from bitdial.schedules._decays import cosine_decay as cosine_decay
+from bitdial.schedules._decays import hpcm as hpcm
+from bitdial.schedules._decays import linear_decay as linear_decay
+from bitdial.schedules._decays import step_decay as step_decay
 from bitdial.schedules._stairs import ladder as ladder
 from bitdial.schedules._stairs import pattern as pattern
 from bitdial.schedules._stairs import progressive as progressive

@@ -112,6 +112,8 @@ def check_schedule(schedule: _Callable, name: str = "schedule") -> _Callable:
 
 
 def _whole(value: object) -> int | None:
+    if type(value) is int:  # nearly always: asking a protocol takes microseconds
+        return value
     # A bool is an int to Python, but never what was meant by a number of steps.
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         return None
