@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Literal, NamedTuple, TypedDict
 
@@ -35,12 +35,14 @@ class CodingStep:
         scales: `[B, C', H', W']`, at least 0.12: the generalised normal distribution's of shape 1.5.
         means: alike; a value is its symbol plus the mean.
         pick: the values of this step out of all latents, alike.
+        by_channel: whether every channel has one scale and one mean, which are known before anything is decoded.
     """
 
     number: int
     scales: Tensor
     means: Tensor
     pick: Callable[[Latents], Tensor]
+    by_channel: bool = False
 
     def symbols(self, latents: Latents) -> Tensor:
         """What an encoder writes for `latents`: whole numbers in floating point."""
@@ -192,7 +194,7 @@ class CompressionModel(nn.Module, ABC):
         """The step of all y or z, whose distributions are known before anything is decoded."""
         shape = (batch, -1, rows, columns)
         scales, means = (each.expand(shape) for each in (self.scales_hyper, self.means_hyper))
-        return coding_step("zy".index(name), scales, means, attrgetter(name))
+        return replace(coding_step("zy".index(name), scales, means, attrgetter(name)), by_channel=True)
 
     def _latents(self, images: Tensor) -> Latents:
         height, width = images.shape[-2:]
