@@ -35,7 +35,7 @@ FILES = {
         ("--bitwidth_options nan 4", "--bitwidth_options"),
         ("--bitwidth_option 4", "did you mean '--bitwidth_options'?"),
         ("--training_method any-precision", "did you mean 'any_precision'?"),
-        ("--training_method joint", "expected one of 'any_precision', 'joint_quantization'"),
+        ("--training_method joint", "expected one of 'any_precision', 'alternating', 'joint_quantization'"),
         ("--training_method matryoshka --loss_weights 1 2", "one for each of the 4 bitwidth_options, got 2"),
         ("--training_method matryoshka --loss_weights 1 2 3 -1", "--loss_weights: expected a value greater"),
         ("--training_method matryoshka --loss_weights 0 0 0 0", "above 0 for at least one width"),
