@@ -151,6 +151,7 @@ def test_widths_say_which_have_a_state() -> None:
     assert layer.activation_quantizer.values.shape == (2,)
 
 
+@pytest.mark.slow  # tests/gpu/test_graphs.py does the same for every quantizer, on CPUs too
 @pytest.mark.parametrize("quantizer", [*LEARNED, "binary", "nested"])
 def test_one_training_graph_and_one_evaluation_graph_at_all_widths(quantizer: str) -> None:
     torch.compiler.reset()
