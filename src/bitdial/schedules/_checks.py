@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from itertools import pairwise
 from numbers import Real
 from typing import SupportsIndex, TypeAlias, TypeVar
 
@@ -39,6 +40,12 @@ def check_count(value: object, name: str, least: int = 1) -> int:
             f"{name} must be a whole number of at least {least}, got {value!r}; pass a larger or whole value"
         )
     return whole
+
+
+def check_rising(steps: Sequence[int], name: str) -> None:
+    """Every step must be later than the one before it."""
+    if any(after <= before for before, after in pairwise(steps)):
+        raise ValueError(f"{name} must rise, got {list(steps)}; sort them and drop the doubles")
 
 
 def check_whole(value: object, name: str) -> int:

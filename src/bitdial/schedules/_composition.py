@@ -6,7 +6,6 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from bitdial.schedules._checks import (
     LayerSchedule,
@@ -15,6 +14,7 @@ from bitdial.schedules._checks import (
     check_count,
     check_list,
     check_number,
+    check_rising,
     check_schedule,
     check_step,
     check_widths,
@@ -63,8 +63,7 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
             f"boundaries must be one fewer than schedules, got {len(cuts)} boundaries for {len(parts)} schedules; "
             "give the first step of each schedule but the first"
         )
-    if any(after <= before for before, after in pairwise(cuts)):
-        raise ValueError(f"boundaries must rise, got {list(cuts)}; sort them and drop the doubles")
+    check_rising(cuts, "boundaries")
     return Joined(parts, (0, *cuts))
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 
-from bitdial.schedules._checks import Schedule, check_count, check_list, check_number, check_step
+from bitdial.schedules._checks import Schedule, check_count, check_list, check_number, check_rising, check_step
 from bitdial.schedules._curves import blend, falling_cosine
 from bitdial.schedules._stairs import Stairs
 
@@ -73,8 +72,7 @@ def step_decay(initial: float, factor: float, steps: Iterable[int]) -> Stairs:
     start, rate = check_number(initial, "initial"), check_number(factor, "factor", least=0)
     given = check_list(steps, "steps", "[1000, 2000]")
     drops = tuple(check_count(step, f"steps[{index}]") for index, step in enumerate(given))
-    if any(after <= before for before, after in pairwise(drops)):
-        raise ValueError(f"steps must rise, got {list(drops)}; sort them and drop the doubles")
+    check_rising(drops, "steps")
     return Stairs(tuple(start * rate**number for number in range(len(drops) + 1)), (0, *drops))
 
 
