@@ -36,12 +36,17 @@ class Codec:
 
     Args:
         model: the network; a copy is taken.
+        tables: those of its file, see the attribute; None: made anew, which another machine does a little differently.
+
+    Attributes:
+        model_id: what files of this codec name it by.
+        tables: what symbols are coded by: a table for each level of scales, and one for each channel without context.
 
     Raises:
-        BitdialError: it is none, or its weights are not finite.
+        BitdialError: it is none, its weights are not finite, or the tables are not its own.
     """
 
-    def __init__(self, model: CompressionModel) -> None:
+    def __init__(self, model: CompressionModel, tables: tuple[Tables, Tables] | None = None) -> None:
         if not isinstance(model, CompressionModel):
             raise BitdialError(
                 f"a codec is made of a network of bitdial.compression.models, got {type(model).__name__}; "
@@ -52,10 +57,14 @@ class Codec:
                 raise BitdialError(f"weights must be finite, got NaN or infinity in {name}; load sound ones")
         self.model = copy.deepcopy(model).cpu().double().eval().requires_grad_(False)
         self._levels = scale_levels()
-        self._by_scale = scale_tables(self._levels)
-        self._by_channel = channel_tables(self.model.scales_hyper.flatten().clamp_min(MIN_SCALE))
-        self.model_id = model_id(self.model.state_dict(), [self._by_scale, self._by_channel])
-        """What files of this codec name it by."""
+        scales = self.model.scales_hyper.flatten().clamp_min(MIN_SCALE)
+        self.tables = tables or (scale_tables(self._levels), channel_tables(scales))
+        if [*map(len, self.tables)] != [len(self._levels), len(scales)]:
+            raise BitdialError(
+                f"tables must be {len(self._levels)} by scale and {len(scales)} by channel, got "
+                f"{' and '.join(str(len(each)) for each in self.tables)}; give those of the network's own file"
+            )
+        self.model_id = model_id(self.model.state_dict(), self.tables)
 
     def compress(self, pixels: Tensor, mode: str = "RGB") -> bytes:
         """Return the bytes of a file.
@@ -144,9 +153,9 @@ class Codec:
     def _tables(self, step: CodingStep) -> tuple[Tensor, Tables]:
         """Which table each symbol of a step is coded by."""
         if not step.by_channel:
-            return scale_indexes(step.scales, self._levels), self._by_scale
+            return scale_indexes(step.scales, self._levels), self.tables[0]
         channels = torch.arange(step.scales.shape[1])
-        return channels.view(1, -1, 1, 1).expand(step.scales.shape), self._by_channel
+        return channels.view(1, -1, 1, 1).expand(step.scales.shape), self.tables[1]
 
     @torch.no_grad()
     def _pixels(self, symbols: Callable[[CodingStep], Tensor], height: int, width: int) -> Tensor:

@@ -60,9 +60,7 @@ def read_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) 
     """
     path = _checked(path)
     check_whole("max_pixels", max_pixels, 1)
-    with naming(path):
-        image = _open(path)
-    with image:
+    with _header(path) as image:
         if image.width * image.height > max_pixels:
             raise BitdialError(
                 f"{path} must have at most {max_pixels} pixels, got {image.width} x {image.height}; scale or cut "
@@ -72,6 +70,16 @@ def read_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) 
             notes, grey = _notes(image), image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
             pixels = torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1).contiguous()
     return Picture(pixels, "L" if grey else "RGB", notes)
+
+
+def check_picture(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height of a picture, of which the header alone is read.
+
+    Raises:
+        BitdialError: the file is no picture.
+    """
+    with _header(_checked(path)) as image:
+        return image.width, image.height
 
 
 def write_picture(path: str | os.PathLike[str], pixels: Tensor, mode: str = "RGB") -> Path:
@@ -109,9 +117,9 @@ def _checked(path: object) -> Path:
     return Path(path)
 
 
-def _open(path: Path) -> Image.Image:
+def _header(path: Path) -> Image.Image:
     """Read the header alone. Pillow only warns of what is large; the caller refuses it."""
-    with _OPENING, warnings.catch_warnings():
+    with naming(path), _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(path)
 

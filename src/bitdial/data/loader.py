@@ -100,11 +100,11 @@ class BatchLoader:
         if self.train:
             generator = generator_for(_ORDER, self.seed, epoch)
             order = torch.randperm(len(self.split), generator=generator)
-            return _training_batches(order, self.batch_size, self.rank, self.world_size, self.drop_last)
+            return training_batches(order, self.batch_size, self.rank, self.world_size, self.drop_last)
         return _evaluation_batches(len(self.split), self.batch_size, self.rank, self.world_size)
 
 
-def _training_batches(order: Tensor, batch_size: int, rank: int, world_size: int, drop_last: bool) -> list[Tensor]:
+def training_batches(order: Tensor, batch_size: int, rank: int, world_size: int, drop_last: bool) -> list[Tensor]:
     """Cut the order into global batches of `world_size * batch_size` and take this rank's equal slice of each.
 
     A rest is dropped (unless it is all there is) or padded from the start of the order to a multiple of the ranks.

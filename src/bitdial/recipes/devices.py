@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
 from bitdial.options import part
-from bitdial.recipes.options import SharedConfig
+from bitdial.recipes.options import RunOptions
 from bitdial.terminal import terminal
 from bitdial.training import MixedPrecisionConfig, make_fabric
 from bitdial.training.devices import STARTS_FUNCTIONS
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 
-def fabric_for(options: SharedConfig) -> Fabric:
+def fabric_for(options: RunOptions) -> Fabric:
     """The devices of a run; nothing is launched yet.
 
     Args:
@@ -47,7 +47,7 @@ def fabric_for(options: SharedConfig) -> Fabric:
     return fabric
 
 
-def mixed_precision_of(options: SharedConfig, device: torch.device) -> MixedPrecisionConfig:
+def mixed_precision_of(options: RunOptions, device: torch.device) -> MixedPrecisionConfig:
     """The format and scale that a run asks for.
 
     Args:

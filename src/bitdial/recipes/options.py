@@ -71,8 +71,8 @@ class ChangedDataOptions(Config):
     """Go on though the run's data has changed, with what is left of it; each example stays in its part."""
 
 
-class SharedConfig(DeviceOptions, BatchOptions, LengthOptions, WorkOptions, ChangedDataOptions):
-    """What every recipe takes: the model, the data, the length of training, the machine.
+class RunOptions(DeviceOptions, BatchOptions, LengthOptions, ChangedDataOptions):
+    """What every run takes, whatever is learned: the length of training, the machine, what a run goes on from.
 
     A recipe subclasses this together with the options of the parts that it uses, gives fields other defaults, and adds
     its own groups as nested `Config` models.
@@ -101,6 +101,10 @@ class SharedConfig(DeviceOptions, BatchOptions, LengthOptions, WorkOptions, Chan
     def format_on(self, device_type: str) -> str:
         """The floating-point format that is asked for, where the run computes on such a device."""
         return self.precision
+
+
+class SharedConfig(RunOptions, WorkOptions, ChangedDataOptions):
+    """What every recipe takes that learns from labelled data: a network by name, and a data set by name."""
 
 
 def autocast_format(device_type: str) -> str:

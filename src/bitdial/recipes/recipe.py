@@ -15,14 +15,14 @@ from bitdial.errors import BitdialError
 from bitdial.evaluation.page import Page
 from bitdial.evaluation.results import ArmRecord, RunResults, WidthScore
 from bitdial.evaluation.sweep import sweep
-from bitdial.recipes.options import SharedConfig
+from bitdial.recipes.options import RunOptions
 from bitdial.recipes.saved_model import SavedModel
 from bitdial.training import CheckpointManager, Progress, RunFolder, Setup, Task, TrainingState
 
 if TYPE_CHECKING:
     from bitdial.recipes.run import Run
 
-O = TypeVar("O", bound=SharedConfig)  # noqa: E741  (options)
+O = TypeVar("O", bound=RunOptions)  # noqa: E741  (options)
 A = TypeVar("A", bound="Arm")
 R = TypeVar("R", bound=ArmRecord)
 S = TypeVar("S", bound=RunResults)

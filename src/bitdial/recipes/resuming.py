@@ -11,7 +11,7 @@ import yaml
 
 from bitdial.configuration import load_config, read_yaml, to_yaml
 from bitdial.errors import BitdialError, RunInterrupted
-from bitdial.recipes.options import SharedConfig
+from bitdial.recipes.options import RunOptions
 from bitdial.recipes.recipe import O, Recipe
 from bitdial.training import RunFolder, TrainingDiverged
 
@@ -80,7 +80,7 @@ def command_of(recipe: Recipe[O, Any, Any, Any], run: RunFolder, argv: Sequence[
     return shlex.join([*recipe.prog.split(), *(words if same else ["--config", str(run.config)])])
 
 
-def plain(options: SharedConfig) -> dict[str, Any]:
+def plain(options: RunOptions) -> dict[str, Any]:
     """The options as plain values, without those of one call, such as where its run lies: not to be repeated."""
     loaded: dict[str, Any] = yaml.safe_load(to_yaml(options.model_copy(update=_OF_ONE_CALL)))
     return loaded

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from bitdial.compression.models import CodecOptions, build_codec_model
 from bitdial.errors import BitdialError
 from bitdial.evaluation.sweep import RECALIBRATION_LIMIT
 from bitdial.files import write_atomically
@@ -39,6 +40,28 @@ class SavedSignals(Config):
     """How it is made of the samples; then `mean` is subtracted and divided by `std`, channel by channel."""
 
 
+class SavedTables(Config):
+    """Tables of counts that symbols are coded by; see `bitdial.compression.tables.Tables`."""
+
+    counts: list[int]
+    """Of one table after the other."""
+    sizes: list[int]
+    """How many counts each table has."""
+    lowest: list[int]
+    """The number that the first count of each table belongs to."""
+
+
+class SavedCodec(Config):
+    """What a codec of pictures is, besides its network."""
+
+    options: CodecOptions = CodecOptions()
+    """What the network is built with."""
+    model_id: str = ""
+    """What compressed files name it by."""
+    tables: list[SavedTables] = []
+    """By scale and by channel, as they were made when the codec was saved."""
+
+
 class SavedModel(Config):
     """What a trained network is built from, and what is needed to use it."""
 
@@ -63,6 +86,8 @@ class SavedModel(Config):
     """Side of an image in pixels."""
     signals: SavedSignals | None = None
     """What it takes of recordings; none: it takes images."""
+    codec: SavedCodec | None = None
+    """What a codec of pictures is; none: it is no codec."""
     dataset: str = ""
     """What it was trained on."""
     examples: dict[str, dict[str, int | str | None]] = {}
@@ -103,7 +128,9 @@ class SavedModel(Config):
                 "bitdial.load(path, model=...)"
             )
         with torch.random.fork_rng(devices=[]):
-            if model is None and self.signals is not None:
+            if model is None and self.codec is not None:
+                model = build_codec_model(self.model or "", self.codec.options)
+            elif model is None and self.signals is not None:
                 shapes = self.signals.shapes
                 model = build_signal_model(self.model or "", num_classes=self.num_classes or 0, shapes=shapes)
             elif model is None:
@@ -116,6 +143,8 @@ class SavedModel(Config):
         generator = torch.Generator().manual_seed(0)
         if self.signals is not None:
             return {n: torch.rand(count, *s, generator=generator) for n, s in self.signals.shapes.items()}
+        if self.codec is not None:
+            return torch.rand(count, 3, 64, 64, generator=generator)
         size = self.image_size or 32
         return torch.randn(count, self.in_channels or 3, size, size, generator=generator)
 

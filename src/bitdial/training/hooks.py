@@ -35,6 +35,9 @@ class Hook:
     def after_epoch(self, state: TrainingState) -> None:
         """After the last step of an epoch; ``state.epoch`` epochs are done."""
 
+    def after_evaluation(self, state: TrainingState) -> None:
+        """After an evaluation, whose means stand in ``state.scores``, the same in every process."""
+
     def on_checkpoint(self, state: TrainingState, path: Path) -> None:
         """After the checkpoint at `path` has reached the disk, which in the background takes as long as some steps."""
 

@@ -1,23 +1,29 @@
-"""How the learning rate moves: pure functions of the number of applied optimizer steps.
+"""How the learning rate moves: pure functions of the number of applied optimizer steps, and a hook that looks at scores.
 
-Each returns ``step -> factor``; the rate is the optimizer's own rate times the factor. A `LambdaLR` over such a
+Each function returns ``step -> factor``; the rate is the optimizer's own rate times the factor. A `LambdaLR` over such a
 function has no state but its counter, so that a resumed run can never disagree with its schedule. The curves are those
 of `bitdial.schedules`; here is what they mean for a rate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from pydantic import Field
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from bitdial.errors import BitdialError
 from bitdial.schedules import join
 from bitdial.schedules._curves import blend, falling_cosine
 from bitdial.schedules._stairs import Stairs
+from bitdial.training.hooks import Hook
 from bitdial.training.options import ScheduleOptions
+
+if TYPE_CHECKING:
+    from bitdial.training.state import TrainingState
 
 LearningRateFactor = Callable[[int], float]
 
@@ -93,3 +99,39 @@ def make_scheduler(optimizer: Optimizer, factor: LearningRateFactor | None) -> L
     chosen = factor if factor is not None else lambda _: 1.0
     # A plain function: LambdaLR would save the attributes of a callable object and, on load, undo a changed run length.
     return LambdaLR(optimizer, lambda step: chosen(step))
+
+
+class PlateauRate(Hook):
+    """Multiplies the scheduled rate with `decay` whenever `patience` evaluations brought no better score.
+
+    As ``torch.optim.lr_scheduler.ReduceLROnPlateau``, which it asks.
+
+    Args:
+        monitor: the score.
+        mode: whether a smaller ("min") or a larger one ("max") is better.
+        decay: in (0, 1).
+        patience: evaluations without a better one that are let pass.
+    """
+
+    def __init__(self, monitor: str, mode: Literal["min", "max"], decay: float, patience: int) -> None:
+        self.monitor = monitor
+        self._scale = SGD([torch.zeros(1)], lr=1.0)  # whose rate is the factor
+        self._plateau = ReduceLROnPlateau(self._scale, mode, factor=decay, patience=patience)
+
+    def before_step(self, state: TrainingState) -> None:
+        """Stand at the factor."""
+        state.lr_scale = float(self._scale.param_groups[0]["lr"])
+
+    def after_evaluation(self, state: TrainingState) -> None:
+        """Look at the score."""
+        self._plateau.step(state.scores[self.monitor])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The factor, and what the best score was, how long ago."""
+        scale = float(self._scale.param_groups[0]["lr"])
+        return {"scale": scale, "best": float(self._plateau.best), "waited": self._plateau.num_bad_epochs}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._scale.param_groups[0]["lr"] = float(state["scale"])
+        self._plateau.best, self._plateau.num_bad_epochs = float(state["best"]), int(state["waited"])

@@ -235,6 +235,8 @@ class Loop:
             state.best_score = score
         if state.early_stopping is not None:
             state.early_stopping.update(score)
+        for hook in state.hooks:
+            hook.after_evaluation(state)
         if self.log is not None:
             for hook in state.hooks:
                 for tag, figure in hook.figures(state).items():

@@ -58,6 +58,9 @@ class Task(Protocol):
     for each item, in one optimizer step, and minimises the mean of their losses. `examples` and `loss` get such an item
     instead of a batch. What makes the passes differ (widths, one of several losses) belongs into the item, so that a
     pass that is done again for want of memory is the same pass.
+
+    Where a task has ``checks = True``, a step whose loss or gradient is not finite is skipped and counted in float32
+    too; the host then waits for the device in every step.
     """
 
     @property

@@ -8,3 +8,6 @@ from bitdial.compression.models.hpcm import HPCM as HPCM
 from bitdial.compression.models.hyperprior import FactorizedPrior as FactorizedPrior
 from bitdial.compression.models.hyperprior import MeanScaleHyperprior as MeanScaleHyperprior
 from bitdial.compression.models.hyperprior import ScaleHyperprior as ScaleHyperprior
+from bitdial.compression.models.registry import MODELS as MODELS
+from bitdial.compression.models.registry import CodecOptions as CodecOptions
+from bitdial.compression.models.registry import build_codec_model as build_codec_model

@@ -370,7 +370,8 @@ class OptimizerStep:
     DistributedDataParallel has it.)
 
     A run that is to compute in float32 takes every step as it comes: nothing waits for the device, and a loss that is
-    not finite is found when a row of the log is due. In any other format it `checks` every step before it is applied.
+    not finite is found when a row of the log is due. In any other format, and where the task asks for it, it `checks`
+    every step before it is applied.
     """
 
     def __init__(self, state: TrainingState, task: Task) -> None:
@@ -379,7 +380,8 @@ class OptimizerStep:
         self._passes: Callable[[Any], Sequence[Any]] | None = getattr(task, "passes", None)
         self._moves = fabric.device.type != "cpu"
         config = state.control.config
-        self.checks = config.format != torch.float32 or config.needs_scale
+        asked: bool = getattr(task, "checks", False)
+        self.checks = asked or config.format != torch.float32 or config.needs_scale
         model: nn.Module = plain
         if is_sharded(fabric):  # gradients of every micro-batch go to their shards: whole ones would be held else
             self.optimizer: Any = fabric.setup_optimizers(optimizer)

@@ -1,0 +1,112 @@
+"""Training one codec: optimizer, schedules, the balance of its losses, and the weights that it begins with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+from torch.optim import Adam, AdamW, Optimizer
+
+from bitdial.compression import CautiousAdam, TaskWeights
+from bitdial.compression.rate_distortion import Balance, RateDistortion
+from bitdial.errors import BitdialError
+from bitdial.evaluation.sweep import evaluate
+from bitdial.layers.names import named_as
+from bitdial.options import part
+from bitdial.recipes.api import first_network
+from bitdial.recipes.compress.options import CompressConfig
+from bitdial.recipes.options import total_steps
+from bitdial.recipes.recipe import Arm, Bench
+from bitdial.training import (
+    Hook,
+    LearningRateConfig,
+    LoopConfig,
+    RunFolder,
+    TrainingState,
+    learning_rate_factor,
+    read_checkpoint,
+)
+from bitdial.training.batches import length_of
+from bitdial.training.learning_rate import PlateauRate
+
+_ADAPTIVE = "adaptive_params_list."
+"""Parameters that the authors' first files of HPCM lack."""
+
+
+def train(arm: Arm, bench: Bench[CompressConfig]) -> TrainingState:
+    """Train a codec as the options of its arm say, in place."""
+    options, model, loader = bench.options, bench.model, bench.loaders.train
+    if options.checkpoint is not None and arm.starts_from is None and bench.setup.resume is None:
+        load_weights(model, options.checkpoint)
+    steps = total_steps(options, loader)
+    batches = -(-(length_of(loader) or steps) // options.gradient_accumulation_steps)
+    task = RateDistortion(options.lambda_value)
+    hooks: list[Hook] = []
+    if options.use_balanced:
+        weights = TaskWeights(gamma=options.gamma, lr=options.w_lr)
+        scheduler = options.gamma_scheduler(weights, -(-steps // batches)) if options.adaptive_gamma else None
+        warm_up = options.warm_up(steps, from_scratch=arm.starts_from is None)
+        hooks.append(
+            Balance(
+                task,
+                weights,
+                warmup_steps=warm_up,
+                every=options.second_forward_every,
+                same_noise=options.same_noise,
+                gamma=scheduler,
+            )
+        )
+    if options.scheduler == "plateau":
+        hooks.append(PlateauRate("loss", "min", options.lr_decay, options.lr_patience))
+    shape = "none" if options.scheduler == "plateau" else options.scheduler
+    rate = LearningRateConfig(scheduler=shape, milestones=options.milestones)
+    loop = part(
+        options, LoopConfig, checkpoint_best=False, monitor="loss", monitor_mode="min", compile=bench.setup.compile
+    )
+    return bench.setup.fit(
+        model,
+        _optimizer(model, options),
+        task,
+        loader,
+        loop,
+        learning_rate=learning_rate_factor(rate, steps),
+        evaluate=lambda network: evaluate(network, bench.loaders.test, task=RateDistortion(options.lambda_value)),
+        hooks=hooks,
+    )
+
+
+def _optimizer(model: nn.Module, options: CompressConfig) -> Optimizer:
+    how = {"lr": options.rate, "weight_decay": options.weight_decay}
+    if options.optimizer == "cautious_adam":
+        return CautiousAdam(model.parameters(), **how)
+    return (AdamW if options.weight_decay else Adam)(model.parameters(), **how)
+
+
+def load_weights(model: nn.Module, path: Path) -> list[str]:
+    """Load the weights of a run, a codec of one, a checkpoint, or a state dict, such as those of HPCM's authors.
+
+    Returns:
+        What of the network the file does not hold: the adaptive vectors of HPCM's first released files, left at 1.
+
+    Raises:
+        BitdialError: there is nothing, or it is of another network.
+    """
+    file = first_network(RunFolder.open(path))[2] if path.is_dir() else path
+    state = read_checkpoint(file, expected=()).state
+    average = state.get("ema_state_dict")
+    weights = dict(named_as(model, average["model_state_dict"] if average else state["model_state_dict"]))
+    own = model.state_dict()
+    lacking = [name for name in own if name not in weights and name.startswith(_ADAPTIVE)]
+    if len(lacking) == sum(name.startswith(_ADAPTIVE) for name in own):
+        weights |= {name: own[name] for name in lacking}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise BitdialError(
+            f"checkpoint {path} does not fit the network: {reason[:300]}; give the --model and --model_options that "
+            "it was made with"
+        ) from error
+    if not lacking:
+        return []
+    return [f"{path} lacks the adaptive vectors, as the first files that HPCM's authors released do: they begin at 1."]

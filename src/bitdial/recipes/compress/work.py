@@ -1,0 +1,195 @@
+"""What a codec is trained on and measured with: pictures, and the network by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from bitdial.compression.models import CompressionModel, build_codec_model
+from bitdial.compression.photographs import CropLoader, Photographs, WholePictures, split_off
+from bitdial.compression.rate_distortion import RateDistortion
+from bitdial.data import Fingerprint
+from bitdial.errors import BitdialError
+from bitdial.recipes.compress.options import PHOTOGRAPHS, CompressConfig
+from bitdial.recipes.recipe import Loaders
+
+_COLUMNS = 384
+"""Of the photographs, from the left, that are trained on; the others are measured with."""
+_FEWEST_BATCHES = 20
+"""Of an epoch, where crops are not counted by the user."""
+
+
+@dataclass(frozen=True)
+class PictureWork:
+    """Compressing pictures.
+
+    Attributes:
+        options: network, lambda, crops.
+        name: what the pictures are called in reports.
+        train: what is trained on.
+        test: what is measured with, no part of which is in `train`.
+        make_model: a network of a script instead of one by name, or None.
+    """
+
+    options: CompressConfig
+    name: str
+    train: Photographs
+    test: Photographs
+    make_model: Callable[[], nn.Module] | None = None
+
+    @property
+    def task(self) -> RateDistortion:
+        """The cost at the lambda of the options."""
+        return RateDistortion(self.options.lambda_value)
+
+    def build(self) -> nn.Module:
+        """The network with new weights, by name or the script's."""
+        if self.make_model is None:
+            return build_codec_model(self.options.model, self.options.model_options)
+        model = self.make_model()
+        if not isinstance(model, CompressionModel):
+            raise BitdialError(
+                f"model must be a network of bitdial.compression.models, got {type(model).__name__}; subclass "
+                "CompressionModel"
+            )
+        return model
+
+    def loaders(self, seed: int, rank: int = 0, world_size: int = 1) -> Loaders:
+        """Random crops to train on, the middle of whole pictures to validate and measure with."""
+        options = self.options
+        fewest = -(-_FEWEST_BATCHES * options.batch_size // len(self.train))
+        crops = options.crops or max(1, fewest)
+        loader = CropLoader(
+            self.train, options.crop, options.batch_size // world_size, crops, seed, rank, world_size, options.workers
+        )
+        return Loaders(train=loader, test=WholePictures(self.test), recalibration=loader)
+
+    def under(self, options: CompressConfig) -> Self:
+        """The same pictures under the options of one arm."""
+        return type(self)(options, self.name, self.train, self.test, self.make_model)
+
+    def to(self, device: torch.device) -> Self:
+        """The same: crops are moved batch by batch."""
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """Name and options of the network."""
+        from bitdial.recipes.saved_model import SavedCodec
+
+        named = self.make_model is None
+        return {
+            "model": self.options.model if named else None,
+            "dataset": self.name,
+            "codec": SavedCodec(options=self.options.model_options),
+        }
+
+    def identify(self) -> Fingerprint:
+        """Which pictures there are in each part."""
+        return Fingerprint(parts={"train": self.train.marks(), "test": self.test.marks()})
+
+    def divided_as(self, before: Fingerprint, now: Fingerprint) -> Self:
+        """The pictures that there were, each in the part that it was in."""
+        parts = {"train": self.train, "test": self.test}
+        place = {name: (each, i) for each in parts.values() for i, name in enumerate(each.names)}
+
+        def kept(part: str) -> Photographs:
+            known = before.parts.get(part)
+            names = [name for name in known if name in place] if isinstance(known, dict) else list(parts[part].names)
+            if not names:
+                raise BitdialError(f"expected pictures in the part {part} of the run's data, got none of those it had")
+            found = [(place[name][0].sources[place[name][1]]) for name in names]
+            return Photographs(tuple(names), tuple(found))
+
+        return type(self)(self.options, self.name, kept("train"), kept("test"), self.make_model)
+
+    def told(self, part: str = "") -> str:
+        """How many pictures there are."""
+        if self.name == PHOTOGRAPHS:
+            where = f"the right {640 - _COLUMNS} columns" if part == "test" else f"the left {_COLUMNS} columns"
+            return f"{where} of the two photographs that ship with scikit-learn"
+        if part == "test":
+            return f"{_count(self.test)} held out of {self.name}"
+        return f"{self.name}, {_count(self.train)} to train on and {_count(self.test)} to measure with"
+
+
+def _count(pictures: Photographs) -> str:
+    return f"{len(pictures)} picture{'' if len(pictures) == 1 else 's'}"
+
+
+def work_of(options: CompressConfig, model: object = None, data: object = None, task: object = None) -> PictureWork:
+    """The pictures that options name, with whatever a script brings instead.
+
+    Args:
+        options: name network and pictures where the script brings none.
+        model: a `CompressionModel` (each arm gets a copy), or a function that makes one.
+        data: ``(train, test)``, each a list of uint8 tensors ``[3, H, W]``.
+        task: None; a codec has its own.
+
+    Raises:
+        BitdialError: no such pictures, or something else.
+    """
+    if task is not None:
+        raise BitdialError("the task of a codec is its rate and distortion, got another; leave task out")
+    if isinstance(model, nn.Module):
+        given = model
+        make: Any = lambda: deepcopy(given)  # noqa: E731
+    elif model is None or callable(model):
+        make = model
+    else:
+        raise BitdialError(f"model must be a codec's name, a CompressionModel or what makes one, got {model!r:.80}")
+    if data is not None:
+        return PictureWork(options, "pictures of a script", *_given(data), make)
+    if options.data_path is None:
+        return PictureWork(options, PHOTOGRAPHS, *_photographs(), make)
+    pictures = Photographs.of_folder(options.data_path)
+    if options.test_path is not None:
+        parts = pictures, Photographs.of_folder(options.test_path)
+        if options.test_path.resolve() == options.data_path.resolve():
+            raise BitdialError(
+                f"test_path must be another folder than data_path, got {options.test_path} for both; leave it out to "
+                "hold pictures out"
+            )
+        parts = parts[0], Photographs(tuple(f"test/{name}" for name in parts[1].names), parts[1].sources)
+    else:
+        parts = split_off(pictures, options.test_share, options.seed)
+    return PictureWork(options, options.data_path.resolve().name or str(options.data_path), *parts, make)
+
+
+def _photographs() -> tuple[Photographs, Photographs]:
+    from sklearn.datasets import load_sample_images
+
+    found = load_sample_images()
+    names = tuple(Path(name).stem for name in found.filenames)
+    pixels = [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in found.images]
+    left = [image[:, :, :_COLUMNS].contiguous() for image in pixels]
+    right = [image[:, :, _COLUMNS:].contiguous() for image in pixels]
+    return (
+        Photographs(tuple(f"{name}, left" for name in names), tuple(left)),
+        Photographs(tuple(f"{name}, right" for name in names), tuple(right)),
+    )
+
+
+def _given(data: Any) -> tuple[Photographs, Photographs]:
+    if not isinstance(data, Sequence) or len(data) != 2:
+        raise BitdialError(f"data must be (train, test), each a list of pictures, got {type(data).__name__}")
+    parts = []
+    for name, part in zip(("train", "test"), data, strict=True):
+        whole = isinstance(part, Sequence) and part
+        if not whole or not all(
+            isinstance(each, Tensor)
+            and each.dtype == torch.uint8
+            and each.ndim == 3
+            and len(each) == 3
+            and each.numel()
+            for each in part
+        ):
+            raise BitdialError(f"{name} must be a list of uint8 tensors [3, H, W], one for each picture, at least one")
+        names = tuple(f"{name}-{number}" for number in range(len(part)))
+        parts.append(Photographs(names, tuple(each.cpu() for each in part)))
+    return parts[0], parts[1]
