@@ -16,9 +16,15 @@ class RunInterrupted(BitdialError):  # noqa: N818  (an interruption is not a fau
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known name nearest to `name`, or an empty string."""
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+    """Return ``"; did you mean 'x'?"`` for the known name nearest to `name`, or an empty string.
+
+    Where none is near as it is written, capitals do not count: "jpeg" is near to "JPEG".
+    """
+    plain = {each: each for each in known}
+    for names, wanted in ((plain, name), ({each.casefold(): each for each in plain}, name.casefold())):
+        if nearest := difflib.get_close_matches(wanted, names, n=1, cutoff=0.5):
+            return f"; did you mean '{names[nearest[0]]}'?"
+    return ""
 
 
 @contextmanager

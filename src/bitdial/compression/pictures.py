@@ -96,19 +96,33 @@ def write_picture(path: str | os.PathLike[str], pixels: Tensor, mode: str = "RGB
     path = _checked(path)
     if path.suffix.lower() not in _WRITTEN:
         raise BitdialError(f"{path} must end in one of {', '.join(_WRITTEN)}, which keep every pixel; rename it")
-    if mode not in MODES:
-        raise BitdialError(f'mode must be "RGB" or "L", got {mode!r}')
-    sound = isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and pixels.ndim == 3 and pixels.numel()
-    if not sound or len(pixels) != 3:
-        got = f"{pixels.dtype} {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels).__name__
-        raise BitdialError(f"pixels must be a uint8 tensor [3, H, W], got {got}")
-    image = Image.fromarray(pixels.detach().cpu().permute(1, 2, 0).contiguous().numpy()).convert(mode)
+    image = as_image(pixels, mode)
     kind, options = _WRITTEN[path.suffix.lower()]
     try:
         image.save(content := io.BytesIO(), kind, **options)
         return write_atomically(path, content.getvalue())
     except (OSError, ValueError) as error:  # some formats have a largest side
         raise BitdialError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
+
+
+def as_image(pixels: Tensor, mode: str = "RGB") -> Image.Image:
+    """The picture of pixels as Pillow has it; what they are and `mode` as `write_picture` takes them.
+
+    Raises:
+        BitdialError: no such pixels, or another mode.
+    """
+    if mode not in MODES:
+        raise BitdialError(f'mode must be "RGB" or "L", got {mode!r}')
+    sound = isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and pixels.ndim == 3 and pixels.numel()
+    if not sound or len(pixels) != 3:
+        got = f"{pixels.dtype} {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels).__name__
+        raise BitdialError(f"pixels must be a uint8 tensor [3, H, W], got {got}")
+    return Image.fromarray(pixels.detach().cpu().permute(1, 2, 0).contiguous().numpy()).convert(mode)
+
+
+def shown(pixels: Tensor, mode: str) -> Tensor:
+    """What is seen of pixels in a file of a mode, uint8 ``[3, H, W]``: of a grey one the luma, three times."""
+    return torch.from_numpy(np.array(as_image(pixels, mode).convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
 def _checked(path: object) -> Path:
