@@ -13,6 +13,7 @@ from .layers import reestimate_batch_norm as reestimate_batch_norm
 from .layers.cycling import CyclicPrecisionScheduler as CyclicPrecisionScheduler
 from .recipes.api import load as load
 from .recipes.api import run as run
+from .recipes.compress.codecs import load_codec as load_codec
 from .training.mixed_precision import AdaptiveMixedPrecisionTrainer as AdaptiveMixedPrecisionTrainer
 from .training.mixed_precision import MixedPrecisionBenchmark as MixedPrecisionBenchmark
 from .training.mixed_precision import MixedPrecisionConfig as MixedPrecisionConfig

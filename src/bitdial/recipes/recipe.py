@@ -202,7 +202,7 @@ class Recipe(Generic[O, A, R, S]):
         conclude: the results of a run, of all its records and of what all recipes put in.
         results: the type of ``results.json``.
         page: the report.
-        figures: name -> PNG of every plot.
+        figures: name -> PNG of every plot, of the results and of what the run's folder has besides.
         may_change: options that may differ when a run is resumed, besides where it runs.
         may_grow: options that may be raised then, never lowered.
         column: what the log calls an arm.
@@ -226,7 +226,7 @@ class Recipe(Generic[O, A, R, S]):
     conclude: Callable[[Sequence[R], Run[O, A, R, S], dict[str, Any]], S]
     results: type[S]
     page: Callable[[S, Mapping[str, bytes]], Page]
-    figures: Callable[[S], dict[str, bytes]]
+    figures: Callable[[S, RunFolder], dict[str, bytes]]
     may_change: frozenset[str] = frozenset()
     may_grow: frozenset[str] = frozenset()
     column: str = "arm"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import nn
@@ -27,6 +28,9 @@ from bitdial.layers.names import named_as, unwrapped
 from bitdial.models import build_model, build_signal_model
 from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
 from bitdial.options import Config
+
+if TYPE_CHECKING:
+    from bitdial.compression.codec import Codec
 
 SCHEMA_VERSION: Final = 2
 
@@ -60,6 +64,31 @@ class SavedCodec(Config):
     """What compressed files name it by."""
     tables: list[SavedTables] = []
     """By scale and by channel, as they were made when the codec was saved."""
+
+    @classmethod
+    def of(cls, codec: Codec, options: CodecOptions) -> SavedCodec:
+        """Of a codec whose network was built with such options."""
+        arrays = [{name: getattr(each, name).tolist() for name in SavedTables.model_fields} for each in codec.tables]
+        return cls(options=options, model_id=codec.model_id, tables=[SavedTables(**each) for each in arrays])
+
+    def of_network(self, model: nn.Module) -> Codec:
+        """The codec of a network with the tables that it was saved with.
+
+        Raises:
+            BitdialError: the file holds no tables, or other weights than those that it was saved with.
+        """
+        from bitdial.compression.codec import Codec  # needs constriction, as nothing else here does
+        from bitdial.compression.tables import Tables
+
+        if len(self.tables) != 2:
+            raise BitdialError("expected a trained codec, got a network whose training has not ended; resume its run")
+        by_scale, by_channel = (Tables(*(np.array(v) for v in each.model_dump().values())) for each in self.tables)
+        made = Codec(model, (by_scale, by_channel))  # type: ignore[arg-type]
+        if made.model_id != self.model_id:
+            raise BitdialError(
+                f"expected the codec {self.model_id}, got {made.model_id}: its file was changed or damaged; fetch it again"
+            )
+        return made
 
 
 class SavedModel(Config):

@@ -200,7 +200,7 @@ def finish(run: Run[O, A, R, S], told: str) -> S | None:
     if not run.is_first:
         return None
     results = run.conclude(records, told)
-    images = recipe.figures(results)  # the report shows them in any case
+    images = recipe.figures(results, folder)  # the report shows them in any case
     if recipe.saves_plots(run.options):
         save_plots(images, folder.plots)
     recipe.leave(results, run)

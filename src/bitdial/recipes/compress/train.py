@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from torch import nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from bitdial.compression import CautiousAdam, TaskWeights
 from bitdial.compression.rate_distortion import Balance, RateDistortion
@@ -76,10 +76,8 @@ def train(arm: Arm, bench: Bench[CompressConfig]) -> TrainingState:
 
 
 def _optimizer(model: nn.Module, options: CompressConfig) -> Optimizer:
-    how = {"lr": options.rate, "weight_decay": options.weight_decay}
-    if options.optimizer == "cautious_adam":
-        return CautiousAdam(model.parameters(), **how)
-    return (AdamW if options.weight_decay else Adam)(model.parameters(), **how)
+    made = CautiousAdam if options.optimizer == "cautious_adam" else AdamW  # AdamW without decay is Adam
+    return made(model.parameters(), lr=options.rate, weight_decay=options.weight_decay)
 
 
 def load_weights(model: nn.Module, path: Path) -> list[str]:
