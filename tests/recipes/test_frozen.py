@@ -27,6 +27,7 @@ MODELS = {
     "train cyclic": "bitdial.recipes.cyclic.options:CyclicConfig",
     "train ternary": "bitdial.recipes.ternary.options:TernaryConfig",
     "train joint": "bitdial.recipes.joint.options:JointConfig",
+    "train compress": "bitdial.recipes.compress.options:CompressConfig",
     "evaluate": "bitdial.commands.evaluate:EvaluateConfig",
     "export": "bitdial.commands.export:ExportConfig",
     "recommend": "bitdial.commands.recommend:RecommendConfig",
@@ -38,8 +39,13 @@ RUNS = {
     "ternary": "--model tiny_cnn --epochs 2 --batch_size 256 --log_interval 2 --quantizer ttq --activation_bits 4 "
     "--keep_best 0",
     "joint": "--model tiny_cnn --steps 12 --log_interval 4 --warmup_steps 2 --bitwidth_options 2 4 8",
+    "compress": "--model_options.channels 4 --model_options.latent_channels 4 --crop 32 --batch_size 2 --steps 4 "
+    "--crops 4 --coded_pictures 1",
 }
-OF_THE_MOMENT = {"created", "machine", "seconds", "seconds_own", "command", "run_dir", "threads", "images_per_second"}
+OF_THE_MOMENT = {
+    "created", "machine", "seconds", "seconds_own", "command", "run_dir", "threads", "images_per_second",
+    "points", "sentence", "model_id",  # the last bits of weights, and so of files, are of the processor
+}  # fmt: skip
 """Keys of results that no two runs share."""
 
 

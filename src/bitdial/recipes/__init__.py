@@ -21,6 +21,10 @@ RECIPES: dict[str, tuple[str, str]] = {
         "train ternary weights through a long, resumable run; pack them",
     ),
     "joint": ("bitdial.recipes.joint.recipe:JOINT", "train one network for many widths at once"),
+    "compress": (
+        "bitdial.recipes.compress.recipe:COMPRESS",
+        "train an image codec whose files are real, and compare it",
+    ),
 }
 """Recipe name -> ``module:record``, and what it does in a line of at most 67 characters. The module is imported only
 when the recipe runs, so that help and errors come at once."""

@@ -68,7 +68,10 @@ def run(
     own = None if isinstance(model, str) else model
     work = None
     if own is not None or data is not None or task is not None:
-        values |= {**({"model": OWN} if own is not None else {}), **({"dataset": OWN} if data is not None else {})}
+        brought = {"model": own, "dataset": data}
+        values |= {
+            name: OWN for name, each in brought.items() if each is not None and name in record.options.model_fields
+        }
         work = partial(record.work, model=own, data=data, task=task)
     mine = {"model": own, "data": data, "task": task}
     shown = [repr(recipe), *([repr(preset)] if preset else [])]

@@ -28,6 +28,10 @@ else:  # whatever is registered can be chosen, and help lists it
 
 OWN = "(own)"
 """What options call a network or data that a script brought."""
+BROUGHT = (
+    "{}, got one that a script brought; go on from Python: bitdial.run(RECIPE, model=..., data=..., resume=FOLDER)"
+)
+"""What a command line is told of such a network."""
 LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3, "muon": 1e-3}
 """Optimizer -> learning rate, where the user says nothing."""
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -112,7 +116,7 @@ def autocast_format(device_type: str) -> str:
     return "float16" if device_type == "cuda" else "bfloat16"
 
 
-def total_steps(options: SharedConfig, loader: Iterable[Any]) -> int:
+def total_steps(options: RunOptions, loader: Iterable[Any]) -> int:
     """Optimizer steps of a run that counts ``steps`` or ``epochs``.
 
     Args:

@@ -86,7 +86,8 @@ class SavedCodec(Config):
         made = Codec(model, (by_scale, by_channel))  # type: ignore[arg-type]
         if made.model_id != self.model_id:
             raise BitdialError(
-                f"expected the codec {self.model_id}, got {made.model_id}: its file was changed or damaged; fetch it again"
+                f"expected the codec {self.model_id}, got {made.model_id}: its file was changed or damaged; fetch "
+                "it again"
             )
         return made
 

@@ -24,23 +24,20 @@ from bitdial.errors import BitdialError
 from bitdial.models import check_name, check_signal_name
 from bitdial.recipes.dataset_work import EVALUATION_BATCH, check_classes
 from bitdial.recipes.dataset_work import ImageWork as ImageWork
+from bitdial.recipes.options import BROUGHT, SharedConfig
 from bitdial.recipes.options import OWN as OWN
-from bitdial.recipes.options import SharedConfig
 from bitdial.recipes.recipe import Loaders
 from bitdial.recipes.recording_work import RecordingWork
 from bitdial.recipes.script_data import batches_of, identified, pair_of
 from bitdial.training import Classification, Task
 
 W = TypeVar("W", ImageWork, RecordingWork)
-_BROUGHT = (
-    "{}, got one that a script brought; go on from Python: bitdial.run(RECIPE, model=..., data=..., resume=FOLDER)"
-)
 
 
 def check_model_name(name: str, dataset: str = "", data: object = None) -> None:
     """Refuse a network that does not exist, or not for this data, before that is loaded, perhaps over the network."""
     if name == OWN:
-        raise BitdialError(_BROUGHT.format("model must be a network's name"))
+        raise BitdialError(BROUGHT.format("model must be a network's name"))
     if is_recordings(dataset) or isinstance(data, RecordingDataset):
         check_signal_name(name)
     else:
@@ -134,7 +131,7 @@ def work_of(
     if (data is None and read) or isinstance(data, RecordingDataset):
         return replace(_classes(RecordingWork.of(options, data), task), make_model=make)
     if data is None and options.dataset == OWN:
-        raise BitdialError(_BROUGHT.format("dataset must be the name of a data set"))
+        raise BitdialError(BROUGHT.format("dataset must be the name of a data set"))
     if data is None or isinstance(data, ImageDataset):
         return replace(_classes(ImageWork.of(options, data), task), make_model=make)
     if not isinstance(data, Sequence) or len(data) not in (2, 3):

@@ -1,8 +1,8 @@
-"""How the learning rate moves: pure functions of the number of applied optimizer steps, and a hook that looks at scores.
+"""How the learning rate moves: functions of the number of applied optimizer steps, and a hook that looks at scores.
 
-Each function returns ``step -> factor``; the rate is the optimizer's own rate times the factor. A `LambdaLR` over such a
-function has no state but its counter, so that a resumed run can never disagree with its schedule. The curves are those
-of `bitdial.schedules`; here is what they mean for a rate.
+Each function is pure and gives ``step -> factor``; the rate is the optimizer's own rate times the factor. A `LambdaLR`
+over such a function has no state but its counter, so that a resumed run can never disagree with its schedule. The
+curves are those of `bitdial.schedules`; here is what they mean for a rate.
 """
 
 from __future__ import annotations

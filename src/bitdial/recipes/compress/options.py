@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bitdial.compression.gamma import STRATEGIES, AdaptiveGammaScheduler
 from bitdial.compression.models import CodecOptions
 from bitdial.compression.models.registry import check_model
 from bitdial.errors import BitdialError
-from bitdial.recipes.options import RunOptions
+from bitdial.recipes.options import OWN, RunOptions
 from bitdial.training.options import LongRunOptions, StepOptions
 
 DEFAULT_STEPS = 600
@@ -53,8 +53,8 @@ class CompressConfig(StepOptions, LongRunOptions, RunOptions):
     """Folder of pictures to measure with; none: a share of those in data_path."""
     test_share: float = Field(0.1, gt=0, lt=1)
     """Share of the pictures that is held out to measure with, where there is no test_path."""
-    crop: int = Field(128, ge=64, multiple_of=64)
-    """Side of the squares that are trained on, in pixels; a smaller picture is continued by reflection."""
+    crop: Annotated[int, Field(ge=16)] | list[Annotated[int, Field(ge=16)]] = 128
+    """Side (or both) of the squares that are trained on, in pixels; a smaller picture is continued by reflection."""
     crops: int | None = Field(None, ge=1)
     """Squares of each picture in an epoch; none: 1, and of a few pictures so many that an epoch has 20 batches."""
     coded_pictures: int = Field(8, ge=1)
@@ -112,20 +112,19 @@ class CompressConfig(StepOptions, LongRunOptions, RunOptions):
     finetune_lr: float = Field(1e-5, gt=0, le=1e6)
     """Learning rate of fine-tuning."""
 
-    @model_validator(mode="before")
+    @field_validator("crop")
     @classmethod
-    def _square_crop(cls, given: Any) -> Any:
-        """Some give the two sides of a crop."""
-        for name in ("crop", "patch_size"):
-            sides = given.get(name) if isinstance(given, Mapping) else None
-            if isinstance(sides, list | tuple) and len(sides) == 2 and sides[0] == sides[1]:
-                given = {**given, name: sides[0]}
-        return given
+    def _is_square(cls, crop: int | list[int]) -> int:
+        sides = crop if isinstance(crop, list) else [crop]
+        if len(sides) > 2 or len(set(sides)) != 1:
+            raise BitdialError(f"crop must be the side of a square, got {' x '.join(map(str, sides))}; give one number")
+        return sides[0]
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
         own = self.__dict__
-        check_model(self.model, self.model_options)
+        if self.model != OWN:
+            check_model(self.model, self.model_options)
         if "lr" not in self.model_fields_set and self.model in ("hpcm_base", "hpcm_large"):
             own["lr"] = 1e-4
         if self.epochs is None and self.steps is None:
@@ -142,6 +141,12 @@ class CompressConfig(StepOptions, LongRunOptions, RunOptions):
                 f"step_epochs belong to gamma_strategy step, got {self.gamma_strategy}; leave them out, or choose it"
             )
         return self
+
+    @property
+    def side(self) -> int:
+        """Of a crop."""
+        assert isinstance(self.crop, int)
+        return self.crop
 
     @property
     def rate(self) -> float:

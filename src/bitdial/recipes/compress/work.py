@@ -17,6 +17,7 @@ from bitdial.compression.rate_distortion import RateDistortion
 from bitdial.data import Fingerprint
 from bitdial.errors import BitdialError
 from bitdial.recipes.compress.options import PHOTOGRAPHS, CompressConfig
+from bitdial.recipes.options import BROUGHT, OWN
 from bitdial.recipes.recipe import Loaders
 
 _COLUMNS = 384
@@ -66,7 +67,7 @@ class PictureWork:
         fewest = -(-_FEWEST_BATCHES * options.batch_size // len(self.train))
         crops = options.crops or max(1, fewest)
         loader = CropLoader(
-            self.train, options.crop, options.batch_size // world_size, crops, seed, rank, world_size, options.workers
+            self.train, options.side, options.batch_size // world_size, crops, seed, rank, world_size, options.workers
         )
         return Loaders(train=loader, test=WholePictures(self.test), recalibration=loader)
 
@@ -136,6 +137,8 @@ def work_of(options: CompressConfig, model: object = None, data: object = None, 
     """
     if task is not None:
         raise BitdialError("the task of a codec is its rate and distortion, got another; leave task out")
+    if model is None and options.model == OWN:
+        raise BitdialError(BROUGHT.format("model must be a codec's name"))
     if isinstance(model, nn.Module):
         given = model
         make: Any = lambda: deepcopy(given)  # noqa: E731

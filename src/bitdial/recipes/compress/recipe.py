@@ -1,0 +1,202 @@
+"""The compress recipe: an image codec, trained for one lambda or several, whose files are written and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bitdial.compression.codec import Codec
+from bitdial.compression.codec_points import MeanPoint, bd_rates
+from bitdial.compression.comparison import CodecComparison, compare
+from bitdial.compression.models import CompressionModel
+from bitdial.compression.other_codecs import available_kinds, decode_other, encode_other, nearest_in_size
+from bitdial.compression.pictures import Picture, write_picture
+from bitdial.compression.rate_distortion import Balance
+from bitdial.evaluation.plot_style import render
+from bitdial.evaluation.side_by_side import MOST_ROWS, Coded, Row, side_by_side
+from bitdial.files import write_atomically
+from bitdial.recipes.compress.options import CompressConfig
+from bitdial.recipes.compress.report import draw, report_page
+from bitdial.recipes.compress.results import CodecHistory, CodecResult, CompressResults
+from bitdial.recipes.compress.train import train
+from bitdial.recipes.compress.work import PictureWork, work_of
+from bitdial.recipes.recipe import Arm, Bench, Recipe
+from bitdial.recipes.run import Run
+from bitdial.recipes.saved_model import SavedCodec
+from bitdial.training import Progress, RunFolder, TrainingState
+
+NAME = "bitdial"
+"""What tables and figures call the codec."""
+CompressRun = Run[CompressConfig, Arm, CodecResult, CompressResults]
+
+
+def arms(options: CompressConfig) -> list[Arm]:
+    """A codec for each lambda, the largest first, each further one from the one before."""
+    if not options.lambdas:
+        return [Arm("codec")]
+    made: list[Arm] = []
+    for value in sorted(options.lambdas, reverse=True):
+        own = options.model_copy(update={"lambda_value": value})
+        before = made[-1].name if made else None
+        made.append(Arm(f"lambda_{value:g}", starts_from=before, options=own))
+    return made
+
+
+def measure(arm: Arm, bench: Bench[CompressConfig], state: TrainingState) -> CodecResult:
+    """Keep the codec, write pictures with it and read them again, and measure it beside files of other kinds."""
+    model = state.evaluated_model
+    assert isinstance(model, CompressionModel)
+    assert isinstance(bench.work, PictureWork)
+    codec = Codec(model)
+    pictures = bench.work.test.subset(range(min(len(bench.work.test), bench.options.coded_pictures)))
+    how: dict[str, Any] = {"name": NAME, "quality": bench.options.lambda_value}
+    if arm.starts_from is not None or bench.seed != bench.options.seed:
+        how["qualities"] = ()  # the curves of other kinds are those of the first codec
+    shown = bench.setup.progress or Progress("", enabled=False)
+    found: list[CodecComparison] = []
+    with shown.passing("coding", len(pictures)) as progress:
+        for name, pixels in zip(pictures.names, pictures, strict=True):
+            found.append(compare(codec, [(name, Picture(pixels, "RGB"))], **how))
+            progress.update(len(found))
+    if bench.files is not None and bench.saved is not None and bench.is_first:
+        saved = bench.saved.model_copy(update={"codec": SavedCodec.of(codec, bench.options.model_options)})
+        saved.save(model, bench.files.run.models / f"{bench.files.key}.pt")
+        _keep_pictures(codec, list(zip(pictures.names, pictures, strict=True)), bench.files.run, bench.files.key)
+    balance = next((hook for hook in state.hooks if isinstance(hook, Balance)), None)
+    return CodecResult(
+        name=arm.name,
+        seed=bench.seed,
+        lambda_value=bench.options.lambda_value,
+        model_id=codec.model_id,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        points=[point for each in found for point in each.points],
+        seconds=state.seconds,
+        steps=state.step,
+        warmup_steps=0 if balance is None else balance.warmup_steps,
+        second_forwards=0 if balance is None else balance.second_forwards,
+        history=CodecHistory.of(state.history),
+        notes=list(dict.fromkeys(note for each in found for note in each.notes)),
+        precision_note=state.control.trouble(),
+    )
+
+
+def _keep_pictures(codec: Codec, pictures: Sequence[tuple[str, Any]], run: RunFolder, key: str) -> None:
+    """Leave the files of some pictures, what they decode to, and a figure of them beside another kind."""
+    folder, kind = (
+        run.path / "pictures" / key,
+        next((k for k in ("AVIF", "WebP", "JPEG") if k in available_kinds()), None),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, (name, pixels) in enumerate(pictures[:MOST_ROWS]):
+        data = codec.compress(pixels)
+        back = codec.decompress(data).pixels
+        stem = f"{number}-{Path(name).stem.replace(', ', '-').replace(' ', '-')}"
+        write_atomically(folder / f"{stem}.bd", data)
+        write_picture(folder / f"{stem}.png", back)
+        rows.append(Row(name, pixels, _coded(NAME, data, pixels, back), _other(kind, pixels, len(data))))
+    write_atomically(folder / FIGURE, render({FIGURE: side_by_side(rows)})[FIGURE])
+
+
+FIGURE = "side_by_side.png"
+
+
+def _coded(name: str, data: bytes, pixels: Any, back: Any) -> Coded:
+    from bitdial.compression.metrics import psnr
+
+    decibels = psnr(pixels[None].double() / 255, back[None].double() / 255).item()
+    return Coded(name, back, 8 * len(data) / pixels[0].numel(), decibels if decibels != float("inf") else None)
+
+
+def _other(kind: str | None, pixels: Any, size: int) -> Coded | None:
+    if kind is None:
+        return None
+    file = nearest_in_size(lambda quality: encode_other(pixels, kind, quality), size).file
+    return _coded(kind, file.data, pixels, decode_other(file.data))
+
+
+def conclude(networks: Sequence[CodecResult], run: CompressRun, common: dict[str, Any]) -> CompressResults:
+    """All lambdas and seeds."""
+    options = run.options
+    results = CompressResults(networks=list(networks), notes=notes_of(networks, run), **common)
+    results.sentence = sentence_of(results)
+    first = [network for network in networks if network.seed == options.seed]
+    if len(first) > 1:
+        curves = [mean for mean in first[0].means if mean.part == "curve"]
+        own = [network.own for network in first if network.own is not None]
+        results.bd_rates, why = bd_rates([*curves, *own], NAME)
+        results.notes.extend(why)
+    return results
+
+
+def sentence_of(results: CompressResults) -> str:
+    """The first codec beside files of other kinds of the same size."""
+    network = results.networks[0]
+    own = network.own
+    if own is None:
+        return ""
+    same = [mean for mean in network.means if mean.part == "size"]
+    told = [_listed("in files of the same size", [mean for mean in same if not mean.limited])]
+    told += [_listed("in the nearest size that there is", [mean for mean in same if mean.limited], rates=True)]
+    beside = "".join(f"; {each}" for each in told if each)
+    return f"At {own.bpp:.3f} bits per pixel the codec gives {own.psnr:.1f} dB{beside}."
+
+
+def _listed(size: str, means: Sequence[MeanPoint], *, rates: bool = False) -> str:
+    values = [f"{m.codec} {m.psnr:.1f} dB" + (f" at {m.bpp:.3f}" if rates else "") for m in means]
+    return f"{size} {', '.join(values)}" if values else ""
+
+
+def notes_of(networks: Sequence[CodecResult], run: CompressRun) -> list[str]:
+    """What a reader must know of data, balance and comparison."""
+    options = run.options
+    notes = [
+        *options.file_notes,
+        f"Data: {run.work.told()}. Measured with {run.work.told('test')}; the held-out cost after each epoch is of the "
+        "middle of these, and nothing but a plateau schedule of the learning rate goes by it.",
+        "Bits per pixel are those of real files, decoded again: all bits over all pixels. PSNR and MS-SSIM are means "
+        "over pictures. Files of other kinds are Pillow's, of the quality that comes nearest in size.",
+        "A small network that was trained for minutes lies far below codecs that were trained for weeks, and below "
+        "other kinds of files; the curve shows by how much.",
+    ]
+    if options.use_balanced:
+        network = networks[0]
+        share = network.second_forwards / max(network.steps, 1)
+        notes.append(
+            f"Distortion and rate are balanced after {network.warmup_steps} steps on their plain sum: without a "
+            "warm-up lambda has no effect while losses are far above 1. "
+            f"It took {share:.2f} more forward passes a step."
+        )
+    if len({network.seed for network in networks}) == 1:
+        notes.append("One seed: no interval.")
+    for network in networks:
+        if network.precision_note is not None:
+            notes.append(f"{network.name}, seed {network.seed}, {network.precision_note}.")
+    return [*notes, *dict.fromkeys(note for network in networks for note in network.notes)]
+
+
+def figures(results: CompressResults, folder: RunFolder) -> dict[str, bytes]:
+    """The plots of the results, and the pictures of the first codec side by side."""
+    images = draw(results)
+    beside = folder.path / "pictures" / results.networks[0].key / FIGURE
+    return {**images, "side_by_side": beside.read_bytes()} if beside.is_file() else images
+
+
+COMPRESS: Recipe[CompressConfig, Arm, CodecResult, CompressResults] = Recipe(
+    name="compress",
+    options=CompressConfig,
+    presets={},
+    work=work_of,
+    arms=arms,
+    quantize=lambda options: None,
+    train=train,
+    measure=measure,
+    conclude=conclude,
+    results=CompressResults,
+    figures=figures,
+    page=report_page,
+    may_grow=frozenset({"seeds"}),
+    may_change=frozenset({"test_path", "coded_pictures"}),
+    dialled=False,
+)

@@ -1,0 +1,129 @@
+"""What a run of codec training shows: quality against size beside other kinds of files, as table, figures and page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table as Terminal
+
+from bitdial.compression.codec_points import MeanPoint
+from bitdial.evaluation import interval, wording
+from bitdial.evaluation import page as pages
+from bitdial.evaluation.balance_plots import BALANCE_CAPTION, balance_curves
+from bitdial.evaluation.codec_plots import RATE_DISTORTION_CAPTION, rate_distortion
+from bitdial.evaluation.page import Page, Row, Section, Table
+from bitdial.evaluation.plot_style import render
+from bitdial.evaluation.side_by_side import SIDE_BY_SIDE_CAPTION
+from bitdial.recipes.compress.results import CodecResult, CompressResults
+
+CAPTIONS = {
+    "rate_distortion": RATE_DISTORTION_CAPTION,
+    "side_by_side": SIDE_BY_SIDE_CAPTION,
+    "balance": BALANCE_CAPTION,
+}
+COLUMNS = ("codec", "bpp", "PSNR (dB)", "MS-SSIM", "encode (s)", "decode (s)")
+
+
+def rows_of(results: CompressResults) -> list[tuple[bool, tuple[str, ...]]]:
+    """The table: for each lambda the codec, then files of other kinds of its size; and whether a row is its own."""
+    rows = []
+    for value, networks in results.by_lambda().items():
+        named = f"bitdial \u03bb {value:g}"
+        own = [network.own for network in networks if network.own is not None]
+        if own:
+            rows.append((True, (named, *_cells(own))))
+        for mean in networks[0].means:
+            if mean.part == "size":
+                size = "nearest size" if mean.limited else "same size"
+                rows.append((False, (f"{mean.codec}, {size}", *_cells([mean]))))
+    return rows
+
+
+def _cells(means: Sequence[MeanPoint]) -> tuple[str, ...]:
+    """The means of several seeds: intervals of rate and quality."""
+    similar = [mean.ms_ssim for mean in means if mean.ms_ssim is not None]
+    return (
+        _with_half([mean.bpp for mean in means], 3),
+        _with_half([mean.psnr for mean in means], 2),
+        _with_half(similar, 4) if similar else wording.MISSING,
+        f"{sum(mean.encode_seconds for mean in means) / len(means):.2g}",
+        f"{sum(mean.decode_seconds for mean in means) / len(means):.2g}",
+    )
+
+
+def _with_half(values: Sequence[float], digits: int) -> str:
+    found = interval(list(values))
+    return f"{found.mean:.{digits}f}" + ("" if found.half is None else f" \u00b1 {found.half:.{digits}f}")
+
+
+def codec_table(results: CompressResults) -> Terminal:
+    """The codec beside other kinds of files, for the terminal."""
+    table = Terminal(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for place, heading in enumerate(COLUMNS):
+        table.add_column(heading, justify="left" if place == 0 else "right")
+    for own, row in rows_of(results):
+        table.add_row(*row, style="bold" if own else None)
+    return table
+
+
+def draw(results: CompressResults) -> dict[str, bytes]:
+    """Quality against size, and training itself, as PNG."""
+    first = results.networks[0]
+    others: dict[str, list[tuple[float, float]]] = {}
+    for mean in first.means:
+        if mean.part == "curve":
+            others.setdefault(mean.codec, []).append((mean.bpp, mean.psnr))
+    own = [[(n.own.bpp, n.own.psnr) for n in networks if n.own] for networks in results.by_lambda().values()]
+    return render({"rate_distortion": rate_distortion(others, {"bitdial": own}), "balance": _balance(first)})
+
+
+def _balance(network: CodecResult) -> Figure | None:
+    history = network.history
+    if not history.distortion:
+        return None
+    return balance_curves(
+        history.step,
+        history.distortion,
+        history.bpp,
+        w=history.w or None,
+        p=history.p or None,
+        gamma=history.gamma or None,
+        warmup_steps=network.warmup_steps,
+        title=f"{network.name}, seed {network.seed}: losses and their balance",
+    )
+
+
+def report_page(results: CompressResults, images: Mapping[str, bytes]) -> Page:
+    """The report of `CompressResults`, as a page of blocks."""
+    rows = [Row(row[0], row[1:], best=own) for own, row in rows_of(results)]
+    caption = (
+        "Means over the held-out pictures, of real files that were decoded again; bpp: bits per pixel. Nearest size: "
+        "there is none as small, or as large, of some picture. Seconds are of one picture on this "
+        "machine's processor; the codec computes in float64, so that files decode alike everywhere."
+    )
+    extra = []
+    if results.bd_rates:
+        told = ", ".join(f"{kind} {rate:+.1f}%" for kind, rate in results.bd_rates.items())
+        extra = [pages.Text(f"BD-rate, the bits that the codec needs at equal PSNR beside other kinds: {told}.")]
+    return Page(
+        title="An image codec",
+        meta=[
+            pages.made(results.created),
+            f"{results.config['model']}, {wording.engineering(results.networks[0].parameters)} parameters",
+            f"\u03bb {', '.join(f'{value:g}' for value in results.by_lambda())}",
+        ],
+        headline=results.sentence or None,
+        blocks=[
+            Section("Quality and size"),
+            Table(COLUMNS, rows, caption),
+            *extra,
+            *pages.pictures({name: images[name] for name in CAPTIONS if name in images}, CAPTIONS),
+            *pages.notes_section(results.notes),
+            *pages.reproduction_section(
+                results.command, results.config, file="results.json", schema_version=results.schema_version
+            ),
+            *pages.machine_section(results.machine),
+        ],
+    )
