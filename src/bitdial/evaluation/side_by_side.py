@@ -152,8 +152,8 @@ def _error(cut: _Cut) -> NDArray[np.int16]:
 
 
 def _factor(errors: NDArray[np.int16]) -> int:
-    """The largest power of 2, up to 32, that leaves 95% of the errors below white."""
-    largest = max(float(np.quantile(errors, 0.95)), 1.0)
+    """The largest power of 2, up to 32, that leaves 98% of the errors below white."""
+    largest = max(float(np.quantile(errors, 0.98)), 1.0)
     return int(2 ** min(5, max(0, math.floor(math.log2(255 / largest)))))
 
 
