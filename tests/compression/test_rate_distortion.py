@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from bitdial.compression import AdaptiveGammaScheduler, BalancedOptimizer, FactorizedPrior, TaskWeights
+from bitdial.compression.photographs import CropLoader
 from bitdial.compression.rate_distortion import Balance, RateDistortion
 from bitdial.errors import BitdialError
 from bitdial.evaluation.sweep import evaluate
+from bitdial.recipes.compress.options import CompressConfig
+from bitdial.recipes.compress.work import work_of
 from bitdial.training import LoopConfig, TrainingDiverged, TrainingState, fit, make_fabric, random_state
 from bitdial.training.step.memory import is_out_of_memory
 from tests.training.running import FileSaver, load
@@ -212,3 +215,32 @@ class TestGamma:
         fabric = make_fabric(accelerator="cpu")
         state = fit(fabric, model, optimizer, task, pictures(2), LoopConfig(epochs=6), hooks=[balance])
         assert state.history["gamma"][::2] == pytest.approx([0.006, 0.006, 0.004, 0.004, 0.003, 0.003])
+
+
+@pytest.mark.slow
+def test_without_a_warm_up_lambda_has_no_effect() -> None:
+    """While losses are far above 1, the gradient of their logarithms does not know lambda."""
+    work = work_of(CompressConfig())
+    held_out = [images[:, :, :192, :192] for images in work.loaders(0).test]
+
+    def trained(value: float, warmup_steps: int) -> dict[str, float]:
+        torch.manual_seed(0)
+        model, task = FactorizedPrior(8, 8), RateDistortion(value)
+        balance = Balance(task, TaskWeights(), warmup_steps=warmup_steps)
+        optimizer, loop = torch.optim.Adam(model.parameters(), 2e-3), LoopConfig(steps=300, max_grad_norm=1.0)
+        fit(
+            make_fabric(accelerator="cpu"),
+            model,
+            optimizer,
+            task,
+            CropLoader(work.train, 48, 4, crops=40),
+            loop,
+            hooks=[balance],
+        )
+        return evaluate(model, held_out, task=task)
+
+    low, high = (trained(value, 0) for value in (0.0018, 0.0483))
+    assert high["bpp"] == pytest.approx(low["bpp"], rel=0.05)
+    assert high["psnr"] == pytest.approx(low["psnr"], abs=0.3)
+    low, high = (trained(value, 200) for value in (0.0018, 0.0483))
+    assert high["bpp"] > 1.08 * low["bpp"]
