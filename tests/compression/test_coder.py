@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bitdial.compression import coder
-from bitdial.compression.coder import DamagedStream, decode, encode
+from bitdial.compression.coder import DamagedStream, Decoder, decode, encode, encode_parts
 from bitdial.compression.tables import TOTAL, Tables, channel_tables, estimate_bits, scale_levels, scale_tables
 from bitdial.errors import BitdialError
 
@@ -88,6 +88,21 @@ def test_bytes_are_within_a_fifth_of_a_percent_of_the_estimate(outside: float, s
     assert abs(sum(map(len, coded)) - estimated) <= 0.002 * estimated + 64
     back = [decode(data, i, TABLES) for data, (_, i) in zip(coded, parts, strict=True)]
     assert np.array_equal(np.concatenate(back), symbols)
+
+
+@pytest.mark.parametrize("outside", [0.0, 0.05])
+def test_parts_of_a_stream_come_back_one_after_the_other(outside: float) -> None:
+    parts = [drawn(count, seed=count, outside=outside) for count in (300, 0, 1, 2000)]
+    data = encode_parts(parts, TABLES)
+    assert len(data) <= 8 + 1.001 * sum(estimate_bits(*part, TABLES) for part in parts) / 8
+    decoder = Decoder(data)
+    for symbols, indexes in parts:
+        with pytest.raises(DamagedStream, match="must end with their last symbol"):
+            decoder.finish()
+        assert np.array_equal(decoder.read(indexes, TABLES), symbols)
+    decoder.finish()
+    assert encode_parts(parts[:1], TABLES) == encode(*parts[0], TABLES)
+    assert encode_parts([], TABLES) == b""
 
 
 def test_the_estimate_is_the_likelihood_where_tables_fit() -> None:

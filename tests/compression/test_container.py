@@ -25,7 +25,7 @@ TABLES = scale_tables(scale_levels(8))
 
 def repaired(data: bytes) -> bytes:
     """The same bytes under a header checksum that fits."""
-    end = 36 + 8 * struct.unpack_from("<H", data, 6)[0]
+    end = 36 + 8 * data[6]
     return data[:end] + struct.pack("<I", zlib.crc32(data[:end])) + data[end + 4 :]
 
 
@@ -43,6 +43,7 @@ def changed(place: int, new: bytes) -> bytes:
         st.sampled_from(["L", "RGB"]),
         st.lists(st.binary(max_size=50), min_size=1, max_size=14).map(tuple),
         st.integers(0, 2**32 - 1),
+        st.integers(1, 16).map(lambda units: 64 * units),
     )
 )
 def test_any_file_comes_back(file: File) -> None:
@@ -53,7 +54,9 @@ def test_any_file_comes_back(file: File) -> None:
 
 
 def test_the_bytes_are_those_of_the_format() -> None:
-    head = struct.pack("<4sBBHII", b"\x89bdc", 1, 1, 3, 640, 427) + bytes.fromhex(ID) + struct.pack("<I", 0xDEADBEEF)
+    head = (
+        struct.pack("<4sBBBBII", b"\x89bdc", 1, 1, 3, 8, 640, 427) + bytes.fromhex(ID) + struct.pack("<I", 0xDEADBEEF)
+    )
     for chunk in FILE.chunks:
         head += struct.pack("<II", len(chunk), zlib.crc32(chunk))
     assert write(FILE) == head + struct.pack("<I", zlib.crc32(head)) + b"first chunk!3"
@@ -89,9 +92,12 @@ def test_every_bit_and_every_length_matters() -> None:
         (write(FILE)[:-1] + b"4", DamagedFile, "chunk 3 of 3 does not match its checksum"),
         (write(FILE).replace(b"first", b"First"), DamagedFile, "chunk 1 of 3 does not match its checksum"),
         (write(FILE)[:9] + b"\x03" + write(FILE)[10:], DamagedFile, "header does not match its checksum"),
-        (changed(5, b"\x07"), DamagedFile, "its header says mode 7, 3 chunks, 640 x 427 pixels"),
+        (changed(5, b"\x07"), DamagedFile, "its header says mode 7, 3 chunks, 640 x 427 pixels, tiles of 512"),
         (changed(8, bytes(4)), DamagedFile, "3 chunks, 0 x 427 pixels"),
-        (repaired(write(FILE)[:6] + bytes(2) + write(FILE)[8:]), DamagedFile, "0 chunks"),
+        (repaired(write(FILE)[:6] + bytes(1) + write(FILE)[7:]), DamagedFile, "0 chunks"),
+        (changed(7, bytes(1)), DamagedFile, "its header says .* tiles of 0;"),
+        (changed(7, bytes([17])), DamagedFile, "its header says .* tiles of 1088;"),
+        (changed(7, b"\xff"), DamagedFile, "its header says .* tiles of 16320;"),
         (changed(8, b"\xff" * 8), BitdialError, "at most 67108864 pixels, got 4294967295 x 4294967295; allow more"),
         (changed(36, b"\xff" * 4), DamagedFile, r"cut short: expected 4294967360 bytes, got 77"),
         ("text", BitdialError, "must be read from bytes, got str"),
@@ -135,7 +141,12 @@ def test_larger_pictures_only_where_the_caller_allows_them() -> None:
         ({"chunks": ()}, "chunks must be a tuple of bytes"),
         ({"chunks": [b"x"]}, "chunks must be a tuple of bytes"),
         ({"chunks": ("x",)}, "chunks must be a tuple of bytes"),
-        ({"chunks": (b"",) * 2**16}, "chunks must be a tuple of bytes"),
+        ({"chunks": (b"",) * 2**8}, "chunks must be a tuple of bytes, .* from 1 to 255"),
+        ({"tile": 0}, "tile must be a whole number from 64 to 1024, got 0"),
+        ({"tile": 1}, "tile must be .* got 1"),
+        ({"tile": 96}, "tile must be a multiple of 64, got 96; 512 is the default"),
+        ({"tile": 1088}, "tile must be .* got 1088"),
+        ({"tile": None}, "tile must be .* got None"),
     ],
 )
 def test_what_the_format_has_no_place_for_is_refused(change: dict[str, Any], text: str) -> None:
@@ -177,7 +188,7 @@ def damage(count: int) -> None:
                 broken[place : place + length] = generator.bytes(len(broken[place : place + length]))
             broken = broken or bytearray(b"\0")
         candidate = bytes(broken)
-        if number % 2 and len(candidate) > 64 and struct.unpack_from("<H", candidate, 6)[0] == 3:
+        if number % 2 and len(candidate) > 64 and candidate[6] == 3:
             candidate = with_checksums_that_fit(candidate)
         if candidate == data:
             continue

@@ -7,6 +7,7 @@ Duda, "Asymmetric numeral systems" (arXiv 1311.2540); the coder is that of const
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -37,7 +38,26 @@ def encode(symbols: Any, indexes: Any, tables: Tables) -> bytes:
     Raises:
         BitdialError: symbols are not whole, no tables of such indexes, different shapes, or constriction is missing.
     """
-    stream = _constriction()
+    return encode_parts([(symbols, indexes)], tables)
+
+
+def encode_parts(parts: Sequence[tuple[Any, Any]], tables: Tables) -> bytes:
+    """Code several arrays of symbols into one stream, of which `Decoder` gives one after the other.
+
+    Args:
+        parts: symbols and indexes of each, as for `encode`.
+        tables: what all are coded by.
+
+    Raises:
+        BitdialError: as `encode`.
+    """
+    coder = _constriction().stack.AnsCoder()
+    for symbols, indexes in reversed(parts):
+        _push(coder, symbols, indexes, tables)
+    return bytes(coder.get_compressed().astype("<u4").tobytes())
+
+
+def _push(coder: Any, symbols: Any, indexes: Any, tables: Tables) -> None:
     values = whole_numbers("symbols", symbols)
     which = table_numbers(indexes, tables, values.shape)
     order, numbers = _grouped(which, tables)
@@ -46,17 +66,15 @@ def encode(symbols: Any, indexes: Any, tables: Tables) -> bytes:
     # Differences below 0 wrap to large ones: one comparison finds what is outside on either side.
     place = (sorted_values - lowest).view(np.uint32)
     outside = place >= escape.view(np.uint32)
-    coder = stream.stack.AnsCoder()
     if outside.any():
         far = escapes.remainders(sorted_values[outside], lowest[outside], escape[outside])
-        escapes.push(coder, stream.model, far)
+        escapes.push(coder, _constriction().model, far)
     coded = np.minimum(place, escape.view(np.uint32)).view(np.int32)
     models, stop = _models(tables), len(coded)
     for table in np.flatnonzero(numbers)[::-1].tolist():
         start = stop - int(numbers[table])
         coder.encode_reverse(coded[start:stop], models[table])
         stop = start
-    return bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
 def decode(data: bytes, indexes: Any, tables: Tables) -> NDArray[np.int32]:
@@ -69,36 +87,56 @@ def decode(data: bytes, indexes: Any, tables: Tables) -> NDArray[np.int32]:
         DamagedStream: the bytes cannot be what `encode` wrote.
         BitdialError: as `encode`.
     """
-    stream = _constriction()
-    if not isinstance(data, bytes | bytearray | memoryview):
-        raise BitdialError(f"coded data must be bytes, got {type(data).__name__}")
-    which = table_numbers(indexes, tables)
-    if len(data) % 4 or (len(data) and not any(data[-4:])):
-        raise DamagedStream(
-            f"coded data must be whole words of 4 bytes, the last of them not 0, got {len(data)} bytes; "
-            "decode what was encoded, unchanged"
-        )
-    coder = stream.stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
-    order, numbers = _grouped(which, tables)
-    models, coded, start = _models(tables), np.empty(len(which), np.int32), 0
-    for table in np.flatnonzero(numbers).tolist():
-        stop = start + int(numbers[table])
-        coded[start:stop] = coder.decode(models[table], stop - start)
-        start = stop
-    lowest, escape = np.repeat(tables.lowest, numbers), np.repeat(tables.sizes - 1, numbers)
-    outside = np.flatnonzero(coded == escape)
-    coded += lowest
-    if outside.size:
-        far = escapes.pop(coder, stream.model, outside.size)
-        values = escapes.values_at(far, lowest[outside], escape[outside])
-        coded[outside] = values
-        if (coded[outside] != values).any():
-            raise DamagedStream(f"coded data hold numbers of more than 32 bits; {_DIFFERENT}")
-    if not coder.is_empty():
-        raise DamagedStream(f"coded data must end with their last symbol, got more; {_DIFFERENT}")
-    symbols = np.empty_like(coded)
-    symbols[order] = coded
-    return symbols.reshape(np.shape(indexes))
+    decoder = Decoder(data)
+    symbols = decoder.read(indexes, tables)
+    decoder.finish()
+    return symbols
+
+
+class Decoder:
+    """Takes from a stream of `encode_parts` the symbols of one part after the other.
+
+    Raises:
+        DamagedStream: the bytes cannot be of such a stream.
+        BitdialError: they are no bytes, or constriction is missing.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise BitdialError(f"coded data must be bytes, got {type(data).__name__}")
+        if len(data) % 4 or (len(data) and not any(data[-4:])):
+            raise DamagedStream(
+                f"coded data must be whole words of 4 bytes, the last of them not 0, got {len(data)} bytes; "
+                "decode what was encoded, unchanged"
+            )
+        self._coder = _constriction().stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
+
+    def read(self, indexes: Any, tables: Tables) -> NDArray[np.int32]:
+        """The next symbols, in the shape of the indexes; as `decode`, but for what follows after them."""
+        which = table_numbers(indexes, tables)
+        order, numbers = _grouped(which, tables)
+        models, coded, start = _models(tables), np.empty(len(which), np.int32), 0
+        for table in np.flatnonzero(numbers).tolist():
+            stop = start + int(numbers[table])
+            coded[start:stop] = self._coder.decode(models[table], stop - start)
+            start = stop
+        lowest, escape = np.repeat(tables.lowest, numbers), np.repeat(tables.sizes - 1, numbers)
+        outside = np.flatnonzero(coded == escape)
+        coded += lowest
+        if outside.size:
+            far = escapes.pop(self._coder, _constriction().model, outside.size)
+            values = escapes.values_at(far, lowest[outside], escape[outside])
+            coded[outside] = values
+            if (coded[outside] != values).any():
+                raise DamagedStream(f"coded data hold numbers of more than 32 bits; {_DIFFERENT}")
+        symbols = np.empty_like(coded)
+        symbols[order] = coded
+        return symbols.reshape(np.shape(indexes))
+
+    def finish(self) -> None:
+        """Refuse a stream that holds more than was read."""
+        if not self._coder.is_empty():
+            raise DamagedStream(f"coded data must end with their last symbol, got more; {_DIFFERENT}")
 
 
 _DIFFERENT = "they are damaged, or were coded with other tables or indexes"

@@ -24,9 +24,13 @@ MAGIC = b"\x89bdc"
 VERSION = 1
 MAX_PIXELS = 2**26
 """What is decoded unless the caller allows more: 67 million pixels, such as 8192 x 8192."""
+TILE = 512
+"""The side of the tiles that pictures are computed in, in pixels, unless the encoder asks for another."""
+TILE_UNIT, MAX_TILE = 64, 1024
+"""Sides are multiples of the first up to the second, which bounds a decoder's memory."""
 MODES = ("L", "RGB")
 
-_HEAD = struct.Struct("<4sBBHII16sI")
+_HEAD = struct.Struct("<4sBBBBII16sI")
 _CHUNK = struct.Struct("<II")
 _CRC = struct.Struct("<I")
 _ID = re.compile("[0-9a-f]{32}")
@@ -46,6 +50,7 @@ class File:
         mode: "RGB", or "L" where it was grey.
         chunks: what the coder wrote, one for each coding step.
         symbols_crc: of all symbols, by `symbols_crc`.
+        tile: the side of the tiles that it was computed in.
 
     Raises:
         BitdialError: a value that the format has no place for.
@@ -57,6 +62,7 @@ class File:
     mode: str
     chunks: tuple[bytes, ...]
     symbols_crc: int
+    tile: int = TILE
 
     def __post_init__(self) -> None:
         if not isinstance(self.model_id, str) or not _ID.fullmatch(self.model_id):
@@ -67,14 +73,15 @@ class File:
         check_whole("height", self.height, 1, 2**32 - 1)
         check_whole("symbols_crc", self.symbols_crc, 0, 2**32 - 1)
         sound = isinstance(self.chunks, tuple) and all(isinstance(c, bytes) and len(c) < 2**32 for c in self.chunks)
-        if not sound or not 1 <= len(self.chunks) < 2**16:
-            raise BitdialError("chunks must be a tuple of bytes, one for each coding step, at least one")
+        if not sound or not 1 <= len(self.chunks) < 2**8:
+            raise BitdialError("chunks must be a tuple of bytes, one for each coding step, from 1 to 255")
+        check_tile(self.tile)
 
     def check(self, symbols: Iterable[Any]) -> None:
         """Refuse decoded symbols that are not those that were encoded, so that no wrong picture comes out in silence.
 
         Args:
-            symbols: those of every step, in the order in which they were coded.
+            symbols: those of every tile and step, in the order in which they are decoded.
         """
         found = symbols_crc(symbols)
         if found != self.symbols_crc:
@@ -89,11 +96,18 @@ def write(file: File) -> bytes:
     if not isinstance(file, File):
         raise BitdialError(f"what is written must be a File, got {type(file).__name__}")
     head = _HEAD.pack(
-        MAGIC, VERSION, MODES.index(file.mode), len(file.chunks), file.width, file.height,
+        MAGIC, VERSION, MODES.index(file.mode), len(file.chunks), file.tile // TILE_UNIT, file.width, file.height,
         bytes.fromhex(file.model_id), file.symbols_crc,
     )  # fmt: skip
     head += b"".join(_CHUNK.pack(len(chunk), zlib.crc32(chunk)) for chunk in file.chunks)
     return b"".join([head, _CRC.pack(zlib.crc32(head)), *file.chunks])
+
+
+def check_tile(side: object, multiple: int = TILE_UNIT) -> None:
+    """Refuse sides of tiles that the format has no place for, or that are no multiple of a model's."""
+    check_whole("tile", side, TILE_UNIT, MAX_TILE)
+    if side % TILE_UNIT or side % multiple:  # type: ignore[operator]
+        raise BitdialError(f"tile must be a multiple of {max(TILE_UNIT, multiple)}, got {side}; {TILE} is the default")
 
 
 def read(data: bytes, *, model_id: str | None = None, max_pixels: int = MAX_PIXELS, path: str = "this file") -> File:
@@ -116,14 +130,16 @@ def read(data: bytes, *, model_id: str | None = None, max_pixels: int = MAX_PIXE
     _check_kind(data, path)
     if len(data) < _HEAD.size:
         raise _damaged(path, f"it is cut short: {len(data)} bytes are less than a header")
-    _, _, mode, count, width, height, identity, crc = _HEAD.unpack_from(data)
+    _, _, mode, count, units, width, height, identity, crc = _HEAD.unpack_from(data)
     end = _HEAD.size + count * _CHUNK.size
     if len(data) < end + _CRC.size:
         raise _damaged(path, f"it is cut short: {len(data)} bytes are less than its header with {count} chunks")
     if _CRC.unpack_from(data, end)[0] != zlib.crc32(data[:end]):
         raise _damaged(path, "its header does not match its checksum")
-    if mode >= len(MODES) or not (count and width and height):
-        raise _damaged(path, f"its header says mode {mode}, {count} chunks, {width} x {height} pixels")
+    tile = units * TILE_UNIT
+    if mode >= len(MODES) or not (count and width and height and 0 < tile <= MAX_TILE):
+        said = f"mode {mode}, {count} chunks, {width} x {height} pixels, tiles of {tile}"
+        raise _damaged(path, f"its header says {said}")
     if width * height > max_pixels:
         raise BitdialError(
             f"{path} must hold at most {max_pixels} pixels, got {width} x {height}; allow more with max_pixels if "
@@ -134,7 +150,7 @@ def read(data: bytes, *, model_id: str | None = None, max_pixels: int = MAX_PIXE
             f"{path} must be decoded by the model that wrote it, {identity.hex()}, got model {model_id}; "
             "name the run or file of that one"
         )
-    return File(identity.hex(), width, height, MODES[mode], _chunks(data, end, count, path), crc)
+    return File(identity.hex(), width, height, MODES[mode], _chunks(data, end, count, path), crc, tile)
 
 
 def symbols_crc(symbols: Iterable[Any]) -> int:

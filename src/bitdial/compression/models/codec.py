@@ -58,6 +58,16 @@ Read = Callable[[CodingStep], Tensor]
 """Gives the symbols of a step, in the shape of its scales."""
 
 
+def check_finite(latents: Latents) -> Latents:
+    """Refuse latents that no weights in order give for finite images."""
+    if not all(each.isfinite().all() for each in latents if each is not None):
+        raise BitdialError(
+            "latents must be finite, got NaN or infinity from finite images; the weights have diverged or are "
+            "damaged, so load sound ones"
+        )
+    return latents
+
+
 class Coded(NamedTuple):
     """Images through a codec.
 
@@ -145,13 +155,7 @@ class CompressionModel(nn.Module, ABC):
         self._check(images)
         if not images.isfinite().all():
             raise BitdialError("images must be finite, got NaN or infinity among the values; leave such images out")
-        latents = self._latents(images)
-        if not all(each.isfinite().all() for each in latents if each is not None):
-            raise BitdialError(
-                "latents must be finite, got NaN or infinity from finite images; the weights have diverged or are "
-                "damaged, so load sound ones"
-            )
-        return latents
+        return check_finite(self._latents(images))
 
     def decode(self, read: Read, height: int, width: int, batch: int = 1) -> Tensor:
         """Reconstruct images `[batch, 3, height, width]`; values can lie outside of 0..1.
