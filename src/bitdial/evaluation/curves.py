@@ -69,7 +69,7 @@ def _column(axes: NDArray[np.object_], history: History, edges: list[int], *, ba
     top.plot(step, np.where(broken, np.nan, loss), color=BLUE, lw=1.3 if close else 0.8, alpha=1.0 if close else 0.4)
     if not close:
         span = max(3, len(step) // 40)
-        top.plot(step, _running_mean(loss, span), color=BLUE, lw=1.8, label=f"mean over {span} logged steps")
+        top.plot(step, running_mean(loss, span), color=BLUE, lw=1.8, label=f"mean over {span} logged steps")
     if broken.any():
         across = top.get_xaxis_transform()
         top.plot(step[broken], [0.97] * int(broken.sum()), "x", color=ORANGE, transform=across, label="not finite")
@@ -93,7 +93,7 @@ def _bits_band(axes: Axes, step: NDArray[np.int_], bits: NDArray[np.float64], ed
     axes.legend(loc="upper right", frameon=False, fontsize=9)
 
 
-def _running_mean(values: NDArray[np.float64], span: int) -> NDArray[np.float64]:
+def running_mean(values: NDArray[np.float64], span: int) -> NDArray[np.float64]:
     """Return the centred mean over `span` entries, of those that are finite and there."""
     kernel = np.ones(span)
     finite = np.isfinite(values)

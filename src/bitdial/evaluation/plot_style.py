@@ -92,12 +92,14 @@ def place_labels(
     names: Sequence[str],
     halves: Sequence[float | None],
     colours: Sequence[str],
+    around: Sequence[tuple[float, float]] = (),
 ) -> None:
     """Write a name beside each point so that none covers another name, a point, an interval, or the edge of the axes.
 
     Each name takes the first free place on rings of growing radius around its point; one that had to move away is tied
     to its point with a thin line. Positions are in data coordinates; the limits of the axes must be final. `halves` are
-    the half lengths of the vertical intervals, None where there is none; `colours` are those of the lines.
+    the half lengths of the vertical intervals, None where there is none; `colours` are those of the lines; `around` are
+    places without a name that are to stay free as well, such as those along a curve.
     """
     figure = axes.get_figure(root=True)
     assert isinstance(figure, Figure)
@@ -107,6 +109,8 @@ def place_labels(
     pixels = [tuple(axes.transData.transform(point)) for point in points]
     taken = [Bbox.from_bounds(x - 6 * scale, y - 6 * scale, 12 * scale, 12 * scale) for x, y in pixels]
     taken += [_bar(axes, point, half, scale) for point, half in zip(points, halves, strict=True) if half is not None]
+    spots = [axes.transData.transform(place) for place in around]
+    taken += [_box(x, y, (2 * scale, 2 * scale)) for x, y in spots]
     frame = axes.get_window_extent(renderer)
     for point, (x, y), name, colour in zip(points, pixels, names, colours, strict=True):
         look: dict[str, Any] = {"fontsize": 9, "color": INK, "parse_math": False, "ha": "center", "va": "center"}

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
@@ -72,7 +73,7 @@ def plot_bitwidth_vs_accuracy(
     (_at_one_width if one else _over_widths)(axes, bits, values)
     x = f"configuration (all at {wording.bits(bits[0])})" if one else "average width of the weights (bits)"
     quiet(axes, title="", x=x, y="accuracy (%)")
-    _title(figure, title, "" if epoch is None else f", epoch {epoch}")
+    write_title(figure, title, "" if epoch is None else f", epoch {epoch}")
     box = {"boxstyle": "round,pad=0.35", "facecolor": "#f4f4f4", "edgecolor": "#bbbbbb", "linewidth": 0.8}
     axes.set_title(_summary(bits, [y for _, y in sound]), loc="left", fontsize=9.5, color=INK, bbox=box, pad=10)
     _limits(axes, [y for _, y in sound])
@@ -131,7 +132,7 @@ def plot_layer_sensitivity(
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.axvline(0, color="#999999", linewidth=0.8)
-    _title(figure, title)
+    write_title(figure, title)
     return figure
 
 
@@ -148,16 +149,24 @@ def _short_names(names: Sequence[str]) -> list[str]:
     return [shortened(name, most) for name in plain]
 
 
-def _title(figure: Figure, title: Any, tail: str = "") -> None:
+def write_title(figure: Figure, title: Any, tail: str = "") -> None:
     """Write a title of a user's in one line as it is; of one that is too long for the figure the middle is cut out."""
     if not isinstance(title, str):
         raise BitdialError(f"title must be a text, got {type(title).__name__}")
     words = " ".join(title.split())
     look: dict[str, Any] = {"ha": "left", "fontsize": 11, "fontweight": "bold", "color": INK, "parse_math": False}
     text = figure.suptitle(words + tail, x=0.02, **look)
+    fit_text(text, words, tail, 0.98 * figure.bbox.width)
+
+
+def fit_text(text: Text, words: str, tail: str, right: float) -> None:
+    """Cut the middle out of `words`, as far as needed for them and `tail` to end before a place, in pixels."""
+    figure = text.get_figure(root=True)
+    assert isinstance(figure, Figure)
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     most = min(len(words), 200)
-    while most > 2 and text.get_window_extent(renderer).x1 > 0.98 * figure.bbox.width:
+    text.set_text(shortened(words, most) + tail)
+    while most > 2 and text.get_window_extent(renderer).x1 > right:
         most = int(0.9 * most)
         text.set_text(shortened(words, most) + tail)
 
