@@ -64,7 +64,7 @@ def jobs_of(words: Sequence[str], way: Way) -> list[Job]:
             raise BitdialError(
                 f"OUTPUT must not be in INPUT, got {printable(output)} in {printable(source)}; name another folder"
             )
-        found = list(_files(source, way))
+        found = list(files_below(source, way.taken))
         if not found:
             raise BitdialError(f"expected {way.things} in {printable(source)}, got none; name a folder that has some")
         root = output if single else output / source.resolve().name
@@ -97,6 +97,17 @@ def left_to_do(jobs: Iterable[Job], what_is_there: Callable[[Job], str | None], 
     return left
 
 
+def files_below(folder: Path, endings: frozenset[str]) -> Iterator[Path]:
+    """The files of some endings below a folder but for hidden ones; a link to a folder above itself is not followed."""
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_refused):
+        real = Path(place).resolve()
+        above = {real, *real.parents}
+        folders[:] = sorted(n for n in folders if n[0] != "." and Path(place, n).resolve() not in above)
+        for path in (Path(place, name) for name in sorted(names) if name[0] != "."):
+            if path.suffix.lower() in endings and (path.is_file() or not path.exists()):  # a broken link is told of
+                yield path
+
+
 def older(job: Job) -> bool:
     """Whether the file that was made is older than what it was made of."""
     return job.target.stat().st_mtime_ns < job.source.stat().st_mtime_ns
@@ -113,9 +124,11 @@ def _expanded(word: str, way: Way) -> list[Path]:
         return [path]
     if path.exists():
         raise BitdialError(f"INPUT must be a file or a folder, got {printable(word)}, which is neither")
-    found = sorted(glob.glob(word, recursive=True)) if glob.has_magic(word) else []
+    pattern = glob.has_magic(word)
+    found = sorted(glob.glob(word, recursive=True)) if pattern else []
     if not found:
-        near = suggest(path.name, [each.name for each in path.parent.iterdir()]) if path.parent.is_dir() else ""
+        beside = [] if pattern or not path.parent.is_dir() else [each.name for each in path.parent.iterdir()]
+        near = suggest(path.name, beside)
         raise BitdialError(
             f"expected {way.things} at '{printable(word)}', got nothing{printable(near) or '; check the path'}"
         )
@@ -141,17 +154,6 @@ def _check_folder(output: Path, way: Way) -> None:
             f"OUTPUT, the last word, must be a folder for several {way.things}, got the name of a file, "
             f"'{printable(output)}'"
         )
-
-
-def _files(folder: Path, way: Way) -> Iterator[Path]:
-    """All that is taken below a folder but for what is hidden; a link to a folder above itself is not followed."""
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=_refused):
-        real = Path(place).resolve()
-        above = {real, *real.parents}
-        folders[:] = sorted(n for n in folders if n[0] != "." and Path(place, n).resolve() not in above)
-        for path in (Path(place, name) for name in sorted(names) if name[0] != "."):
-            if path.suffix.lower() in way.taken and (path.is_file() or not path.exists()):  # a broken link is told of
-                yield path
 
 
 def _refused(error: OSError) -> None:

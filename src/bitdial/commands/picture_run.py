@@ -20,6 +20,7 @@ from bitdial.commands.picture_work import (
     compressed_there,
     decompress,
     header,
+    one_thread,
     picture_there,
 )
 from bitdial.commands.processes import in_processes, interrupted_by_sigterm
@@ -104,7 +105,7 @@ def _carry_out(
     if skipped:
         _say(f"{_counted(skipped)} {'were' if skipped > 1 else 'was'} {name}ed before.")
     count = max(1, min(jobs or usable_cores(), len(tasks)))
-    results = in_processes(work, tasks, count)
+    results = in_processes(work, tasks, count, one_thread)
     try:
         with interrupted_by_sigterm(), closing(results), PictureProgress(f"{name}ing", len(tasks)) as progress:
             for task, outcome in results:
@@ -136,7 +137,7 @@ def _carry_out(
 def _tell(name: str, failures: Failures, total: int) -> int:
     if not failures:
         return 0
-    if total == 1:
+    if len(failures) == total and len({*failures.values()}) == 1:
         raise BitdialError(printable(next(iter(failures.values()))))
     console = terminal(stderr=True)
     console.print(f"{len(failures)} of {_counted(total)} could not be {name}ed:", style="bold red")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+
 from bitdial.commands.picture_paths import Job, older
 from bitdial.compression.codec import Codec
 from bitdial.compression.container import MAGIC, File, read
@@ -130,6 +132,11 @@ def header(job: Job) -> File:
 def origin(file: File, preview: int | None) -> str:
     """What a decompressed picture is marked with: by that it is known when a command is taken up again."""
     return f"bitdial {file.model_id} {file.symbols_crc:08x} {preview or 'all'}"
+
+
+def one_thread() -> None:
+    """Leave the other cores to the other processes."""
+    torch.set_num_threads(1)
 
 
 def codec(model: Path, model_id: str = "") -> Codec:

@@ -17,11 +17,18 @@ R = TypeVar("R")
 _GRACE = 5.0  # seconds that a process has to take away the file that it is writing
 
 
-def in_processes(work: Callable[[T], R], tasks: Sequence[T], count: int) -> Generator[tuple[T, R | None]]:
+def in_processes(
+    work: Callable[[T], R], tasks: Sequence[T], count: int, prepare: Callable[[], object]
+) -> Generator[tuple[T, R | None]]:
     """Give each task with its result, as they are done; None for one whose process was killed, of lack of memory say.
 
-    With a count of 1 this process does it all, with all of torch's threads; others have one thread each. Processes end
-    with the iterator, and also where this process is killed.
+    Processes end with the iterator, and also where this process is killed.
+
+    Args:
+        work: what is done with a task; it and `prepare` are functions of a module.
+        tasks: in the order in which they are begun.
+        count: of processes; 1: this one does it all, and is not prepared.
+        prepare: is called at the start of each process.
     """
     if count == 1:
         yield from ((task, work(task)) for task in tasks)
@@ -30,7 +37,7 @@ def in_processes(work: Callable[[T], R], tasks: Sequence[T], count: int) -> Gene
     started = list[SpawnProcess]()
     try:
         for task in _first(left, count):
-            _start(work, task, busy, started)
+            _start((work, prepare), task, busy, started)
         while busy:
             for connection in wait(list(busy)):
                 assert isinstance(connection, Connection)
@@ -45,7 +52,7 @@ def in_processes(work: Callable[[T], R], tasks: Sequence[T], count: int) -> Gene
                         busy[connection] = process, further
                         _send(connection, further)
                     else:
-                        _start(work, further, busy, started)
+                        _start((work, prepare), further, busy, started)
                 yield task, result
     finally:
         for process in started:
@@ -73,11 +80,14 @@ def _first(left: Iterator[T], count: int) -> Iterator[T]:
 
 
 def _start(
-    work: Callable[[T], R], task: T, busy: dict[Connection, tuple[SpawnProcess, T]], started: list[SpawnProcess]
+    functions: tuple[Callable[[T], Any], Callable[[], object]],
+    task: T,
+    busy: dict[Connection, tuple[SpawnProcess, T]],
+    started: list[SpawnProcess],
 ) -> None:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, *functions), daemon=True)
     with _without_interrupts():
         process.start()
         started.append(process)
@@ -104,12 +114,10 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
-def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
+def _serve(connection: Connection, work: Callable[[Any], Any], prepare: Callable[[], object]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
-    import torch
-
-    torch.set_num_threads(1)
+    prepare()
     with suppress(EOFError, OSError):  # its parent has ended, or wants no more
         while True:
             connection.send(work(connection.recv()))
