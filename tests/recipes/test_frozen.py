@@ -31,7 +31,10 @@ MODELS = {
     "evaluate": "bitdial.commands.evaluate:EvaluateConfig",
     "export": "bitdial.commands.export:ExportConfig",
     "recommend": "bitdial.commands.recommend:RecommendConfig",
-    "bench amp": "bitdial.commands.bench:BenchAmpConfig",
+    "bench amp": "bitdial.commands.bench_amp:BenchAmpConfig",
+    "bench codec": "bitdial.commands.bench_codec:BenchCodecConfig",
+    "compress": "bitdial.commands.compress:CompressConfig",
+    "decompress": "bitdial.commands.compress:DecompressConfig",
 }
 RUNS = {
     "cyclic": "--model tiny_cnn --steps 12 --num_static_iterations 4 --warmup_steps 2 --log_interval 4 "

@@ -6,6 +6,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("bitdial.commands.evaluate:run", "measure a trained run again, at any widths"),
     "export": ("bitdial.commands.export:run", "write a trained network as a small packed file"),
     "recommend": ("bitdial.commands.recommend:run", "say whether mixed precision would pay here, and why"),
+    "compress": ("bitdial.commands.compress:compress", "compress pictures with a trained codec"),
+    "decompress": ("bitdial.commands.compress:decompress", "make pictures of them again"),
     "bench": ("bitdial.commands.bench:run", "measure on this machine, e.g. `bitdial bench amp`"),
     "doctor": ("bitdial.doctor.command:run", "show what this machine can do"),
 }

@@ -30,6 +30,9 @@ _WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
     ".tiff": ("TIFF", {}),
     ".webp": ("WEBP", {"lossless": True}),
 }
+WRITTEN_ENDINGS = tuple(_WRITTEN)
+"""Endings of the files that pictures are written into."""
+_SOFTWARE = 305  # a tag of EXIF
 _AS_THEY_ARE = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa"})
 _OPENING = threading.Lock()  # the filters of warnings belong to the whole process
 
@@ -82,13 +85,14 @@ def check_picture(path: str | os.PathLike[str]) -> tuple[int, int]:
         return image.width, image.height
 
 
-def write_picture(path: str | os.PathLike[str], pixels: Tensor, mode: str = "RGB") -> Path:
+def write_picture(path: str | os.PathLike[str], pixels: Tensor, mode: str = "RGB", *, software: str = "") -> Path:
     """Write pixels into a file without loss, as the ending of its name says: PNG, BMP, PPM, TIFF or WebP.
 
     Args:
         path: the file; it is replaced as a whole or not at all.
         pixels: uint8 ``[3, H, W]``.
         mode: "RGB", or "L" to write grey (the luma, where the three are not equal).
+        software: what `software_of` is to say of the file; BMP and PPM have no place for it.
 
     Raises:
         BitdialError: another ending, no such pixels, or a file that cannot be written.
@@ -98,11 +102,21 @@ def write_picture(path: str | os.PathLike[str], pixels: Tensor, mode: str = "RGB
         raise BitdialError(f"{path} must end in one of {', '.join(_WRITTEN)}, which keep every pixel; rename it")
     image = as_image(pixels, mode)
     kind, options = _WRITTEN[path.suffix.lower()]
+    (exif := Image.Exif())[_SOFTWARE] = software
     try:
-        image.save(content := io.BytesIO(), kind, **options)
+        image.save(content := io.BytesIO(), kind, **options, **({"exif": exif} if software else {}))
         return write_atomically(path, content.getvalue())
     except (OSError, ValueError) as error:  # some formats have a largest side
         raise BitdialError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
+
+
+def software_of(path: str | os.PathLike[str]) -> str:
+    """What a picture says that it was made by; nothing of a file that says nothing, or is no picture."""
+    try:
+        with _header(_checked(path)) as image:
+            return str(image.getexif().get(_SOFTWARE, ""))
+    except (BitdialError, OSError, ValueError, SyntaxError):
+        return ""
 
 
 def as_image(pixels: Tensor, mode: str = "RGB") -> Image.Image:

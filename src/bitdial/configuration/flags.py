@@ -77,6 +77,31 @@ def read_flags(argv: Sequence[str], known: Settings, *, prog: str) -> CommandLin
     return line
 
 
+def take_operands(config_type: type[BaseModel], argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part a command line into its operands, such as paths, and its flags with their values.
+
+    A word is an operand that is no flag and no value of one; after ``--`` every word is.
+    """
+    known, operands, flags, words = Settings(config_type), list[str](), list[str](), list(argv)
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            return [*operands, *words], flags
+        if not _FLAG.match(word):
+            operands.append(word)
+            continue
+        flags.append(word)
+        name = known.canonical(word.lstrip("-")).removeprefix("no_")
+        setting = next((each for each in known if each.name == name), None)
+        if "=" in word or word in HELP or (setting is not None and setting.takes_bool):
+            continue
+        while words and words[0] != "--" and not _FLAG.match(words[0]):
+            flags.append(words.pop(0))
+            if setting is None or not setting.takes_list:
+                break
+    return operands, flags
+
+
 def _name(given: str, known: Settings, prog: str) -> tuple[str, bool]:
     """Return the setting that a flag names, and whether the flag negates it (``--no_compile``)."""
     name = known.canonical(given.lstrip("-"))
