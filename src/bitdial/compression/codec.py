@@ -12,11 +12,14 @@ from torch import Tensor
 from bitdial.compression.arrays import check_whole
 from bitdial.compression.coder import decode, encode
 from bitdial.compression.container import MAX_PIXELS, DamagedFile, File, model_id, read, symbols_crc, write
+from bitdial.compression.integer import decode_in_whole_numbers
 from bitdial.compression.likelihood import MIN_SCALE
 from bitdial.compression.models import CodingStep, CompressionModel
 from bitdial.compression.pictures import Picture
 from bitdial.compression.tables import Tables, channel_tables, estimate_bits, scale_indexes, scale_levels, scale_tables
 from bitdial.errors import BitdialError
+
+ARITHMETICS = ("integer", "float64")
 
 
 class _Coded(NamedTuple):
@@ -33,15 +36,22 @@ class Codec:
     The network computes in float64 on the CPU, one picture at a time. In float32 what it says of a symbol differs
     between numbers of threads, and one symbol that is decoded by another table than it was coded by ruins a picture; in
     float64 no such difference has been seen, and where there is one all the same the checksum of the symbols tells.
+    Where the decoder's side of the network is quantized throughout, it computes in whole numbers, and there can be none
+    (`bitdial.compression.integer`). Files of the one are not those of the other.
 
     Args:
-        model: the network; a copy is taken.
+        model: the network; a copy is taken, at the widths that it has.
+        arithmetic: "integer" or "float64"; None: whole numbers where the network allows it.
+
+    Attributes:
+        arithmetic: the one that is used.
 
     Raises:
-        BitdialError: it is none, or its weights are not finite.
+        BitdialError: it is none, its weights are not finite, or "integer" is asked for and a part of it (which the
+            message names) cannot compute in whole numbers.
     """
 
-    def __init__(self, model: CompressionModel) -> None:
+    def __init__(self, model: CompressionModel, arithmetic: str | None = None) -> None:
         if not isinstance(model, CompressionModel):
             raise BitdialError(
                 f"a codec is made of a network of bitdial.compression.models, got {type(model).__name__}; "
@@ -50,11 +60,22 @@ class Codec:
         for name, value in model.state_dict().items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise BitdialError(f"weights must be finite, got NaN or infinity in {name}; load sound ones")
-        self.model = copy.deepcopy(model).cpu().double().eval().requires_grad_(False)
+        if arithmetic not in (None, *ARITHMETICS):
+            raise BitdialError(f"arithmetic must be {' or '.join(ARITHMETICS)}, got {arithmetic!r}; None chooses")
+        own = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        state = None
+        if arithmetic != "float64":
+            try:
+                state = decode_in_whole_numbers(own)
+            except BitdialError:
+                if arithmetic is not None:
+                    raise
+        self.arithmetic = ARITHMETICS[state is None]
+        self.model = own.double()
         self._levels = scale_levels()
         self._by_scale = scale_tables(self._levels)
         self._by_channel = channel_tables(self.model.scales_hyper.flatten().clamp_min(MIN_SCALE))
-        self.model_id = model_id(self.model.state_dict(), [self._by_scale, self._by_channel])
+        self.model_id = model_id(state or self.model.state_dict(), [self._by_scale, self._by_channel])
         """What files of this codec name it by."""
 
     def compress(self, pixels: Tensor, mode: str = "RGB") -> bytes:
@@ -137,6 +158,7 @@ class Codec:
             steps.append(_Coded(step.symbols(latents), *self._tables(step)))
             return steps[-1].symbols
 
+        self.model.eval()  # the next call is the first of a pass, wherever the last one failed (`ranges_per_call`)
         with torch.no_grad():
             self.model.decode_latents(note, *pixels.shape[-2:])
         return steps
@@ -150,5 +172,6 @@ class Codec:
 
     @torch.no_grad()
     def _pixels(self, symbols: Callable[[CodingStep], Tensor], height: int, width: int) -> Tensor:
+        self.model.eval()  # as in _encoded
         images = self.model.decode(symbols, height, width)
         return (images[0].clamp(0, 1) * 255).round().to(torch.uint8)
