@@ -268,13 +268,13 @@ def _with(**options: Any) -> Any:
 
 BAD: dict[str, Any] = {
     "floating point; call bitdial.quantize": lambda: MeanScaleHyperprior(8, 8),
-    "g_s.branch.6: ConvTranspose2d is in floating point": lambda: quantized("mean_scale"),
+    "g_s.branch.6: it stands in floating point": lambda: quantized("mean_scale"),
     "attn_s1, attn_s2, attn_s3: a softmax .* HPCM": lambda: quantized("hpcm", 8, WHOLE),
     "got g_s.branch.0, .* and 18 more: it stands at 32 bits": lambda: _widths(activations=32),
     "more: it stands at 32 bits; turn the dial to 16 or less$": lambda: _widths(weights=32),
     "g_s.branch.0: its sums could reach": lambda: _widths(weights=22, activations=30),
     "g_s.branch.1: GELU is not known to take one": lambda: _changed(_1=nn.GELU()),
-    "g_s.branch.1: BatchNorm2d is in floating point": lambda: _changed(_1=nn.BatchNorm2d(16)),
+    "g_s.branch.1: it stands in floating point": lambda: _changed(_1=nn.BatchNorm2d(16)),
     "the network: _Odd is not known to take one": lambda: bd.quantize(_Odd(8, 8), skip=WHOLE),
     "activation quantizer lsq has no fixed grid": lambda: _with(quantizer="lsq"),
     "granularity group:2 has several steps": lambda: _with(granularity="group:2"),

@@ -69,5 +69,5 @@ def _reason(module: nn.Module) -> str | None:
     if isinstance(module, WindowAttention):
         return "a softmax has sums that depend on their order; train HPCM(attention=False)"
     if "weight" in module._parameters:
-        return f'{type(module).__name__} is in floating point; call bitdial.quantize(model, skip=("<first>",))'
+        return 'it stands in floating point; call bitdial.quantize(model, skip=("<first>",))'
     return f'{type(module).__name__} is not known to take one element at a time; take arithmetic="float64" for it'
