@@ -6,6 +6,8 @@ from .evaluation.range_test import PrecisionRangeTest as PrecisionRangeTest
 from .layers import BitDial as BitDial
 from .layers import QuantConv1d as QuantConv1d
 from .layers import QuantConv2d as QuantConv2d
+from .layers import QuantConvTranspose1d as QuantConvTranspose1d
+from .layers import QuantConvTranspose2d as QuantConvTranspose2d
 from .layers import QuantLinear as QuantLinear
 from .layers import cost as cost
 from .layers import quantize as quantize

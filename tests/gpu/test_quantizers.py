@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitdial.layers import BitDial, QuantConv1d, QuantConv2d, QuantLinear, cost, quantize, reestimate_batch_norm
+from bitdial.layers import (
+    BitDial,
+    QuantConv1d,
+    QuantConv2d,
+    QuantConvTranspose2d,
+    QuantLinear,
+    cost,
+    quantize,
+    reestimate_batch_norm,
+)
 from bitdial.numerics.quantizers import QUANTIZERS
 from tests.gpu.conftest import Device
 from tests.layers.nets import ResidualNet, images
@@ -18,6 +27,7 @@ WIDTHS = [1.0, 1.58, 2.0, 3.0, 4.0, 8.0, 16.0, 32.0]
 LAYERS = {
     "linear": (lambda **how: QuantLinear(24, 16, **how), (8, 24)),
     "conv1d": (lambda **how: QuantConv1d(6, 8, 3, padding="same", **how), (4, 6, 20)),
+    "transposed": (lambda **how: QuantConvTranspose2d(6, 8, 4, 2, 1, **how), (4, 6, 9, 9)),
     "conv2d": (lambda **how: QuantConv2d(6, 8, 3, stride=2, padding=1, **how), (4, 6, 9, 9)),
     "circular": (lambda **how: QuantConv2d(4, 8, 3, padding=1, padding_mode="circular", **how), (2, 4, 8, 8)),
 }

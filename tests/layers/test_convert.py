@@ -110,7 +110,8 @@ class MyLinear(nn.Linear):
 
 OUTSIDE: dict[str, Callable[[], nn.Module]] = {
     "Conv3d has no quantized form": lambda: nn.Conv3d(1, 1, 3),
-    "ConvTranspose2d has no quantized form": lambda: nn.ConvTranspose2d(1, 1, 3),
+    "ConvTranspose3d has no quantized form": lambda: nn.ConvTranspose3d(1, 1, 3),
+    "LazyConvTranspose2d has no shape yet: run a batch through the model first": lambda: nn.LazyConvTranspose2d(4, 3),
     "Bilinear has no quantized form": lambda: nn.Bilinear(2, 2, 2),
     "Embedding has no quantized form": lambda: nn.Embedding(4, 4),
     "LSTM has no quantized form": lambda: nn.LSTM(2, 2),

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitdial.errors import BitdialError
-from bitdial.layers import BitDial, QuantConv1d, QuantConv2d, QuantizedLayer, QuantLinear, quantize
+from bitdial.layers import (
+    BitDial,
+    QuantConv1d,
+    QuantConv2d,
+    QuantConvTranspose2d,
+    QuantizedLayer,
+    QuantLinear,
+    quantize,
+)
 from bitdial.numerics import min_max, quantize_gradient
 from bitdial.numerics.reference import snap_reference
 from tests.layers.nets import rows
@@ -38,6 +46,9 @@ def plainly(layer: QuantizedLayer, x: Tensor) -> Tensor:
         weight = through(bent * (layer.weight.abs().mean().detach() / largest), layer.quantized_weight())
     if isinstance(layer, nn.Linear):
         return functional.linear(x, weight, layer.bias)
+    if isinstance(layer, nn.ConvTranspose2d):
+        more = layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
+        return functional.conv_transpose2d(x, weight, layer.bias, *more)
     convolve = functional.conv1d if isinstance(layer, nn.Conv1d) else functional.conv2d
     return convolve(x, weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
@@ -63,6 +74,10 @@ MAKERS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "linear of three dimensions": (lambda **o: (QuantLinear(6, 5, **o), QuantLinear(5, 3, **o)), (2, 4, 6)),
     "conv1d": (lambda **o: (QuantConv1d(3, 4, 3, padding=1, **o), QuantConv1d(4, 2, 2, stride=2, **o)), (2, 3, 8)),
     "conv2d": (lambda **o: (QuantConv2d(3, 4, 3, padding=1, **o), QuantConv2d(4, 4, 3, groups=2, **o)), (2, 3, 6, 6)),
+    "transposed": (
+        lambda **o: (QuantConvTranspose2d(3, 4, 3, 2, 1, **o), QuantConvTranspose2d(4, 4, 2, groups=2, **o)),
+        (2, 3, 4, 4),
+    ),
     "one image": (lambda **o: (QuantConv2d(3, 4, 3, padding=1, **o), QuantConv2d(4, 2, 2, **o)), (3, 6, 6)),
 }
 

@@ -16,6 +16,7 @@ from bitdial.compression import container, tiles
 from bitdial.compression.arrays import check_whole, whole_numbers
 from bitdial.compression.coder import Decoder, encode_parts
 from bitdial.compression.container import MAX_PIXELS, TILE, DamagedFile, File, model_id, symbols_crc, write
+from bitdial.compression.integer import decode_in_whole_numbers
 from bitdial.compression.likelihood import MIN_SCALE
 from bitdial.compression.models import CodingStep, CompressionModel
 from bitdial.compression.models.blocks import Residual
@@ -24,6 +25,7 @@ from bitdial.compression.pictures import Picture
 from bitdial.compression.tables import Tables, channel_tables, estimate_bits, scale_indexes, scale_levels, scale_tables
 from bitdial.errors import BitdialError
 
+ARITHMETICS = ("integer", "float64")
 Progress = Callable[[int, int], object]
 """Is told after every tile how many parts of the work are done, and how many there are."""
 
@@ -68,23 +70,32 @@ class Codec:
     The network computes in float64 on the CPU, one tile of a picture at a time. In float32 what it says of a symbol
     differs between numbers of threads, and one symbol that is decoded by another table than it was coded by ruins a
     picture; in float64 no such difference has been seen, and where there is one all the same the checksum of the
-    symbols tells.
+    symbols tells. Where the decoder's side of the network is quantized throughout, it computes in whole numbers, and
+    there can be none (`bitdial.compression.integer`). Files of the one are not those of the other.
 
     Args:
-        model: the network; a copy is taken.
+        model: the network; a copy is taken, at the widths that it has.
         tables: those of its file, see the attribute; None: made anew, which another machine does a little differently.
+        arithmetic: "integer" or "float64"; None: whole numbers where the network allows it.
         tile: the side of the tiles of pictures that are compressed, in pixels; a file says which its encoder had.
 
     Attributes:
         model_id: what files of this codec name it by.
         tables: what symbols are coded by: a table for each level of scales, and one for each channel without context.
+        arithmetic: the one that is used.
 
     Raises:
-        BitdialError: it is none, its weights are not finite, the tables are not its own, or no such tile.
+        BitdialError: it is none, its weights are not finite, the tables are not its own, no such tile, or "integer" is
+            asked for and a part of it (which the message names) cannot compute in whole numbers.
     """
 
     def __init__(
-        self, model: CompressionModel, tables: tuple[Tables, Tables] | None = None, *, tile: int = TILE
+        self,
+        model: CompressionModel,
+        tables: tuple[Tables, Tables] | None = None,
+        *,
+        arithmetic: str | None = None,
+        tile: int = TILE,
     ) -> None:
         if not isinstance(model, CompressionModel):
             raise BitdialError(
@@ -95,7 +106,17 @@ class Codec:
         for name, value in model.state_dict().items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise BitdialError(f"weights must be finite, got NaN or infinity in {name}; load sound ones")
-        self.model, self.tile = copy.deepcopy(model).cpu().double().eval().requires_grad_(False), tile
+        if arithmetic not in (None, *ARITHMETICS):
+            raise BitdialError(f"arithmetic must be {' or '.join(ARITHMETICS)}, got {arithmetic!r}; None chooses")
+        own = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        state = None
+        if arithmetic != "float64":
+            try:
+                state = decode_in_whole_numbers(own)
+            except BitdialError:
+                if arithmetic is not None:
+                    raise
+        self.arithmetic, self.model, self.tile = ARITHMETICS[state is None], own.double(), tile
         for block in self.model.modules():
             if isinstance(block, Residual) and isinstance(middle := block.branch[2], nn.LeakyReLU):
                 middle.inplace = True  # on the largest tensors of all: half the memory, and less time to get it
@@ -107,7 +128,7 @@ class Codec:
                 f"tables must be {len(self._levels)} by scale and {len(scales)} by channel, got "
                 f"{' and '.join(str(len(each)) for each in self.tables)}; give those of the network's own file"
             )
-        self.model_id = model_id(self.model.state_dict(), self.tables)
+        self.model_id = model_id(state or self.model.state_dict(), self.tables)
 
     def compress(self, pixels: Tensor, mode: str = "RGB", *, progress: Progress | None = None) -> bytes:
         """Return the bytes of a file.
@@ -154,6 +175,7 @@ class Codec:
 
             return note
 
+        self.model.eval()  # the next call is the first of a pass, wherever the last one failed (`ranges_per_call`)
         height, width = pixels.shape[-2:]
         done = _counter(progress, len(tiles.tiles(height, width, self.tile)))
         y = tiles.decode_latents(self.model, reader, height, width, self.tile, done)
@@ -207,6 +229,7 @@ class Codec:
 
             return symbols
 
+        self.model.eval()  # as in code
         size = file.height, file.width
         done = _counter(progress, 2 * len(tiles.tiles(*size, file.tile)))
         y = tiles.decode_latents(self.model, reader, *size, file.tile, done)

@@ -8,6 +8,7 @@ from torch import nn
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers import BitDial, QuantizedLayer, cost
+from bitdial.layers.convert import KINDS
 from bitdial.layers.names import plain_names
 from bitdial.numerics import UNQUANTIZED
 
@@ -49,7 +50,7 @@ def get_average_bitwidth(
             raise BitdialError(f"{name} must be one of {', '.join(known)}, got {given!r}{hint}")
     dial = BitDial(model)
     widths = dict(zip(dial.names, dial.weights if part == "weights" else dial.activations, strict=True))
-    layers = {n: m for n, m in plain_names(model).items() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))}
+    layers: dict[str, Any] = {n: m for n, m in plain_names(model).items() if isinstance(m, tuple(KINDS))}
     counted = {n: m for n, m in layers.items() if include_float or isinstance(m, QuantizedLayer)}
     factors = dict.fromkeys(counted, 1)
     if weighted_by == "parameters":

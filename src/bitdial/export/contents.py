@@ -17,13 +17,10 @@ from bitdial.export.encoding import GRIDS, MOST_LEVELS, Encoded, Form, Trits, de
 from bitdial.layers import QuantizedLayer
 from bitdial.layers.names import plain_names
 from bitdial.layers.quantized import STORED
+from bitdial.layers.whole import grid_steps
 from bitdial.layers.widths import SQUARES
 from bitdial.numerics import UNQUANTIZED, levels
-from bitdial.numerics.learned_step import LearnedGrid
 from bitdial.numerics.nested import CODE_BITS, NESTED, cut
-from bitdial.numerics.reference import step_size
-from bitdial.numerics.steps import readable
-from bitdial.numerics.weights import magnitude
 
 
 class LayerRecord(BaseModel):
@@ -92,7 +89,7 @@ def describe(layer: QuantizedLayer, encoded: Encoded | None) -> LayerRecord:
         form=encoded.form if encoded else None,
         levels=encoded.levels if encoded else 0,
         groups=encoded.groups if encoded else 0,
-        shape=list(layer.weight.shape),
+        shape=list(layer.outputs_first(layer.weight).shape),
         dtype=str(layer.weight.dtype).removeprefix("torch."),
     )
 
@@ -114,22 +111,8 @@ def encode_layer(name: str, layer: QuantizedLayer, trits: Trits) -> Encoded:
     weight = layer.grid_weight()
     if not bool(weight.isfinite().all()):
         raise BitdialError(f'weights of layer "{name}" must be finite to be packed, got NaN or infinity')
-    steps = _steps(layer).flatten().cpu() if weight.numel() else None
-    return encode(weight, layer.scale_groups, count, trits, steps)
-
-
-def _steps(layer: QuantizedLayer) -> Tensor:
-    """The step of each group's grid, if it has one."""
-    kept, width = layer.weight_quantizer, layer.weight_bits
-    if isinstance(kept, StoredWeight) and kept.step is not None:
-        return kept.step_at(width)
-    rows = layer.rotated_rows()
-    if isinstance(kept, LearnedGrid):
-        return kept.step(readable(rows, width))  # as the layer took it, for the last bit's sake
-    if layer.quantizer.step is not None:
-        return layer.quantizer.step(rows, readable(rows, width), layer.per_channel)
-    size = magnitude(rows, layer.per_channel)
-    return step_size(-size, size, width)
+    steps = grid_steps(layer).flatten().cpu() if weight.numel() else None
+    return encode(layer.outputs_first(weight), layer.scale_groups, count, trits, steps)
 
 
 def plain_tensors(model: nn.Module, packed: Iterable[str]) -> dict[str, Tensor]:
@@ -214,7 +197,7 @@ class StoredWeight(nn.Module):
 def store(layer: QuantizedLayer, encoded: Encoded) -> None:
     """Give a layer a weight from a packed file: a new parameter without gradient, in the layout of the old one."""
     old = layer.weight
-    laid_out = torch.empty_like(old, requires_grad=False).copy_(decode(encoded))
+    laid_out = torch.empty_like(old, requires_grad=False).copy_(layer.as_weight(decode(encoded)))
     layer.weight = nn.Parameter(laid_out, requires_grad=False)
     step = encoded.scales.to(old.device) if encoded.form in GRIDS else None
     bits = math.log2(encoded.levels) if layer.quantizer is NESTED and step is not None else None

@@ -14,6 +14,8 @@ from bitdial.layers.ledger import LedgerRow as LedgerRow
 from bitdial.layers.ledger import cost as cost
 from bitdial.layers.quantized import QuantConv1d as QuantConv1d
 from bitdial.layers.quantized import QuantConv2d as QuantConv2d
+from bitdial.layers.quantized import QuantConvTranspose1d as QuantConvTranspose1d
+from bitdial.layers.quantized import QuantConvTranspose2d as QuantConvTranspose2d
 from bitdial.layers.quantized import QuantizedLayer as QuantizedLayer
 from bitdial.layers.quantized import QuantLinear as QuantLinear
 from bitdial.schedules import LayerSchedule as LayerSchedule

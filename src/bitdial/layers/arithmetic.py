@@ -82,25 +82,7 @@ class ConvArithmetic(NamedTuple):
 
     def derivatives(self, gradient: Tensor, x: Tensor, weight: Tensor, needs: Needs) -> Gradients:
         """Derivatives in the shapes of x, w and b."""
-        batched = x.dim() == len(self.stride) + 2
-        x = self._lengthened(x, 1)
-        if not batched:
-            gradient, x = gradient.unsqueeze(0), x.unsqueeze(0)
-        by_input, by_weight, by_bias = torch.ops.aten.convolution_backward.default(
-            gradient,
-            x,
-            weight,
-            [weight.shape[0]],
-            self.stride,
-            self.padding,
-            self.dilation,
-            False,
-            [0] * len(self.stride),
-            self.groups,
-            list(needs),
-        )
-        if by_input is not None and not batched:
-            by_input = by_input.squeeze(0)
+        by_input, by_weight, by_bias = _convolution_backward(self, gradient, self._lengthened(x, 1), weight, needs)
         return None if by_input is None else self._lengthened(by_input, -1), by_weight, by_bias
 
     def _lengthened(self, x: Tensor, sign: int) -> Tensor:
@@ -108,6 +90,57 @@ class ConvArithmetic(NamedTuple):
         if not any(self.more_behind):
             return x
         return functional.pad(x, [side for more in reversed(self.more_behind) for side in (0, sign * more)])
+
+
+class TransposedArithmetic(NamedTuple):
+    """Transposed convolution in one or two dimensions; weights are ``(in, out / groups, *kernel)``."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    output_padding: tuple[int, ...]
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Output of shape ``(batch, out, *space)``."""
+        convolve = functional.conv_transpose1d if len(self.stride) == 1 else functional.conv_transpose2d
+        y = convolve(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        return y if x.dim() == len(self.stride) + 2 else _of_its_own(y)
+
+    def derivatives(self, gradient: Tensor, x: Tensor, weight: Tensor, needs: Needs) -> Gradients:
+        """Derivatives in the shapes of x, w and b."""
+        return _convolution_backward(self, gradient, x, weight, needs, self.output_padding)
+
+
+def _convolution_backward(
+    of: ConvArithmetic | TransposedArithmetic,
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    needs: Needs,
+    output_padding: tuple[int, ...] | None = None,
+) -> Gradients:
+    """Derivatives of a convolution, a transposed one where there is an output padding."""
+    transposed = output_padding is not None
+    batched = x.dim() == len(of.stride) + 2
+    if not batched:
+        gradient, x = gradient.unsqueeze(0), x.unsqueeze(0)
+    by_input, by_weight, by_bias = torch.ops.aten.convolution_backward.default(
+        gradient,
+        x,
+        weight,
+        [gradient.shape[1]],
+        of.stride,
+        of.padding,
+        of.dilation,
+        transposed,
+        output_padding or [0] * len(of.stride),
+        of.groups,
+        list(needs),
+    )
+    if by_input is not None and not batched:
+        by_input = by_input.squeeze(0)
+    return by_input, by_weight, by_bias
 
 
 def _rounded_to(x: Tensor, values: Tensor) -> Tensor:

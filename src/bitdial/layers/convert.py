@@ -16,6 +16,8 @@ from bitdial.layers.quantized import (
     ADDED,
     QuantConv1d,
     QuantConv2d,
+    QuantConvTranspose1d,
+    QuantConvTranspose2d,
     QuantizedLayer,
     QuantLinear,
 )
@@ -24,7 +26,15 @@ from bitdial.layers.swapping import leave_fused_path, reason_to_leave, take_plac
 FIRST = "<first>"
 LAST = "<last>"
 
-_KINDS: dict[type, type[QuantizedLayer]] = {nn.Linear: QuantLinear, nn.Conv1d: QuantConv1d, nn.Conv2d: QuantConv2d}
+KINDS: dict[type[Any], type[QuantizedLayer]] = {
+    nn.Linear: QuantLinear,
+    nn.Conv1d: QuantConv1d,
+    nn.Conv2d: QuantConv2d,
+    nn.ConvTranspose1d: QuantConvTranspose1d,
+    nn.ConvTranspose2d: QuantConvTranspose2d,
+}
+"""Layers that can be quantized -> what they become."""
+KIND_NAMES = "Linear, Conv1d, Conv2d, ConvTranspose1d or ConvTranspose2d"
 _PRODUCTS = re.compile(r"^(Lazy)?(Conv|Linear|Bilinear|Embedding|MultiheadAttention|RNN|LSTM|GRU)")
 REPORT = "_bitdial_skipped"
 """Attribute of a model that went through `quantize`: what was left alone -> why."""
@@ -98,8 +108,9 @@ def quantize(
             width. For ``"uniform"`` weights; widths are rounded down to whole numbers then.
         skip: names or patterns of layers to leave in floating point; ``<first>`` and ``<last>`` are the first and the
             last layer of the model in order of definition (usual practice, and the default). A model with several
-            inputs names the first layer of each in an attribute ``first_layers``. Where the model itself is one layer,
-            that layer is always quantized.
+            inputs names the first layer of each in an attribute ``first_layers``, one whose output does not come from
+            what was defined last names its last ones in ``last_layers``. Where the model itself is one layer, that
+            layer is always quantized.
 
     Returns:
         The model. `skipped_layers` tells what was left alone and why.
@@ -134,13 +145,14 @@ def quantize(
     QuantLinear(1, 1, **options)  # refuses bad options before anything is changed
     modules = dict(model.named_modules())
     skipped = reasons_against(modules)
-    names = [name for name, module in modules.items() if type(module) in _KINDS and name not in skipped]
+    names = [name for name, module in modules.items() if type(module) in KINDS and name not in skipped]
     if not names:
         found = "; ".join(f"{name or 'the model'}: {reason}" for name, reason in skipped.items()) or "none"
-        raise BitdialError(f"model must have Linear, Conv1d or Conv2d layers, got {type(model).__name__} with {found}")
-    first = [name for name in getattr(model, "first_layers", ()) if name in names]
+        raise BitdialError(f"model must have {KIND_NAMES} layers, got {type(model).__name__} with {found}")
+    told = {end: getattr(model, attribute, ()) for end, attribute in ((FIRST, "first_layers"), (LAST, "last_layers"))}
     for pattern in skip if names != [""] else ():
-        for name in first if first and pattern == FIRST else match_layers(names, pattern):
+        meant = [name for name in told.get(pattern, ()) if name in names] if isinstance(pattern, str) else []
+        for name in meant or match_layers(names, pattern):
             skipped.setdefault(name, f"skipped as {pattern}")
     chosen = [name for name in names if name not in skipped]
     if not chosen:
@@ -148,7 +160,7 @@ def quantize(
             f"skip must leave a layer to quantize, got {list(skip)} which covers all {len(names)}; pass skip=()"
         )
     layers = [modules[name] for name in chosen]
-    quantized = [_KINDS[type(layer)].like(layer, **options) for layer in layers]  # all or, if one cannot be, none
+    quantized = [KINDS[type(layer)].like(layer, **options) for layer in layers]  # all or, if one cannot be, none
     for new, layer in zip(quantized, layers, strict=True):
         take_place(new, layer)
     for module in modules.values():
@@ -218,12 +230,12 @@ def reasons_against(modules: dict[str, nn.Module]) -> dict[str, str]:
     reasons = {}
     for name, module in modules.items():
         kind = type(module)
-        if kind in _KINDS:
+        if kind in KINDS:
             if reason := reason_to_leave(module, ADDED):
                 reasons[name] = reason
         elif isinstance(module, LazyModuleMixin):
             reasons[name] = f"{kind.__name__} has no shape yet: run a batch through the model first"
-        elif isinstance(module, tuple(_KINDS)):
+        elif isinstance(module, tuple(KINDS)):
             reasons[name] = f"{kind.__name__} is a class of its own, whose computation may differ"
         elif _PRODUCTS.match(kind.__name__) and (module._parameters or not module._modules):  # no mere container
             reasons[name] = f"{kind.__name__} has no quantized form"

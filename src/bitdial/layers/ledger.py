@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
-from bitdial.layers.convert import reasons_against
+from bitdial.layers.convert import KIND_NAMES, KINDS, reasons_against
 from bitdial.layers.dial import Bits, spread
 from bitdial.layers.names import check_model, evaluating, plain_names
 from bitdial.layers.quantized import QuantizedLayer
@@ -215,7 +215,8 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
     def record(name: str, layer: nn.Module, inputs: tuple[Any, ...], more: dict[str, Any], output: Tensor) -> None:
         weight: Tensor = layer.weight  # type: ignore[assignment]
         x: Tensor = inputs[0] if inputs else next(iter(more.values()))
-        macs = output.numel() * (weight.numel() // weight.shape[0]) // batch
+        scattered = isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d))  # one product for each value and weight
+        macs = (x if scattered else output).numel() * (weight.numel() // weight.shape[0]) // batch
         bits = [getattr(layer, f"{part}_bits", None) for part in ("weight", "activation", "gradient")]
         w, a, g = (UNQUANTIZED if b is None else float(b.item()) for b in bits)
         quantizer = layer.quantizer if isinstance(layer, QuantizedLayer) else None
@@ -241,7 +242,7 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
         )
 
     modules = plain_names(model)
-    layers = {n: m for n, m in modules.items() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))}
+    layers = {n: m for n, m in modules.items() if isinstance(m, tuple(KINDS))}
     quantized = {n: m for n, m in layers.items() if isinstance(m, QuantizedLayer)}
     for layer in quantized.values():
         layer.is_read = False
@@ -265,7 +266,7 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
             parameter.requires_grad_(needed)
     if not rows:
         raise BitdialError(
-            f"model must use Linear, Conv1d or Conv2d layers, got {type(model).__name__} where the example reached none"
+            f"model must use {KIND_NAMES} layers, got {type(model).__name__} where the example reached none"
         )
     # The dial's order is the model's order of definition, so that lists of widths mean the same in both.
     ordered = tuple(rows[name] for name in layers if name in rows)

@@ -16,7 +16,14 @@ from torch.nn import functional
 from torch.utils._mode_utils import no_dispatch
 
 from bitdial.errors import BitdialError
-from bitdial.layers.arithmetic import Arithmetic, ConvArithmetic, LinearArithmetic, QuantizedProduct, recorded_product
+from bitdial.layers.arithmetic import (
+    Arithmetic,
+    ConvArithmetic,
+    LinearArithmetic,
+    QuantizedProduct,
+    TransposedArithmetic,
+    recorded_product,
+)
 from bitdial.layers.ranges import RANGE, RANGE_MOMENTUM, HoldsRanges
 from bitdial.layers.swapping import take_place
 from bitdial.layers.weight import Weight
@@ -151,9 +158,15 @@ class QuantizedLayer(HoldsRanges):
     def scale_groups(self) -> int:
         """How many parts of the weight have a grid of their own."""
         weight = self._float_weight()
-        if not self.per_channel or weight.dim() < 2:
-            return 1
-        return weight.shape[0] * (weight[0].numel() // self._group(weight) if self.group_size else 1)  # type: ignore[no-any-return]
+        return len(self._rows(weight)) if self.per_channel and weight.dim() > 1 else 1
+
+    def outputs_first(self, weight: Tensor) -> Tensor:
+        """A tensor in the weight's layout as ``(out, in / groups, ...)``, which is how a quantizer takes it."""
+        return weight
+
+    def as_weight(self, values: Tensor) -> Tensor:
+        """What `outputs_first` gave, or the like with another number of inputs, in the weight's own layout."""
+        return values
 
     def _group(self, weight: Tensor) -> int:
         """How many weights of a channel share a grid: the most up to what was asked for that divide it evenly."""
@@ -163,7 +176,15 @@ class QuantizedLayer(HoldsRanges):
 
     def _rows(self, weight: Tensor) -> Tensor:
         """The weight as what a quantizer takes, the weights of one grid in one entry of the first dimension."""
+        return self._grouped(self.outputs_first(weight))
+
+    def _grouped(self, weight: Tensor) -> Tensor:
         return weight if self.group_size is None else weight.reshape(-1, self._group(weight))
+
+    def _from_rows(self, rows: Tensor) -> Tensor:
+        """What `_rows` gave, in the weight's own layout."""
+        weight = self._float_weight()
+        return self.as_weight(rows if self.group_size is None else rows.view(self.outputs_first(weight).shape))
 
     @classmethod
     def like(cls, layer: nn.Module, **quantization: Any) -> Self:
@@ -248,19 +269,20 @@ class QuantizedLayer(HoldsRanges):
     def quantized_weight(self) -> Tensor:
         """The weight at the width in force, differentiable; on its grid unless the quantizer rotates it."""
         values = self.grid_weight()
-        return values if self._block == 1 else rotated(values, 1, self._block)
+        block = self._block
+        return values if block == 1 else self.as_weight(rotated(self.outputs_first(values), 1, block))
 
     def grid_weight(self) -> Tensor:
         """The weight on its grid at the width in force; differentiable."""
         weight = self._float_weight()
         if self._is_stored:
-            return self.weight_quantizer(weight, self.weight_bits)  # type: ignore[no-any-return, misc]
+            return self.as_weight(self.weight_quantizer(self.outputs_first(weight), self.weight_bits))  # type: ignore[misc]
         rows = self.rotated_rows()
         if self.weight_quantizer is None:
             quantized = self.quantizer.weight(rows, self.weight_bits, self.per_channel)
         else:
             quantized = self._by_width(self.weight_quantizer, rows, "weight_bits")
-        return quantized if self.group_size is None else quantized.reshape(weight.shape)
+        return self._from_rows(quantized)
 
     def _by_width(self, module: nn.Module, x: Tensor, part: str) -> Tensor:
         """What a module makes of x at a width, which it is told as a number too where the host knows it."""
@@ -272,7 +294,9 @@ class QuantizedLayer(HoldsRanges):
     def rotated_rows(self) -> Tensor:
         """The weight as it is quantized: rotated where the quantizer does that, each group in an entry of its own."""
         weight = self._float_weight()
-        return self._rows(weight if self._block == 1 else rotated(weight, 1, self._block))
+        if self._block == 1:
+            return self._rows(weight)
+        return self._grouped(rotated(self.outputs_first(weight), 1, self._block))
 
     @property
     def _is_stored(self) -> bool:
@@ -283,7 +307,7 @@ class QuantizedLayer(HoldsRanges):
     def _block(self) -> int:
         """How many features are rotated together; 1 where none are."""
         weight = self._float_weight()
-        return hadamard_block(weight.shape[1]) if self.quantizer.rotates and weight.dim() > 1 else 1
+        return hadamard_block(self.outputs_first(weight).shape[1]) if self.quantizer.rotates and weight.dim() > 1 else 1
 
     @contextmanager
     def as_it_was(self) -> Iterator[None]:
@@ -343,7 +367,7 @@ class QuantizedLayer(HoldsRanges):
         else:
             weight = self._float_weight()
             with torch.no_grad():
-                on_grid = values(self._rows(weight), self.weight_bits, self.per_channel).reshape(weight.shape)
+                on_grid = self._from_rows(values(self._rows(weight), self.weight_bits, self.per_channel))
         if not torch.compiler.is_compiling() and torch._C._is_tracing():
             assert isinstance(grid, TensorGrid)
             return recorded_product(x, weight, on_grid, self.bias, grid, clip, arithmetic)
@@ -423,6 +447,59 @@ class QuantConv2d(_QuantConv, nn.Conv2d):
     """`torch.nn.Conv2d` on quantized weights and activations; input ``(batch, in, height, width)``.
 
     Args: as in `QuantConv1d`, for `torch.nn.Conv2d`.
+    """
+
+    _feature_dims = 3
+
+
+class _QuantConvTranspose(QuantizedLayer):
+    """What the transposed convolutions of one and two dimensions share."""
+
+    _shape = (
+        *("in_channels", "out_channels", "kernel_size", "stride", "padding", "output_padding", "groups", "dilation"),
+        "padding_mode",
+    )
+
+    in_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: Any
+    dilation: tuple[int, ...]
+    groups: int
+    _output_padding: Any
+
+    def outputs_first(self, weight: Tensor) -> Tensor:
+        """From ``(in, out / groups, ...)`` to ``(out, in / groups, ...)``."""
+        grouped = weight.view(self.groups, -1, *weight.shape[1:])
+        return grouped.transpose(1, 2).flatten(0, 1).contiguous()
+
+    def as_weight(self, values: Tensor) -> Tensor:
+        """Back again, which is the same exchange."""
+        return self.outputs_first(values)
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Output ``(batch, out, *space)``, of the size that is asked for where a stride leaves several."""
+        stride, padding, dilation = self.stride, self.padding, self.dilation
+        more = self._output_padding(input, output_size, stride, padding, self.kernel_size, len(stride), dilation)
+        return self._product(input, TransposedArithmetic(stride, padding, dilation, self.groups, tuple(more)))
+
+
+class QuantConvTranspose1d(_QuantConvTranspose, nn.ConvTranspose1d):
+    """`torch.nn.ConvTranspose1d` on quantized weights and activations; input ``(batch, in, length)``.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation, padding_mode,
+            device, dtype: as in `torch.nn.ConvTranspose1d`.
+        weights, activations, gradients, quantizer and so on: as in `QuantLinear`.
+    """
+
+    _feature_dims = 2
+
+
+class QuantConvTranspose2d(_QuantConvTranspose, nn.ConvTranspose2d):
+    """`torch.nn.ConvTranspose2d` on quantized weights and activations; input ``(batch, in, height, width)``.
+
+    Args: as in `QuantConvTranspose1d`, for `torch.nn.ConvTranspose2d`.
     """
 
     _feature_dims = 3

@@ -117,6 +117,9 @@ class CompressionModel(nn.Module, ABC):
         self.means_hyper = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.scales_hyper = nn.Parameter(torch.ones(1, channels, 1, 1))
         self.g_a, self.g_s = g_a, g_s
+        weights = [name for name, _ in g_s.named_parameters("g_s") if name.endswith(".weight")]
+        self.last_layers = tuple(name.removesuffix(".weight") for name in weights[-1:])
+        """For `bitdial.quantize`: images come out of g_s, though the prior is defined after it."""
 
     @abstractmethod
     def hyper_latents(self, y: Tensor) -> Tensor | None:

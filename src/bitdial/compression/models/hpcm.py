@@ -64,7 +64,7 @@ def _refill(x: Tensor, taken: Tensor, filled: Tensor) -> Tensor:
     return torch.zeros_like(x).flatten(2).scatter(2, target, x.flatten(2).gather(2, source)).view_as(x)
 
 
-class _Prior(nn.Module):
+class Prior(nn.Module):
     """Context and what is decoded to scales and means; a vector of each step is multiplied in the middle."""
 
     def __init__(self, latents: int, before: int, behind: int) -> None:
@@ -114,8 +114,8 @@ class HPCM(CompressionModel):
         self.y_spatial_prior_adaptor_list_s1 = adaptors(1)
         self.y_spatial_prior_adaptor_list_s2 = adaptors(3)
         self.y_spatial_prior_adaptor_list_s3 = adaptors(6)
-        self.y_spatial_prior_s1_s2 = _Prior(latents, *shape.coarse)
-        self.y_spatial_prior_s3 = _Prior(latents, *shape.fine)
+        self.y_spatial_prior_s1_s2 = Prior(latents, *shape.coarse)
+        self.y_spatial_prior_s3 = Prior(latents, *shape.fine)
         self.adaptive_params_list = nn.ParameterList(torch.ones(1, 3 * latents, 1, 1) for _ in range(self.steps - 1))
         if attention:
             for scale, window in _WINDOWS.items():

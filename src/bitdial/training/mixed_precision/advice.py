@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
 from bitdial.layers import cost
+from bitdial.layers.convert import KINDS
 from bitdial.layers.ledger import arguments_of
 from bitdial.layers.names import check_model
 from bitdial.machine import free_memory
@@ -315,7 +316,7 @@ def _share_of_work(model: nn.Module, example_input: Any) -> float:
 
     with ExitStack() as hooks:
         for leaf in (module for module in model.modules() if not any(module.children())):
-            if not isinstance(leaf, (nn.Linear, nn.Conv1d, nn.Conv2d, *_LOOK_UPS)):
+            if not isinstance(leaf, (*KINDS, *_LOOK_UPS)):
                 hooks.enter_context(leaf.register_forward_hook(count))
         try:
             macs = cost(model, example_input).macs
