@@ -181,7 +181,7 @@ def test_a_process_with_other_instructions_decodes_the_same(tmp_path: Path) -> N
 
 def test_files_of_the_two_arithmetics_are_not_each_others() -> None:
     model, given = trained("mean_scale"), pixels(40, 40)
-    codecs = [Codec(model, way) for way in ("integer", "float64")]
+    codecs = [Codec(model, arithmetic=way) for way in ("integer", "float64")]
     assert [codec.arithmetic for codec in codecs] == ["integer", "float64"]
     for one, other in (codecs, codecs[::-1]):
         with pytest.raises(BitdialError, match=f"by the model that wrote it, {one.model_id}, got model"):
@@ -211,7 +211,7 @@ def test_the_id_covers_all_that_is_decoded_with() -> None:
 
 
 def test_weights_may_have_learned_steps() -> None:
-    codec = Codec(_with(weight_quantizer="lsq"), "integer")
+    codec = Codec(_with(weight_quantizer="lsq"), arithmetic="integer")
     assert torch.equal(codec.decompress(codec.compress(pixels(9, 9))).pixels, codec.reconstruct(pixels(9, 9)))
 
 
@@ -286,7 +286,7 @@ BAD: dict[str, Any] = {
 def test_what_cannot_decode_in_whole_numbers_is_refused_by_name(says: str) -> None:
     model = BAD[says]()
     with pytest.raises(BitdialError, match=says) as caught:
-        Codec(model, "integer")
+        Codec(model, arithmetic="integer")
     assert str(caught.value).startswith("the decoder's side must compute in whole numbers throughout, got ")
     assert "\n" not in str(caught.value)
 

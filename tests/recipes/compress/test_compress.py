@@ -94,6 +94,18 @@ def test_resumed_it_is_the_run_that_was_never_stopped(flags: str, tmp_path: Path
         assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / str(step) / "metrics.csv").read_bytes()
 
 
+@pytest.mark.parametrize("model", ["mean_scale_hyperprior", "hpcm_tiny --model_options.no_attention"])
+def test_a_quantized_codec_decodes_in_whole_numbers(model: str, tmp_path: Path) -> None:
+    small = SMALL if "hpcm" not in model else "--crop 64 --batch_size 2 --steps 2 --crops 2 --coded_pictures 1"
+    words = shlex.split(f"{small} --model {model} --bits 8 --run_dir {tmp_path / 'run'}")
+    assert main(["train", "compress", *words]) == 0
+    (network,) = CompressResults.load(tmp_path / "run" / "results.json").networks
+    codec = bitdial.load_codec(tmp_path / "run")
+    assert (codec.arithmetic, codec.model_id) == (network.arithmetic, network.model_id) == ("integer", network.model_id)
+    (file,) = (tmp_path / "run" / "pictures" / "codec-seed0").glob("*.bd")
+    assert torch.equal(codec.decompress(file.read_bytes()).pixels, read_picture(file.with_suffix(".png")).pixels)
+
+
 def test_several_lambdas_go_on_from_one_another(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert train(f"--lambdas .01 .05 --seeds 2 --no_use_balanced --run_dir {folder}") == 0

@@ -12,7 +12,7 @@ from bitdial.compression.gamma import STRATEGIES, AdaptiveGammaScheduler
 from bitdial.compression.models import CodecOptions
 from bitdial.compression.models.registry import check_model
 from bitdial.errors import BitdialError
-from bitdial.recipes.options import OWN, RunOptions
+from bitdial.recipes.options import OWN, RunOptions, Width
 from bitdial.training.options import LongRunOptions, StepOptions
 
 DEFAULT_STEPS = 600
@@ -47,6 +47,9 @@ class CompressConfig(StepOptions, LongRunOptions, RunOptions):
     """Network to train: factorized, scale_hyperprior, mean_scale_hyperprior, hpcm_tiny, hpcm_base or hpcm_large."""
     model_options: CodecOptions = CodecOptions()
     """What it is built with."""
+    bits: Width = 32
+    """Width of weights and activations; 32: unquantized. With 16 or less, and without attention, decoding computes in
+    whole numbers, so that files decode to the same pixels on any machine."""
     data_path: Path | None = None
     """Folder of pictures to train on, with all folders in it; none: the two photographs that ship with scikit-learn."""
     test_path: Path | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from bitdial.compression.rate_distortion import Balance
 from bitdial.evaluation.plot_style import render
 from bitdial.evaluation.side_by_side import MOST_ROWS, Coded, Row, side_by_side
 from bitdial.files import write_atomically
+from bitdial.numerics import UNQUANTIZED
 from bitdial.recipes.compress.options import CompressConfig
 from bitdial.recipes.compress.report import draw, report_page
 from bitdial.recipes.compress.results import CodecHistory, CodecResult, CompressResults
@@ -41,6 +42,13 @@ def arms(options: CompressConfig) -> list[Arm]:
         before = made[-1].name if made else None
         made.append(Arm(f"lambda_{value:g}", starts_from=before, options=own))
     return made
+
+
+def quantization(options: CompressConfig) -> Mapping[str, Any] | None:
+    """What `bitdial.quantize` is called with: all but the first layer, so that decoding computes in whole numbers."""
+    if options.bits >= UNQUANTIZED:
+        return None
+    return {"weights": options.bits, "activations": options.bits, "skip": ["<first>"]}
 
 
 def measure(arm: Arm, bench: Bench[CompressConfig], state: TrainingState) -> CodecResult:
@@ -69,6 +77,7 @@ def measure(arm: Arm, bench: Bench[CompressConfig], state: TrainingState) -> Cod
         seed=bench.seed,
         lambda_value=bench.options.lambda_value,
         model_id=codec.model_id,
+        arithmetic=codec.arithmetic,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         points=[point for each in found for point in each.points],
         seconds=state.seconds,
@@ -168,6 +177,13 @@ def notes_of(networks: Sequence[CodecResult], run: CompressRun) -> list[str]:
             "warm-up lambda has no effect while losses are far above 1. "
             f"It took {share:.2f} more forward passes a step."
         )
+    if networks[0].arithmetic == "integer":
+        notes.append("The decoder computes in whole numbers: files decode to the same pixels on any machine.")
+    else:
+        notes.append(
+            "The decoder computes in float64: files decode to the same pixels on this machine, and a difference on "
+            "another one is noticed. --bits 8 (without attention) rules differences out."
+        )
     if len({network.seed for network in networks}) == 1:
         notes.append("One seed: no interval.")
     for network in networks:
@@ -189,7 +205,7 @@ COMPRESS: Recipe[CompressConfig, Arm, CodecResult, CompressResults] = Recipe(
     presets={},
     work=work_of,
     arms=arms,
-    quantize=lambda options: None,
+    quantize=quantization,
     train=train,
     measure=measure,
     conclude=conclude,

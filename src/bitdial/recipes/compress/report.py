@@ -101,7 +101,7 @@ def report_page(results: CompressResults, images: Mapping[str, bytes]) -> Page:
     caption = (
         "Means over the held-out pictures, of real files that were decoded again; bpp: bits per pixel. Nearest size: "
         "there is none as small, or as large, of some picture. Seconds are of one picture on this "
-        "machine's processor; the codec computes in float64, so that files decode alike everywhere."
+        "machine's processor."
     )
     extra = []
     if results.bd_rates:

@@ -68,6 +68,8 @@ class CodecResult(ArmRecord):
     """What distortion cost."""
     model_id: str
     """What compressed files name the codec by."""
+    arithmetic: Literal["integer", "float64"] = "float64"
+    """What decoding computes in."""
     parameters: int
     """Trained numbers of the network."""
     points: list[Point]
