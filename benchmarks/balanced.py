@@ -10,7 +10,8 @@ files of the right parts, decoded again. One thing at a time: the plain sum and 
 steps, with the recipe's gamma), each with Adam and with CautiousAdam, which the published results used. All take the
 same number of steps; what a step costs is by the time of the processor, with both kinds taking turns in one process.
 
-``8 bits``: the same network with weights and activations at 8 bits, quantized after training, and its files.
+Quantized: the networks of the plain sum with weights and activations at 8 and at 6 bits, quantized after training
+(ranges of activations from 20 training batches), whose decoder computes in whole numbers; and their files.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ from bitdial.compression.codec import Codec
 from bitdial.errors import BitdialError
 from bitdial.evaluation import Interval, interval, paired_difference
 from bitdial.files import write_atomically
+from bitdial.layers import quantize
 from bitdial.recipes.compress.options import CompressConfig
 from bitdial.recipes.compress.train import train
 from bitdial.recipes.compress.work import PictureWork, work_of
@@ -42,6 +46,7 @@ from bitdial.training import Setup, make_fabric, seed_everything
 
 RESULTS = Path(__file__).parent / "results"
 LAMBDAS = (0.0035, 0.013, 0.0483)
+BITS = (8, 6)
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {"use_balanced": False},
     "balanced": {},
@@ -78,7 +83,19 @@ def measure(arm: str, value: float, seed: int, steps: int) -> dict[str, float]:
     state = train(Arm("codec"), bench)
     assert isinstance(bench.work, PictureWork)
     rate, quality = files_of(state.model, bench.work)
-    return {"bpp": rate, "psnr": quality, "cost": state.scores["loss"]}
+    found = {"bpp": rate, "psnr": quality, "cost": state.scores["loss"]}
+    for bits in BITS if arm == "plain" else ():
+        found[f"bpp{bits}"], found[f"psnr{bits}"] = files_of(quantized(state.model, bits, bench), bench.work)
+    return found
+
+
+@torch.no_grad()
+def quantized(model: nn.Module, bits: int, bench: Bench[CompressConfig]) -> nn.Module:
+    """A copy with weights and activations at a width, all but the first layer, so that it decodes in whole numbers."""
+    made = quantize(deepcopy(model), weights=bits, activations=bits, skip=("<first>",)).train()
+    for images in islice(bench.loaders.train, 20):
+        made(images)
+    return made
 
 
 def step_costs(rounds: int) -> dict[str, float]:
@@ -117,6 +134,16 @@ def table(found: dict[str, dict[str, float]], costs: dict[str, float], seeds: ra
                 for name, digits in (("bpp", 3), ("psnr", 2), ("cost", 2))
             ]
             lines.append(f"| {arm} | {value:g} | {' | '.join(cells)} | {costs[arm] / costs['plain']:.2f} |")
+    lines += ["", "| plain, then quantized | lambda | bits per pixel | PSNR, dB | dB from float | bits from float |"]
+    lines.append("|---|--:|--:|--:|--:|--:|")
+    for bits in BITS:
+        for value in LAMBDAS:
+            rate, quality = (values("plain", value, f"{name}{bits}") for name in ("bpp", "psnr"))
+            gap = paired_difference(quality, values("plain", value, "psnr"))
+            more = paired_difference([*map(math.log, rate)], [*map(math.log, values("plain", value, "bpp"))])
+            cells = [text_of(interval(rate), 3), text_of(interval(quality), 2), text_of(gap, 2, "+")]
+            cells.append(f"{100 * math.expm1(more.mean):+.1f}%")
+            lines.append(f"| {bits} bits | {value:g} | {' | '.join(cells)} |")
     lines += ["", "Paired by seed:", ""]
     for arm, anchor in PAIRS:
         rates, why = [], ""

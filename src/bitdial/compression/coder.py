@@ -51,7 +51,7 @@ def encode_parts(parts: Sequence[tuple[Any, Any]], tables: Tables) -> bytes:
     Raises:
         BitdialError: as `encode`.
     """
-    coder = _constriction().stack.AnsCoder()
+    coder = constriction().stack.AnsCoder()
     for symbols, indexes in reversed(parts):
         _push(coder, symbols, indexes, tables)
     return bytes(coder.get_compressed().astype("<u4").tobytes())
@@ -68,7 +68,7 @@ def _push(coder: Any, symbols: Any, indexes: Any, tables: Tables) -> None:
     outside = place >= escape.view(np.uint32)
     if outside.any():
         far = escapes.remainders(sorted_values[outside], lowest[outside], escape[outside])
-        escapes.push(coder, _constriction().model, far)
+        escapes.push(coder, constriction().model, far)
     coded = np.minimum(place, escape.view(np.uint32)).view(np.int32)
     models, stop = _models(tables), len(coded)
     for table in np.flatnonzero(numbers)[::-1].tolist():
@@ -109,7 +109,7 @@ class Decoder:
                 f"coded data must be whole words of 4 bytes, the last of them not 0, got {len(data)} bytes; "
                 "decode what was encoded, unchanged"
             )
-        self._coder = _constriction().stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
+        self._coder = constriction().stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
 
     def read(self, indexes: Any, tables: Tables) -> NDArray[np.int32]:
         """The next symbols, in the shape of the indexes; as `decode`, but for what follows after them."""
@@ -124,7 +124,7 @@ class Decoder:
         outside = np.flatnonzero(coded == escape)
         coded += lowest
         if outside.size:
-            far = escapes.pop(self._coder, _constriction().model, outside.size)
+            far = escapes.pop(self._coder, constriction().model, outside.size)
             values = escapes.values_at(far, lowest[outside], escape[outside])
             coded[outside] = values
             if (coded[outside] != values).any():
@@ -156,11 +156,12 @@ def _models(tables: Tables) -> list[Any]:
     """
     ends = tables.starts + tables.sizes
     parts = [tables.counts[start:end] for start, end in zip(tables.starts.tolist(), ends.tolist(), strict=True)]
-    model = _constriction().model.Categorical
+    model = constriction().model.Categorical
     return [model(part.astype(np.float32) / np.float32(TOTAL), perfect=False) for part in parts]
 
 
-def _constriction() -> Any:
+def constriction() -> Any:
+    """The coders of constriction (`BitdialError`: it is not installed)."""
     try:
         return importlib.import_module("constriction").stream
     except ImportError as error:

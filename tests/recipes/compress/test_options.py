@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,15 @@ class TestPictures:
     def test_what_a_script_brings_is_checked(self, given: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=r"must be|leave task out"):
             work_of(CompressConfig(), **given)
+
+
+def test_a_missing_coder_is_found_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    assert main(["train", "compress", "--run_dir", str(tmp_path / "run")]) == 2
+    assert "pip install 'bitdial[compression]'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 class TestWeights:

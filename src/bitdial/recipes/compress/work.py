@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from bitdial.compression.coder import constriction
 from bitdial.compression.models import CompressionModel, build_codec_model
 from bitdial.compression.photographs import CropLoader, Photographs, WholePictures, split_off
 from bitdial.compression.rate_distortion import RateDistortion
@@ -135,6 +136,7 @@ def work_of(options: CompressConfig, model: object = None, data: object = None, 
     Raises:
         BitdialError: no such pictures, or something else.
     """
+    constriction()  # not found missing when training is over
     if task is not None:
         raise BitdialError("the task of a codec is its rate and distortion, got another; leave task out")
     if model is None and options.model == OWN:
