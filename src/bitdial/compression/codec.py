@@ -62,7 +62,14 @@ class Codec:
                 raise BitdialError(f"weights must be finite, got NaN or infinity in {name}; load sound ones")
         if arithmetic not in (None, *ARITHMETICS):
             raise BitdialError(f"arithmetic must be {' or '.join(ARITHMETICS)}, got {arithmetic!r}; None chooses")
-        own = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        try:
+            own = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        except RuntimeError as error:  # a weight that hooks compute has a graph
+            raise BitdialError(
+                "a codec needs a network that can be copied, got one with weights that hooks compute (pruning, the old "
+                "weight_norm); make them permanent, with torch.nn.utils.prune.remove or remove_weight_norm"
+            ) from error
+        own = own.to(torch.promote_types(own.means_hyper.dtype, torch.float32))  # narrower weights lie on no grid
         state = None
         if arithmetic != "float64":
             try:
