@@ -246,7 +246,7 @@ def test_a_file_that_fails_does_not_shift_the_ranges_of_calls(arithmetic: str) -
     data = codec.compress(given)
     expected, file = codec.decompress(data).pixels, read(data)
     with pytest.raises(DamagedFile):
-        codec.decompress(write(type(file)(file.model_id, 64, 64, "RGB", file.chunks[:5], 0)))
+        codec.decompress(write(type(file)(file.model_id, 64, 64, "RGB", file.chunks[:3], 0)))
     assert torch.equal(codec.decompress(data).pixels, expected)
 
 

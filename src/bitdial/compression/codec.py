@@ -35,7 +35,7 @@ class Codec:
 
     The network computes in float64 on the CPU, one picture at a time. In float32 what it says of a symbol differs
     between numbers of threads, and one symbol that is decoded by another table than it was coded by ruins a picture; in
-    float64 no such difference has been seen, and where there is one all the same the checksum of the symbols tells.
+    float64 the last bits may, which seldom makes it another table, and then the checksum of the symbols tells.
     Where the decoder's side of the network is quantized throughout, it computes in whole numbers, and there can be none
     (`bitdial.compression.integer`). Files of the one are not those of the other.
 
