@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import bitdial as bd
@@ -210,8 +211,19 @@ def test_the_id_covers_all_that_is_decoded_with() -> None:
         seen.add(codec.model_id)
 
 
-def test_weights_may_have_learned_steps() -> None:
-    codec = Codec(_with(weight_quantizer="lsq"), arithmetic="integer")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weight_quantizer": "lsq"},
+        {"gradients": 8},  # rounded at random, on the way back alone
+        {"weight_quantizer": "twn", "activation_quantizer": "dorefa"},
+        {"dtype": torch.bfloat16},
+    ],
+    ids=str,
+)
+def test_other_quantizers_and_dtypes(options: dict[str, Any]) -> None:
+    own = {name: value for name, value in options.items() if name != "dtype"}
+    codec = Codec(_with(**own).to(options.get("dtype", torch.float32)), arithmetic="integer")
     assert torch.equal(codec.decompress(codec.compress(pixels(9, 9))).pixels, codec.reconstruct(pixels(9, 9)))
 
 
@@ -234,7 +246,7 @@ def test_a_file_that_fails_does_not_shift_the_ranges_of_calls(arithmetic: str) -
     data = codec.compress(given)
     expected, file = codec.decompress(data).pixels, read(data)
     with pytest.raises(DamagedFile):
-        codec.decompress(write(type(file)(file.model_id, 64, 64, "RGB", file.chunks[:5], 0)))
+        codec.decompress(write(type(file)(file.model_id, 64, 64, "RGB", file.chunks[:3], 0)))
     assert torch.equal(codec.decompress(data).pixels, expected)
 
 
@@ -289,6 +301,16 @@ def test_what_cannot_decode_in_whole_numbers_is_refused_by_name(says: str) -> No
         Codec(model, arithmetic="integer")
     assert str(caught.value).startswith("the decoder's side must compute in whole numbers throughout, got ")
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_hooks_compute() -> None:
+    parametrized, pruned = MeanScaleHyperprior(8, 8), _with()
+    parametrizations.weight_norm(parametrized.g_s.branch[0])  # type: ignore[union-attr, index, arg-type]
+    with pytest.raises(BitdialError, match=r"got g_s.branch.0: ParametrizedConvTranspose2d is not known [^;]*; take"):
+        Codec(bd.quantize(parametrized, skip=WHOLE), "integer")  # type: ignore[arg-type]
+    prune.l1_unstructured(pruned.g_s.branch[0], "weight", 0.5)
+    with pytest.raises(BitdialError, match="network that can be copied, got one with weights that hooks compute"):
+        Codec(pruned)
 
 
 @pytest.mark.parametrize("wrong", ["int64", 8, True, ""])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import bitdial as bd
 from bitdial.compression.models import CodingStep, CompressionModel
 from bitdial.layers import BitDial, QuantizedLayer, cost, skipped_layers
+from bitdial.training.step.policies import PolicyRule, govern
 from tests.compression.golden import picture
 from tests.compression.test_models import MODELS, build
 
@@ -35,6 +36,16 @@ def test_the_first_layer_of_analysis_and_the_last_of_synthesis_stay_in_floating_
     assert skipped_layers(model) == {calls[0]: "skipped as <first>", calls[-1]: "skipped as <last>"}
     assert all(isinstance(model.get_submodule(n), QuantizedLayer) for n in set(layers) - {calls[0], calls[-1]})
     assert cost(model, picture(64, 64).float()).uncounted == ()
+
+
+def test_first_and_last_mean_the_same_to_the_dial_and_to_mixed_precision() -> None:
+    model = quantized("hpcm", skip=("<first>",))
+    dial = BitDial(torch.nn.DataParallel(model))
+    dial.set(weights=3, layers="<last>")
+    assert {n for n, w in zip(dial.names, dial.weights, strict=True) if w == 3} == {"g_s.branch.6"}
+    rules = [PolicyRule(pattern, lambda step: "float32") for pattern in ("<last>", "<first>")]
+    governed = govern(dict(model.named_modules()), rules)
+    assert governed == {model.get_submodule("g_s.branch.6"): 0, model.get_submodule("g_a.branch.0"): 1}
 
 
 @each_model

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bitdial.layers import QuantConv1d, QuantConv2d, QuantConvTranspose1d, QuantConvTranspose2d, QuantLinear
-from bitdial.layers.arithmetic import ConvArithmetic, LinearArithmetic, TransposedArithmetic
+from bitdial.layers.arithmetic import LinearArithmetic, TransposedArithmetic
 from bitdial.layers.whole import LIMIT, WholeProduct, whole_product
 
 LAYERS: dict[str, Any] = {
@@ -100,7 +100,15 @@ def test_a_layer_equals_int64_and_is_near_to_itself(kind: str) -> None:
     used: list[Any] = []
     vars(layer)["_product"] = lambda x, arithmetic: used.append((x, arithmetic)) or product(x, Int64(arithmetic))  # type: ignore[func-returns-value]
     in_int64 = layer(x)
-    assert isinstance(used[0][1], (LinearArithmetic, ConvArithmetic, TransposedArithmetic))
+    padded, arithmetic = used[0]
+    low, high = layer.range_low.double(), layer.range_high.double()
+    step = (high - low) / (2**6 - 1)
+    on_grid = low + step * ((padded.double().clamp(low, high) - low) / step).round()
+    weight = layer.as_weight(
+        layer.outputs_first(product.codes) * product.half.view(-1, *(1,) * (layer.weight.dim() - 1))
+    )
+    bias = None if layer.bias is None else layer.bias.double()
+    torch.testing.assert_close(in_int64, arithmetic.product(on_grid, weight, bias), rtol=1e-11, atol=1e-11)
     product.take_place()
     found = layer(x)
     assert found.dtype == torch.float64
@@ -156,6 +164,16 @@ def test_threads_batches_and_onednn_do_not_show(kind: str, monkeypatch: pytest.M
             assert torch.equal(layer(x), expected)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_sum_of_zero_has_no_sign() -> None:
+    class Backwards:
+        def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return -torch.zeros(2, 6, 5, 5, dtype=torch.float64)  # as it comes out where -0 is added to -0
+
+    layer, x, product = made("depthwise")
+    layer.range_low.zero_()
+    assert not product(x, Backwards()).signbit().any()  # type: ignore[arg-type]
 
 
 def test_sums_up_to_the_bound_are_exact_and_beyond_it_refused() -> None:

@@ -69,9 +69,9 @@ class Codec:
 
     The network computes in float64 on the CPU, one tile of a picture at a time. In float32 what it says of a symbol
     differs between numbers of threads, and one symbol that is decoded by another table than it was coded by ruins a
-    picture; in float64 no such difference has been seen, and where there is one all the same the checksum of the
-    symbols tells. Where the decoder's side of the network is quantized throughout, it computes in whole numbers, and
-    there can be none (`bitdial.compression.integer`). Files of the one are not those of the other.
+    picture; in float64 the last bits may, which seldom makes it another table, and then the checksum of the symbols
+    tells. Where the decoder's side of the network is quantized throughout, it computes in whole numbers, and there can
+    be none (`bitdial.compression.integer`). Files of the one are not those of the other.
 
     Args:
         model: the network; a copy is taken, at the widths that it has.
@@ -108,7 +108,14 @@ class Codec:
                 raise BitdialError(f"weights must be finite, got NaN or infinity in {name}; load sound ones")
         if arithmetic not in (None, *ARITHMETICS):
             raise BitdialError(f"arithmetic must be {' or '.join(ARITHMETICS)}, got {arithmetic!r}; None chooses")
-        own = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        try:
+            own = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        except RuntimeError as error:  # a weight that hooks compute has a graph
+            raise BitdialError(
+                "a codec needs a network that can be copied, got one with weights that hooks compute (pruning, the old "
+                "weight_norm); make them permanent, with torch.nn.utils.prune.remove or remove_weight_norm"
+            ) from error
+        own = own.to(torch.promote_types(own.means_hyper.dtype, torch.float32))  # narrower weights lie on no grid
         state = None
         if arithmetic != "float64":
             try:

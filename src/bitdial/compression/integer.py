@@ -40,11 +40,13 @@ def decode_in_whole_numbers(model: CompressionModel) -> dict[str, Tensor]:
     decoder = {name: each for name, each in modules.items() if each not in within}
     products: dict[str, WholeProduct] = {}
     reasons: dict[str, list[str]] = {}
+    refused: list[str] = []
     for name, module in decoder.items():
         found = whole_product(module) if isinstance(module, QuantizedLayer) else _reason(module)
         if isinstance(found, WholeProduct):
             products[name] = found
-        elif found:
+        elif found and not any(name.startswith(f"{above}.") for above in refused):
+            refused.append(name)
             reasons.setdefault(found, []).append(name or "the network")
     if reasons:
         told = (

@@ -40,30 +40,32 @@ REPORT = "_bitdial_skipped"
 """Attribute of a model that went through `quantize`: what was left alone -> why."""
 
 
-def match_layers(names: Sequence[str], pattern: str, kind: str = "a layer that can be quantized") -> list[str]:
+def match_layers(
+    names: Sequence[str], pattern: str, kind: str = "a layer that can be quantized", *, model: nn.Module | None = None
+) -> list[str]:
     """Those names that a pattern means: shell wildcards (``*.conv1``), or ``<first>`` and ``<last>``.
 
     A pattern also means everything inside the module that it names: ``layer1`` is ``layer1.0.conv1`` and so on. `kind`
-    is what the names are names of, for the message.
+    is what the names are names of, for the message; `model` may say in ``first_layers`` and ``last_layers`` which are
+    its first and last.
 
     Raises:
         BitdialError: nothing matches; the message gives the nearest name.
     """
     if not isinstance(pattern, str):
         raise BitdialError(f'a layer pattern must be a text such as "layer1.*", got {pattern!r}; give the name')
-    found = find_layers(names, pattern)
+    found = find_layers(names, pattern, model)
     if not found and pattern not in (FIRST, LAST):
         near = suggest(pattern, (*names, FIRST, LAST)) or f"; the layers are {', '.join(names) or '(none)'}"
         raise BitdialError(f"layer pattern must match {kind}, got {pattern!r}{near}")
     return found
 
 
-def find_layers(names: Sequence[str], pattern: str) -> list[str]:
+def find_layers(names: Sequence[str], pattern: str, model: nn.Module | None = None) -> list[str]:
     """`match_layers` for those who have a message of their own: nothing matches, nothing is returned."""
-    if pattern == FIRST:
-        return list(names[:1])
-    if pattern == LAST:
-        return list(names[-1:])
+    for end, attribute, place in ((FIRST, "first_layers", slice(1)), (LAST, "last_layers", slice(-1, None))):
+        if pattern == end:
+            return [name for name in getattr(model, attribute, ()) if name in names] or list(names[place])
     return [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
 
 
@@ -149,10 +151,8 @@ def quantize(
     if not names:
         found = "; ".join(f"{name or 'the model'}: {reason}" for name, reason in skipped.items()) or "none"
         raise BitdialError(f"model must have {KIND_NAMES} layers, got {type(model).__name__} with {found}")
-    told = {end: getattr(model, attribute, ()) for end, attribute in ((FIRST, "first_layers"), (LAST, "last_layers"))}
     for pattern in skip if names != [""] else ():
-        meant = [name for name in told.get(pattern, ()) if name in names] if isinstance(pattern, str) else []
-        for name in meant or match_layers(names, pattern):
+        for name in match_layers(names, pattern, model=model):
             skipped.setdefault(name, f"skipped as {pattern}")
     chosen = [name for name in names if name not in skipped]
     if not chosen:

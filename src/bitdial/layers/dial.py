@@ -40,10 +40,11 @@ class BitDial:
 
     def __init__(self, model: nn.Module) -> None:
         check_model(model)
-        layers = {name: m for name, m in plain_names(model).items() if isinstance(m, QuantizedLayer)}
+        modules = plain_names(model)
+        layers = {name: m for name, m in modules.items() if isinstance(m, QuantizedLayer)}
         if not layers:
             raise BitdialError("model must have quantized layers, got none; call bitdial.quantize(model) first")
-        self._layers = layers
+        self._model, self._layers = modules[""], layers
         self.names = tuple(layers)
 
     def __len__(self) -> int:
@@ -92,7 +93,7 @@ class BitDial:
             BitdialError: a width outside [1, 32], a list of the wrong length, a pattern without a match, or gradient
                 widths for a model that was built without gradient quantization.
         """
-        chosen = self.names if layers == "*" else match_layers(self.names, layers)
+        chosen = self.names if layers == "*" else match_layers(self.names, layers, model=self._model)
         wanted = {
             "weights": bits if weights is None else weights,
             "activations": bits if activations is None else activations,

@@ -184,7 +184,7 @@ class QuantizedLayer(HoldsRanges):
     def _from_rows(self, rows: Tensor) -> Tensor:
         """What `_rows` gave, in the weight's own layout."""
         weight = self._float_weight()
-        return self.as_weight(rows if self.group_size is None else rows.view(self.outputs_first(weight).shape))
+        return self.as_weight(rows if self.group_size is None else rows.reshape(self.outputs_first(weight).shape))
 
     @classmethod
     def like(cls, layer: nn.Module, **quantization: Any) -> Self:

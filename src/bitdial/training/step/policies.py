@@ -172,7 +172,8 @@ def govern(modules: dict[str, nn.Module], rules: Sequence[PolicyRule]) -> dict[n
     matrices = [name for name, module in modules.items() if _has_matrix(module)]
     found: dict[nn.Module, int] = {}
     for index, rule in enumerate(rules):
-        names = find_layers(matrices if rule.pattern in (FIRST, LAST) else list(modules), rule.pattern)
+        known = matrices if rule.pattern in (FIRST, LAST) else list(modules)
+        names = find_layers(known, rule.pattern, modules[""])
         # A ModuleList and its like have no forward: nothing to cover but what they hold.
         meant = [modules[name] for name in names if type(modules[name]).forward is not nn.Module.forward]
         if not meant:
