@@ -307,7 +307,7 @@ def test_weights_that_hooks_compute() -> None:
     parametrized, pruned = MeanScaleHyperprior(8, 8), _with()
     parametrizations.weight_norm(parametrized.g_s.branch[0])  # type: ignore[union-attr, index, arg-type]
     with pytest.raises(BitdialError, match=r"got g_s.branch.0: ParametrizedConvTranspose2d is not known [^;]*; take"):
-        Codec(bd.quantize(parametrized, skip=WHOLE), "integer")  # type: ignore[arg-type]
+        Codec(bd.quantize(parametrized, skip=WHOLE), arithmetic="integer")  # type: ignore[arg-type]
     prune.l1_unstructured(pruned.g_s.branch[0], "weight", 0.5)
     with pytest.raises(BitdialError, match="network that can be copied, got one with weights that hooks compute"):
         Codec(pruned)

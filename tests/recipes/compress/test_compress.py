@@ -57,7 +57,7 @@ def test_what_a_run_leaves(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["train", "compress", "--resume", str(run)]) == 0  # finished: shown again
     text = " ".join(capsys.readouterr().out.split())
     assert results.sentence in text
-    assert "bitdial λ 0.0067" in text
+    assert "bitdial λ 0.013" in text
 
 
 def test_the_codec_of_a_run_reads_what_the_run_wrote(run: Path) -> None:

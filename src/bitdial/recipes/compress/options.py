@@ -63,7 +63,7 @@ class CompressConfig(StepOptions, LongRunOptions, RunOptions):
     coded_pictures: int = Field(8, ge=1)
     """How many of the held-out pictures are coded and compared at the end."""
 
-    lambda_value: Lambda = 0.0067
+    lambda_value: Lambda = 0.013
     """What distortion costs: the cost is lambda * 255^2 * MSE + bits per pixel (also --lambda)."""
     lambdas: list[Lambda] = []
     """Several lambdas in one run, a codec for each: the largest first, each further one goes on from the one before."""

@@ -147,7 +147,7 @@ def sentence_of(results: CompressResults) -> str:
         return ""
     same = [mean for mean in network.means if mean.part == "size"]
     told = [_listed("in files of the same size", [mean for mean in same if not mean.limited])]
-    told += [_listed("in the nearest size that there is", [mean for mean in same if mean.limited], rates=True)]
+    told += [_listed("nearest in size:", [mean for mean in same if mean.limited], rates=True)]
     beside = "".join(f"; {each}" for each in told if each)
     return f"At {own.bpp:.3f} bits per pixel the codec gives {own.psnr:.1f} dB{beside}."
 
