@@ -64,7 +64,9 @@ def test_grey_comes_back_grey(tmp_path: Path, suffix: str) -> None:
         assert image.mode == ("RGB" if suffix == "webp" else "L")  # WebP knows no grey
 
 
-@pytest.mark.parametrize(("suffix", "said"), [("png", "a b"), ("webp", "a b"), ("tif", "a b"), ("bmp", ""), ("ppm", "")])
+@pytest.mark.parametrize(
+    ("suffix", "said"), [("png", "a b"), ("webp", "a b"), ("tif", "a b"), ("bmp", ""), ("ppm", "")]
+)
 def test_what_a_picture_was_made_by(tmp_path: Path, suffix: str, said: str) -> None:
     pixels = torch.from_numpy(COLOURS).permute(2, 0, 1)
     path = write_picture(tmp_path / f"a.{suffix}", pixels, software="a b")
