@@ -11,24 +11,22 @@ import torch
 from bitdial.recipes.saved_model import SavedCodec, SavedModel
 
 
-def make_run(run: Path, seed: int, created: str) -> Path:
+def make_run(run: Path, seed: int, created: str, name: str = "factorized") -> Path:
     """Write a run of the compress recipe, whose network was not trained but makes other pictures of other pictures."""
     from bitdial.compression.codec import Codec
     from bitdial.compression.models import CodecOptions, build_codec_model
 
-    options = CodecOptions(channels=4, latent_channels=4)
+    options = CodecOptions(channels=4, latent_channels=4) if name == "factorized" else CodecOptions()
     torch.manual_seed(seed)
-    model = build_codec_model("factorized", options)
+    model = build_codec_model(name, options)
     with torch.no_grad():
-        for name, weights in model.named_parameters():
-            if name.startswith(("g_a", "g_s")) and weights.ndim == 4:
+        for place, weights in model.named_parameters():
+            if name == "factorized" and place.startswith(("g_a", "g_s")) and weights.ndim == 4:
                 weights.mul_(2.0)
     codec = Codec(model)
     (run / "models").mkdir(parents=True)
     (run / "config.yaml").write_text("recipe: compress\n")
-    described = SavedModel(
-        recipe="compress", arm="codec", seed=0, model="factorized", codec=SavedCodec.of(codec, options)
-    )
+    described = SavedModel(recipe="compress", arm="codec", seed=0, model=name, codec=SavedCodec.of(codec, options))
     described.save(model, run / "models" / "codec-seed0.pt")
     networks = [{"name": "codec", "seed": 0, "model_id": codec.model_id}]
     (run / "results.json").write_text(json.dumps({"recipe": "compress", "created": created, "networks": networks}))

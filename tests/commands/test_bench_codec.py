@@ -53,6 +53,7 @@ def test_several_codecs_with_a_plot(pictures: Path, capsys: pytest.CaptureFixtur
         assert min(image.size) > 300
     table = bitdial(capsys, "bench", "codec", "in", "--model", *models[:2], "--limit", "1", "--out", "made")
     assert (table.status, table.out.splitlines()[0][:11]) == (0, "1 picture, ")
+    assert "\nruns/compress-2 codec-seed0 " in table.out
     assert table.out.endswith("\nPlot: made/rate_distortion.png\n")
 
 

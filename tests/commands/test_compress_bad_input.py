@@ -26,6 +26,7 @@ COMPRESS = [
     ("text.png out.bd", "cannot read the image text.png (cannot identify image file"),
     ("no.png out.bd", "expected pictures at 'no.png', got nothing"),
     ("aa.png out.bd", "expected pictures at 'aa.png', got nothing; did you mean 'a.png'?"),
+    ("-b.png out.bd", "unknown flag -b.png; the names of files that begin so come after a --"),
     ("*.jpg out", "expected pictures at '*.jpg', got nothing; check the path"),
     ("pipe out.bd", "INPUT must be a file or a folder, got pipe, which is neither"),
     ("bd/a.bd out.bd", "bd/a.bd is compressed already; `bitdial decompress` makes a picture of it"),
@@ -76,7 +77,8 @@ def full_place(place: Path, capsys: pytest.CaptureFixture[str]) -> Path:
         Path(name).mkdir(parents=True)
     os.symlink("in", "linked")
     os.mkfifo("pipe")
-    Path("text.png").write_text("no picture")
+    for name in ("text.png", "-b.png"):
+        Path(name).write_text("no picture")
     Path("lost.bd").write_bytes(file_bytes(File("0" * 32, 1, 1, "RGB", (b"",), 0)))
     described = SavedModel(recipe="cyclic", arm="cpt", seed=0, model="tiny_cnn", num_classes=2, in_channels=3)
     described = described.model_copy(update={"image_size": 8})
@@ -197,6 +199,15 @@ def test_a_codec_that_changes_meanwhile(runs: Path) -> None:
 
     with pytest.raises(BitdialError, match="must hold the codec 0000, got "):
         codec(runs / "compress-1", "0000")
+
+
+def test_without_constriction(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    write("in/a.png")
+    write("in/b.png")
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    done = bitdial(capsys, "compress", "in", "out", "--jobs", "1")
+    assert (done.status, done.err.count("\n"), files("out")) == (2, 1, {})
+    assert "pip install 'bitdial[compression]'" in done.err
 
 
 @pytest.mark.parametrize("command", ["compress", "decompress", "bench codec"])

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bitdial.compression.pictures import read_picture, write_picture
+from bitdial.compression.pictures import read_picture, software_of, write_picture
 from bitdial.errors import BitdialError
 
 GENERATOR = np.random.default_rng(0)
@@ -62,6 +62,19 @@ def test_grey_comes_back_grey(tmp_path: Path, suffix: str) -> None:
     with Image.open(path) as image:
         assert np.array_equal(np.asarray(image.convert("L")), GREY)
         assert image.mode == ("RGB" if suffix == "webp" else "L")  # WebP knows no grey
+
+
+@pytest.mark.parametrize(
+    ("suffix", "said"), [("png", "a b"), ("webp", "a b"), ("tif", "a b"), ("bmp", ""), ("ppm", "")]
+)
+def test_what_a_picture_was_made_by(tmp_path: Path, suffix: str, said: str) -> None:
+    pixels = torch.from_numpy(COLOURS).permute(2, 0, 1)
+    path = write_picture(tmp_path / f"a.{suffix}", pixels, software="a b")
+    assert software_of(path) == said
+    assert torch.equal(read_picture(path).pixels, pixels)
+    assert software_of(saved(tmp_path, Image.fromarray(GREY), f"b.{suffix}")) == ""
+    (tmp_path / "c.png").write_text("no picture")
+    assert software_of(tmp_path / "c.png") == software_of(tmp_path / "d.png") == ""
 
 
 def test_other_modes(tmp_path: Path) -> None:

@@ -146,7 +146,11 @@ def _print(means: Means, rates: Mapping[str, float], notes: Sequence[str], count
 
 
 def _row(mean: MeanPoint) -> tuple[str, ...]:
-    size = "" if mean.part == "own" else ", nearest size" if mean.limited else ", same size"
+    path = Path(mean.codec)
+    if mean.part != "own":
+        name = f"{mean.codec}, {'nearest' if mean.limited else 'same'} size"
+    else:  # of runs/compress-1/models/codec-seed0.pt what tells it from others
+        name = f"{path.parent.parent} {path.stem}" if path.parent.name == "models" else mean.codec
     similar = wording.MISSING if mean.ms_ssim is None else f"{mean.ms_ssim:.4f}"
     seconds = f"{mean.encode_seconds:.2g}", f"{mean.decode_seconds:.2g}"
-    return f"{mean.codec}{size}", f"{mean.bpp:.3f}", f"{mean.psnr:.2f}", similar, *seconds
+    return name, f"{mean.bpp:.3f}", f"{mean.psnr:.2f}", similar, *seconds

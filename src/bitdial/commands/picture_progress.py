@@ -21,7 +21,7 @@ class PictureProgress:
     def __init__(self, doing: str, total: int) -> None:
         self._doing, self._total, self._done, self._last = doing, total, 0, time.monotonic()
         self._console = terminal(stderr=True)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[shown]}", markup=False))
+        columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[shown]}", markup=False))
         self._live = Progress(
             TextColumn(doing, markup=False), *columns, TimeRemainingColumn(compact=True),
             console=self._console, transient=True, disable=not self._console.is_terminal,

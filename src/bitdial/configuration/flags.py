@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shutil
 import textwrap
@@ -81,6 +82,9 @@ def take_operands(config_type: type[BaseModel], argv: Sequence[str]) -> tuple[li
     """Part a command line into its operands, such as paths, and its flags with their values.
 
     A word is an operand that is no flag and no value of one; after ``--`` every word is.
+
+    Raises:
+        BitdialError: a file whose name looks like a flag.
     """
     known, operands, flags, words = Settings(config_type), list[str](), list[str](), list(argv)
     while words:
@@ -93,6 +97,8 @@ def take_operands(config_type: type[BaseModel], argv: Sequence[str]) -> tuple[li
         flags.append(word)
         name = known.canonical(word.lstrip("-")).removeprefix("no_")
         setting = next((each for each in known if each.name == name), None)
+        if setting is None and name not in RESERVED and os.path.lexists(word):
+            raise BitdialError(f"unknown flag {word}; the names of files that begin so come after a --")
         if "=" in word or word in HELP or (setting is not None and setting.takes_bool):
             continue
         while words and words[0] != "--" and not _FLAG.match(words[0]):
