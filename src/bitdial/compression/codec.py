@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from bitdial.compression import container, tiles
 from bitdial.compression.arrays import check_whole, whole_numbers
@@ -18,7 +18,6 @@ from bitdial.compression.coder import Decoder, encode_parts
 from bitdial.compression.container import MAX_PIXELS, TILE, DamagedFile, File, model_id, symbols_crc, write
 from bitdial.compression.likelihood import MIN_SCALE
 from bitdial.compression.models import CodingStep, CompressionModel
-from bitdial.compression.models.blocks import Residual
 from bitdial.compression.models.codec import Read
 from bitdial.compression.pictures import Picture
 from bitdial.compression.tables import Tables, channel_tables, estimate_bits, scale_indexes, scale_levels, scale_tables
@@ -89,9 +88,7 @@ class Codec:
             if value.is_floating_point() and not value.isfinite().all():
                 raise BitdialError(f"weights must be finite, got NaN or infinity in {name}; load sound ones")
         self.model, self.tile = copy.deepcopy(model).cpu().double().eval().requires_grad_(False), tile
-        for block in self.model.modules():
-            if isinstance(block, Residual) and isinstance(middle := block.branch[2], nn.LeakyReLU):
-                middle.inplace = True  # on the largest tensors of all: half the memory, and less time to get it
+        tiles.compute_by_rows(self.model)
         self._levels = scale_levels()
         self._by_scale = scale_tables(self._levels)
         self._by_channel = channel_tables(self.model.scales_hyper.flatten().clamp_min(MIN_SCALE))
