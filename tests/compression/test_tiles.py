@@ -56,6 +56,16 @@ def test_a_transform_sees_as_far_as_said_and_no_farther(name: str) -> None:
     assert y.grad.sum((0, 1, 2)).nonzero()[[0, -1], 0].tolist() == [6 - tiles.reach(model.g_s), 7]
 
 
+@some_models
+def test_blocks_by_rows_give_the_same_under_the_same_names(name: str) -> None:
+    model = build(name).double().eval()
+    x = torch.rand(1, 3, 64, 1024, dtype=torch.float64)
+    codec = Codec(model)
+    with torch.no_grad():
+        assert torch.allclose(codec.model.g_a(x), model.g_a(x), rtol=1e-12, atol=1e-12)
+    assert list(codec.model.state_dict()) == list(model.state_dict())
+
+
 def test_larger_transforms_see_farther() -> None:
     with torch.device("meta"):
         base, large = HPCM("base"), HPCM("large")

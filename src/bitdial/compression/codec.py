@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from bitdial.compression import container, tiles
 from bitdial.compression.arrays import check_whole, whole_numbers
@@ -19,7 +19,6 @@ from bitdial.compression.container import MAX_PIXELS, TILE, DamagedFile, File, m
 from bitdial.compression.integer import decode_in_whole_numbers
 from bitdial.compression.likelihood import MIN_SCALE
 from bitdial.compression.models import CodingStep, CompressionModel
-from bitdial.compression.models.blocks import Residual
 from bitdial.compression.models.codec import Read
 from bitdial.compression.pictures import Picture
 from bitdial.compression.tables import Tables, channel_tables, estimate_bits, scale_indexes, scale_levels, scale_tables
@@ -124,9 +123,7 @@ class Codec:
                 if arithmetic is not None:
                     raise
         self.arithmetic, self.model, self.tile = ARITHMETICS[state is None], own.double(), tile
-        for block in self.model.modules():
-            if isinstance(block, Residual) and isinstance(middle := block.branch[2], nn.LeakyReLU):
-                middle.inplace = True  # on the largest tensors of all: half the memory, and less time to get it
+        tiles.compute_by_rows(self.model)
         self._levels = scale_levels()
         scales = self.model.scales_hyper.flatten().clamp_min(MIN_SCALE)
         self.tables = tables or (scale_tables(self._levels), channel_tables(scales))
