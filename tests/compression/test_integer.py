@@ -242,7 +242,7 @@ def test_a_file_that_fails_does_not_shift_the_ranges_of_calls(arithmetic: str) -
     model = bd.quantize(HPCM("tiny", attention=False), skip=WHOLE)
     ranges_per_call(model, {"y_spatial_prior_s3": 6, "y_spatial_prior_s1_s2": 4})
     model(torch.rand(1, 3, 64, 64))
-    codec, given = Codec(model, arithmetic), pixels(64, 64)  # type: ignore[arg-type]
+    codec, given = Codec(model, arithmetic=arithmetic), pixels(64, 64)  # type: ignore[arg-type]
     data = codec.compress(given)
     expected, file = codec.decompress(data).pixels, read(data)
     with pytest.raises(DamagedFile):
@@ -316,4 +316,4 @@ def test_weights_that_hooks_compute() -> None:
 @pytest.mark.parametrize("wrong", ["int64", 8, True, ""])
 def test_an_unknown_arithmetic(wrong: Any) -> None:
     with pytest.raises(BitdialError, match="arithmetic must be integer or float64, got"):
-        Codec(MeanScaleHyperprior(8, 8), wrong)
+        Codec(MeanScaleHyperprior(8, 8), arithmetic=wrong)
