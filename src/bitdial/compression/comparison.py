@@ -114,11 +114,12 @@ def _check(codec: object, name: object, quality: object, kinds: object, qualitie
 
 def _own(codec: Codec, title: str, picture: Picture, name: str, quality: float | None) -> Point:
     start = time.perf_counter()
-    data = codec.compress(picture.pixels, picture.mode)
+    coded = codec.code(picture.pixels)
+    data = coded.data(picture.mode)
     written = time.perf_counter()
     back = codec.decompress(data, max_pixels=picture.pixels[0].numel(), path=title).pixels
     seconds = written - start, time.perf_counter() - written
-    if not torch.equal(back, codec.reconstruct(picture.pixels)):
+    if not torch.equal(back, coded.pixels()):
         raise BitdialError(
             f"{title} must come back from its file as the network reconstructs it, got other pixels; "
             "use the same torch and number of threads throughout"
