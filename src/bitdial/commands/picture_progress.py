@@ -44,6 +44,10 @@ class PictureProgress:
             self._last = now
             self.note(f"{self._doing}  {self._done}/{self._total}  {shown}")
 
+    def part(self, done: int, parts: int) -> None:
+        """Show how far the next picture is."""
+        self._live.update(self._task, completed=self._done + done / parts)
+
     def note(self, text: str) -> None:
         """Print a line."""
         self._console.print(Text(printable(text)), soft_wrap=True)

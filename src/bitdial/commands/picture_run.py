@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,7 @@ def _models(files: dict[Job, File], options: DecompressConfig) -> dict[str, tupl
 
 def _carry_out(
     name: str,
-    work: Callable[[Task], Outcome],
+    work: Callable[..., Outcome],
     tasks: Sequence[Task],
     skipped: int,
     failures: Failures,
@@ -105,9 +106,11 @@ def _carry_out(
     if skipped:
         _say(f"{_counted(skipped)} {'were' if skipped > 1 else 'was'} {name}ed before.")
     count = max(1, min(jobs or usable_cores(), len(tasks)))
-    results = in_processes(work, tasks, count, one_thread)
+    progress = PictureProgress(f"{name}ing", len(tasks))
+    told = partial(work, progress=progress.part) if count == 1 else work
+    results = in_processes(told, tasks, count, one_thread)
     try:
-        with interrupted_by_sigterm(), closing(results), PictureProgress(f"{name}ing", len(tasks)) as progress:
+        with interrupted_by_sigterm(), closing(results), progress:
             for task, outcome in results:
                 outcome = outcome or Outcome(failure=_killed(task))
                 if outcome.stop:

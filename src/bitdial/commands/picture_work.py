@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from bitdial.commands.picture_paths import Job, older
-from bitdial.compression.codec import Codec
+from bitdial.compression.codec import Codec, Progress
 from bitdial.compression.container import MAGIC, File, read
 from bitdial.compression.pictures import read_picture, software_of, write_picture
 from bitdial.errors import BitdialError
@@ -62,30 +62,30 @@ class Outcome:
     stop: bool = False
 
 
-def compress(task: Task) -> Outcome:
-    """Make a compressed file of a picture."""
+def compress(task: Task, progress: Progress | None = None) -> Outcome:
+    """Make a compressed file of a picture; `progress` is told of its tiles."""
 
     def make() -> tuple[Callable[[], Path], int, tuple[str, ...]]:
         with job.source.open("rb") as file:
             if file.read(len(MAGIC)) == MAGIC:
                 raise BitdialError(f"{job.source} is compressed already; `bitdial decompress` makes a picture of it")
         picture = read_picture(job.source, max_pixels=task.max_pixels)
-        data = codec(task.model, task.model_id).compress(picture.pixels, picture.mode)
+        data = codec(task.model, task.model_id).compress(picture.pixels, picture.mode, progress=progress)
         return lambda: write_atomically(job.target, data), picture.pixels[0].numel(), picture.notes
 
     job = task.job
     return _outcome(job, make)
 
 
-def decompress(task: Task) -> Outcome:
-    """Make a picture of a compressed file."""
+def decompress(task: Task, progress: Progress | None = None) -> Outcome:
+    """Make a picture of a compressed file; `progress` is told of its tiles."""
 
     def make() -> tuple[Callable[[], Path], int, tuple[str, ...]]:
         own = codec(task.model, task.model_id)
         data = job.source.read_bytes()
         file = read(data, max_pixels=_ANY_SIZE, path=str(job.source))
         limits = {"max_pixels": task.max_pixels, "path": str(job.source)}
-        picture = own.decompress(data, preview=task.preview, **limits)  # type: ignore[arg-type]
+        picture = own.decompress(data, preview=task.preview, progress=progress, **limits)  # type: ignore[arg-type]
         said = origin(file, task.preview)
         write = lambda: write_picture(job.target, picture.pixels, picture.mode, software=said)  # noqa: E731
         return write, picture.pixels[0].numel(), picture.notes
