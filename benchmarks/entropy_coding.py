@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import describe
-from bitdial.compression.coder import decode, encode
-from bitdial.compression.tables import Tables, estimate_bits, scale_levels, scale_tables
+from bitdial.compression.coding.coder import decode, encode
+from bitdial.compression.coding.tables import Tables, estimate_bits, scale_levels, scale_tables
 
 RESULTS = Path(__file__).parent / "results"
 SYMBOLS = 491_520

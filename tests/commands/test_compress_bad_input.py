@@ -68,8 +68,8 @@ DECOMPRESS = [
 
 @pytest.fixture
 def full_place(place: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    from bitdial.compression.container import File
-    from bitdial.compression.container import write as file_bytes
+    from bitdial.compression.coding.container import File
+    from bitdial.compression.coding.container import write as file_bytes
 
     for name in ("a.png", "in/a.jpg", "in/b.png", "twin/a.png", "twin/a.jpg"):
         write(name)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bitdial.compression.codec import Codec
-from bitdial.compression.container import DamagedFile, read, write
+from bitdial.compression.coding.container import DamagedFile, read, write
 from bitdial.compression.models import FactorizedPrior
 from bitdial.errors import BitdialError
 from tests.compression.golden import picture

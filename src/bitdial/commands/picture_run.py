@@ -25,7 +25,7 @@ from bitdial.commands.picture_work import (
     picture_there,
 )
 from bitdial.commands.processes import in_processes, interrupted_by_sigterm
-from bitdial.compression.container import File
+from bitdial.compression.coding.container import File
 from bitdial.compression.pictures import WRITTEN_ENDINGS
 from bitdial.data.pictures import readable_kinds, unreadable_kinds
 from bitdial.errors import BitdialError, RunInterrupted

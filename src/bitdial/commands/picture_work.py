@@ -13,7 +13,7 @@ import torch
 
 from bitdial.commands.picture_paths import Job, older
 from bitdial.compression.codec import Codec, Progress
-from bitdial.compression.container import MAGIC, File, read
+from bitdial.compression.coding.container import MAGIC, File, read
 from bitdial.compression.pictures import read_picture, software_of, write_picture
 from bitdial.errors import BitdialError
 from bitdial.files import write_atomically

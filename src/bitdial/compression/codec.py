@@ -12,16 +12,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitdial.compression import container, tiles
-from bitdial.compression.arrays import check_whole, whole_numbers
-from bitdial.compression.coder import Decoder, encode_parts
-from bitdial.compression.container import MAX_PIXELS, TILE, DamagedFile, File, model_id, symbols_crc, write
-from bitdial.compression.integer import decode_in_whole_numbers
+from bitdial.compression.coding import container, tiles
+from bitdial.compression.coding.arrays import check_whole, whole_numbers
+from bitdial.compression.coding.coder import Decoder, encode_parts
+from bitdial.compression.coding.container import MAX_PIXELS, TILE, DamagedFile, File, model_id, symbols_crc, write
+from bitdial.compression.coding.integer import decode_in_whole_numbers
+from bitdial.compression.coding.tables import (
+    Tables,
+    channel_tables,
+    estimate_bits,
+    scale_indexes,
+    scale_levels,
+    scale_tables,
+)
 from bitdial.compression.likelihood import MIN_SCALE
 from bitdial.compression.models import CodingStep, CompressionModel
 from bitdial.compression.models.codec import Read
 from bitdial.compression.pictures import Picture
-from bitdial.compression.tables import Tables, channel_tables, estimate_bits, scale_indexes, scale_levels, scale_tables
 from bitdial.errors import BitdialError
 
 ARITHMETICS = ("integer", "float64")
@@ -70,7 +77,7 @@ class Codec:
     differs between numbers of threads, and one symbol that is decoded by another table than it was coded by ruins a
     picture; in float64 the last bits may, which seldom makes it another table, and then the checksum of the symbols
     tells. Where the decoder's side of the network is quantized throughout, it computes in whole numbers, and there can
-    be none (`bitdial.compression.integer`). Files of the one are not those of the other.
+    be none (`bitdial.compression.coding.integer`). Files of the one are not those of the other.
 
     Args:
         model: the network; a copy is taken, at the widths that it has.

@@ -11,9 +11,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from bitdial.compression.arrays import check_whole
 from bitdial.compression.codec import Codec
 from bitdial.compression.codec_points import Part, Point
+from bitdial.compression.coding.arrays import check_whole
 from bitdial.compression.metrics import bpp, most_scales, ms_ssim, psnr
 from bitdial.compression.other_codecs import (
     BEST,

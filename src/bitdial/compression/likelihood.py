@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from bitdial.compression.arrays import check_floating
+from bitdial.compression.coding.arrays import check_floating
 from bitdial.errors import BitdialError
 
 EXPONENT = 1.5

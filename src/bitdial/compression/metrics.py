@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from bitdial.compression.arrays import check_whole
+from bitdial.compression.coding.arrays import check_whole
 from bitdial.errors import BitdialError
 
 Method = Literal["pchip", "akima", "cubic"]

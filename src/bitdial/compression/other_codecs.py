@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bitdial.compression.arrays import check_whole
-from bitdial.compression.container import MODES
+from bitdial.compression.coding.arrays import check_whole
+from bitdial.compression.coding.container import MODES
 from bitdial.compression.pictures import as_image
 from bitdial.errors import BitdialError, suggest
 

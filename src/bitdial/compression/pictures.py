@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bitdial.compression.arrays import check_whole
-from bitdial.compression.container import MAX_PIXELS, MODES
+from bitdial.compression.coding.arrays import check_whole
+from bitdial.compression.coding.container import MAX_PIXELS, MODES
 from bitdial.data.pictures import as_rgb, naming
 from bitdial.errors import BitdialError
 from bitdial.files import write_atomically

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitdial.compression.gamma import AdaptiveGammaScheduler
+from bitdial.compression.balance.gamma import AdaptiveGammaScheduler
+from bitdial.compression.balance.task_optimizer import mean_over_processes
+from bitdial.compression.balance.task_weights import TaskWeights
 from bitdial.compression.models import Coded
-from bitdial.compression.task_optimizer import mean_over_processes
-from bitdial.compression.task_weights import TaskWeights
 from bitdial.errors import BitdialError, as_bitdial_errors
 from bitdial.schedules._checks import check_count, check_number
 from bitdial.training import Hook, Scored, StepResult, Task, TaskOutput, TrainingState

@@ -45,7 +45,7 @@ class SavedSignals(Config):
 
 
 class SavedTables(Config):
-    """Tables of counts that symbols are coded by; see `bitdial.compression.tables.Tables`."""
+    """Tables of counts that symbols are coded by; see `bitdial.compression.coding.tables.Tables`."""
 
     counts: list[int]
     """Of one table after the other."""
@@ -78,7 +78,7 @@ class SavedCodec(Config):
             BitdialError: the file holds no tables, or other weights than those that it was saved with.
         """
         from bitdial.compression.codec import Codec  # needs constriction, as nothing else here does
-        from bitdial.compression.tables import Tables
+        from bitdial.compression.coding.tables import Tables
 
         if len(self.tables) != 2:
             raise BitdialError("expected a trained codec, got a network whose training has not ended; resume its run")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from bitdial.compression.gamma import STRATEGIES, AdaptiveGammaScheduler
+from bitdial.compression.balance.gamma import STRATEGIES, AdaptiveGammaScheduler
 from bitdial.compression.models import CodecOptions
 from bitdial.compression.models.registry import check_model
 from bitdial.errors import BitdialError

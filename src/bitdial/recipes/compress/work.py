@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from bitdial.compression.coder import constriction
+from bitdial.compression.coding.coder import constriction
 from bitdial.compression.models import CompressionModel, build_codec_model
 from bitdial.compression.photographs import CropLoader, Photographs, WholePictures, split_off
 from bitdial.compression.rate_distortion import RateDistortion

@@ -7,7 +7,7 @@ import torch
 
 from bitdial.compression import CautiousAdam
 from bitdial.errors import BitdialError
-from tests.compression.toys import written_and_read
+from tests.compression.balance.toys import written_and_read
 
 
 def test_steps_by_hand() -> None:

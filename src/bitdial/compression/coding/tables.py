@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitdial.compression import escapes
-from bitdial.compression.arrays import check_floating, check_whole, whole_numbers
+from bitdial.compression.coding import escapes
+from bitdial.compression.coding.arrays import check_floating, check_whole, whole_numbers
 from bitdial.compression.likelihood import MIN_SCALE, cdf, likelihood
 from bitdial.errors import BitdialError
 
@@ -158,7 +158,7 @@ def estimate_bits(symbols: Any, indexes: Any, tables: Tables) -> float:
     """The bits that the coder needs for symbols, each with the table of its index, up to a word or two in the whole.
 
     Raises:
-        BitdialError: as `bitdial.compression.coder.encode`.
+        BitdialError: as `bitdial.compression.coding.coder.encode`.
     """
     values = whole_numbers("symbols", symbols).ravel().astype(np.int64)
     which = table_numbers(indexes, tables, np.shape(symbols)).astype(np.intp)

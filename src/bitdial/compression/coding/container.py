@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitdial.compression.arrays import check_whole, whole_numbers
-from bitdial.compression.tables import Tables
+from bitdial.compression.coding.arrays import check_whole, whole_numbers
+from bitdial.compression.coding.tables import Tables
 from bitdial.errors import BitdialError
 
 MAGIC = b"\x89bdc"

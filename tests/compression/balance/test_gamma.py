@@ -12,7 +12,7 @@ import torch
 
 from bitdial.compression import AdaptiveGammaScheduler, BalancedOptimizer, HPCMGammaScheduler
 from bitdial.errors import BitdialError
-from tests.compression.toys import bowls, written_and_read
+from tests.compression.balance.toys import bowls, written_and_read
 
 
 def optimizer(num_tasks: int = 2) -> BalancedOptimizer:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bitdial.compression import QuadraticBalance, quadratic_weights
-from tests.compression.toys import bowls, noisy_losses, noisy_network, written_and_read
+from tests.compression.balance.toys import bowls, noisy_losses, noisy_network, written_and_read
 
 
 def products(*gradients: list[float]) -> Tensor:

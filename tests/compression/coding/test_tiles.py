@@ -14,15 +14,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.compression.coding.test_container import repaired
 from torch import Tensor, nn
 
-from bitdial.compression import tiles
 from bitdial.compression.codec import Codec
-from bitdial.compression.container import DamagedFile, read, write
+from bitdial.compression.coding import tiles
+from bitdial.compression.coding.container import DamagedFile, read, write
 from bitdial.compression.models import HPCM, FactorizedPrior
 from bitdial.errors import BitdialError
 from tests.compression.test_codec import pixels
-from tests.compression.test_container import repaired
 from tests.compression.test_models import build
 
 pytest.importorskip("constriction")
@@ -141,7 +141,7 @@ def test_another_process_with_more_threads_gives_the_same(tmp_path: Path) -> Non
         coded = Codec(build(name), tile=64).code(pixels(40, 130))
         (tmp_path / f"{name}.bd").write_bytes(coded.data())
         expected[name] = coded.pixels().numpy().tobytes()
-    paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), *sys.path]))
+    paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), *sys.path]))
     subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)], check=True, env={**os.environ, "PYTHONPATH": paths}, timeout=300
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bitdial.compression.task_optimizer import Losses, TaskOptimizer, mean_over_processes
+from bitdial.compression.balance.task_optimizer import Losses, TaskOptimizer, mean_over_processes
 from bitdial.errors import BitdialError, as_bitdial_errors
 from bitdial.schedules._checks import check_number
 from bitdial.training.devices import is_distributed

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from tests.compression.two_processes import WORLD, batches, in_each, losses_of, network, quadratic, train
+from tests.compression.balance.two_processes import WORLD, batches, in_each, losses_of, network, quadratic, train
 
 
 def test_two_processes(tmp_path: Path) -> None:

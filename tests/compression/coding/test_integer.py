@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import bitdial as bd
 from bitdial.compression.codec import Codec
-from bitdial.compression.container import DamagedFile, read, write
+from bitdial.compression.coding.container import DamagedFile, read, write
 from bitdial.compression.models import HPCM, CompressionModel, MeanScaleHyperprior
 from bitdial.errors import BitdialError
 from bitdial.export import load_packed, save_packed
@@ -173,7 +173,7 @@ def test_a_process_with_other_instructions_decodes_the_same(tmp_path: Path) -> N
     torch.save(model, tmp_path / "model.pt")
     codec = Codec(model)
     (tmp_path / "file.bd").write_bytes(codec.compress(given))
-    paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), *sys.path]))
+    paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), *sys.path]))
     other = {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "BITDIAL_NATIVE": "0"}
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": paths, **other}, timeout=300)

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from bitdial.compression import BalancedOptimizer, TaskWeights
 from bitdial.training.recorder import TrainingDiverged
-from tests.compression.toys import balanced, bowls, noisy_losses, noisy_network, written_and_read
+from tests.compression.balance.toys import balanced, bowls, noisy_losses, noisy_network, written_and_read
 
 PLAIN = [
     ([1.0, 2.125], 0.6097560971326591, [0.9048780485663296, -0.3975609757168352], 0.0249999833306677),

@@ -13,8 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitdial.compression.likelihood import likelihood
-from bitdial.compression.tables import (
+from bitdial.compression.coding.tables import (
     TOTAL,
     Tables,
     channel_tables,
@@ -23,6 +22,7 @@ from bitdial.compression.tables import (
     scale_levels,
     scale_tables,
 )
+from bitdial.compression.likelihood import likelihood
 from bitdial.errors import BitdialError
 
 LEVELS = scale_levels()

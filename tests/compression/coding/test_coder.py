@@ -15,9 +15,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bitdial.compression import coder
-from bitdial.compression.coder import DamagedStream, Decoder, decode, encode, encode_parts
-from bitdial.compression.tables import TOTAL, Tables, channel_tables, estimate_bits, scale_levels, scale_tables
+from bitdial.compression.coding import coder
+from bitdial.compression.coding.coder import DamagedStream, Decoder, decode, encode, encode_parts
+from bitdial.compression.coding.tables import TOTAL, Tables, channel_tables, estimate_bits, scale_levels, scale_tables
 from bitdial.errors import BitdialError
 
 pytest.importorskip("constriction")
@@ -159,7 +159,7 @@ def test_threads_give_the_same_bytes() -> None:
 
 
 def test_another_process_with_more_threads_gives_the_same_bytes() -> None:
-    code = "import torch; torch.set_num_threads(2); from tests.compression.test_coder import digest; print(digest())"
+    code = "import torch; torch.set_num_threads(2); from tests.compression.coding.test_coder import digest; print(digest())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == digest()
 
@@ -257,7 +257,7 @@ def test_numbers_beyond_32_bits_are_refused() -> None:
     """A length of 33 bits stands in no sound stream but for the farthest numbers."""
     import constriction
 
-    from bitdial.compression import escapes
+    from bitdial.compression.coding import escapes
 
     stream = constriction.stream.stack.AnsCoder()
     escapes.push(stream, constriction.stream.model, np.array([2**33 - 4], np.int64))

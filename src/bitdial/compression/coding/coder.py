@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitdial.compression import escapes
-from bitdial.compression.arrays import whole_numbers
-from bitdial.compression.tables import TOTAL, Tables, table_numbers
+from bitdial.compression.coding import escapes
+from bitdial.compression.coding.arrays import whole_numbers
+from bitdial.compression.coding.tables import TOTAL, Tables, table_numbers
 from bitdial.errors import BitdialError
 
 

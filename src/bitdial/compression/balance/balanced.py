@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bitdial.compression.task_optimizer import Losses, TaskOptimizer, mean_over_processes
-from bitdial.compression.task_weights import TaskWeights
+from bitdial.compression.balance.task_optimizer import Losses, TaskOptimizer, mean_over_processes
+from bitdial.compression.balance.task_weights import TaskWeights
 from bitdial.errors import as_bitdial_errors
 from bitdial.schedules._checks import check_count
 from bitdial.training.devices import is_distributed

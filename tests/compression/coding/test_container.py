@@ -13,9 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitdial.compression.coder import decode, encode
-from bitdial.compression.container import MAX_PIXELS, DamagedFile, File, model_id, read, symbols_crc, write
-from bitdial.compression.tables import scale_levels, scale_tables
+from bitdial.compression.coding.coder import decode, encode
+from bitdial.compression.coding.container import MAX_PIXELS, DamagedFile, File, model_id, read, symbols_crc, write
+from bitdial.compression.coding.tables import scale_levels, scale_tables
 from bitdial.errors import BitdialError
 
 ID = "0123456789abcdef" * 2

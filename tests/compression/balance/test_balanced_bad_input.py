@@ -11,7 +11,7 @@ from torch import nn
 
 from bitdial.compression import BalancedOptimizer, CautiousAdam, QuadraticBalance, TaskWeights
 from bitdial.errors import BitdialError
-from tests.compression.toys import bowls
+from tests.compression.balance.toys import bowls
 
 WEIGHTS, LOSSES = bowls()
 SGD = torch.optim.SGD([WEIGHTS], lr=0.1)

@@ -7,7 +7,7 @@ from numbers import Integral
 from typing import Any
 
 from bitdial import schedules
-from bitdial.compression.plateau import Plateau
+from bitdial.compression.balance.plateau import Plateau
 from bitdial.errors import BitdialError, as_bitdial_errors, suggest
 from bitdial.schedules._checks import check_count, check_number
 

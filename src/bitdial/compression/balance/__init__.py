@@ -1,0 +1,1 @@
+"""Several losses in balance: their weights, optimizers that step on them, gamma over a run."""
