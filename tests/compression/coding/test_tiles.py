@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.compression.coding.test_container import repaired
 from torch import Tensor, nn
 
 from bitdial.compression.codec import Codec
@@ -22,6 +21,7 @@ from bitdial.compression.coding import tiles
 from bitdial.compression.coding.container import DamagedFile, read, write
 from bitdial.compression.models import HPCM, FactorizedPrior
 from bitdial.errors import BitdialError
+from tests.compression.coding.test_container import repaired
 from tests.compression.test_codec import pixels
 from tests.compression.test_models import build
 
