@@ -159,7 +159,8 @@ def test_threads_give_the_same_bytes() -> None:
 
 
 def test_another_process_with_more_threads_gives_the_same_bytes() -> None:
-    code = "import torch; torch.set_num_threads(2); from tests.compression.coding.test_coder import digest as d; print(d())"
+    code = "from tests.compression.coding.test_coder import digest; print(digest())"
+    code = f"import torch; torch.set_num_threads(2); {code}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == digest()
 
