@@ -51,6 +51,12 @@ class Picture:
     mode: str
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, pixels: Tensor) -> Picture:
+        """Of pixels alone: grey where the three are equal everywhere."""
+        grey = torch.equal(pixels[0], pixels[1]) and torch.equal(pixels[0], pixels[2])
+        return cls(pixels, "L" if grey else "RGB")
+
 
 def read_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a file of any kind that Pillow knows as 8-bit colours.

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from bitdial.compression.codec import Codec
 from bitdial.compression.codec_points import MeanPoint, bd_rates
 from bitdial.compression.comparison import CodecComparison, compare
+from bitdial.compression.metrics import psnr
 from bitdial.compression.models import CompressionModel
 from bitdial.compression.other_codecs import available_kinds, decode_other, encode_other, nearest_in_size
+from bitdial.compression.photographs import Photographs
 from bitdial.compression.pictures import Picture, write_picture
 from bitdial.compression.rate_distortion import Balance
 from bitdial.evaluation.plot_style import render
@@ -29,6 +36,8 @@ from bitdial.training import Progress, RunFolder, TrainingState
 
 NAME = "bitdial"
 """What tables and figures call the codec."""
+FIGURE = "side_by_side.png"
+"""Of an arm, in the folder of its pictures."""
 CompressRun = Run[CompressConfig, Arm, CodecResult, CompressResults]
 
 
@@ -65,12 +74,12 @@ def measure(arm: Arm, bench: Bench[CompressConfig], state: TrainingState) -> Cod
     found: list[CodecComparison] = []
     with shown.passing("coding", len(pictures)) as progress:
         for name, pixels in zip(pictures.names, pictures, strict=True):
-            found.append(compare(codec, [(name, Picture(pixels, "RGB"))], **how))
+            found.append(compare(codec, [(name, Picture.of(pixels))], **how))
             progress.update(len(found))
     if bench.files is not None and bench.saved is not None and bench.is_first:
         saved = bench.saved.model_copy(update={"codec": SavedCodec.of(codec, bench.options.model_options)})
         saved.save(model, bench.files.run.models / f"{bench.files.key}.pt")
-        _keep_pictures(codec, list(zip(pictures.names, pictures, strict=True)), bench.files.run, bench.files.key)
+        _keep_pictures(codec, pictures, bench.files.run.path / "pictures" / bench.files.key)
     balance = next((hook for hook in state.hooks if isinstance(hook, Balance)), None)
     return CodecResult(
         name=arm.name,
@@ -90,39 +99,28 @@ def measure(arm: Arm, bench: Bench[CompressConfig], state: TrainingState) -> Cod
     )
 
 
-def _keep_pictures(codec: Codec, pictures: Sequence[tuple[str, Any]], run: RunFolder, key: str) -> None:
+def _keep_pictures(codec: Codec, pictures: Photographs, folder: Path) -> None:
     """Leave the files of some pictures, what they decode to, and a figure of them beside another kind."""
-    folder, kind = (
-        run.path / "pictures" / key,
-        next((k for k in ("AVIF", "WebP", "JPEG") if k in available_kinds()), None),
-    )
     folder.mkdir(parents=True, exist_ok=True)
+    kind = next((kind for kind in ("AVIF", "WebP", "JPEG") if kind in available_kinds()), None)
     rows = []
-    for number, (name, pixels) in enumerate(pictures[:MOST_ROWS]):
-        data = codec.compress(pixels)
-        back = codec.decompress(data).pixels
-        stem = f"{number}-{Path(name).stem.replace(', ', '-').replace(' ', '-')}"
+    for number, (name, pixels) in enumerate(zip(pictures.names[:MOST_ROWS], pictures, strict=False)):
+        picture, coded = Picture.of(pixels), codec.code(pixels)
+        data, back = coded.data(picture.mode), coded.pixels()
+        stem = f"{number}-{re.sub('[^A-Za-z0-9]+', '-', Path(name).stem)[:40]}"
         write_atomically(folder / f"{stem}.bd", data)
-        write_picture(folder / f"{stem}.png", back)
-        rows.append(Row(name, pixels, _coded(NAME, data, pixels, back), _other(kind, pixels, len(data))))
+        write_picture(folder / f"{stem}.png", back, picture.mode)
+        other = None
+        if kind is not None:
+            file = nearest_in_size(partial(encode_other, pixels, kind, mode=picture.mode), len(data)).file
+            other = _coded(kind, file.data, pixels, decode_other(file.data, picture.mode))
+        rows.append(Row(name, pixels, _coded(NAME, data, pixels, back), other))
     write_atomically(folder / FIGURE, render({FIGURE: side_by_side(rows)})[FIGURE])
 
 
-FIGURE = "side_by_side.png"
-
-
-def _coded(name: str, data: bytes, pixels: Any, back: Any) -> Coded:
-    from bitdial.compression.metrics import psnr
-
+def _coded(name: str, data: bytes, pixels: Tensor, back: Tensor) -> Coded:
     decibels = psnr(pixels[None].double() / 255, back[None].double() / 255).item()
-    return Coded(name, back, 8 * len(data) / pixels[0].numel(), decibels if decibels != float("inf") else None)
-
-
-def _other(kind: str | None, pixels: Any, size: int) -> Coded | None:
-    if kind is None:
-        return None
-    file = nearest_in_size(lambda quality: encode_other(pixels, kind, quality), size).file
-    return _coded(kind, file.data, pixels, decode_other(file.data))
+    return Coded(name, back, 8 * len(data) / pixels[0].numel(), decibels if math.isfinite(decibels) else None)
 
 
 def conclude(networks: Sequence[CodecResult], run: CompressRun, common: dict[str, Any]) -> CompressResults:

@@ -17,6 +17,7 @@ from bitdial.recipes.api import first_network
 from bitdial.recipes.compress.options import CompressConfig
 from bitdial.recipes.options import total_steps
 from bitdial.recipes.recipe import Arm, Bench
+from bitdial.recipes.run import say
 from bitdial.training import (
     Hook,
     LearningRateConfig,
@@ -37,7 +38,9 @@ def train(arm: Arm, bench: Bench[CompressConfig]) -> TrainingState:
     """Train a codec as the options of its arm say, in place."""
     options, model, loader = bench.options, bench.model, bench.loaders.train
     if options.checkpoint is not None and arm.starts_from is None and bench.setup.resume is None:
-        load_weights(model, options.checkpoint)
+        notes = load_weights(model, options.checkpoint)
+        for note in notes if bench.files is not None and bench.is_first else ():  # once, not in the rehearsal too
+            say(note)
     steps = total_steps(options, loader)
     batches = -(-(length_of(loader) or steps) // options.gradient_accumulation_steps)
     task = RateDistortion(options.lambda_value)
