@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -167,3 +168,19 @@ def test_event_files_of_phases_lie_in_folders_of_their_own(tmp_path: Path) -> No
         log.write({"step": 1, "train_loss": 1.0})
     found = sorted(str(path.relative_to(tmp_path).parent) for path in tmp_path.rglob("events.out.tfevents.*"))
     assert found == [".", "tensorboard/cpt-3", "tensorboard/static-3"]
+
+
+def test_a_run_of_wandb_that_the_process_has_begun_gets_every_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[dict[str, float]] = []
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=SimpleNamespace(log=rows.append)))
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        log.write({"step": 3, "train_loss": 0.5, "gamma": 0.1, "format": "bfloat16", "val_loss": None})
+    with MetricsLog(tmp_path, scope={"arm": "cpt", "seed": 1}, tensorboard=False) as log:
+        log.write({"step": 1, "val_loss": 2})
+    assert rows == [{"train/loss": 0.5, "gamma": 0.1, "step": 3}, {"cpt-1/val/loss": 2.0, "cpt-1/step": 1}]
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=None))  # imported, but no run begun
+    with MetricsLog(tmp_path / "other", tensorboard=False) as log:
+        log.write({"step": 1, "val_loss": 2})
+    assert len(rows) == 2

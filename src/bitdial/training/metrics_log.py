@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -103,6 +104,8 @@ class MetricsLog:
     The phases share `metrics.csv`; each has its own folder of event files, ``tensorboard/cpt-0`` say, because steps
     start anew in each.
 
+    A run of wandb that the process has begun (``wandb.init()``) gets every number too, under the names of TensorBoard.
+
     The log holds nothing that depends on the clock, so that a resumed run's `metrics.csv` equals that of a run that was
     never stopped. No file is touched before the first `rewind` or `write`: only one process of a run may do these.
     """
@@ -157,12 +160,18 @@ class MetricsLog:
         self._file().append({**self.scope, **row})
         if self._copy is not None:
             self._copy.append({**self.scope, **row})
-        if (events := self._writer()) is None:
-            return
-        for name, value in row.items():
-            # train_loss is shown as train/loss; a name that has a slash of its own is a tag as it stands
-            if name != "step" and not isinstance(value, str) and value is not None:
-                events.add_scalar(re.sub("^(train|val)_", r"\1/", name), float(value), int(row["step"]))
+        # train_loss is shown as train/loss; a name that has a slash of its own is a tag as it stands
+        numbers = {
+            re.sub("^(train|val)_", r"\1/", name): float(value)
+            for name, value in row.items()
+            if name != "step" and not isinstance(value, str) and value is not None
+        }
+        if (events := self._writer()) is not None:
+            for tag, value in numbers.items():
+                events.add_scalar(tag, value, int(row["step"]))
+        if (run := getattr(sys.modules.get("wandb"), "run", None)) is not None:  # never imported here
+            place = f"{self._phase}/" if self._phase else ""  # whose steps start anew, so that they are a column too
+            run.log({f"{place}{tag}": value for tag, value in {**numbers, "step": int(row["step"])}.items()})
 
     def draw(self, tag: str, figure: Any, step: int) -> None:
         """Show a matplotlib figure in TensorBoard."""
@@ -174,10 +183,13 @@ class MetricsLog:
         if self._events is None and self._tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # a second of imports, for the one process that logs
 
-            phase = "-".join(str(value) for value in self.scope.values())
-            place = self.folder / "tensorboard" / phase if phase else self.folder
+            place = self.folder / "tensorboard" / self._phase if self._phase else self.folder
             self._events = SummaryWriter(str(place), purge_step=self._first_step, flush_secs=10)
         return self._events
+
+    @property
+    def _phase(self) -> str:
+        return "-".join(str(value) for value in self.scope.values())
 
     def flush(self) -> None:
         """Bring the event files up to date; rows of `metrics.csv` always are."""
