@@ -209,7 +209,8 @@ def test_a_gpu_that_is_not_there(command: str, capsys: pytest.CaptureFixture[str
 def test_ctrl_c_is_quiet(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "bitdial", "bench", "amp", *QUICK[:-1], "100000000", "--device", "cpu"]
     started = (
-        "import sys, runpy, bitdial.training.mixed_precision.benchmark as b\n"
+        "import signal, sys, runpy, bitdial.training.mixed_precision.benchmark as b\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "former = b.take_turns\n"
         "b.take_turns = lambda *given: (print('started', flush=True), former(*given))[1]\n"
         "sys.argv = ['bitdial', *sys.argv[1:]]\n"
@@ -223,7 +224,10 @@ def test_ctrl_c_is_quiet(tmp_path: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "Traceback" not in err
     assert err.strip().endswith("bitdial: interrupted")
