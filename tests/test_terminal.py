@@ -51,6 +51,12 @@ def test_every_command_of_a_run_in_an_odd_place(recipe: str, odd: Path, capsys: 
         packed = odd / "packed.safetensors"
         assert f": {packed}\n" in printed(capsys, "export", run, "--output", packed)
         assert str(odd) in printed(capsys, "export", run, "--output", odd, status=2)
+    elif recipe == "compress":
+        assert str(run) in printed(capsys, "evaluate", run, status=2)
+        assert str(run) in printed(capsys, "export", run, status=2)
+        file = next((run / "pictures").rglob("*.bd"))
+        assert "1 picture: " in printed(capsys, "decompress", file, odd / "back.png", "--model", run)
+        assert str(odd) in printed(capsys, "compress", odd / "back.png", odd / "nowhere", "--model", run, status=2)
     else:
         assert "accuracy" in printed(capsys, "evaluate", run, "--bits", 4)
 

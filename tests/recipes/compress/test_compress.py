@@ -83,7 +83,13 @@ def test_other_codecs_of_a_run_are_named(run: Path, how: dict[str, Any], told: s
         bitdial.load_codec(run, **how)
 
 
-@pytest.mark.parametrize("flags", ["--warmup_steps 1", "--ema_decay .5 --scheduler plateau --lr_patience 1"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--warmup_steps 1 --ema_decay .5 --scheduler plateau --lr_patience 1",
+        pytest.param("--gamma_strategy adaptive --adaptive_window 2", marks=pytest.mark.slow),
+    ],
+)
 def test_resumed_it_is_the_run_that_was_never_stopped(flags: str, tmp_path: Path) -> None:
     assert train(f"{flags} --run_dir {tmp_path / 'whole'}") == 0
     for step in (1, 4):
@@ -94,7 +100,10 @@ def test_resumed_it_is_the_run_that_was_never_stopped(flags: str, tmp_path: Path
         assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / str(step) / "metrics.csv").read_bytes()
 
 
-@pytest.mark.parametrize("model", ["mean_scale_hyperprior", "hpcm_tiny --model_options.no_attention"])
+@pytest.mark.parametrize(
+    "model",
+    ["mean_scale_hyperprior", pytest.param("hpcm_tiny --model_options.no_attention", marks=pytest.mark.slow)],
+)
 def test_a_quantized_codec_decodes_in_whole_numbers(model: str, tmp_path: Path) -> None:
     small = SMALL if "hpcm" not in model else "--crop 64 --batch_size 2 --steps 2 --crops 2 --coded_pictures 1"
     words = shlex.split(f"{small} --model {model} --bits 8 --run_dir {tmp_path / 'run'}")
@@ -123,9 +132,10 @@ def test_several_lambdas_go_on_from_one_another(tmp_path: Path) -> None:
     "flags",
     [
         "--model factorized --optimizer cautious_adam --gamma_strategy hpcm",
-        "--model scale_hyperprior --gamma_strategy adaptive --adaptive_window 2 --no_same_noise",
-        "--second_forward_every 2 --gradient_accumulation_steps 2 --no_adaptive_gamma --scheduler step",
-        "--precision bfloat16 --gamma_strategy step --step_epochs 1",
+        "--second_forward_every 2 --gradient_accumulation_steps 2 --precision bfloat16 --gamma_strategy step "
+        "--step_epochs 1",
+        pytest.param("--model scale_hyperprior --no_adaptive_gamma --no_same_noise", marks=pytest.mark.slow),
+        pytest.param("--scheduler step --workers 1 --compile", marks=pytest.mark.slow),
     ],
 )
 def test_options_go_together(flags: str, tmp_path: Path) -> None:
