@@ -65,7 +65,7 @@ for name in MODELS:
 """
 
 
-@pytest.mark.parametrize(("threads", "with_mkldnn"), [(2, "mkldnn"), (1, "no")])
+@pytest.mark.parametrize(("threads", "with_mkldnn"), [(2, "no"), pytest.param(1, "mkldnn", marks=pytest.mark.slow)])
 def test_another_process_decodes_the_same(threads: int, with_mkldnn: str, tmp_path: Path) -> None:
     given, expected = pixels(70, 45), {}
     for name in MODELS:

@@ -135,6 +135,7 @@ for name in ("mean_scale", "hpcm"):
 """
 
 
+@pytest.mark.slow
 def test_another_process_with_more_threads_gives_the_same(tmp_path: Path) -> None:
     expected = {}
     for name in ("mean_scale", "hpcm"):
