@@ -23,7 +23,9 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ QUANTIZER = "lsq"
 LEARNING_RATE = 0.06
 EPOCHS = 6
 """Of the float network: enough to have little to gain from training on."""
-ARMS = ("any_precision", "alternating", *(f"alone-{width}" for width in WIDTHS), "ptq")
+ALONE = (*(f"alone-{width}" for width in WIDTHS), "ptq")
 TOGETHER = ("any_precision", "alternating")
 NESTED = ("cut", "rounded")
 
@@ -111,31 +113,30 @@ def text_of(value: Interval, sign: str = "") -> str:
     return f"{100 * value.mean:{sign}.2f}{half}"
 
 
-def twins_table(found: dict[str, dict[str, float]], seeds: range) -> list[str]:
-    """Each width: both ways to train one network, its twin, the differences from it, post-training quantization."""
+def twins_table(found: dict[str, dict[str, float]], seeds: range, together: Sequence[str] = TOGETHER) -> list[str]:
+    """Each width: its twin, the ways to train one network, the differences, post-training quantization."""
 
     def values(arm: str, width: int) -> list[float]:
         return [found[f"{arm}|{seed}"][str(width)] for seed in seeds]
 
+    ways = "".join(f"{arm}, % | minus alone, points | " for arm in together)
     lines = [
-        "| bits | that width alone, % | any_precision, % | minus alone, points | alternating, % | minus alone, "
-        "points | post-training quantization, % |",
-        "|--:|--:|--:|--:|--:|--:|--:|",
+        f"| bits | that width alone, % | {ways}post-training quantization, % |",
+        f"|--:|--:|{'--:|--:|' * len(together)}--:|",
     ]
     for width in WIDTHS:
         twin = values(f"alone-{width}", width)
         cells = [text_of(interval(twin))]
-        for arm in TOGETHER:
+        for arm in together:
             one = values(arm, width)
             cells += [text_of(interval(one)), text_of(paired_difference(one, twin), "+")]
         lines.append(f"| {width} | {' | '.join(cells)} | {text_of(interval(values('ptq', width)))} |")
     means = {
         arm: [sum(column) / len(WIDTHS) for column in zip(*(values(arm, width) for width in WIDTHS), strict=True)]
-        for arm in (*TOGETHER, "ptq")
+        for arm in (*together, "ptq")
     }
-    one, other, ptq = (text_of(interval(mean)) for mean in means.values())
-    lines.append(f"| mean | | {one} | | {other} | | {ptq} |")
-    over = "; ".join(f"{arm} {text_of(paired_difference(means[arm], means['ptq']), '+')}" for arm in TOGETHER)
+    lines.append(f"| mean | | {' | | '.join(text_of(interval(mean)) for mean in means.values())} |")
+    over = "; ".join(f"{arm} {text_of(paired_difference(means[arm], means['ptq']), '+')}" for arm in together)
     return [*lines, "", f"Mean over the widths minus post-training quantization, points: {over}."]
 
 
@@ -162,6 +163,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("--only", choices=("twins", "nested"))
+    parser.add_argument("--together", nargs="+", choices=TOGETHER, default=TOGETHER, help="ways to train one network")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--one", nargs=2, metavar=("ARM", "SEED"), help="measure one arm with one seed, and no more")
     options = parser.parse_args()
@@ -175,7 +177,8 @@ def main() -> None:
         arm, seed = options.one[0], int(options.one[1])
         write_atomically(file(arm, seed), json.dumps(measure(arm, seed, options.steps, options.folder)))
         return
-    arms = [*(ARMS if options.only != "nested" else ()), *(NESTED if options.only != "twins" else ())]
+    twins = (*options.together, *ALONE)
+    arms = [*(twins if options.only != "nested" else ()), *(NESTED if options.only != "twins" else ())]
     wanted = [(arm, seed) for seed in range(options.seeds) for arm in arms]
 
     def run(job: tuple[str, int]) -> None:
@@ -195,7 +198,8 @@ def main() -> None:
         f"same seed; learning rate {LEARNING_RATE}; intervals are 95%, differences paired by seed.",
         f"Machine: {', '.join(f'{key} {value}' for key, value in describe().items())}.",
     ]
-    for part, table in (("twins", twins_table), ("nested", nested_table)):
+    twins_of = partial(twins_table, together=options.together)
+    for part, table in (("twins", twins_of), ("nested", nested_table)):
         if options.only in (None, part):
             text = "\n".join([*table(found, range(options.seeds)), *note])
             print(text)
