@@ -16,6 +16,7 @@ from bitdial import files as whole_files
 from bitdial.errors import BitdialError
 from bitdial.recipes.saved_model import SavedModel
 from tests.commands.pictures import bitdial, files, write
+from tests.disks import mounted
 
 COMPRESS = [
     ("", "expected INPUT and OUTPUT, got nothing; `bitdial compress --help` has an example"),
@@ -113,16 +114,8 @@ def test_without_any_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 @pytest.fixture
 def small_disk(place: Path) -> Iterator[Path]:
     """A few kilobytes of disk; skipped where the system does not let us mount one."""
-    folder = place / "disk"
-    folder.mkdir()
-    try:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", folder], capture_output=True)
-    except OSError:
-        pytest.skip("no mount program")
-    if done.returncode:
-        pytest.skip("may not mount a file system here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with mounted(place / "disk", "8k") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("command", ["compress", "decompress"])

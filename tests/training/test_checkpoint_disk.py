@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from bitdial.errors import BitdialError
 from bitdial.training.checkpoint import CheckpointManager
 from bitdial.training.checkpoint.sealing import verify
 from bitdial.training.checkpoint.writing import temporary_path
+from tests.disks import mounted
 
 
 def state(size: int, value: float = 1.0) -> dict[str, torch.Tensor]:
@@ -30,16 +30,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Four megabytes of disk; skipped where the system does not let us mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    try:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True)
-    except OSError:
-        pytest.skip("no mount program")
-    if done.returncode:
-        pytest.skip("may not mount a file system here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with mounted(tmp_path / "disk", "4m") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("background", [False, True])

@@ -24,7 +24,7 @@ from bitdial.files import write_atomically
 from bitdial.layers.names import named_as
 from bitdial.recipes.recipe import A, ArmFiles, Bench, O, R, Recipe, S, Work
 from bitdial.recipes.resuming import named, plain
-from bitdial.recipes.saved_model import SavedModel, quantized
+from bitdial.recipes.saved_model import SavedModel, load_weights, quantized
 from bitdial.recipes.states import NEW, DescribedCheckpoints, Foreign, Source, set_aside_newer
 from bitdial.terminal import terminal
 from bitdial.training import (
@@ -156,14 +156,9 @@ class Run(Generic[O, A, R, S]):
                 f"{record.steps_taken} is the newest sound one); remove {files.record} and resume the run"
             )
         model = self.new_model(arm, seed)
-        try:
-            model.load_state_dict(named_as(model, checkpoint.state["model_state_dict"]))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise BitdialError(
-                f"the checkpoints in {files.folder} do not fit the network: {reason[:300]}; give the model and the "
-                "data that they were made with"
-            ) from error
+        weights = named_as(model, checkpoint.state["model_state_dict"])
+        advice = "give the model and the data that they were made with"
+        load_weights(model, weights, f"the checkpoints in {files.folder} do", advice)
         return model
 
     def saved_model(self, arm: A, seed: int) -> SavedModel:

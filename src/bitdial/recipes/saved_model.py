@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -260,12 +260,27 @@ def load_saved(path: Path, model: nn.Module | None = None) -> tuple[SavedModel, 
     """
     described, state = read_saved(path)
     network = described.build(model)
+    load_weights(network, named_as(network, state), f"{path} does", "give the one it was made with")
+    return described, network.eval()
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Any], these: str, advice: str) -> None:
+    """Load weights whose names are the network's own.
+
+    Args:
+        model: the network.
+        weights: all of it.
+        these: what they are, with a verb: "FILE does".
+        advice: what to do where they do not fit.
+
+    Raises:
+        BitdialError: they do not fit.
+    """
     try:
-        network.load_state_dict(named_as(network, state))
+        model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise BitdialError(f"{path} does not fit the network: {reason[:300]}; give the one it was made with") from error
-    return described, network.eval()
+        raise BitdialError(f"{these} not fit the network: {reason[:300]}; {advice}") from error
 
 
 def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from bitdial.layers import BitDial
 from bitdial.layers.names import named_as
 from bitdial.layers.widths import SQUARES, WIDTHS
 from bitdial.recipes.recipe import ArmFiles
-from bitdial.recipes.saved_model import SavedModel, bits_of
+from bitdial.recipes.saved_model import SavedModel, bits_of, load_weights
 from bitdial.training import CheckpointManager, RunFolder, read_checkpoint
 from bitdial.training.optimizer_state import load_optimizer
 
@@ -177,13 +177,7 @@ class Foreign:
         # widths are options: they are what this run says, wherever the weights come from
         weights |= {key: own[key] for key in weights.keys() & own if key.rpartition(".")[2] in (*WIDTHS, SQUARES)}
         self.state["model_state_dict"] = weights
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise BitdialError(
-                f"{path} does not fit the network: {reason[:300]}; give the --model and --quantizer it was made with"
-            ) from error
+        load_weights(model, weights, f"{path} does", "give the --model and --quantizer it was made with")
         if self.state.get("optimizer_state_dict") is not None:
             try:
                 load_optimizer(optimizer, self.state["optimizer_state_dict"], self.state.get("optimizer_settings"))

@@ -16,7 +16,7 @@ from bitdial.compression.models import HPCM
 from bitdial.configuration import load_config
 from bitdial.recipes.compress.options import CompressConfig
 from bitdial.recipes.compress.recipe import arms
-from bitdial.recipes.compress.train import load_weights
+from bitdial.recipes.compress.train import begin_with
 from bitdial.recipes.compress.work import work_of
 
 
@@ -178,7 +178,7 @@ class TestWeights:
             other.adaptive_params_list[3].fill_(2.0)
         state = {f"module.{name}": value for name, value in model.state_dict().items() if "adaptive" not in name}
         torch.save(state, tmp_path / "released.pt")
-        (told,) = load_weights(other, tmp_path / "released.pt")
+        (told,) = begin_with(other, tmp_path / "released.pt")
         assert "lacks the adaptive vectors" in told
         name = next(iter(model.g_a.state_dict()))
         assert torch.equal(other.g_a.state_dict()[name], model.g_a.state_dict()[name])
@@ -190,4 +190,4 @@ class TestWeights:
         for lacking in ("adaptive_params_list.3", next(name for name in state if name.startswith("g_a"))):
             torch.save({name: value for name, value in state.items() if name != lacking}, tmp_path / "some.pt")
             with pytest.raises(ValueError, match=f"does not fit the network: .*{lacking}"):
-                load_weights(model, tmp_path / "some.pt")
+                begin_with(model, tmp_path / "some.pt")

@@ -14,7 +14,7 @@ from torch import Tensor
 from bitdial.compression.codec import Codec
 from bitdial.compression.codec_points import MeanPoint, bd_rates
 from bitdial.compression.comparison import CodecComparison, compare
-from bitdial.compression.metrics import psnr
+from bitdial.compression.metrics import bpp, psnr
 from bitdial.compression.models import CompressionModel
 from bitdial.compression.other_codecs import available_kinds, decode_other, encode_other, nearest_in_size
 from bitdial.compression.photographs import Photographs
@@ -120,7 +120,7 @@ def _keep_pictures(codec: Codec, pictures: Photographs, folder: Path) -> None:
 
 def _coded(name: str, data: bytes, pixels: Tensor, back: Tensor) -> Coded:
     decibels = psnr(pixels[None].double() / 255, back[None].double() / 255).item()
-    return Coded(name, back, 8 * len(data) / pixels[0].numel(), decibels if math.isfinite(decibels) else None)
+    return Coded(name, back, bpp(len(data), *pixels.shape[-2:]), decibels if math.isfinite(decibels) else None)
 
 
 def conclude(networks: Sequence[CodecResult], run: CompressRun, common: dict[str, Any]) -> CompressResults:

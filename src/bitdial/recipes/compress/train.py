@@ -9,7 +9,6 @@ from torch.optim import AdamW, Optimizer
 
 from bitdial.compression import CautiousAdam, TaskWeights
 from bitdial.compression.rate_distortion import Balance, RateDistortion
-from bitdial.errors import BitdialError
 from bitdial.evaluation.sweep import evaluate
 from bitdial.layers.names import named_as
 from bitdial.options import part
@@ -18,6 +17,7 @@ from bitdial.recipes.compress.options import CompressConfig
 from bitdial.recipes.options import total_steps
 from bitdial.recipes.recipe import Arm, Bench
 from bitdial.recipes.run import say
+from bitdial.recipes.saved_model import load_weights
 from bitdial.training import (
     Hook,
     LearningRateConfig,
@@ -38,7 +38,7 @@ def train(arm: Arm, bench: Bench[CompressConfig]) -> TrainingState:
     """Train a codec as the options of its arm say, in place."""
     options, model, loader = bench.options, bench.model, bench.loaders.train
     if options.checkpoint is not None and arm.starts_from is None and bench.setup.resume is None:
-        notes = load_weights(model, options.checkpoint)
+        notes = begin_with(model, options.checkpoint)
         for note in notes if bench.files is not None and bench.is_first else ():  # once, not in the rehearsal too
             say(note)
     steps = total_steps(options, loader)
@@ -83,7 +83,7 @@ def _optimizer(model: nn.Module, options: CompressConfig) -> Optimizer:
     return made(model.parameters(), lr=options.rate, weight_decay=options.weight_decay)
 
 
-def load_weights(model: nn.Module, path: Path) -> list[str]:
+def begin_with(model: nn.Module, path: Path) -> list[str]:
     """Load the weights of a run, a codec of one, a checkpoint, or a state dict, such as those of HPCM's authors.
 
     Returns:
@@ -100,14 +100,8 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     lacking = [name for name in own if name not in weights and name.startswith(_ADAPTIVE)]
     if len(lacking) == sum(name.startswith(_ADAPTIVE) for name in own):
         weights |= {name: own[name] for name in lacking}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise BitdialError(
-            f"checkpoint {path} does not fit the network: {reason[:300]}; give the --model and --model_options that "
-            "it was made with"
-        ) from error
+    advice = "give the --model and --model_options that it was made with"
+    load_weights(model, weights, f"checkpoint {path} does", advice)
     if not lacking:
         return []
     return [f"{path} lacks the adaptive vectors, as the first files that HPCM's authors released do: they begin at 1."]
