@@ -86,6 +86,11 @@ def test_what_cannot_be_read_is_named_with_the_reason(sound: Path, tmp_path: Pat
         (tmp_path / "random" / name).write_bytes(rng.randbytes(5000))
         (tmp_path / "empty" / name).write_bytes(b"")
     (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "metrics.json").mkdir()
+    (tmp_path / "my_results.json").write_text("nothing to do with it")
+    (tmp_path / ".hidden.csv").write_text("")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "log.csv").write_text("step,loss\n1,2\n")
     (tmp_path / "folder.csv" / "log.csv").write_text("step,loss\n1,2\n")
     (tmp_path / "gone.csv").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
@@ -113,6 +118,7 @@ def test_what_cannot_be_read_is_named_with_the_reason(sound: Path, tmp_path: Pat
         "folder.csv": "a folder that is named as a file",
         "gone.csv": "a link that leads nowhere",
         "loop": "a link that leads nowhere",
+        "metrics.json": "a folder that is named as a file",
         "pipe.csv": "no regular file",
         "pipes/metrics.csv": "no regular file",
         "random/events.out.tfevents.1": "no event in it is whole",
