@@ -57,6 +57,7 @@ class HyperparameterAnalyzer:
         if isinstance(parameters, str) or not all(isinstance(name, str) for name in parameters):
             raise BitdialError(f"parameters must be a list of names, got {parameters!r:.60}")
         self._asked, self._lambda = list(parameters), lambda_name
+        self._assessed: dict[tuple[Any, ...], dict[str, float]] = {}
 
     def load_results(self) -> DataFrame:
         """Read the runs, anew at every call, and return a row a run.
@@ -72,6 +73,7 @@ class HyperparameterAnalyzer:
 
         self.__dict__.pop("table", None)
         self.__dict__.pop("_found", None)
+        self._assessed.clear()
         return frame_of_runs(self.table)
 
     @cached_property
@@ -191,7 +193,11 @@ class HyperparameterAnalyzer:
         Raises:
             BitdialError: fewer than four runs, or none that differ.
         """
-        return importance_of(self.study(metric, lambda_value, maximize), self.table.metric(metric).name, evaluator)
+        column = self.table.metric(metric)
+        asked = column.name, lambda_value, larger(column, maximize), evaluator
+        if asked not in self._assessed:  # a page asks many times
+            self._assessed[asked] = importance_of(self.study(column.name, *asked[1:3]), column.name, evaluator)
+        return dict(self._assessed[asked])
 
     def plot_heatmap(
         self,

@@ -112,13 +112,15 @@ def text(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def shown(value: Any) -> str:
-    """Return a value as tables show it."""
+def shown(value: Any, most: int = 60) -> str:
+    """Return a value as tables show it; of a text longer than `most` the middle is cut out."""
     if value is MISSING:
         return wording.MISSING
     if isinstance(value, float):
         return f"{value:.4g}" if math.isfinite(value) else str(value)
-    return str(value)
+    words = str(value)
+    half = (most - 1) // 2
+    return words if len(words) <= most else f"{words[:half]}\u2026{words[-half:]}"
 
 
 def key(value: object) -> tuple[str, Any]:

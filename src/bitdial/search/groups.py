@@ -11,6 +11,9 @@ from bitdial.evaluation.results import Interval
 from bitdial.evaluation.statistics import interval
 from bitdial.search.columns import MISSING, Column, key, shown
 
+_SAID = 6
+"""How many settings a sentence names."""
+
 
 @dataclass(frozen=True, eq=False)
 class Configuration:
@@ -90,9 +93,10 @@ def conclusion(ranked: Sequence[Ranked], metric: str, *, maximize: bool) -> str:
 
 
 def said(settings: Mapping[str, Any]) -> str:
-    """Return settings in words, without those that are not there."""
-    there = {name: value for name, value in settings.items() if value is not MISSING}
-    return ", ".join(f"{name} {shown(value)}" for name, value in there.items()) or "the only configuration"
+    """Return settings in words, the first ones, without those that are not there."""
+    there = [f"{name} {shown(value, 30)}" for name, value in settings.items() if value is not MISSING]
+    more = [f"and {len(there) - _SAID} more"] if len(there) > _SAID else []
+    return ", ".join([*there[:_SAID], *more]) or "the only configuration"
 
 
 def written(value: Interval) -> str:

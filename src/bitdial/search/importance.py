@@ -71,12 +71,13 @@ def importance_of(study: Study, metric: str, evaluator: str = "ped-anova") -> di
 
     if evaluator not in EVALUATORS:
         raise BitdialError(f"evaluator must be one of {', '.join(EVALUATORS)}, got {evaluator!r}")
-    values = sorted(trial.value for trial in study.trials if trial.value is not None)
+    trials = study.get_trials(deepcopy=False)
+    values = sorted(trial.value for trial in trials if trial.value is not None)
     if len(values) < FEWEST:
         raise BitdialError(
             f"importance needs {FEWEST} finished runs or more with a finite {metric}, got {len(values)}; make more runs"
         )
-    if not any(trial.params for trial in study.trials):
+    if not any(trial.params for trial in trials):
         raise BitdialError("importance needs a parameter in which runs differ, got none; vary one")
     if values[0] == values[-1]:
         raise BitdialError(f"importance needs runs that differ in {metric}, got {values[0]:g} in all; take another")

@@ -22,6 +22,10 @@ _FIRST = re.findall(
     r"\w+", "value accuracy acc top1 psnr ssim f1 auc auroc map iou miou dice bleu perplexity ppl wer mse loss error"
 )
 """What a run is mostly judged by, the most telling first; "value" is Optuna's own name for it."""
+_COST = re.findall(
+    r"\w+", "bpp bits bitops macs flops size bytes memory latency seconds second secs time runtime duration"
+)
+"""What is spent, for the other side of a Pareto front, the most telling first."""
 _HELD_OUT = {"val", "valid", "validation", "dev", "eval", "test"}
 _ASIDE = {"epoch", "epochs", "step", "steps", "iteration", "lr", "time", "seconds", "runtime", "memory", "timestamp"}
 _SEED = re.compile(r"(^|[^a-z])seeds?$|(^|_)seed(_|$)", re.IGNORECASE)
@@ -68,6 +72,16 @@ def default_metric(finite: Mapping[str, int]) -> str:
         return bool(_ASIDE & {*parts}), known, not _HELD_OUT & {*parts}, -finite[name]
 
     return min(common or finite, key=rank)
+
+
+def cost_metric(metric: str, finite: Mapping[str, int]) -> str | None:
+    """Choose a metric of what is spent to set against another; None: no name tells of one."""
+    found = [
+        (min(_COST.index(word) for word in parts), -finite[name], name)
+        for name in finite
+        if name != metric and finite[name] and (parts := [word for word in words(name) if word in _COST])
+    ]
+    return min(found)[2] if found else None
 
 
 def find(name: str, known: Sequence[str], what: str) -> str:

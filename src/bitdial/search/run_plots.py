@@ -27,7 +27,7 @@ _LABELLED = 8
 def importance_bars(shares: Mapping[str, float], *, title: str, method: str) -> Figure:
     """Draw a bar a parameter, the most important one on top."""
     kept = list(shares.items())[:MOST_BARS]
-    figure = new_figure(6.4, 1.3 + 0.24 * max(len(kept), 3), dpi=120)
+    figure = new_figure(6.4, 1.3 + 0.24 * max(len(kept), 3))
     axes = figure.subplots()
     rows = np.arange(len(kept))
     axes.barh(rows, [100 * share for _, share in kept], height=0.7, color=COLOURS[0])
@@ -47,7 +47,7 @@ def parallel_coordinates(
 ) -> Figure:
     """Draw an axis a parameter and one for the metric, and a line a run, darker the better; logarithmic where due."""
     drawn = [*columns[: MOST_AXES - 1], metric]
-    figure = new_figure(max(5.0, 1.35 * len(drawn) + 0.6), 4.2, dpi=120)
+    figure = new_figure(max(5.0, 1.35 * len(drawn) + 0.6), 4.2)
     axes = figure.subplots()
     heights = np.array([[_height(column, run) for column in drawn] for run in runs]).reshape(len(runs), len(drawn))
     missing = bool(np.isnan(heights).any())
@@ -132,7 +132,7 @@ def pareto(
     """Draw configurations over two metrics, and those that none beats in both."""
     points = pareto_points(groups, across, up)
     front = pareto_front([point for _, point in points], maximize)
-    figure = new_figure(6.8, 4.6, dpi=120)
+    figure = new_figure(6.8, 4.6)
     axes = figure.subplots()
     if points:
         x, y = zip(*[point for _, point in points], strict=True)

@@ -45,7 +45,7 @@ def heat_map(
     written = high <= _WRITTEN and wide <= _WRITTEN
     inches = wide * max(0.2, min(0.85, 7.2 / wide)), high * max(0.2, min(0.5, 6 / high))
     flat = all(0.07 * len(label) < inches[0] / wide - 0.1 for label in columns.labels)
-    figure = new_figure(max(5.2, inches[0] + 2.4), max(2.6, inches[1] + (1.4 if flat else 2.4)), dpi=120)
+    figure = new_figure(max(6.4, inches[0] + 2.4), max(2.6, inches[1] + (1.4 if flat else 2.4)))
     axes = figure.subplots()
     palette = matplotlib.colormaps["viridis" if maximize else "viridis_r"]
     picture = axes.pcolormesh(np.ma.masked_invalid(means), cmap=palette, edgecolors="white", linewidth=0.5)
@@ -104,7 +104,7 @@ def comparison(
     numeric = parameter.numeric
     there = {parameter.at(run) for run in runs}
     values = [value for value in parameter.distinct if value in there]
-    figure = new_figure(max(6.4, min(11.0, 2 + 0.6 * len(values) if not numeric else 0)), 4.2, dpi=120)
+    figure = new_figure(max(6.4, min(11.0, 2 + 0.6 * len(values) if not numeric else 0)), 4.2)
     axes = figure.subplots()
     for number, (name, members) in enumerate(series):
         colour = _colour(number, len(series))
