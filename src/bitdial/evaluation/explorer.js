@@ -3,7 +3,7 @@
 "use strict";
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
-  const TOP = 44, HEIGHT = 260, GAP = 112, SIDE = 78, NONE = 24, LONG = 90;
+  const TOP = 44, HEIGHT = 260, GAP = 106, SIDE = 78, NONE = 24, LONG = 60;
 
   function drawn(tag, attributes = {}, text = null) {
     const element = document.createElementNS(SVG, tag);
@@ -91,7 +91,9 @@
     top.append(headings);
     body.append(...lines);
     table.append(top, body);
-    root.querySelector(".rows").append(table);
+    const box = root.querySelector(".rows");
+    box.append(table);
+    box.style.minHeight = `${box.offsetHeight}px`; // else a page that gets shorter would move below a finger that brushes
 
     function sort(index, way) {
       const order = rows.map((_, number) => number);
@@ -127,6 +129,7 @@
       for (const number of order) {
         const points = axes.map(({ index }, place) => `${(SIDE + place * gap).toFixed(1)},${height(index, rows[number]).toFixed(1)}`);
         const path = drawn("polyline", { class: "line", points: points.join(" ") });
+        path.style.setProperty("--density", Math.min(0.7, Math.max(0.15, 60 / rows.length)));
         if (colour !== null) path.style.stroke = good[number] === null ? "var(--soft)" : `color-mix(in oklab, var(--accent) ${(100 * good[number]).toFixed(0)}%, var(--bad))`;
         paths[number] = path;
         svg.append(path);

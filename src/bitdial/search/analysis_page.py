@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 
     from bitdial.search.analyzer import HyperparameterAnalyzer
 
-_AXES = 8
+_AXES = 7
 """How many parameters have an axis."""
+_BARS = 15
+"""How many parameters have a bar."""
 _LISTED = 200
 """How many runs that failed, or files that could not be read, are listed."""
 
@@ -131,7 +133,7 @@ def _cell(column: Column, value: Any) -> float | str | None:
 
 def _best(analyzer: HyperparameterAnalyzer, found: Overview, top_k: int) -> list[Block]:
     assert found.metric is not None
-    settings = [column.name for column in analyzer.table.settings]
+    settings = sorted((c.name for c in analyzer.table.settings), key=lambda name: -found.shares.get(name, 0.0))
     rows = [
         Row(
             f"{place}. {shortest(analyzer, each.configuration.runs)}",
@@ -168,7 +170,9 @@ def _importance(found: Overview, evaluator: str) -> list[Block]:
     told = "for a run to be among the best" if evaluator == "ped-anova" else "for how runs differ"
     method = f"Shares of the importance {told} by {found.metric.name}: {EVALUATORS[evaluator]}, as Optuna computes it."
     unknown = " It tells what went along with good runs here; with few runs it is a guess."
-    return [*blocks, Bars(found.shares), Text(method + unknown, soft=True)]
+    bars, rest = dict(list(found.shares.items())[:_BARS]), list(found.shares.values())[_BARS:]
+    more = f" {len(rest)} more parameters have {sum(rest):.0%} together." if rest else ""
+    return [*blocks, Bars(bars), Text(method + more + unknown, soft=True)]
 
 
 def _partner(analyzer: HyperparameterAnalyzer, metric: Column) -> str | None:

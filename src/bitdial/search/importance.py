@@ -66,11 +66,11 @@ def importance_of(study: Study, metric: str, evaluator: str = "ped-anova") -> di
     Raises:
         BitdialError: an unknown evaluator, or too few runs, or runs that differ in nothing.
     """
+    if evaluator not in EVALUATORS:
+        raise BitdialError(f"evaluator must be one of {', '.join(EVALUATORS)}, got {evaluator!r}")
     import optuna
     from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 
-    if evaluator not in EVALUATORS:
-        raise BitdialError(f"evaluator must be one of {', '.join(EVALUATORS)}, got {evaluator!r}")
     trials = study.get_trials(deepcopy=False)
     values = sorted(trial.value for trial in trials if trial.value is not None)
     if len(values) < FEWEST:
