@@ -40,11 +40,12 @@
     const bent = column.log ? Math.log : (value) => value;
     const low = bent(there[0]), span = bent(there.at(-1)) - low;
     const at = (value) => (typeof value !== "number" ? null : span ? (bent(value) - low) / span : 0.5);
-    let marks = there;
-    if (there.length > 7) {
+    let marks = there, exact = 6;
+    if (there.length > 7 || there.some((value, index) => index && at(value) - at(there[index - 1]) < 0.06)) {
+      exact = 3;
       marks = [0, 0.25, 0.5, 0.75, 1].map((part) => low + part * span).map((value) => (column.log ? Math.exp(value) : value));
     }
-    return { at, ticks: marks.map((value) => [at(value), String(Number(value.toPrecision(there.length > 7 ? 3 : 6)))]) };
+    return { at, ticks: marks.map((value) => [at(value), String(Number(value.toPrecision(exact)))]) };
   }
 
   function explore(root) {

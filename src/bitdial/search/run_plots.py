@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -110,12 +111,15 @@ def _ticks(column: Column) -> list[tuple[float, str]]:
         return [((place + 0.5) / len(there), there[place]) for place in range(0, len(there), stride)]
     if len(there) < 2:
         return [(0.5, shown(value)) for value in there]
-    if column.log and len(there) <= 8:
-        return [(math.log(value / there[0]) / math.log(there[-1] / there[0]), shown(value)) for value in there]
+    low, high = there[0], there[-1]
+    if len(there) <= _LABELLED:
+        scale = math.log if column.log else float
+        heights = [(scale(value) - scale(low)) / (scale(high) - scale(low)) for value in there]
+        if min(b - a for a, b in itertools.pairwise(heights)) > 0.06:
+            return list(zip(heights, map(shown, there), strict=True))
     if column.log:
         places = [0.0, 0.25, 0.5, 0.75, 1.0]
         return [(place, f"{there[0] * (there[-1] / there[0]) ** place:.2g}") for place in places]
-    low, high = there[0], there[-1]
     inner = [tick for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
     return [((tick - low) / (high - low), f"{tick:.6g}") for tick in inner]
 
