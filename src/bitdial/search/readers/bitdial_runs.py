@@ -22,7 +22,7 @@ from bitdial.search.readers.json_folders import load_mapping
 from bitdial.search.readers.tables import Log, Table
 
 OWN_FILES = frozenset({"config.yaml", "data.json", "metrics.csv", "results.json", "cyclic_precision_results.json"})
-OWN_FOLDERS = frozenset({"checkpoints", "models", "pictures", "plots", "tensorboard"})
+OWN_FOLDERS = frozenset({"checkpoints", "models", "pictures", "plots", "tensorboard", "wandb"})
 """What lies in the folder of a run and is no run of its own."""
 _OF_THE_ARM = ("kind", "quantizer", "activation_bits", "teacher", "lambda_value")
 """What a record says of how its arm was trained."""
@@ -31,10 +31,12 @@ _OF_THE_ARM = ("kind", "quantizer", "activation_bits", "teacher", "lambda_value"
 def is_bitdial_run(folder: Path) -> bool:
     """Whether a folder is that of a run: its first file begins with the recipe; or it has the results of one."""
     for name, start in (("config.yaml", b"recipe:"), ("results.json", b'{\n  "schema_version":')):
+        path = folder / name
         try:
-            with (folder / name).open("rb") as file:
-                if file.read(len(start)) == start:
-                    return True
+            if path.is_file():
+                with path.open("rb") as file:
+                    if file.read(len(start)) == start:
+                        return True
         except OSError:
             continue
     return False
@@ -102,11 +104,11 @@ def _runs(
         yield run(arm, seed, {k: record[k] for k in _OF_THE_ARM if k in record}, "finished", metrics, steps, *told)
     for key, log in logs.items():
         assert table is not None
-        arm, text = key if len(key) == 2 else _only_arm(folder, config)
+        arm, seed = (key[0], table.setting(key[1])) if len(key) == 2 else _only_arm(folder, config)
         value = number_in(str(arm).removeprefix("lambda_"))  # an arm for each lambda is called so
         more = {"lambda_value": value} if value is not None and "lambda_value" in flat else {}
         told = [f"not finished: the last step in its log is {log.step:g}"]
-        yield run(arm, table.setting(str(text)), more, RUNNING, table.metrics(log), log.step, *told)
+        yield run(arm, seed, more, RUNNING, table.metrics(log), log.step, *told)
     if not records and not logs:
         yield run(*_only_arm(folder, config), {}, RUNNING, Metrics(), None, "not finished: nothing is logged yet")
 

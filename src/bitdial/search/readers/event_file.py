@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 _CHUNK = 2**20
-_ROW = 64  # bytes of a record whose checksums are added up side by side
+_ROW = 128  # bytes of a record whose checksums are added up side by side
 _HEADER = struct.Struct("<QI")  # length, its checksum
 _SUM = struct.Struct("<I")
 
@@ -29,7 +29,7 @@ class Damage:
 
     def notes(self, name: str) -> list[str]:
         """In words."""
-        told = [f"{name}: {self.records} damaged events were left out"] if self.records else []
+        told = [f"{name}: damaged events are left out: {self.records}"] if self.records else []
         told += [f"{name}: damaged in its middle; what comes after is lost"] if self.lost else []
         return told + ([f"{name}: the last event is not whole and was left out"] if self.cut else [])
 

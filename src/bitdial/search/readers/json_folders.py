@@ -54,6 +54,8 @@ def load_mapping(path: Path) -> dict[Any, Any]:
     Raises:
         UnreadableError: it holds something else, or is damaged.
     """
+    if not path.is_file():  # a pipe of that name would never end
+        raise FileNotFoundError(path)
     if path.stat().st_size > _LARGEST:
         raise UnreadableError(f"larger than {_LARGEST >> 20} MiB")
     try:
@@ -141,8 +143,8 @@ def _take_lines(found: Metrics, lines: list[Mapping[str, Any]], prefix: str) -> 
     step: Any = None
     for at, line in enumerate(lines, 1):
         flat = dict(flatten(line, prefix))
-        places = (number(flat.get(f"{prefix}{each}")) for each in STEPS)
-        step = next((place for place in places if place is not None), at)
+        places = (flat.get(f"{prefix}{each}") for each in STEPS)
+        step = next((place for place in places if isinstance(place, int | float)), at)
         for key, value in flat.items():
             if (measured := number(value)) is not None and key.removeprefix(prefix) not in STEPS:
                 found.add(key, measured, step)

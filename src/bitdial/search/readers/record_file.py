@@ -29,8 +29,8 @@ class Damage:
 
     def notes(self) -> list[str]:
         """In words."""
-        told = [f"{self.blocks} damaged blocks of 32 KiB were read in part"] if self.blocks else []
-        told += [f"{self.records} damaged records were left out"] if self.records else []
+        told = [f"damaged blocks of 32 KiB were read in part: {self.blocks}"] if self.blocks else []
+        told += [f"damaged records are left out: {self.records}"] if self.records else []
         return told + (["the end of the file is missing; what was whole is kept"] if self.cut else [])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from bitdial.files import as_text
 from bitdial.search.readers import sqlite_files, trials
 from bitdial.search.readers.bitdial_runs import OWN_FILES, OWN_FOLDERS, is_bitdial_run, read_bitdial
 from bitdial.search.readers.found import FoundRun, Unread, UnreadableError, natural
@@ -131,7 +132,7 @@ class Scan:
 
     def _name(self, path: Path) -> str:
         """The path below the folder."""
-        return path.resolve().name if path == self._root else path.relative_to(self._root).as_posix()
+        return as_text(path.resolve().name if path == self._root else path.relative_to(self._root).as_posix())
 
     def _not_read(self, path: Path, why: object) -> None:
         if isinstance(why, OSError):

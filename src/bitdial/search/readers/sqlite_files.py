@@ -28,6 +28,7 @@ def read_sqlite(path: Path, name: str) -> list[FoundRun]:
     mode = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"  # which leaves no files beside it
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?{mode}", uri=True, timeout=2)) as base:
+            base.execute("pragma writable_schema = on")  # else nothing at all is read of a file whose end is missing
             base.text_factory = lambda text: text.decode("utf-8", "replace")
             tables = {row[0] for row in base.execute("select name from sqlite_master where type = 'table'")}
             if {"studies", "trials", "trial_params", "trial_values"} <= tables:

@@ -50,6 +50,8 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         self.path, self.notes = path, list[str]()
+        if not path.is_file():  # a pipe of that name would never end
+            raise FileNotFoundError(path)
         with path.open("rb") as file:
             start = file.read(4096)
         self._encoding = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"

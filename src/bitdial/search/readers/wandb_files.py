@@ -65,13 +65,16 @@ class _Run:
         if kind == "history":
             self.step = record.history.step.num
             for item in record.history.item:
-                key = item.key or ".".join(item.nested_key)
+                nested = item.nested_key
+                key = nested[0] if len(nested) == 1 else ".".join(nested) or item.key  # the first is the usual one
                 self.history[key] = text = item.value_json or _typed(item)
                 if text in _ODD and key not in self.odd:
                     self.odd[key] = float(text.strip('"')), self.step
         elif kind == "summary":
             for item in record.summary.update:
-                self.summary[item.key or ".".join(item.nested_key)] = item.value_json
+                nested = item.nested_key
+                key = nested[0] if len(nested) == 1 else ".".join(nested) or item.key
+                self.summary[key] = item.value_json
             for item in record.summary.remove:
                 gone = item.key or ".".join(item.nested_key)
                 self.summary = {key: text for key, text in self.summary.items() if not f"{key}.".startswith(f"{gone}.")}
