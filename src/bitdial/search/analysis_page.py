@@ -81,7 +81,7 @@ def analysis_page(
     ]
     folder = analyzer.results_dir.resolve()
     meta = [str(folder), counted(analyzer), made(datetime.now(UTC).isoformat(timespec="seconds"))]
-    return Page(f"Runs in {folder.name or folder}", meta, blocks, headline=found.headline, tiles=tiles)
+    return Page(f"What the runs in {folder.name or folder} found", meta, blocks, headline=found.headline, tiles=tiles)
 
 
 def explorer_of(analyzer: HyperparameterAnalyzer, found: Overview, lambda_value: float | None = None) -> Explorer:

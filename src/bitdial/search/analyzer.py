@@ -31,7 +31,8 @@ class HyperparameterAnalyzer:
 
     Args:
         results_dir: the folder.
-        parameters: the parameters to look at; none: all that vary, but for seeds and texts that differ in every run.
+        parameters: the parameters to look at; none: all that vary, but for seeds and what names a run, such as a
+            ``run_name`` or an ``output_dir`` that no two runs share.
         lambda_name: the parameter that is the lambda of rate and distortion; None: found by its name.
 
     Raises:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Final, Literal
 
 from bitdial.evaluation import wording
+from bitdial.search import names
 from bitdial.search.readers import FoundRun
 
 
@@ -25,7 +26,7 @@ _ENOUGH = 3
 _LARGEST = 1e300
 """A number above has no place on an axis, and counts as a choice."""
 _LABELS = 4
-"""From so many runs on, a text that differs in every one of them is taken for a name."""
+"""From so many runs on, a text that differs in every one of them may be a name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +70,10 @@ class Column:
 
     @property
     def label(self) -> bool:
-        """Whether it names a run: a text that no two runs share."""
+        """Whether it names a run: by its own name, and as a text that no two runs share."""
         return (
             len(self.present) >= _LABELS
+            and names.names_a_run(self.name)
             and all(isinstance(value, str) for value in self.present)
             and len({*self.present}) == len(self.present)
         )
@@ -148,7 +150,7 @@ def columns_of(runs: Sequence[FoundRun]) -> tuple[list[Column], list[Column]]:
     A metric whose name is one of a parameter too has `` (metric)`` added; names that begin with an underscore are those
     of our own columns, so that a parameter or metric of such a name has `` (parameter)`` or `` (metric)`` added.
     """
-    names = list(dict.fromkeys(name for run in runs for name in run.config))
+    known = list(dict.fromkeys(name for run in runs for name in run.config))
     taken = set[str]()
     parameters = [
         Column(
@@ -156,7 +158,7 @@ def columns_of(runs: Sequence[FoundRun]) -> tuple[list[Column], list[Column]]:
             "parameter",
             [run.config.get(name, MISSING) for run in runs],
         )
-        for name in names
+        for name in known
     ]
     measured = dict.fromkeys(name for run in runs for name in run.metrics)
     metrics = [

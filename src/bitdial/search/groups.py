@@ -79,9 +79,9 @@ def conclusion(ranked: Sequence[Ranked], metric: str, *, maximize: bool) -> str:
     """Say in a sentence what the best configuration is and how sure that is."""
     best, rest = ranked[0], ranked[1:]
     way = "highest" if maximize else "lowest"
-    what = f"The {way} {metric} is {written(best.value)}, of {said(best.configuration.settings)}"
     if not rest:
-        return f"{what}; it is the only configuration."
+        return f"The only configuration has a {metric} of {written(best.value)}; there is nothing to compare it with."
+    what = f"The {way} {metric} is {written(best.value)}, of {said(best.configuration.settings)}"
     if best.value.half is None and all(each.value.half is None for each in rest):
         return f"{what}. With one seed there is no interval: whether it is better than the next is not known."
     tied = sum(each.tied for each in rest)
@@ -96,7 +96,7 @@ def said(settings: Mapping[str, Any]) -> str:
     """Return settings in words, the first ones, without those that are not there."""
     there = [f"{name} {shown(value, 30)}" for name, value in settings.items() if value is not MISSING]
     more = [f"and {len(there) - _SAID} more"] if len(there) > _SAID else []
-    return ", ".join([*there[:_SAID], *more]) or "the only configuration"
+    return ", ".join([*there[:_SAID], *more]) or "no settings"
 
 
 def written(value: Interval) -> str:

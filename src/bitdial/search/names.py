@@ -26,6 +26,11 @@ _COST = re.findall(
     r"\w+", "bpp bits bitops macs flops size bytes memory latency seconds second secs time runtime duration"
 )
 """What is spent, for the other side of a Pareto front, the most telling first."""
+_NAMING = re.findall(
+    r"\w+",
+    "name names id uuid run title tag notes description comment dir folder path file log logs output url host hostname "
+    "time date created started timestamp commit group",
+)
 _HELD_OUT = {"val", "valid", "validation", "dev", "eval", "test"}
 _ASIDE = {"epoch", "epochs", "step", "steps", "iteration", "lr", "time", "seconds", "runtime", "memory", "timestamp"}
 _SEED = re.compile(r"(^|[^a-z])seeds?$|(^|_)seed(_|$)", re.IGNORECASE)
@@ -48,6 +53,11 @@ def larger_is_better(metric: str) -> bool | None:
 def is_seed(parameter: str) -> bool:
     """Whether a parameter is a seed: ``seed``, ``random_seed``, ``training.seed``."""
     return bool(_SEED.search(re.split(r"[./]", parameter)[-1]))
+
+
+def names_a_run(parameter: str) -> bool:
+    """Whether a parameter of this name may hold what a run is called, or where or when it was."""
+    return not {*_NAMING}.isdisjoint(words(re.split(r"[./]", parameter)[-1]))
 
 
 def find_lambda(parameters: Sequence[str], varied: Iterable[str]) -> str | None:

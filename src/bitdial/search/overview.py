@@ -69,7 +69,7 @@ def overview_of(
         chosen.append(f"{_runs(lacking)} without a finite {column.name}: listed, and in no mean.")
     if lambda_value is None and table.lam is not None and table.lam.varied:
         chosen.append(f"Runs of every {table.lam.name} are compared with each other; of one alone: --lambda_value X.")
-    if ranked:
+    if len(ranked) > 1:
         chosen.append(
             f"The best of {len(ranked)} was chosen by the numbers that it is shown with, and so looks slightly better "
             "than it is; if those are of test data, measure it on others."
@@ -92,7 +92,7 @@ def _notes(analyzer: HyperparameterAnalyzer) -> list[str]:
     table = analyzer.table
     notes = []
     if table.labels:
-        notes.append(f"Different in every run, and so taken for names: {', '.join(table.labels)}; else: --param NAME.")
+        notes.append(f"Taken for names of runs, as no two share one: {', '.join(table.labels)}; else: --param NAME.")
     if seeds := [name for name, column in table.parameters.items() if names.is_seed(name) and column.varied]:
         notes.append(f"Runs that differ in {', '.join(seeds)} alone are one configuration.")
     if count := sum(run.state == "running or crashed" for run in table.runs):
