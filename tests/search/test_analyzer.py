@@ -14,6 +14,7 @@ import pytest
 from bitdial.errors import BitdialError
 from bitdial.evaluation.statistics import interval
 from bitdial.search import HyperparameterAnalyzer, names
+from bitdial.search.overview import overview_of
 from bitdial.search.readers import FoundRun
 from tests.search.conftest import Make
 from tests.search.fabricate import HOSTILE, odd, run, scatter, sweep
@@ -215,6 +216,22 @@ def test_lambda_is_found_by_its_name(analyzer_of: Make, name: str) -> None:
     assert analyzer_of(runs).recommend_parameters(lambda_value=0.02)["_mean"].tolist() == [1.0]
     named = [run(str(i), {"weight": 0.01 * (i + 1)}, {"psnr": float(i)}) for i in range(3)]
     assert analyzer_of(named, lambda_name="weight").recommend_parameters(lambda_value=0.03)["_mean"].tolist() == [2.0]
+
+
+def test_a_name_that_tells_no_way_is_told_of(analyzer_of: Make) -> None:
+    runs = [run(str(i), {"x": i}, {"value": float(i), "q": float(i)}) for i in range(5)]
+    analyzer = analyzer_of(runs)
+    assert analyzer.recommend_parameters(1, metric="value")["_mean"].tolist() == [0.0]  # as Optuna does by itself
+    assert analyzer.recommend_parameters(1, metric="q")["_mean"].tolist() == [4.0]
+    assert any("value does not tell which way is better: smaller was" in note for note in overview_of(analyzer).notes)
+
+
+def test_numbers_that_no_axis_has_room_for_are_not_finite(analyzer_of: Make) -> None:
+    values = [1e308, -1e308, 1.0, 2.0, 3.0]
+    analyzer = analyzer_of([run(str(i), {"x": i}, {"psnr": value}) for i, value in enumerate(values)])
+    assert analyzer.recommend_parameters()["x"].tolist() == [4, 3, 2]
+    assert analyzer.load_results()["psnr"].tolist() == values
+    analyzer.plot_comparison("x").draw_without_rendering()
 
 
 def test_the_metric_to_look_at_first() -> None:

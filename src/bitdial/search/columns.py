@@ -23,8 +23,8 @@ class _Missing:
 MISSING: Final = _Missing()
 _ENOUGH = 3
 """From so many different numbers on, None beside them is no choice of its own."""
-_LARGEST = 1e300
-"""A number above has no place on an axis, and counts as a choice."""
+LARGEST = 1e100
+"""A number above has no place on an axis: as a parameter it is a choice, as a metric not finite."""
 _LABELS = 4
 """From so many runs on, a text that differs in every one of them may be a name."""
 
@@ -51,6 +51,8 @@ class Column:
     @cached_property
     def numeric(self) -> bool:
         """Whether its values are numbers to be put on an axis, instead of choices."""
+        if self.kind == "metric":
+            return True
         given = [value for value in self.present if value is not None]
         if not given or not all(is_number(value) for value in given):
             return False
@@ -60,7 +62,7 @@ class Column:
     def distinct(self) -> list[Any]:
         """Its different values: numbers in order, choices in order of their first run."""
         if self.numeric:
-            return sorted({number(value) for value in self.present if value is not None and math.isfinite(value)})
+            return sorted({number(value) for value in self.present if _has_place(value)})
         return list(dict.fromkeys(text(value) for value in self.present))
 
     @property
@@ -94,14 +96,18 @@ class Column:
             return None
         if not self.numeric:
             return text(value)
-        return number(value) if value is not None and math.isfinite(value) else None
+        return number(value) if _has_place(value) else None
 
 
 def is_number(value: object) -> bool:
     """Whether a value is a number; a boolean is a choice, and so is what no float can hold."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return (isinstance(value, float) and not math.isfinite(value)) or abs(value) <= _LARGEST
+    return (isinstance(value, float) and not math.isfinite(value)) or abs(value) <= LARGEST
+
+
+def _has_place(value: Any) -> bool:
+    return value is not None and math.isfinite(value) and abs(value) <= LARGEST
 
 
 def number(value: Any) -> float:

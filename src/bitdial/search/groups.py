@@ -29,7 +29,8 @@ class Configuration:
 
     def interval(self, metric: Column) -> Interval | None:
         """Return mean and 95% t interval of a metric over the runs that have it; None: none has."""
-        values = [value for value in (metric.values[run] for run in self.runs) if value is not MISSING]
+        there = [run for run in self.runs if metric.values[run] is not MISSING]
+        values = [math.nan if (value := metric.at(run)) is None else float(value) for run in there]
         return interval(values) if values else None
 
 

@@ -55,6 +55,11 @@ def is_seed(parameter: str) -> bool:
     return bool(_SEED.search(re.split(r"[./]", parameter)[-1]))
 
 
+def is_of_optuna(metric: str) -> bool:
+    """Whether it is what Optuna calls the value of a trial, which it minimises unless told otherwise."""
+    return bool(re.fullmatch(r"values?(_\d+)?", metric))
+
+
 def names_a_run(parameter: str) -> bool:
     """Whether a parameter of this name may hold what a run is called, or where or when it was."""
     return not {*_NAMING}.isdisjoint(words(re.split(r"[./]", parameter)[-1]))

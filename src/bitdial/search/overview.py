@@ -63,7 +63,8 @@ def overview_of(
         unknown = str(error)
     chosen = [] if metric is not None else [f"{column.name} was taken as what most runs have; another: --metric NAME."]
     if maximize is None and names.larger_is_better(column.name) is None:
-        chosen.append(f"The name {column.name} does not tell which way is better: larger was taken; else: --minimize.")
+        taken = "larger was taken; else: --minimize" if up else "smaller was taken; else: --no_minimize"
+        chosen.append(f"The name {column.name} does not tell which way is better: {taken}.")
     runs = table.counted(lambda_value)
     if lacking := len(runs) - len(table.finite(column, runs)):
         chosen.append(f"{_runs(lacking)} without a finite {column.name}: listed, and in no mean.")

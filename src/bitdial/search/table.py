@@ -126,8 +126,8 @@ class RunTable:
 
 
 def larger(metric: Column, maximize: bool | None) -> bool:
-    """Say whether larger is better: as told, else by the metric's name, else yes."""
+    """Say whether larger is better: as told, else by the metric's name, else yes; of Optuna's value not, as there."""
     if maximize is not None:
         return bool(maximize)
     by_name = names.larger_is_better(metric.name)
-    return True if by_name is None else by_name
+    return not names.is_of_optuna(metric.name) if by_name is None else by_name

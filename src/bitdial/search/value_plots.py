@@ -98,9 +98,9 @@ def comparison(
     lambdas = sorted({lam.at(run) for run in runs if lam.at(run) is not None}, key=_order) if lam is not None else []
     series: list[tuple[str, list[int]]] = [("runs", runs)]
     if lam is not None and len(lambdas) > 1:
-        series = [(shown(value), [run for run in runs if lam.at(run) == value]) for value in lambdas]
+        series = [(drawable(shown(value), 20), [run for run in runs if lam.at(run) == value]) for value in lambdas]
         rest = [run for run in runs if lam.at(run) is None]
-        series += [(f"no {lam.name}", rest)] if rest else []
+        series += [(drawable(f"no {lam.name}", 20), rest)] if rest else []
     numeric = parameter.numeric
     there = {parameter.at(run) for run in runs}
     values = [value for value in parameter.distinct if value in there]
