@@ -36,7 +36,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[FoundRun]:
     """The runs that are found instead of what is there; to be filled."""
     runs: list[FoundRun] = []
     unread = [Unread(Path(f"runs/{name}.csv"), "expected numbers, got none") for name in (*"abcdefghijkl", HOSTILE[0])]
-    monkeypatch.setattr("bitdial.search.analyzer.read_runs", lambda folder: (runs, unread))
+    monkeypatch.setattr("bitdial.search.analysis.read_runs", lambda folder: (runs, unread))
     return runs
 
 

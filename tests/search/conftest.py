@@ -22,7 +22,7 @@ def analyzer_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Return a function that makes an analyzer of the runs that it is given."""
 
     def make(runs: Sequence[FoundRun], unread: Sequence[Unread] = (), **options: Any) -> HyperparameterAnalyzer:
-        monkeypatch.setattr("bitdial.search.analyzer.read_runs", lambda folder: (list(runs), list(unread)))
+        monkeypatch.setattr("bitdial.search.analysis.read_runs", lambda folder: (list(runs), list(unread)))
         return HyperparameterAnalyzer(tmp_path, **options)
 
     return make

@@ -74,7 +74,7 @@ def test_runs_with_missing_metrics_are_kept_with_a_note(analyzer_of: Make) -> No
 
 def test_results_are_read_anew_at_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [run("a", {"x": 1}, {"loss": 1.0})]
-    monkeypatch.setattr("bitdial.search.analyzer.read_runs", lambda folder: (list(runs), []))
+    monkeypatch.setattr("bitdial.search.analysis.read_runs", lambda folder: (list(runs), []))
     analyzer = HyperparameterAnalyzer(tmp_path)
     assert len(analyzer.load_results()) == 1
     runs.append(run("b", {"x": 2}, {"loss": 2.0}))
