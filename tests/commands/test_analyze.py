@@ -94,7 +94,7 @@ def test_options_reach_the_analysis(place: Path, found: list[FoundRun], capsys: 
     assert "PED-ANOVA" not in told("--evaluator", "fanova")
     assert "of width 128" in told("--param", "width")
     assert "The highest psnr is 32.94" in told("--lambda", "0.013", "--lambda_name", "lambda_value")
-    assert "broken: failed; CUDA out of memory" in one
+    assert "broken: failed: CUDA out of memory" in one
     assert "and 3 more, on the page" in one
 
 
@@ -120,11 +120,11 @@ def test_nothing_to_read_is_status_2(place: Path, capsys: pytest.CaptureFixture[
 def test_runs_without_metrics_are_counted(
     place: Path, found: list[FoundRun], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found += [run("a", {"x": 1}, {}), run("b", {"x": 2}, {}, "pruned")]
+    found += [run("a", {"x": 1}, {}), run("b", {"x": 2}, {}, "pruned"), run("c", {"x": 2}, {}, "failed")]
     assert main(["analyze", "runs"]) == 0
     text = words(capsys)
-    assert "2 runs (2 json; 1 pruned) in runs No run has a metric." in text
-    assert "b: pruned; no reason given" in text
+    assert "3 runs (3 json; 1 pruned, 1 failed) in runs No run has a metric." in text
+    assert "b: pruned c: failed: no reason given" in text
 
 
 BAD = {

@@ -17,7 +17,7 @@ from bitdial.search import HyperparameterAnalyzer
 from bitdial.search.columns import shown
 from bitdial.search.groups import written
 from bitdial.search.importance import EVALUATORS
-from bitdial.search.overview import Overview, counted, overview_of
+from bitdial.search.overview import Overview, counted, overview_of, why
 from bitdial.search.readers import Unread
 from bitdial.terminal import terminal
 
@@ -48,9 +48,7 @@ def analyze(options: AnalyzeConfig, report: Path | None) -> int:
     _print_importance(console, found, options.evaluator)
     for note in found.notes:
         _say(console, note)
-    failed = [
-        f"{run.name}: {run.state}; {'; '.join(run.notes) or 'no reason given'}" for run in analyzer.table.left_out()
-    ]
+    failed = [": ".join(filter(None, (run.name, run.state, why(run)))) for run in analyzer.table.left_out()]
     _list(console, "Failed or pruned, and in no mean:", failed)
     _print_unread(console, analyzer.unread, options.dir)
     if report is not None:

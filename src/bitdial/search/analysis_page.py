@@ -29,7 +29,7 @@ from bitdial.search import names
 from bitdial.search.columns import MISSING, Column, shown, text
 from bitdial.search.groups import written
 from bitdial.search.importance import EVALUATORS
-from bitdial.search.overview import Overview, counted, overview_of
+from bitdial.search.overview import Overview, counted, overview_of, why
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -218,7 +218,7 @@ def _drawn(draw: Any) -> Figure | None:
 def _left_out(analyzer: HyperparameterAnalyzer) -> list[Block]:
     blocks: list[Block] = []
     if failed := analyzer.table.left_out():
-        rows = [Row(run.name, [run.state, run.source, "; ".join(run.notes) or "no reason given"]) for run in failed]
+        rows = [Row(run.name, [run.state, run.source, why(run)]) for run in failed]
         words = ["state", "kind", "why"]
         blocks.append(Section("Failed and pruned runs"))
         blocks.append(

@@ -11,6 +11,7 @@ from bitdial.errors import BitdialError
 from bitdial.search import names
 from bitdial.search.columns import Column
 from bitdial.search.groups import Ranked, conclusion
+from bitdial.search.readers import FoundRun
 from bitdial.search.table import larger
 
 if TYPE_CHECKING:
@@ -87,6 +88,11 @@ def counted(analyzer: HyperparameterAnalyzer) -> str:
         ", ".join(f"{count} {name}" for name, count in found.most_common()) for found in (sources, states) if found
     ]
     return f"{_runs(len(analyzer.runs))} ({'; '.join(parts)})"
+
+
+def why(run: FoundRun) -> str:
+    """Say why a run is left out, as far as is known; of a pruned one its state says it."""
+    return "; ".join(run.notes) or ("" if run.state == "pruned" else "no reason given")
 
 
 def _notes(analyzer: HyperparameterAnalyzer) -> list[str]:

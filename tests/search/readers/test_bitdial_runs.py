@@ -100,6 +100,15 @@ def test_run_that_was_stopped(tmp_path: Path) -> None:
     assert stopped.notes[0] == "not finished: the last step in its log is 10"
 
 
+def test_trial_of_a_search_leaves_records_and_no_results(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", "joint", None, "step,val_loss\n30,0.5\n")
+    for name in ("joint-seed0", "joint-seed0-trial"):  # measured in full after the search
+        (folder / "models" / f"{name}.json").write_text(json.dumps(cyclic_record("joint", 0)))
+    (run,) = read(folder).values()
+    assert (run.name, run.state, run.steps, run.notes) == ("run:joint-seed0", "finished", 30, [])
+    assert (run.metrics["own.accuracy"], run.metrics["val_loss"]) == (0.75, 0.5)
+
+
 def test_stopped_run_of_one_arm_is_called_as_it_would_be_in_the_end(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", "compress", None, "step,val_bpp\n20,0.5\n")
     (folder / "checkpoints" / "codec-seed0_tracking.json").write_text("{}")

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,23 +137,37 @@ def test_database_of_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_trial_that_has_a_folder_is_its_run(tmp_path: Path) -> None:
     """A search of bitdial tells of a trial in the study and in the folder of its run."""
-    entries = [{"op_code": 0, "study_name": "a", "directions": [1]}]
-    for number in range(3):
+    entries: list[dict[str, Any]] = [{"op_code": 0, "study_name": "a", "directions": [1]}]
+
+    def add(folder: str, state: int, **attributes: Any) -> None:
+        number = sum(entry["op_code"] == 4 for entry in entries)
         entries.append({"op_code": 4, "study_id": 0})
-        entries.append({"op_code": 8, "trial_id": number, "user_attr": {"folder": f"trials/trial-{number}"}})
-        entries.append({"op_code": 6, "trial_id": number, "state": 1 + number // 1 % 2, "values": [0.5]})
+        for name, value in {"folder": str(tmp_path / folder), **attributes}.items():
+            entries.append({"op_code": 8, "trial_id": number, "user_attr": {name: value}})
+        entries.append({"op_code": 6, "trial_id": number, "state": state, "values": [0.5] if state == 1 else None})
+
+    add("search-a/trial-0000", 1, heartbeat=1e9)
+    add("search-a/trial-0001", 3, reason="its worker died", worker_died=True)
+    add("search-a/trial-0001", 2, retry_of=1, steps=7)
+    add("gone/trial-0003", 1, steps=9)
+    add("elsewhere/trial-0004", 3, reason="the loss is not finite")
     path = tmp_path / "journal.log"
     path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
 
-    def own(number: int, place: str) -> FoundRun:
-        folder = tmp_path / place / f"trial-{number}"
-        return FoundRun(f"{place}-{number}", "bitdial", folder, "running or crashed", {}, {"loss": 1.0}, 3, [])
+    def own(folder: str, state: str) -> FoundRun:
+        return FoundRun(folder, "bitdial", tmp_path / folder, state, {}, {"loss": 1.0}, 3, [])
 
-    runs = joined([own(0, "trials"), own(0, "elsewhere"), own(1, "copied"), *read_journal(path, "x")])
-    assert [(run.name, run.state, run.group) for run in runs] == [
-        ("trials-0", "running or crashed", "a"),
-        ("elsewhere-0", "running or crashed", None),
-        ("copied-1", "pruned", "a"),
-        ("x#2", "finished", "a"),
+    runs = joined([
+        own("search-a/trial-0000", "finished"), own("search-b/trial-0000", "finished"),
+        own("search-a/trial-0001", "running or crashed"), own("copied/trial-0004", "running or crashed"),
+        *read_journal(path, "x"),
+    ])  # fmt: skip
+    assert [(run.name, run.state, run.group, run.notes) for run in runs] == [
+        ("search-a/trial-0000", "finished", "a", []),
+        ("search-b/trial-0000", "finished", None, []),
+        ("search-a/trial-0001", "pruned", "a", ["reason: its worker died"]),
+        ("copied/trial-0004", "failed", "a", ["reason: the loss is not finite"]),
+        ("x#3", "finished", "a", []),
     ]
     assert runs[0].metrics == {"loss": 1.0, "value": 0.5}
+    assert (runs[-1].metrics, runs[-1].steps) == ({"value": 0.5}, 9)

@@ -68,7 +68,8 @@ def test_single_file_and_folder_of_one_run(sound: Path) -> None:
     assert [run.name for run in read_runs(sound / "log.csv")[0]] == ["log.csv"]
     assert [run.name for run in read_runs(sound / "cyclic-1")[0]] == ["cyclic-1:cpt-seed0"]
     assert [run.name for run in read_runs(sound / "events")[0]] == ["events"]
-    assert [run.name for run in read_runs(sound / "lambda_0.013_gamma_0.003_wlr_0.025")[0]][0].startswith("lambda_")
+    old = "lambda_0.013_gamma_0.003_wlr_0.025"
+    assert [run.name for run in read_runs(sound / old)[0]] == [old]
     assert read_runs(sound / "empty") == ([], [])
 
 
@@ -85,6 +86,11 @@ def test_what_cannot_be_read_is_named_with_the_reason(sound: Path, tmp_path: Pat
         (tmp_path / "random" / name).write_bytes(rng.randbytes(5000))
         (tmp_path / "empty" / name).write_bytes(b"")
     (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "metrics.json").mkdir()
+    (tmp_path / "my_results.json").write_text("nothing to do with it")
+    (tmp_path / ".hidden.csv").write_text("")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "log.csv").write_text("step,loss\n1,2\n")
     (tmp_path / "folder.csv" / "log.csv").write_text("step,loss\n1,2\n")
     (tmp_path / "gone.csv").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
@@ -112,6 +118,7 @@ def test_what_cannot_be_read_is_named_with_the_reason(sound: Path, tmp_path: Pat
         "folder.csv": "a folder that is named as a file",
         "gone.csv": "a link that leads nowhere",
         "loop": "a link that leads nowhere",
+        "metrics.json": "a folder that is named as a file",
         "pipe.csv": "no regular file",
         "pipes/metrics.csv": "no regular file",
         "random/events.out.tfevents.1": "no event in it is whole",
@@ -164,16 +171,21 @@ DAMAGE: list[Damage] = [
     lambda data, rng: bytes(data[: rng.randrange(len(data))]),
     lambda data, rng: _flipped(data, rng, 1),
     lambda data, rng: _flipped(data, rng, 20),
-    lambda data, rng: bytes(data[: (at := rng.randrange(len(data)))] + data[at + rng.randrange(1, 300) :]),
-    lambda data, rng: bytes(data[: (at := rng.randrange(len(data)))] + rng.randbytes(rng.randrange(1, 300)) + data[at:]),
+    lambda data, rng: _with_a_hole(data, rng, b""),
+    lambda data, rng: _with_a_hole(data, rng, rng.randbytes(300)),
     lambda data, rng: bytes(data[:40]) + rng.randbytes(rng.randrange(3000)),
-]  # fmt: skip
+]
 
 
 def _flipped(data: bytearray, rng: random.Random, count: int) -> bytes:
     for _ in range(count):
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     return bytes(data)
+
+
+def _with_a_hole(data: bytearray, rng: random.Random, filling: bytes) -> bytes:
+    at = rng.randrange(len(data))
+    return bytes(data[:at] + filling + data[at + rng.randrange(1, 300) :])
 
 
 KINDS = [

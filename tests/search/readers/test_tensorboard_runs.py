@@ -13,6 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from bitdial.search.readers import read_runs
 from bitdial.search.readers.event_file import Damage, events, masked_sums
 from bitdial.search.readers.found import FoundRun, Unread
 from bitdial.search.readers.tensorboard_runs import read_tensorboard
@@ -63,7 +64,7 @@ def test_events_are_those_of_tensorboards_own_reader(events_of_many_kinds: Path)
 
 
 def test_records_longer_than_what_is_read_at_once() -> None:
-    records = [b"a" * 10, b"b" * (5 * 2**20), b"c" * 100, b"d" * 2**20]
+    records = [b"a" * 10, b"b" * (3 * 2**19), b"c" * 100, b"d" * 2**20]
     damage = Damage()
     assert list(events(io.BytesIO(framed(*records)), damage)) == records
     assert not damage.cut
@@ -108,6 +109,15 @@ def test_files_of_a_resumed_run_are_one_run_in_the_order_of_their_making(tmp_pat
         (tmp_path / f"events.out.tfevents.1.host.{number}").write_bytes(framed(scalar("loss", number, number)))
     (run,), _ = read(tmp_path)
     assert (run.metrics, run.steps) == ({"loss": 10}, 10)
+
+
+def test_folders_that_bitdial_logs_its_arms_to_are_runs_where_they_stand_alone(tmp_path: Path) -> None:
+    for number, arm in enumerate(("cpt-0", "static_4bit-0"), 1):
+        (tmp_path / "tensorboard" / arm).mkdir(parents=True)
+        (tmp_path / "tensorboard" / arm / "events.out.tfevents.1").write_bytes(framed(scalar("loss", number, 5)))
+    assert {run.name: run.metrics["loss"] for run in read_runs(tmp_path)[0]} == {
+        "tensorboard/cpt-0": 1, "tensorboard/static_4bit-0": 2
+    }  # fmt: skip
 
 
 def test_tensors_with_their_numbers_as_bytes(tmp_path: Path) -> None:

@@ -83,9 +83,9 @@ def _runs(
     def run(
         arm: Any, seed: Any, more: Mapping[str, Any], state: str, metrics: Metrics, steps: Any, *told: str
     ) -> FoundRun:
-        own = {**flat, **settings(_mapping(experiments.get(arm))), "arm": arm, "seed": seed, **more}
+        own = {**flat, **settings({**_mapping(experiments.get(str(arm))), "arm": arm, "seed": seed, **more})}
         said = [*notes, *told, *metrics.notes()]
-        count = None if steps is None else int(steps)
+        count = int(steps) if steps is not None and math.isfinite(steps) else None
         return FoundRun(f"{name}:{arm}-seed{seed}", "bitdial", folder, state, own, metrics.last, count, said, name)
 
     experiments = _mapping(config.get("experiments"))
@@ -107,8 +107,8 @@ def _runs(
         arm, seed = (key[0], table.setting(key[1])) if len(key) == 2 else _only_arm(folder, config)
         value = number_in(str(arm).removeprefix("lambda_"))  # an arm for each lambda is called so
         more = {"lambda_value": value} if value is not None and "lambda_value" in flat else {}
-        told = [f"not finished: the last step in its log is {log.step:g}"]
-        yield run(arm, seed, more, RUNNING, table.metrics(log), log.step, *told)
+        told = [f"not finished: the last step in its log is {log.steps}"]
+        yield run(arm, seed, more, RUNNING, table.metrics(log), log.steps, *told)
     if not records and not logs:
         yield run(*_only_arm(folder, config), {}, RUNNING, Metrics(), None, "not finished: nothing is logged yet")
 
@@ -130,14 +130,17 @@ def _lists_of_records(results: Mapping[str, Any]) -> Iterator[list[dict[str, Any
 
 
 def _records_of_arms(folder: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
-    """What each arm left that was finished before the run was stopped."""
+    """What each arm left that was finished before the run was stopped, or that was a trial of a search."""
+    seen = set[tuple[str, str]]()
     for path in sorted([*folder.glob("models/*.json"), *folder.glob("checkpoints/*/arm.json")]):
         try:
             record = load_mapping(path)
         except (OSError, UnreadableError) as error:
             notes.append(f"{path.relative_to(folder)}: {error}")
         else:
-            if "seed" in record and _arm(record) is not None:
+            key = str(_arm(record)), str(record.get("seed"))
+            if "seed" in record and _arm(record) is not None and key not in seen:
+                seen.add(key)
                 yield record
 
 

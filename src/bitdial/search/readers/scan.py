@@ -20,7 +20,7 @@ Reader = Callable[[Path, str], list[FoundRun]]
 _SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages"})
 _OF_WANDB = frozenset({"files", "logs", "tmp"})
 """Folders beside a record file, with copies of what is in it."""
-_NAMED_SO = (".csv", ".tsv", ".wandb", ".db", ".sqlite", ".sqlite3", *METRICS)
+_NAMED_SO = (".csv", ".tsv", ".wandb", ".db", ".sqlite", ".sqlite3")
 
 
 class Scan:
@@ -50,7 +50,7 @@ class Scan:
     def _folder(self, folder: Path) -> list[Path]:
         """Read what is in a folder; return the folders in it."""
         try:
-            names = sorted(os.listdir(folder))
+            names = sorted(each for each in os.listdir(folder) if each == ".wandb" or not each.startswith("."))
         except OSError as error:
             self._not_read(folder, error)
             return []
@@ -78,10 +78,9 @@ class Scan:
         if stat.S_ISREG(mode):
             self._file(path)
             return False
-        if path.name.endswith(_NAMED_SO):
+        if path.name.endswith(_NAMED_SO) or path.name in METRICS:
             self._not_read(path, "a folder that is named as a file" if stat.S_ISDIR(mode) else "no regular file")
-        hidden = path.name.startswith(".") and path.name != ".wandb"
-        return stat.S_ISDIR(mode) and not hidden and path.name not in _SKIPPED
+        return stat.S_ISDIR(mode) and path.name not in _SKIPPED
 
     def _file(self, path: Path) -> None:
         name = path.name.lower()

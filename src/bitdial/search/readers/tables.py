@@ -27,18 +27,24 @@ _METRIC = re.compile(
     r"mse|mae|rmse|r2|auc|map|f1|i?ou|miou|dice|precision|recall|bleu|rouge|wer|cer|perplexity|ppl|nll|elbo|fid|"
     r"reward|return|val|valid|validation|test|eval|train|seconds|runtime|throughput)(?:[^a-z]|$)"
 )
+_MAY_BE_ODD = re.compile("[nN](?:[aA][nN]|[fF])").search  # NaN or infinity may be in a line
 
 
 @dataclass
 class Log:
     """The lines of one run in a log."""
 
-    last: dict[int, str] = field(default_factory=dict)
-    """Column -> the last text in it."""
+    last: list[str]
+    """The last text in each column."""
     odd: dict[int, tuple[float, str]] = field(default_factory=dict)
     """Column -> the first NaN or infinity in it, and the step."""
     rows: int = 0
     step: float = -1.0
+
+    @property
+    def steps(self) -> int:
+        """The last step, or how many lines there are where it is no number."""
+        return int(self.step) if 0 <= self.step < 2**63 else self.rows
 
 
 class Table:
@@ -73,12 +79,13 @@ class Table:
             reader = csv.reader(file, delimiter=self._delimiter)
             try:
                 header = next(reader, [])
+                count = len(header)
                 yield self._named(header)
                 for row in reader:
-                    if len(row) > len(header) and not any(row[len(header) :]):  # a delimiter at the end of each line
-                        row = row[: len(header)]
-                    if len(row) == len(header):
+                    if len(row) == count:
                         yield row
+                    elif len(row) > count and not any(row[count:]):  # a delimiter at the end of each line
+                        yield row[:count]
                     else:
                         ragged += bool(row)
             except (csv.Error, UnicodeError) as error:
@@ -110,15 +117,20 @@ class Table:
             return logs, False
         scopes = list(self.scopes.values())
         for row in self.rows():
-            log = logs.setdefault(tuple([row[at] for at in scopes]), Log())
-            if len(logs) > MOST_RUNS:
-                raise UnreadableError(f"holds more than {MOST_RUNS} runs, going by its column of steps")
-            for at, text in enumerate(row):
-                if text:
-                    log.last[at] = text
-                    if text[-1] in "nNyYfF" and at not in log.odd and not math.isfinite(value := self.number(text, 0)):
-                        log.odd[at] = value, row[step_at]
-            step = self.number(row[step_at], log.step)
+            key = tuple([row[at] for at in scopes])
+            if (log := logs.get(key)) is None:
+                if len(logs) == MOST_RUNS:
+                    raise UnreadableError(f"holds more than {MOST_RUNS} runs, going by its column of steps")
+                log = logs[key] = Log(row)
+            log.last = [new or old for new, old in zip(row, log.last, strict=True)] if "" in row else row
+            if _MAY_BE_ODD("".join(row)):
+                for at, text in enumerate(row):
+                    if text and text[-1] in "nNyYfF" and not math.isfinite(value := self.number(text, 0)):
+                        log.odd.setdefault(at, (value, row[step_at]))
+            try:
+                step = float(row[step_at])
+            except ValueError:
+                step = log.step
             turns, rows = turns + (step < log.step), rows + 1
             log.rows, log.step = log.rows + 1, step
         return logs, bool(logs) and turns <= (rows - len(logs)) / 10
@@ -135,7 +147,7 @@ class Table:
     def metrics(self, log: Log) -> Metrics:
         """The last number in each column of a log, but for those that say which line it is."""
         found = Metrics(odd={self.columns[at]: odd for at, odd in log.odd.items()})
-        for at, text in log.last.items():
+        for at, text in enumerate(log.last):
             if (value := self.number(text)) is not None and self.columns[at].casefold() not in (*STEPS, *SCOPES):
                 found.last[self.columns[at]] = float(value)
         return found
@@ -158,10 +170,9 @@ def read_csv(path: Path, name: str) -> list[FoundRun]:
     for key, log in logs.items():
         config = {column: table.setting(text) for column, text in zip(table.scopes, key, strict=True)}
         metrics = table.metrics(log)
-        steps = int(log.step) if 0 <= log.step < 2**63 else log.rows
         own = name if len(logs) == 1 else f"{name}:{'-'.join(key)}"
         told = [*table.notes, *metrics.notes()]
-        runs.append(FoundRun(own, "csv", path, "finished", config, metrics.last, steps, told))
+        runs.append(FoundRun(own, "csv", path, "finished", config, metrics.last, log.steps, told))
     return runs
 
 

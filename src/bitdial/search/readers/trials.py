@@ -15,8 +15,8 @@ MAGIC = b'{"op_code":'
 _STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")  # as journals count them
 _SAID = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
 _MAKES_NOTHING = re.compile(r'\{"op_code":(?:[2356789]|10),')
-_BOOKKEEPING = frozenset({"folder", "host", "worker", "heartbeat", "steps", "planned_steps", "retry_of", "worker_died"})
-"""Attributes in which a search of bitdial notes who trains a trial and where."""
+_BOOKKEEPING = frozenset({"grid_point", "heartbeat", "planned_steps", "retry_of", "steps", "worker_died"})
+"""Numbers in which a search of bitdial notes who trains a trial."""
 
 
 @dataclass
@@ -88,7 +88,8 @@ def joined(runs: Sequence[FoundRun]) -> list[FoundRun]:
             own = told
         for run in own:
             run.group = trial.group
-            run.state = "pruned" if trial.state == "pruned" else run.state
+            run.state = run.state if run.state == "finished" else trial.state  # the last of several tries tells
+            run.notes += [note for note in trial.notes if note.startswith("reason: ")]
             if len(own) == 1:
                 run.metrics = {**trial.metrics, **run.metrics}
         left += [] if own else [trial]
@@ -131,7 +132,11 @@ def trial_runs(
                 settings(trial.params),
                 found.last,
                 steps if isinstance(steps, int) else None,
-                [*notes, *found.notes()],
+                [
+                    *notes,
+                    *found.notes(),
+                    *([f"reason: {reason}"] if (reason := trial.attributes.get("reason")) else []),
+                ],
                 trial.study.name,
                 folder=folder if isinstance(folder := trial.attributes.get("folder"), str) else None,
             )
