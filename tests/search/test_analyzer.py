@@ -238,6 +238,8 @@ def test_the_metric_to_look_at_first() -> None:
     assert names.default_metric({"epoch": 9, "train/loss": 9, "val/loss": 9, "val/accuracy": 9}) == "val/accuracy"
     assert names.default_metric({"val/accuracy": 2, "loss": 9, "epoch": 9}) == "loss"
     assert names.default_metric({"train_psnr": 5, "val_psnr": 5}) == "val_psnr"
+    assert names.default_metric({"train_accuracy": 5, "own.accuracy": 5}) == "own.accuracy"
+    assert names.default_metric({"train_accuracy": 5, "val_loss": 5}) == "val_loss"
     assert names.default_metric({"something": 4, "seconds": 5}) == "something"
 
 

@@ -3,7 +3,7 @@
 "use strict";
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
-  const TOP = 44, HEIGHT = 260, GAP = 106, SIDE = 78, NONE = 24, LONG = 60;
+  const TOP = 44, HEIGHT = 260, GAP = 106, SIDE = 84, NONE = 24, LONG = 60;
 
   function drawn(tag, attributes = {}, text = null) {
     const element = document.createElementNS(SVG, tag);

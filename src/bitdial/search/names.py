@@ -81,10 +81,11 @@ def default_metric(finite: Mapping[str, int]) -> str:
     most = max(finite.values())
     common = [name for name, count in finite.items() if count and count >= 0.8 * most]
 
-    def rank(name: str) -> tuple[bool, int, bool, int]:
+    def rank(name: str) -> tuple[bool, bool, int, bool, int]:
         parts = words(name)
         known = min((_FIRST.index(word) for word in parts if word in _FIRST), default=len(_FIRST))
-        return bool(_ASIDE & {*parts}), known, not _HELD_OUT & {*parts}, -finite[name]
+        trained = bool({"train", "training"} & {*parts})
+        return bool(_ASIDE & {*parts}), trained, known, not _HELD_OUT & {*parts}, -finite[name]
 
     return min(common or finite, key=rank)
 
