@@ -8,6 +8,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recommend": ("bitdial.commands.recommend:run", "say whether mixed precision would pay here, and why"),
     "compress": ("bitdial.commands.compress:compress", "compress pictures with a trained codec"),
     "decompress": ("bitdial.commands.compress:decompress", "make pictures of them again"),
+    "analyze": ("bitdial.commands.analyze:run", "say what finished runs found: the best settings, and what mattered"),
     "bench": ("bitdial.commands.bench:run", "measure on this machine, e.g. `bitdial bench amp`"),
     "doctor": ("bitdial.doctor.command:run", "show what this machine can do"),
 }

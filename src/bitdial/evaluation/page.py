@@ -1,4 +1,4 @@
-"""One HTML page for whatever a run found, made of blocks: no network, no scripts, the figures inside.
+"""One HTML page for whatever a run found, made of blocks: no network, the figures inside, no script but an explorer's.
 
 A recipe says what its page shows, as a `Page` of blocks; how a page looks stands in ``page.html`` alone.
 """
@@ -17,6 +17,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from bitdial.evaluation.explorer import Explorer
 from bitdial.evaluation.results import Machine
 from bitdial.files import write_atomically
 
@@ -122,7 +123,18 @@ class Table:
         assert set(self.words) <= set(self.columns), f"no column is called {self.words}"
 
 
-Block: TypeAlias = Section | Text | Items | Facts | Pre | Details | Picture | Table
+@dataclass(frozen=True)
+class Bars:
+    """Shares of a whole as bars, in the order given.
+
+    Attributes:
+        shares: by name, in [0, 1].
+    """
+
+    shares: Mapping[str, float]
+
+
+Block: TypeAlias = Section | Text | Items | Facts | Pre | Details | Picture | Table | Bars | Explorer
 
 
 @dataclass(frozen=True)
@@ -154,7 +166,11 @@ class Page:
 
 def render_page(page: Page) -> str:
     """Return the page as HTML; every string in it is text, never markup."""
-    return _template().render(page=page)
+    extra = any(isinstance(block, Bars | Explorer) for block in page.blocks)
+    script = any(isinstance(block, Explorer) for block in page.blocks)
+    return _template().render(
+        page=page, style=_file("explorer.css") if extra else "", script=_file("explorer.js") if script else ""
+    )
 
 
 def write_page(page: Page, path: str | Path) -> Path:
@@ -218,4 +234,9 @@ def _template() -> Template:
         "base64": lambda image: base64.b64encode(image).decode("ascii"),
     }
     environment.filters.update(filters)
-    return environment.from_string(resources.files("bitdial.evaluation").joinpath("page.html").read_text("utf-8"))
+    return environment.from_string(_file("page.html"))
+
+
+@cache
+def _file(name: str) -> Markup:
+    return Markup(resources.files("bitdial.evaluation").joinpath(name).read_text("utf-8"))
