@@ -187,6 +187,21 @@ def _nothing(*_: Any) -> None:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """How ``bitdial search`` judges a run.
+
+    Attributes:
+        settings: options beneath those of the user: that there are evaluations, and of data held out.
+        arm: whose evaluations are judged; None: the only one.
+        rescales: options that change the scale of the task's own metric, so that its values cannot be compared.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    arm: str | None = None
+    rescales: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Recipe(Generic[O, A, R, S]):
     """One recipe: what the engine in `bitdial.recipes.run` cannot know.
 
@@ -213,6 +228,7 @@ class Recipe(Generic[O, A, R, S]):
         saves_plots: whether the plots are wanted as files.
         dialled: whether its networks can be measured at any width, by ``bitdial evaluate``.
         listed: print the presets, for ``--list``; None: there is no such flag.
+        tuned: how a search judges it.
     """
 
     name: str
@@ -237,6 +253,7 @@ class Recipe(Generic[O, A, R, S]):
     saves_plots: Callable[[O], bool] = _yes
     dialled: bool = True
     listed: Callable[[], None] | None = None
+    tuned: Tuned = Tuned()
 
     @property
     def prog(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -114,11 +114,61 @@ def show(results: Any, folder: RunFolder, console: Console) -> None:
     console.print(Text(f"Report: {folder.report}"), soft_wrap=True)
 
 
-def prepare(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: Any = None) -> Run[O, A, R, S]:
+def prepare(
+    recipe: Recipe[O, A, R, S],
+    options: O,
+    source: Source = NEW,
+    work: Any = None,
+    tell: Callable[[str], None] = say,
+) -> Run[O, A, R, S]:
     """Check everything that can be checked, then make the run folder: what is refused leaves nothing behind.
+
+    Args:
+        recipe: which.
+        options: all of them.
+        source: what the run goes on from.
+        work: options -> data and network, where a script brings its own.
+        tell: gets where the run lies, and what is to be said of its data.
 
     Raises:
         BitdialError: an option, the data, a checkpoint, or the place of the run folder is at fault.
+    """
+    run = checked(recipe, options, source, work)
+    fabric = run.fabric
+    fabric.launch()
+    assert run.setup.precision is not None
+    tell_if_slow(run.setup.precision, fabric)
+    written = {"recipe": recipe.name, **plain(options)}
+    with told_once(fabric, BitdialError):
+        folder = source.run or RunFolder.create(
+            recipe.name, written, run_dir=options.run_dir, root=options.root, fabric=fabric
+        )
+    if fabric.is_global_zero:
+        if source.run is not None:  # it may be longer, or have more seeds, now
+            write_atomically(folder.config, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
+        assert run.data is not None
+        run.data.write(folder.data)
+        tell(f"going on with {folder.path}" if source.run is not None else f"run folder: {folder.path}")
+        for note in (*options.file_notes, *(f"data: {note}" for note in run.data.told())):
+            tell(note)
+    fabric.barrier()
+    how = f"`{recipe.prog} --resume {shlex.quote(str(folder.path))}`"
+    task = run.work.task
+    return replace(
+        run,
+        work=run.work.to(fabric.device),
+        setup=Setup(fabric, run.setup.precision, task=task, how_to_resume=how, compile=options.compile),
+        folder=folder,
+        source=source,
+        show_progress=bool(fabric.is_global_zero),
+    )
+
+
+def checked(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: Any = None) -> Run[O, A, R, S]:
+    """A run of which everything was checked that can be, up to a rehearsal; nothing is written.
+
+    Raises:
+        BitdialError: an option, the data, or a checkpoint is at fault.
     """
     if isinstance(options, CopiedLogOptions) and options.csv_log is not None and source.run is None:
         check_copy(options.csv_log)
@@ -131,32 +181,7 @@ def prepare(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: 
         foreign = rehearse(run, source)
     if foreign is not None:
         run = replace(run, data=noted(data, foreign.state, source.checkpoint))
-    fabric.launch()
-    tell_if_slow(precision, fabric)
-    written = {"recipe": recipe.name, **plain(options)}
-    with told_once(fabric, BitdialError):
-        folder = source.run or RunFolder.create(
-            recipe.name, written, run_dir=options.run_dir, root=options.root, fabric=fabric
-        )
-    if fabric.is_global_zero:
-        if source.run is not None:  # it may be longer, or have more seeds, now
-            write_atomically(folder.config, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
-        assert run.data is not None
-        run.data.write(folder.data)
-        say(f"going on with {folder.path}" if source.run is not None else f"run folder: {folder.path}")
-        for note in (*options.file_notes, *(f"data: {note}" for note in run.data.told())):
-            say(note)
-    fabric.barrier()
-    how = f"`{recipe.prog} --resume {shlex.quote(str(folder.path))}`"
-    return replace(
-        run,
-        work=run.work.to(fabric.device),
-        setup=Setup(fabric, precision, task=run.work.task, how_to_resume=how, compile=options.compile),
-        folder=folder,
-        source=source,
-        foreign=foreign,
-        show_progress=bool(fabric.is_global_zero),
-    )
+    return replace(run, foreign=foreign)
 
 
 def rehearse(run: Run[Any, Any, Any, Any], source: Source = NEW) -> Foreign | None:

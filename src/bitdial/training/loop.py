@@ -95,8 +95,9 @@ class Loop:
         state, began = self.state, time.perf_counter() - self.state.seconds
         if self.log is not None:
             self.log.rewind(state.log_rows, state.step)
+        state.total_steps = self.config.total_steps(state.stream.size)
         if self.progress is not None:
-            self.progress.total = self.config.total_steps(state.stream.size)
+            self.progress.total = state.total_steps
         frozen = set(train_mode(state.model))
         names = [name for name, module in state.model.named_modules() if module in frozen]
         if names:

@@ -75,6 +75,8 @@ class TrainingState:
     """Time spent, over all resumptions."""
     log_rows: int = 0
     """Rows of the log written so far."""
+    total_steps: int | None = None
+    """Steps of the whole run if nothing stops it; None where nobody knows."""
     last_checkpoint: Path | None = None
     """The newest one of this process that is on the disk."""
     stop_requested: str | None = None

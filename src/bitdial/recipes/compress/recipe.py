@@ -29,7 +29,7 @@ from bitdial.recipes.compress.report import draw, report_page
 from bitdial.recipes.compress.results import CodecHistory, CodecResult, CompressResults
 from bitdial.recipes.compress.train import train
 from bitdial.recipes.compress.work import PictureWork, work_of
-from bitdial.recipes.recipe import Arm, Bench, Recipe
+from bitdial.recipes.recipe import Arm, Bench, Recipe, Tuned
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import SavedCodec
 from bitdial.training import Progress, RunFolder, TrainingState
@@ -213,4 +213,5 @@ COMPRESS: Recipe[CompressConfig, Arm, CodecResult, CompressResults] = Recipe(
     may_grow=frozenset({"seeds"}),
     may_change=frozenset({"test_path", "coded_pictures"}),
     dialled=False,
+    tuned=Tuned({"validation_fraction": 0.1}, rescales=frozenset({"lambda_value"})),
 )

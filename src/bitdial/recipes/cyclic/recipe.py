@@ -20,6 +20,7 @@ from bitdial.layers.cycling import CyclicPrecisionScheduler
 from bitdial.recipes.cyclic.arms import (
     ABLATION,
     BASELINE,
+    CPT,
     Arm,
     ablation_schedule,
     final_widths,
@@ -30,7 +31,7 @@ from bitdial.recipes.cyclic.options import PRESETS, CyclicConfig, CyclicTraining
 from bitdial.recipes.cyclic.phase import quantization, train_phase
 from bitdial.recipes.cyclic.report import render, report_page
 from bitdial.recipes.cyclic.results import CyclicResults, collect_results
-from bitdial.recipes.recipe import Bench, Loaders, Recipe
+from bitdial.recipes.recipe import Bench, Loaders, Recipe, Tuned
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import dialled
 from bitdial.recipes.work import work_of
@@ -204,5 +205,6 @@ CYCLIC: Recipe[CyclicConfig, Arm, ArmResult, CyclicResults] = Recipe(
     may_grow=frozenset({"seeds"}),
     column="phase",
     own_folders=True,
+    tuned=Tuned({"eval_interval": 40, "validation_fraction": 0.1}, arm=CPT),
     saves_plots=lambda options: options.experiment.plot_metrics,
 )

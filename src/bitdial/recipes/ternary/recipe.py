@@ -18,7 +18,7 @@ from bitdial.layers import QuantizedLayer, skipped_layers
 from bitdial.layers.names import plain_names
 from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
 from bitdial.recipes.dataset_work import DatasetWork
-from bitdial.recipes.recipe import Arm, Bench, Recipe, Work
+from bitdial.recipes.recipe import Arm, Bench, Recipe, Tuned, Work
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import bits_of
 from bitdial.recipes.ternary.options import FLOAT, PRESETS, TernaryConfig, list_presets
@@ -226,4 +226,5 @@ TERNARY: Recipe[TernaryConfig, Arm, NetworkResult, TernaryResults] = Recipe(
     dialled=False,
     keeping=keeping,
     suffices=lambda options, record: record.asked == asked(options),
+    tuned=Tuned({"validation_fraction": 0.1}),
 )
