@@ -7,7 +7,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -61,7 +61,9 @@ MOST_FAILURES = 3
 def search(name: str, asked: SearchConfig, words: Sequence[str]) -> int:
     """Search the options of a recipe; return the exit status."""
     with _quietly():
-        return Searching.prepare(name, asked, words).run()
+        searching = Searching.prepare(name, asked, words)
+        with closing(searching.study):
+            return searching.run()
 
 
 @dataclass
@@ -165,6 +167,7 @@ class Searching:
                 options = self.build(values)
                 _check_devices(options)
                 trained = self._trained(trial, options, watch, folder, goes_on)
+            watch.pruned = False  # it came to its end, by early stopping
             scores = [trained.scores[metric] for metric in self.metrics]
             if not all(map(_is_finite, scores)):
                 raise TrainingDiverged(f"{self.metrics[0]} is not a finite number at the end, got {scores[0]}")

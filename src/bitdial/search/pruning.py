@@ -57,6 +57,7 @@ class TrialWatch(Hook):
         if not self._reports or self.trial is None:
             return
         self._curve[state.step] = state.scores[self.metric]
+        losses: tuple[type[Exception], ...] = (UpdateFinishedTrialError, *faults())
         try:
             for step, score in self._curve.items():
                 if step not in self._known:
@@ -65,7 +66,7 @@ class TrialWatch(Hook):
             self.pruned = state.step != state.total_steps and self.trial.should_prune()
             if self.pruned:
                 state.stop_requested = BY_PRUNER
-        except (UpdateFinishedTrialError, *faults()) as error:
+        except losses as error:
             self.lost = error
             state.stop_requested = "the loss of its study"
 

@@ -74,7 +74,18 @@ def open_storage(name: str) -> BaseStorage:
     raise AssertionError
 
 
+def close_storage(storage: BaseStorage) -> None:
+    """Give back the connections of a storage, where it has some."""
+    storage.remove_session()
+    backend = getattr(storage, "_backend", storage)
+    if hasattr(backend, "engine"):
+        backend.engine.dispose()
+    elif hasattr(storage, "close"):  # a gRPC proxy
+        storage.close()
+
+
 def _database(name: str) -> BaseStorage:
+    import sqlalchemy
     from optuna.storages import RDBStorage
 
     if importlib.util.find_spec("psycopg2") is None:
@@ -86,7 +97,7 @@ def _database(name: str) -> BaseStorage:
         try:
             return RDBStorage(name, engine_kwargs=how)
         except faults() as error:
-            if "connect" in str(error):
+            if isinstance(error, sqlalchemy.exc.OperationalError):  # no server, no such user
                 raise
             time.sleep(0.5)
     return RDBStorage(name, engine_kwargs=how)

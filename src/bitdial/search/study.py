@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,11 +22,12 @@ import psutil
 from bitdial.errors import BitdialError
 from bitdial.search.samplers import make_sampler
 from bitdial.search.space import Space
-from bitdial.search.storage import open_storage, shown
+from bitdial.search.storage import close_storage, open_storage, shown
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.pruners import BasePruner
+    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, Trial
 
 HEARTBEAT_SECONDS = 60.0
@@ -123,6 +125,10 @@ class SharedStudy:
         self._sampler = sampler
         self._seed = seed
         self.me = Worker.here()
+
+    def close(self) -> None:
+        """Give back the connections to the storage."""
+        close_storage(self.study._storage)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -224,9 +230,25 @@ def open_study(
     Raises:
         BitdialError: the storage cannot be used, or its study of that name searches something else.
     """
+    opened = open_storage(storage)
+    with ExitStack() as unless_it_works:
+        unless_it_works.callback(close_storage, opened)
+        found = _join(opened, storage, name, directions, identity, version, pruner)
+        unless_it_works.pop_all()
+    return found
+
+
+def _join(
+    opened: BaseStorage,
+    storage: str,
+    name: str,
+    directions: Sequence[Literal["minimize", "maximize"]],
+    identity: Mapping[str, Any],
+    version: str,
+    pruner: BasePruner | None,
+) -> tuple[Study, list[str]]:
     import optuna
 
-    opened = open_storage(storage)
     try:  # whoever makes the study says what it searches; others wait for that
         study = optuna.create_study(storage=opened, study_name=name, directions=list(directions), pruner=pruner)
         study.set_user_attr(VERSION, version)
