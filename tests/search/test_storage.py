@@ -11,7 +11,6 @@ import pytest
 from bitdial.errors import BitdialError
 from bitdial.search.storage import check_storage, open_storage, shown, storage_faults
 
-
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 

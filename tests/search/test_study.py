@@ -91,7 +91,9 @@ def postgresql(tmp_path: Path) -> Iterator[str]:
         pytest.skip("no PostgreSQL server is installed")
     user: int | None = None
     if os.getuid() == 0:  # which initdb refuses
-        name = next((each for each in ("postgres", "nobody") if each in {entry.pw_name for entry in pwd.getpwall()}), "")
+        name = next(
+            (each for each in ("postgres", "nobody") if each in {entry.pw_name for entry in pwd.getpwall()}), ""
+        )
         if not name:
             pytest.skip("we are root, and there is no other user to run PostgreSQL as")
         user = pwd.getpwnam(name).pw_uid

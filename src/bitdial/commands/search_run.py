@@ -24,11 +24,11 @@ from bitdial.recipes import find_recipe
 from bitdial.recipes.recipe import Recipe
 from bitdial.recipes.resuming import WHERE_IT_RUNS, options_over, plain
 from bitdial.recipes.run import say
-from bitdial.recipes.trial import forget_records, rehearsed, run_trial
+from bitdial.recipes.trial import rehearsed, rename_records, run_trial
 from bitdial.search.pruning import TrialWatch
 from bitdial.search.samplers import check_sampler, make_pruner
 from bitdial.search.space import Space
-from bitdial.search.storage import shown, storage_faults
+from bitdial.search.storage import faults, shown, storage_faults
 from bitdial.search.study import FOLDER, HOST, PLANNED, REASON, STEPS, Heartbeat, SharedStudy, open_study
 from bitdial.terminal import terminal
 from bitdial.training import TrainingDiverged
@@ -146,7 +146,10 @@ class Searching:
         with storage_faults(self.storage), _sigterm_as_ctrl_c():
             try:
                 while (trial := self.study.claim()) is not None:
-                    self._trial(trial)
+                    try:
+                        self._trial(trial)
+                    except optuna.exceptions.UpdateFinishedTrialError:
+                        say(f"trial {trial.number} was taken for dead by another worker and is left to the others")
             except KeyboardInterrupt:
                 raise RunInterrupted(f"stopped between two trials; {self._how_to_go_on}") from None
             print_report(self.study, self.recipe, self.words, self.metrics, terminal())
@@ -158,6 +161,7 @@ class Searching:
         return f"the same command goes on with the study '{self.study.study.study_name}' in {shown(self.storage)}"
 
     def _trial(self, trial: Trial) -> None:
+        failures: tuple[type[Exception], ...] = (BitdialError, torch.OutOfMemoryError, *faults())
         watch = TrialWatch(trial if len(self.metrics) == 1 else None, self.metrics[0])
         values: dict[str, Any] = {}
         try:
@@ -167,15 +171,19 @@ class Searching:
                 options = self.build(values)
                 _check_devices(options)
                 trained = self._trained(trial, options, watch, folder, goes_on)
+            if watch.lost is not None:
+                raise watch.lost
             watch.pruned = False  # it came to its end, by early stopping
             scores = [trained.scores[metric] for metric in self.metrics]
             if not all(map(_is_finite, scores)):
                 raise TrainingDiverged(f"{self.metrics[0]} is not a finite number at the end, got {scores[0]}")
             self.study.tell(trial, scores, "COMPLETE", self._steps(watch))
-            forget_records(trained.folder)
+            rename_records(trained.folder)
         except (RunInterrupted, KeyboardInterrupt) as stop:
             self._stopped(trial, watch, stop)
-        except (BitdialError, torch.OutOfMemoryError) as error:
+        except failures as error:
+            if error is watch.lost:
+                raise
             self._failed(trial, watch, error)
         except BaseException as error:
             self.study.tell(trial, None, "FAIL", {REASON: f"{type(error).__name__}: {error}"[:500]})
@@ -231,9 +239,6 @@ class Searching:
     def _stopped(self, trial: Trial, watch: TrialWatch, stop: BaseException) -> None:
         """By the pruner, by the loss of the study, or by the user."""
         if watch.lost is not None:
-            if isinstance(watch.lost, optuna.exceptions.UpdateFinishedTrialError):
-                say(f"trial {trial.number} was taken for dead by another worker and is left to the others")
-                return
             raise watch.lost
         if watch.pruned:
             self.study.tell(trial, None, "PRUNED", self._steps(watch))
@@ -245,7 +250,8 @@ class Searching:
     def _failed(self, trial: Trial, watch: TrialWatch, error: Exception) -> None:
         if _is_of_the_machine(error):
             self.study.put_back(trial)
-            raise error
+            told = f"trial {trial.number} was put back: {error}"
+            raise BitdialError(f"{told}; once mended, {self._how_to_go_on}") from error
         facts = {REASON: " ".join(str(error).split())[:500], **self._steps(watch)}
         self.study.tell(trial, None, "FAIL", facts)
         self.failures = 0 if isinstance(error, TrainingDiverged) else self.failures + 1

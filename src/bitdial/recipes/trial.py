@@ -186,7 +186,9 @@ def run_trial(
     return Trained(scores, run.folder)
 
 
-def forget_records(folder: RunFolder) -> None:
-    """Leave the run of a trial that is over as one that was stopped at its end, for ``--resume`` to measure in full."""
-    for record in (*folder.models.glob("*-seed*.json"), *folder.checkpoints.glob("*/arm.json")):
-        record.unlink(missing_ok=True)
+def rename_records(folder: RunFolder) -> None:
+    """Leave the run of a trial that is over as one that was stopped at its end, which ``--resume`` measures in full."""
+    for record in (*folder.models.glob("*-seed*[0-9].json"), *folder.checkpoints.glob("*-seed*/arm.json")):
+        key = record.parent.name if record.name == "arm.json" else record.stem
+        folder.models.mkdir(exist_ok=True)
+        record.rename(folder.models / f"{key}-trial.json")

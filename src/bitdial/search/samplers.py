@@ -38,8 +38,8 @@ def check_sampler(name: str, space: Space, trials: int, objectives: int) -> None
             raise BitdialError(f"the grid of the space has {count} points, got --trials {trials}; give at most {count}")
 
 
-def make_sampler(name: str, seed: int | None, number: int, space: Space) -> BaseSampler:
-    """A sampler for one trial: with a seed, the same choices for the same trial after the same results."""
+def make_sampler(name: str, seed: int | None, number: int) -> BaseSampler:
+    """A sampler for one trial, other than a grid; with a seed, the same choices after the same results."""
     from optuna import samplers
 
     own = None if seed is None else zlib.crc32(f"{seed} {number}".encode())
@@ -49,8 +49,6 @@ def make_sampler(name: str, seed: int | None, number: int, space: Space) -> Base
         return samplers.GPSampler(seed=own)
     if name == "cmaes":
         return samplers.CmaEsSampler(seed=own)
-    if name == "grid":
-        return samplers.GridSampler(space.grid, seed=own)
     if name == "qmc":  # one sequence for all workers
         return samplers.QMCSampler(seed=seed or 0, scramble=True)
     return samplers.TPESampler(seed=own, constant_liar=True)

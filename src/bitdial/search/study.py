@@ -6,6 +6,8 @@ that never more trials are kept than were asked for. The ones that are too many 
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import random
 import socket
@@ -38,7 +40,7 @@ IDENTITY, VERSION = "bitdial", "bitdial_version"
 """User attributes of a study: what it searches, and with which version it was begun."""
 WORKER, HEARTBEAT, DIED, REASON, RETRY_OF = "worker", "heartbeat", "worker_died", "reason", "retry_of"
 """User attributes of a trial."""
-FOLDER, HOST, STEPS, PLANNED = "folder", "host", "steps", "planned_steps"
+FOLDER, HOST, STEPS, PLANNED, GRID = "folder", "host", "steps", "planned_steps", "grid_point"
 
 
 @dataclass(frozen=True)
@@ -163,10 +165,32 @@ class SharedStudy:
 
     def choose(self, trial: Trial) -> dict[str, Any]:
         """Choose the options of a trial, by dotted name; those of one that was put back are what they were."""
+        from optuna.samplers import PartialFixedSampler, RandomSampler
         from optuna.trial import Trial
 
-        self.study.sampler = make_sampler(self._sampler, self._seed, trial.number, self.space)
+        if self._sampler != "grid":
+            self.study.sampler = make_sampler(self._sampler, self._seed, trial.number)
+        elif GRID not in trial.user_attrs:
+            self.study.sampler = PartialFixedSampler(self._free_point(trial), RandomSampler())
         return self.space.suggest(Trial(self.study, trial._trial_id))
+
+    def _free_point(self, trial: Trial) -> dict[str, Any]:
+        """A point of the grid that no other trial has; of two that take one at once, the last to write sees both."""
+        grid = self.space.grid
+        points = list(itertools.product(*grid.values()))
+        draw = random.Random(None if self._seed is None else f"{self._seed} {trial.number}")
+        while True:
+            taken = self._points_of_others(trial)
+            free = [each for each in range(len(points)) if each not in taken]
+            number = draw.choice(free or range(len(points)))
+            trial.set_user_attr(GRID, number)
+            if not free or number not in self._points_of_others(trial):
+                return dict(zip(grid, points[number], strict=True))
+            time.sleep(random.uniform(0.05, 0.5))
+
+    def _points_of_others(self, trial: Trial) -> set[int]:
+        others = (each.user_attrs for each in self.trials if each.number != trial.number)
+        return {each[GRID] for each in others if GRID in each and not each.get(DIED)}
 
     def put_back(self, trial: Trial) -> None:
         """Let any worker take a trial up again, with the options that it has."""
@@ -182,7 +206,7 @@ class SharedStudy:
 
         for name, fact in facts.items():
             trial.set_user_attr(name, fact)
-        self.study.sampler = RandomSampler()  # that of a grid would stop the study
+        self.study.sampler = RandomSampler()  # none has anything to do afterwards that we need
         self.study.tell(trial, values, TrialState[state])
 
     def bury(self) -> None:
@@ -202,7 +226,7 @@ class SharedStudy:
             except UpdateFinishedTrialError:  # another worker was first
                 continue
             if is_mine and dead.params and RETRY_OF not in dead.user_attrs:
-                kept = {name: dead.user_attrs[name] for name in (FOLDER, HOST) if name in dead.user_attrs}
+                kept = {name: dead.user_attrs[name] for name in (FOLDER, HOST, GRID) if name in dead.user_attrs}
                 self.study.enqueue_trial(dict(dead.params), user_attrs={**kept, RETRY_OF: dead.number})
 
 
@@ -230,6 +254,7 @@ def open_study(
     Raises:
         BitdialError: the storage cannot be used, or its study of that name searches something else.
     """
+    identity = json.loads(json.dumps(identity))  # as it comes back
     opened = open_storage(storage)
     with ExitStack() as unless_it_works:
         unless_it_works.callback(close_storage, opened)
@@ -278,7 +303,7 @@ def _join(
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> str:
     """The first thing in which two identities differ, or nothing."""
-    for name in sorted({*there, *here}):
+    for name in sorted({*there, *here}, key=str):
         before, now = there.get(name), here.get(name)
         if before == now:
             continue
