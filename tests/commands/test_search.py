@@ -352,7 +352,7 @@ def test_three_workers_of_whom_one_is_killed(recipe: str) -> None:
     (retry,) = [each for each in trials if each.user_attrs.get("retry_of") == dead[0].number]
     assert retry.params == dead[0].params
     assert retry.user_attrs["folder"] == dead[0].user_attrs["folder"]  # it went on there
-    counted = [each for each in trials if each.state.name in ("COMPLETE", "PRUNED")]
+    counted = [each for each in trials if each.state.is_finished() and each not in dead]  # some diverge
     assert len(counted) == 12
     assert len({str(each.params) for each in counted}) == 12
     assert len({each.user_attrs["folder"] for each in counted}) == 12

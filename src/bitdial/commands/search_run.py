@@ -163,7 +163,6 @@ class Searching:
     def _trial(self, trial: Trial) -> None:
         failures: tuple[type[Exception], ...] = (BitdialError, torch.OutOfMemoryError, *faults())
         watch = TrialWatch(trial if len(self.metrics) == 1 else None, self.metrics[0])
-        values: dict[str, Any] = {}
         try:
             values = self.study.choose(trial)
             folder, goes_on = self._place(trial)
@@ -190,8 +189,10 @@ class Searching:
             raise
         else:
             self.failures = 0
-        line = line_of(self.study.study.trials[trial.number], self.metrics)
-        terminal().print(line, soft_wrap=True)
+        ended, console = self.study.study.trials[trial.number], terminal()
+        console.print(line_of(ended, self.metrics), soft_wrap=not console.is_terminal)
+        if self.failures >= MOST_FAILURES:
+            raise BitdialError(f"{self.failures} trials in a row failed; the last one: {ended.user_attrs[REASON]}")
 
     def _trained(self, trial: Trial, options: Any, watch: TrialWatch, folder: Path, goes_on: bool) -> Any:
         name = f"trial {trial.number}"
@@ -255,8 +256,6 @@ class Searching:
         facts = {REASON: " ".join(str(error).split())[:500], **self._steps(watch)}
         self.study.tell(trial, None, "FAIL", facts)
         self.failures = 0 if isinstance(error, TrainingDiverged) else self.failures + 1
-        if self.failures >= MOST_FAILURES:
-            raise BitdialError(f"{self.failures} trials in a row failed; the last one: {error}") from error
 
 
 def _named_as_middle(space: Space, build: Callable[[Mapping[str, Any]], Any]) -> Any:
