@@ -54,6 +54,8 @@ def asked_of(
     below = {name: _over(own, preset, exclusive) for name, preset in recipe.presets.items()} | {str(run.path): own}
     words = list(argv) if _names_preset(recipe, argv) else ["--preset", str(run.path), *argv]
     wanted = read_options(recipe, words, values, below)
+    if wanted.measures_batch:  # it has been
+        wanted = wanted.model_copy(update={"batch_size": stored.batch_size, "memory_limit": None})
     free = WHERE_IT_RUNS | recipe.may_change | recipe.may_grow
     _refuse_changes(stored.model_dump(), wanted.model_dump(), run, free)
     for name in sorted(recipe.may_grow):
