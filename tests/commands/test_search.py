@@ -182,13 +182,18 @@ def scripted(scores: Sequence[Sequence[float]], monkeypatch: pytest.MonkeyPatch)
 GOOD, BAD = [0.5, 0.6, 0.7], [0.1, 0.2, 0.3]
 
 
+@pytest.mark.parametrize("pruner", ["median", "none"])
 def test_pruning_saves_steps_and_says_how_many(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pruner: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scripted([*[GOOD] * 5, BAD, [0.9, 0.9, 0.9]], monkeypatch)
-    line = words("ternary", trials=7)
+    line = words("ternary", "--pruner", pruner, trials=7)
     line[line.index("--steps") : line.index("--keep_best")] = ["--epochs", "3", "--batch_size", "256"]
     assert main(line) == 0
+    if pruner == "none":
+        assert [trial.state.name for trial in study().trials] == ["COMPLETE"] * 7
+        assert "pruned" not in capsys.readouterr().out
+        return
     out = capsys.readouterr().out
     found = study().trials
     assert [trial.state.name for trial in found] == [*["COMPLETE"] * 5, "PRUNED", "COMPLETE"]

@@ -101,6 +101,14 @@ class Work(Protocol):
         """The data divided as it was before, where that can be done; `now` is its fingerprint, in the same terms."""
         ...
 
+    def examples(self) -> int | None:
+        """How many a batch may have at most; None where nobody knows.
+
+        Raises:
+            BitdialError: the batches are given, and nobody can make them larger.
+        """
+        ...
+
     def told(self, part: str = "") -> str:
         """The data in words, for the notes of a report; with "test", what is measured on."""
         ...

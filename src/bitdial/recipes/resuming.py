@@ -69,6 +69,8 @@ def asked_of(
     stored = options_of(recipe, run)
     own = {name: value for name, value in read_yaml(run.config).values.items() if name != "recipe"}
     wanted = options_over(recipe, own, str(run.path), argv, values)
+    if wanted.measures_batch:  # it has been
+        wanted = wanted.model_copy(update={"batch_size": stored.batch_size, "memory_limit": None})
     free = WHERE_IT_RUNS | recipe.may_change | recipe.may_grow
     _refuse_changes(stored.model_dump(), wanted.model_dump(), run, free)
     for name in sorted(recipe.may_grow):

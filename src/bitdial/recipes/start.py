@@ -18,6 +18,7 @@ from bitdial.evaluation.page import write_page
 from bitdial.evaluation.plot_style import save_plots
 from bitdial.files import write_atomically
 from bitdial.recipes.devices import fabric_for, mixed_precision_of, tell_if_slow
+from bitdial.recipes.fitting import agreed, fit_batch, sized
 from bitdial.recipes.recipe import A, O, R, Recipe, S
 from bitdial.recipes.rehearsal import Rehearsal, Rehearsed
 from bitdial.recipes.resuming import asked_of, command_of, options_of, plain, read_options
@@ -135,7 +136,12 @@ def prepare(
     """
     run = checked(recipe, options, source, work)
     fabric = run.fabric
+    if options.measures_batch:
+        run = fit_batch(run, options.memory_limit)
     fabric.launch()
+    if options.measures_batch:
+        run = agreed(run)
+        options = run.options
     assert run.setup.precision is not None
     tell_if_slow(run.setup.precision, fabric)
     written = {"recipe": recipe.name, **plain(options)}
@@ -174,6 +180,8 @@ def checked(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: 
         check_copy(options.csv_log)
     fabric = fabric_for(options)
     precision = mixed_precision_of(options, fabric.device)
+    if options.measures_batch:
+        options = sized(options, 2 * fabric.world_size)  # to look at it before it is measured
     made = (work or recipe.work)(options)
     made, data = settle(made, source.run, accept=options.accept_changed_data)
     run = Run(recipe, options, made, seeds_of(options), Setup(fabric, precision), data=data)

@@ -12,6 +12,7 @@ from bitdial.errors import BitdialError, suggest
 from bitdial.evaluation.results import ArmRecord, RunResults
 from bitdial.recipes.recipe import Bench, Recipe
 from bitdial.recipes.rehearsal import Rehearsal, Rehearsed
+from bitdial.recipes.resuming import WHERE_IT_RUNS, options_of
 from bitdial.recipes.run import Run
 from bitdial.recipes.start import checked, prepare
 from bitdial.recipes.states import NEW, Source
@@ -175,8 +176,11 @@ def run_trial(
         BitdialError: an option is at fault, or a loss is not finite.
         RunInterrupted: stopped on request, or by the pruner, after saving.
     """
-    source = Source(RunFolder.open(folder), None) if go_on else NEW
-    where = options.model_copy(update={"run_dir": None if go_on else folder})
+    source, where = NEW, options.model_copy(update={"run_dir": folder})
+    if go_on:  # with the options that it has, a measured batch size among them, here
+        source = Source(RunFolder.open(folder), None)
+        own, here = options_of(recipe, RunFolder.open(folder)), WHERE_IT_RUNS & type(options).model_fields.keys()
+        where = own.model_copy(update={name: getattr(options, name) for name in here})
     run = prepare(judged(recipe, watch, name), where, source, tell=lambda _: None)
     assert run.folder is not None
     arm = judged_arm(recipe, options)

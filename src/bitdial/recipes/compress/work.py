@@ -120,6 +120,10 @@ class PictureWork:
         validation = kept("validation") if self.validation is not None else None
         return replace(self, train=kept("train"), test=kept("test"), validation=validation)
 
+    def examples(self) -> int | None:
+        """The crops of an epoch; as many as are wanted where the user does not say how many of each picture."""
+        return None if self.options.crops is None else self.options.crops * len(self.train)
+
     def told(self, part: str = "") -> str:
         """How many pictures there are."""
         if self.name == PHOTOGRAPHS:

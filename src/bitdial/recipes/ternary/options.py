@@ -16,7 +16,7 @@ from bitdial.configuration.sentences import sentence
 from bitdial.configuration.settings import Settings
 from bitdial.data import AugmentationOptions
 from bitdial.errors import BitdialError, suggest
-from bitdial.recipes.options import ARM_NAME, LEARNING_RATES, SharedConfig, TernaryName, Width
+from bitdial.recipes.options import ARM_NAME, AUTO, LEARNING_RATES, SharedConfig, TernaryName, Width
 from bitdial.terminal import terminal
 from bitdial.training.options import (
     CopiedLogOptions,
@@ -36,7 +36,7 @@ _SAME_FOR_ALL = frozenset(
     {
         "resume", "run_dir", "experiments", "seeds", "seed", "dataset", "data_path", "signals", "devices", "num_nodes",
         "strategy", "precision", "mixed_precision", "compile", "workers", "csv_log", "log_interval",
-        "validation_fraction", "start_from",
+        "validation_fraction", "start_from", "memory_limit",
     }
 )  # fmt: skip
 """Options that belong to the run, not to one of its arms."""
@@ -165,6 +165,10 @@ class TernaryConfig(
                 raise BitdialError(
                     f"experiments.{name}: unknown setting '{option}'{suggest(option, type(self).model_fields)}"
                 )
+        if own.get("batch_size") == AUTO:
+            raise BitdialError(
+                f"experiments.{name}: batch_size auto is the same for all; set it outside of experiments"
+            )
         values = {**self.model_dump(exclude={"experiments"}), **own}
         if "optimizer" in own and "lr" not in own:
             del values["lr"]
