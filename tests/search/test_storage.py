@@ -24,6 +24,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalW
         ("mysql://u:secret@h/d", r"got 'mysql://u:\*\*\*@h/d'"),
         ("journal:", "must name a file, got ''"),
         ("journal:folder/", "must name a file"),
+        ("journal:/dev/null", "must name a file"),
+        ("journal:/tmp", "must name a file"),
         ("postgresql://host", "name the database"),
         ("postgresql://u:secret@host/", r"got 'postgresql://u:\*\*\*@host/'; name the database"),
         ("grpc://host", "e.g. grpc://server:13000"),

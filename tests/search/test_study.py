@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from bitdial.errors import BitdialError
 from bitdial.search import study as module
+from bitdial.search.space import Choices, Range, Space
 from bitdial.search.study import Heartbeat, SharedStudy, open_study
 from tests.search.workers import IDENTITY, check, join, journal, work, workers
 
@@ -61,6 +62,28 @@ def together(storage: str, total: int, count: int) -> SharedStudy:
 
 def test_more_workers_than_trials(tmp_path: Path) -> None:
     check(together(journal(tmp_path), 3, 6), 3)
+
+
+def test_each_point_of_a_grid_is_taken_once(tmp_path: Path) -> None:
+    space = Space({"x": Range(1, 4, whole=True), "y": Choices(([1], [2]))})
+    join(journal(tmp_path), 8)
+    barrier = threading.Barrier(4)
+
+    def one() -> None:
+        shared = SharedStudy(join(journal(tmp_path), 8).study, space, 8, "grid", seed=1)
+        barrier.wait()
+        while (trial := shared.claim()) is not None:
+            chosen = shared.choose(trial)
+            assert chosen["y"] in ([1], [2])
+            shared.tell(trial, [0.0], "COMPLETE", {})
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    points = [tuple(trial.params.values()) for trial in join(journal(tmp_path), 8).counted]
+    assert sorted(points) == [(x, y) for x in range(1, 5) for y in ("[1]", "[2]")]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from bitdial.search.storage import check_storage
 PROG = "bitdial search"
 NEAR = 0.8
 """From this likeness on, an unknown flag is taken for a misspelt one of the search; none of a recipe is as near."""
-_STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 class SearchConfig(Config):
@@ -60,7 +60,9 @@ class SearchConfig(Config):
     @classmethod
     def _can_be_a_folder(cls, name: str | None) -> str | None:
         if name is not None and not _STUDY.fullmatch(name):
-            raise BitdialError(f"study must be of letters, digits, '_', '-' and '.', got {name!r}; choose another name")
+            raise BitdialError(
+                f"study must be of at most 100 letters, digits, '_', '-' and '.', got {name!r:.99}; choose another"
+            )
         return name
 
     @field_validator("storage")

@@ -36,7 +36,7 @@ def check_storage(name: str) -> None:
     if not colon or kind not in kinds:
         hint = suggest(kind, kinds) if colon else ""
         raise BitdialError(f"storage must be {', '.join(KINDS[:-1])} or {KINDS[-1]}, got '{shown(name)}'{hint}")
-    if kind == "journal" and (not rest or rest.endswith("/") or Path(rest).is_dir()):
+    if kind == "journal" and (not rest or rest.endswith("/") or (os.path.exists(rest) and not os.path.isfile(rest))):
         raise BitdialError(f"storage journal:FILE must name a file, got '{rest}'; e.g. journal:runs/study.log")
     if kind == "postgresql" and not re.match(r"//.*/.", rest):
         raise BitdialError(f"storage must be {kinds[kind]}, got '{shown(name)}'; name the database")

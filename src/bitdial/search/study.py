@@ -24,7 +24,7 @@ import psutil
 from bitdial.errors import BitdialError
 from bitdial.search.samplers import make_sampler
 from bitdial.search.space import Space
-from bitdial.search.storage import close_storage, open_storage, shown
+from bitdial.search.storage import close_storage, open_storage, shown, storage_faults
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -256,7 +256,7 @@ def open_study(
     """
     identity = json.loads(json.dumps(identity))  # as it comes back
     opened = open_storage(storage)
-    with ExitStack() as unless_it_works:
+    with ExitStack() as unless_it_works, storage_faults(storage):
         unless_it_works.callback(close_storage, opened)
         found = _join(opened, storage, name, directions, identity, version, pruner)
         unless_it_works.pop_all()
