@@ -150,4 +150,4 @@ def test_what_is_refused_before_a_trial(
 def test_a_lambda_is_judged_by_what_can_be_compared(capsys: pytest.CaptureFixture[str]) -> None:
     Path("space.yaml").write_text("lambda: [.01, .1]\n")
     assert main(words("compress")) == 2
-    assert "lambda_value changes the scale of what is judged" in capsys.readouterr().err
+    assert "lambda_value changes the scale of the metric loss" in capsys.readouterr().err

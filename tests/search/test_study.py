@@ -18,9 +18,11 @@ import pytest
 from optuna.trial import TrialState
 
 from bitdial.errors import BitdialError
-from bitdial.search import study as module
+from bitdial.search import liveness
+from bitdial.search.liveness import Heartbeat, Worker
 from bitdial.search.space import Choices, Range, Space
-from bitdial.search.study import Heartbeat, SharedStudy, open_study
+from bitdial.search.storage import open_storage
+from bitdial.search.study import SharedStudy, open_study
 from tests.search.workers import IDENTITY, check, join, journal, work, workers
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -89,8 +91,6 @@ def test_each_point_of_a_grid_is_taken_once(tmp_path: Path) -> None:
 @pytest.fixture
 def grpc_server(tmp_path: Path) -> Iterator[str]:
     from optuna.storages._grpc.server import make_server
-
-    from bitdial.search.storage import open_storage
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -243,8 +243,8 @@ def test_workers_elsewhere_live_while_they_give_signs_of_it(tmp_path: Path, monk
     trial = dead_trial(shared, machine="another", pid=1, host="far")
     shared.bury()
     assert states(shared) == ["RUNNING"]
-    monkeypatch.setattr(module, "SILENT_SECONDS", 0.3)
-    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(liveness, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.02)
     with Heartbeat(trial):
         time.sleep(0.5)
         shared.bury()
@@ -260,7 +260,7 @@ def test_a_trial_that_was_never_signed_is_given_time(tmp_path: Path, monkeypatch
     shared.study.ask()
     shared.bury()
     assert states(shared) == ["RUNNING"]
-    monkeypatch.setattr(module, "SILENT_SECONDS", -1.0)
+    monkeypatch.setattr(liveness, "SILENT_SECONDS", -1.0)
     shared.bury()
     assert states(shared) == ["FAIL"]  # nothing was chosen: there is nothing to try again
 
@@ -273,7 +273,7 @@ def test_who_searches_something_else_is_refused(tmp_path: Path) -> None:
     assert open_study(journal(tmp_path), "s", ["maximize"], IDENTITY, "2.0")[1] == [
         "the study was begun with bitdial 1.0, this is 2.0"
     ]
-    optuna.create_study(storage=module.open_storage(journal(tmp_path)), study_name="foreign")
+    optuna.create_study(storage=open_storage(journal(tmp_path)), study_name="foreign")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "sleep", lambda _: None)
         with pytest.raises(BitdialError, match="was not begun by `bitdial search`"):
@@ -301,6 +301,6 @@ def test_of_two_that_begin_at_once_with_other_spaces_one_is_refused(tmp_path: Pa
 
 
 def test_the_machine_tells_processes_apart() -> None:
-    me = module.Worker.here()
-    assert me == module.Worker.here()
+    me = Worker.here()
+    assert me == Worker.here()
     assert replace(me, pid=1) != me

@@ -133,6 +133,11 @@ def rehearsed(recipe: Recipe[Any, Any, Any, Any], options: Any, metrics: Sequenc
         BitdialError: they cannot.
     """
     run = checked(judged(recipe), options)
+    if run.fabric.world_size > 1:
+        raise BitdialError(
+            f"a worker of a search trains on one device, got {run.fabric.world_size}; start a worker for each, with "
+            "--devices '[0]', '[1]', ..."
+        )
     if run.work.loaders(run.seeds[0]).validation is None:
         raise BitdialError(
             "a search judges by data held out, expected a validation_fraction above 0, got 0; .1 is usual"
