@@ -48,7 +48,7 @@ def test_every_recipe(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert not list(Path(trial.user_attrs["folder"]).glob("results.json"))
         config = yaml.safe_load((Path(trial.user_attrs["folder"]) / "config.yaml").read_text())
         assert config["lr"] == trial.params["lr"]
-        assert config["validation_fraction"] == 0.1
+        assert (config["validation_fraction"], config["devices"]) == (0.1, 1)
     assert [line.split(":")[0] for line in out.splitlines()[:2]] == ["trial 0", "trial 1"]
     best = min(trials, key=lambda each: each.value if metric == "loss" else -each.value)
     assert (

@@ -53,6 +53,12 @@ def test_a_server_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPa
         assert "secret" not in str(error.value)
 
 
+def test_a_database_needs_psycopg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BitdialError, match=r'pip install "psycopg\[binary\]"'):
+        open_storage("postgresql://me@127.0.0.1:1/db")
+
+
 def filled(path: Path) -> optuna.Study:
     study = optuna.create_study(storage=open_storage(f"journal:{path}"), study_name="s")
     for value in range(3):

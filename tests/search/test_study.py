@@ -11,7 +11,9 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -263,6 +265,13 @@ def test_a_trial_that_was_never_signed_is_given_time(tmp_path: Path, monkeypatch
     monkeypatch.setattr(liveness, "SILENT_SECONDS", -1.0)
     shared.bury()
     assert states(shared) == ["FAIL"]  # nothing was chosen: there is nothing to try again
+
+
+def test_one_that_is_being_put_back_is_not_dead() -> None:
+    trial = SimpleNamespace(user_attrs={"worker": None, "heartbeat": time.time()}, datetime_start=datetime(2026, 1, 1))
+    assert not Worker.here().has_lost(trial)  # type: ignore[arg-type]
+    trial.user_attrs["heartbeat"] -= 700
+    assert Worker.here().has_lost(trial)  # type: ignore[arg-type]
 
 
 def test_who_searches_something_else_is_refused(tmp_path: Path) -> None:

@@ -41,8 +41,9 @@ class Worker:
         """Whether the worker of a running trial is dead, as far as can be told from here."""
         signed = trial.user_attrs.get(WORKER)
         now = time.time()
-        if signed is None:  # it died, if it did, before it could sign
-            return trial.datetime_start is not None and now - trial.datetime_start.timestamp() > SILENT_SECONDS
+        if signed is None:  # it died, if it did, before it could sign, or while it put the trial back
+            began = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
+            return bool(now - max(began, trial.user_attrs.get(HEARTBEAT, 0.0)) > SILENT_SECONDS)
         if signed["machine"] != self.machine:
             return bool(now - trial.user_attrs.get(HEARTBEAT, 0.0) > SILENT_SECONDS)
         try:

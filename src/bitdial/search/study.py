@@ -121,6 +121,7 @@ class SharedStudy:
         """Let any worker take a trial up again, with the options that it has."""
         from optuna.trial import TrialState
 
+        trial.set_user_attr(HEARTBEAT, time.time())
         trial.set_user_attr(WORKER, None)
         self.study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
