@@ -55,6 +55,17 @@ def used_memory() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def most_used_memory(*, anew: bool = False) -> int | None:
+    """Return the most bytes that this process has held since it began, or since it was asked `anew`; Linux only."""
+    try:
+        if anew:
+            Path("/proc/self/clear_refs").write_text("5")
+        rows = Path("/proc/self/status").read_text().splitlines()
+        return next(int(row.split()[1]) * 1024 for row in rows if row.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return None
+
+
 def memory_left() -> int:
     """Return the bytes that this process may still take: of the machine, its container, and its own limits."""
     import psutil

@@ -65,9 +65,8 @@ def columns(run: Path) -> set[str]:
 
 
 def states(run: Path) -> dict[str, Any]:
-    """The newest state of every arm."""
-    folders = [path.parent for path in (run / "checkpoints").rglob("arm.json")]
-    return {folder.name: state_of(folder) for folder in folders} if folders else {"": state_of(run)}
+    """Every state that is kept."""
+    return {str(path.relative_to(run)): state_of(path) for path in (run / "checkpoints").rglob("*.pt")}
 
 
 @pytest.fixture(scope="module", params=WORDS)

@@ -65,7 +65,7 @@ def test_one_example_is_tried_where_two_do_not_fit() -> None:
             raise ValueError("Expected more than 1 value per channel when training")
         return 2.0 * LIMIT
 
-    with pytest.raises(BitdialError, match=r"not even a batch of 1 fits: expected at most 0\.0 MiB for it, got"):
+    with pytest.raises(BitdialError, match=r"not even a batch of 1 fits: expected at most 9\.8 KiB for it, got"):
         find_batch_size(norms, LIMIT)
 
 

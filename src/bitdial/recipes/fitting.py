@@ -17,11 +17,11 @@ from bitdial.recipes.recipe import Arm
 from bitdial.recipes.run import Run, say
 from bitdial.training import Hook, LoopConfig, Setup, StepResult, Task, TrainingState, make_fabric
 from bitdial.training.batch_size import (
-    GIB,
     MARGIN,
     BatchFit,
     find_batch_size,
     free_for_tensors,
+    heap_overhead,
     peak_memory,
     told_bytes,
 )
@@ -29,6 +29,8 @@ from bitdial.training.batches import length_of
 from bitdial.training.devices import in_first_process
 from bitdial.training.seeding import preserved_random_state
 
+_LARGE = 2**26
+"""Bytes from which on it is worth while to measure what the heap adds."""
 C = TypeVar("C", bound=RunOptions)
 
 
@@ -137,6 +139,10 @@ def _found(run: Run[Any, Any, Any, Any], limit_gib: float | None) -> tuple[int, 
     alone = make_fabric([device.index or 0] if device.type == "cuda" else 1)
     trial = Trial(alone, run.setup.precision, task=run.work.task)
     plan = run.recipe.arms(run.options)
+    overhead = 1.0
+    if device.type == "cpu" and budget >= _LARGE:
+        overhead = _overhead(run, plan[-1], trial, budget, examples)
+        budget = int(budget / overhead)
     fit: BatchFit | None = None
     for arm in plan:
         if arm.options is not None and arm.options.batch_size != run.options.batch_size:
@@ -154,16 +160,26 @@ def _found(run: Run[Any, Any, Any, Any], limit_gib: float | None) -> tuple[int, 
             raise BitdialError(f"batch_size auto in {whole}, {told_bytes(own)} of it in use: {error}") from error
     if fit is None:
         raise BitdialError("batch_size auto is for arms without a batch_size of their own, got none; leave it out")
-    return fit.size, told(fit, limit, own, examples)
+    return fit.size, told(fit, limit, own, examples, overhead)
 
 
-def told(fit: BatchFit, limit: int, own: int, examples: int | None) -> str:
+def told(fit: BatchFit, limit: int, own: int, examples: int | None, overhead: float = 1.0) -> str:
     """Which size was found, and why."""
-    each = f"{told_bytes(max(fit.fixed, 0) + own)} + {told_bytes(fit.per_example)} an example"
-    within = f"{limit / GIB:.1f} GiB"
+    fixed, slope = own + overhead * max(fit.fixed, 0), overhead * fit.per_example
+    each = f"{told_bytes(fixed)} + {told_bytes(slope)} an example"
+    within = told_bytes(limit)
     if fit.size == examples:
         return f"batch size: {fit.size} (all examples; {each}, of {within})"
     return f"batch size: {fit.size} (largest that fits in {within}, {MARGIN:.0%} of it left free: {each})"
+
+
+def _overhead(run: Run[Any, Any, Any, Any], arm: Arm, trial: Setup, budget: int, examples: int | None) -> float:
+    """What the process takes for each byte of tensors, by a batch whose tensors take a third of the memory at most."""
+    size = 2 * run.fabric.world_size
+    first = peak_memory(lambda: _try(run, arm, size, trial))
+    more = size * max(budget // (3 * first), 1)
+    more = more if examples is None else min(more, max(examples - examples % size, size))
+    return heap_overhead(lambda: _try(run, arm, more, trial))
 
 
 def _fits(peak: Any, size: int, budget: int) -> bool:
