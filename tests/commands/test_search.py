@@ -94,7 +94,8 @@ def test_test_data_is_never_looked_at(recipe: str, monkeypatch: pytest.MonkeyPat
 
 def test_flags_do_something(capsys: pytest.CaptureFixture[str]) -> None:
     Path("space.yaml").write_text(LR + "batch_size: [32, 64]\nseeds: 2\n")
-    flags = ("--study", "mine", "--runs", "elsewhere", "--sampler", "qmc", "--pruner", "none")
+    Path("base.yaml").write_text("momentum: .5\nlr: 3\n")
+    flags = ("--config", "base.yaml", "--study", "mine", "--runs", "elsewhere", "--sampler", "qmc", "--pruner", "none")
     ternary = [word for word in words("ternary", *flags) if word not in ("--batch_size",)]
     ternary.remove("64")
     assert main(ternary) == 0
@@ -104,6 +105,9 @@ def test_flags_do_something(capsys: pytest.CaptureFixture[str]) -> None:
         list(trial.intermediate_values) in ([20], [20.0]) or trial.params["batch_size"] == 64 for trial in found.trials
     )
     assert any("qmc" in key for key in found._storage.get_study_system_attrs(found._study_id))
+    configs = [yaml.safe_load((Path(trial.user_attrs["folder"]) / "config.yaml").read_text()) for trial in found.trials]
+    assert [config["momentum"] for config in configs] == [0.5, 0.5]
+    assert [config["lr"] for config in configs] == [trial.params["lr"] for trial in found.trials]  # the space wins
     record = JudgedArm.model_validate_json
     for trial in found.trials:  # the mean of both seeds
         records = [record(path.read_text()) for path in Path(trial.user_attrs["folder"]).glob("models/*-trial.json")]

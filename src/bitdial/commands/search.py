@@ -28,9 +28,9 @@ class SearchConfig(Config):
     """Search the options of a recipe: train it again and again, each time with others, and show which are best.
 
     E.g. `bitdial search cyclic --space space.yaml --trials 20 --steps 200`, where space.yaml has lines such as
-    `lr: {low: 1e-3, high: .5, log: true}` or `batch_size: [32, 64]`. Flags, presets and --config are those of the recipe and fix options. Start the same
-    command again, on any machine that reaches the storage, for another worker, or to go on. Trials are judged by data
-    held out of the training data; test data is never looked at.
+    `lr: {low: 1e-3, high: .5, log: true}` or `batch_size: [32, 64]`. Flags, presets and --config of the recipe fix
+    options. Start the same command again, on any machine that reaches the storage, for another worker, or to go on.
+    Trials are judged by data held out of the training data; test data is never looked at.
     """
 
     space: Path | None = None
