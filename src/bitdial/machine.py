@@ -48,6 +48,71 @@ def free_memory() -> int:
     return int(psutil.virtual_memory().available)
 
 
+def used_memory() -> int:
+    """Return the bytes of memory that this process holds."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def most_used_memory(*, anew: bool = False) -> int | None:
+    """Return the most bytes that this process has held since it began, or since it was asked `anew`; Linux only."""
+    try:
+        if anew:
+            Path("/proc/self/clear_refs").write_text("5")
+        rows = Path("/proc/self/status").read_text().splitlines()
+        return next(int(row.split()[1]) * 1024 for row in rows if row.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return None
+
+
+def memory_left() -> int:
+    """Return the bytes that this process may still take: of the machine, its container, and its own limits."""
+    import psutil
+
+    left = [free_memory(), *_left_in_groups()]
+    try:
+        import resource
+    except ImportError:  # Windows
+        return left[0]
+    held = psutil.Process().memory_info()
+    for limit, taken in ((resource.RLIMIT_AS, held.vms), (resource.RLIMIT_DATA, getattr(held, "data", 0))):
+        soft = resource.getrlimit(limit)[0]
+        if soft != resource.RLIM_INFINITY:
+            left.append(soft - taken)
+    return max(min(left), 0)
+
+
+def _left_in_groups(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Return what the control groups of this process (containers, services) leave of their limits; Linux only."""
+    try:
+        lines = [line.split(":", 2) for line in groups.read_text().split("\n") if line.count(":") >= 2]
+    except OSError:
+        return []
+    left = []
+    for _, kinds, path in lines:
+        if kinds == "":  # the second version
+            top, limit, used, cache = root, "memory.max", "memory.current", ("inactive_file", "active_file")
+        elif "memory" in kinds.split(","):
+            top, limit, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = ("total_inactive_file", "total_active_file")
+        else:
+            continue
+        own = top / path.strip("/")
+        for folder in (own, *own.parents):  # a container may see its own group as the top one
+            if not folder.is_relative_to(top):
+                break
+            try:
+                most = (folder / limit).read_text().strip()
+                stat = dict(row.split() for row in (folder / "memory.stat").read_text().splitlines())
+                if most != "max":
+                    taken = int((folder / used).read_text()) - sum(int(stat.get(name, 0)) for name in cache)
+                    left.append(int(most) - taken)
+            except (OSError, ValueError):
+                continue
+    return left
+
+
 def gpu_names() -> list[str]:
     """Return the name of each GPU that torch can use, in its order."""
     import torch

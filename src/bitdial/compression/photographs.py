@@ -20,6 +20,8 @@ from bitdial.errors import BitdialError
 
 _ORDER, _CROP = 2, 3
 """First coordinates of the generators; those of the loaders of labelled data come before."""
+MEASURED = "to measure with, got {}; add some, or name another folder to measure with: --test_path"
+"""What some pictures are split off for, and what to do where there are too few."""
 _KEPT = 2**28
 """Bytes of pictures that stay in memory once they were read."""
 
@@ -91,17 +93,22 @@ def _crc(pixels: Tensor) -> str:
     return f"{pixels.numel()}-{zlib.crc32(pixels.contiguous().numpy().tobytes()):08x}"
 
 
-def split_off(pictures: Photographs, share: float, seed: int) -> tuple[Photographs, Photographs]:
+def split_off(
+    pictures: Photographs, share: float, seed: int, purpose: str = MEASURED
+) -> tuple[Photographs, Photographs]:
     """The pictures without a share of them drawn at random, and that share: at least one each.
+
+    Args:
+        pictures: all.
+        share: to split off.
+        seed: what is drawn from.
+        purpose: of that share, with their number, and what to do where there are too few, for the error.
 
     Raises:
         BitdialError: there are less than two.
     """
     if len(pictures) < 2:
-        raise BitdialError(
-            f"expected at least two pictures, to train on and to measure with, got {len(pictures)}; add some, or name "
-            "another folder to measure with: --test_path"
-        )
+        raise BitdialError(f"expected at least two pictures, to train on and {purpose.format(len(pictures))}")
     held = min(max(1, round(share * len(pictures))), len(pictures) - 1)
     order = torch.randperm(len(pictures), generator=generator_for(_ORDER, seed)).tolist()
     return pictures.subset(sorted(order[held:])), pictures.subset(sorted(order[:held]))

@@ -141,6 +141,26 @@ class History(Record):
         return self
 
 
+class EarlyStop(Record):
+    """Where early stopping ended a training before its length was reached."""
+
+    unit: Literal["epoch", "step"]
+    """What is counted."""
+    at: int
+    """How many were trained."""
+    of: int
+    """How many were asked for."""
+    best: int | None
+    """How many there had been at the best score; null where no score was a finite number."""
+    patience: int
+    """Evaluations without improvement that were borne."""
+
+    def told(self) -> str:
+        """In words."""
+        best = "with no finite score" if self.best is None else f"best at {self.best}"
+        return f"stopped early at {self.unit} {self.at} of {self.of}, {best}"
+
+
 class ArmRecord(Record):
     """What one arm with one seed gave; each recipe has a type of its own."""
 
@@ -196,6 +216,8 @@ class ArmResult(ArmRecord):
     """What was logged while it was trained."""
     precision_note: str | None = None
     """Which steps a narrow floating-point format lost, and where it changed; null where all went well."""
+    early_stop: EarlyStop | None = None
+    """Where early stopping ended the training; null where it did not."""
 
     @model_validator(mode="after")
     def _one_score_a_width(self) -> Self:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import nn
 
-from bitdial.evaluation.results import History
+from bitdial.evaluation.results import EarlyStop, History
 from bitdial.training import TrainingState
 from bitdial.training.knobs import BitOpsCounter
 
@@ -26,6 +26,7 @@ class PhaseResult:
         seconds: wall-clock, over all resumptions.
         iterations: optimizer steps.
         precision_note: which of them a narrow format lost, and where it changed; None where all went well.
+        early_stop: where early stopping ended it; None where it did not.
     """
 
     model: nn.Module
@@ -35,6 +36,7 @@ class PhaseResult:
     seconds: float
     iterations: int
     precision_note: str | None = None
+    early_stop: EarlyStop | None = None
 
     @classmethod
     def of(cls, state: TrainingState, cycle_length: int | None = None) -> PhaseResult:
@@ -56,7 +58,17 @@ class PhaseResult:
             seconds=state.seconds,
             iterations=state.step,
             precision_note=state.control.trouble(),
+            early_stop=early_stop_of(state),
         )
+
+
+def early_stop_of(state: TrainingState) -> EarlyStop | None:
+    """Where early stopping ended a training; None where it did not, or where its length was reached just then."""
+    stopping, (unit, of) = state.early_stopping, state.length
+    at, best = (state.epoch, state.best_epoch) if unit == "epoch" else (state.step, state.best_step)
+    if stopping is None or not stopping.should_stop or of is None or at >= of:
+        return None
+    return EarlyStop(unit=unit, at=at, of=of, best=best, patience=stopping.patience)
 
 
 class Trained(Protocol):
@@ -66,6 +78,7 @@ class Trained(Protocol):
     seed: int
     history: History
     precision_note: str | None
+    early_stop: EarlyStop | None
 
 
 def notes_on(arms: Sequence[Trained]) -> list[str]:
@@ -85,4 +98,6 @@ def notes_on(arms: Sequence[Trained]) -> list[str]:
             notes.append(f"{arm.name}, seed {arm.seed}: {bad} of {len(losses)} logged losses are not finite.")
         if arm.precision_note is not None:
             notes.append(f"{arm.name}, seed {arm.seed}, {arm.precision_note}.")
+        if arm.early_stop is not None:
+            notes.append(f"{arm.name}, seed {arm.seed}, {arm.early_stop.told()}.")
     return notes

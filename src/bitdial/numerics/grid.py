@@ -61,6 +61,11 @@ class _Workspace(threading.local):
 _workspace = _Workspace()
 
 
+def release_workspace() -> None:
+    """Free the memory that this thread keeps for the next call."""
+    _workspace.memory, _workspace.views = torch.empty(0), {}
+
+
 def min_max_numbers(x: Tensor) -> tuple[float, float]:
     """`min_max` as numbers, for values that `may_read` lets pass."""
     native = kernels()

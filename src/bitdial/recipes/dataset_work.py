@@ -126,6 +126,10 @@ class DatasetWork(Generic[D, P]):
             check_classes(kept)
         return kept
 
+    def examples(self) -> int:
+        """Those that are trained on."""
+        return len(self.train)
+
     def _parts(self) -> dict[str, Any]:
         chosen_by = {} if self.validation is None else {"validation": self.validation}
         return {"train": self.train, **chosen_by, "test": self.dataset.test}

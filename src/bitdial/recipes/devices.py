@@ -39,7 +39,7 @@ def fabric_for(options: RunOptions) -> Fabric:
         )
     fabric = make_fabric(options.devices, options.num_nodes, options.strategy)
     world = fabric.world_size
-    if options.batch_size % world:
+    if not options.measures_batch and options.batch_size % world:
         raise BitdialError(
             f"batch_size must divide by the {world} processes, got {options.batch_size}; "
             f"{max(options.batch_size // world, 1) * world} would do"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from bitdial.data import SignalOptions
 from bitdial.data.recordings import is_recordings
@@ -19,12 +19,27 @@ from bitdial.options import Config
 from bitdial.training.batches import length_of
 from bitdial.training.options import DeviceOptions, LengthOptions
 
+AUTO = "auto"
+"""The batch size that is found by measuring."""
+
+
+def _size_of_batch(given: Any) -> Any:
+    """Refuse what is neither a whole number from 1 up nor "auto", in one sentence."""
+    number = int(given) if isinstance(given, str) and given.strip().isdecimal() else given
+    whole = isinstance(number, int | float) and not isinstance(number, bool) and float(number).is_integer()
+    if given != AUTO and (not whole or number < 1):
+        raise BitdialError(f"expected a whole number from 1 up or 'auto', got {given!r:.40}; 64 is usual")
+    return number
+
+
 if TYPE_CHECKING:
     GridName = str
     TernaryName = str
+    BatchSize = int
 else:  # whatever is registered can be chosen, and help lists it
     GridName = Literal[tuple(name for name, each in QUANTIZERS.items() if each.fixed_bits is None)]
     TernaryName = Literal[*(name for name, each in QUANTIZERS.items() if each.fixed_bits == TERNARY_BITS), "none"]
+    BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_size_of_batch)]
 
 OWN = "(own)"
 """What options call a network or data that a script brought."""
@@ -85,6 +100,12 @@ class RunOptions(DeviceOptions, BatchOptions, LengthOptions, ChangedDataOptions)
     aliases: ClassVar[Mapping[str, str]] = {"learning_rate": "lr"}
     exclusive: ClassVar[tuple[tuple[str, ...], ...]] = (("epochs", "steps"),)
 
+    batch_size: BatchSize = 64
+    """Examples in one step, over all devices; auto: as many as fit into the memory, found by measuring some steps of
+    each arm; --lr stays what it is."""
+    memory_limit: float | None = Field(None, gt=0)
+    """batch_size auto: GiB of the device, or of all processes on this machine's CPU, the program itself included; none:
+    what is free. A tenth of it is left free."""
     lr: float = Field(0.1, gt=0, le=1e6)
     """Learning rate (also --learning_rate)."""
     seeds: int = Field(1, ge=1)
@@ -96,6 +117,20 @@ class RunOptions(DeviceOptions, BatchOptions, LengthOptions, ChangedDataOptions)
     """Folder of this run; default: the next free runs/RECIPE-N."""
     workers: int = Field(0, ge=0)
     """Processes that load data; 0 loads in the main process."""
+
+    @model_validator(mode="after")
+    def _limits_what_is_measured(self) -> Self:
+        if self.memory_limit is not None and not self.measures_batch:
+            raise BitdialError(
+                f"memory_limit belongs to batch_size auto, got batch_size {self.batch_size}; leave it out, or give "
+                "--batch_size auto"
+            )
+        return self
+
+    @property
+    def measures_batch(self) -> bool:
+        """Whether the batch size is still to be found."""
+        return str(self.batch_size) == AUTO
 
     @property
     def root(self) -> Path:

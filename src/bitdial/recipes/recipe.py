@@ -101,6 +101,14 @@ class Work(Protocol):
         """The data divided as it was before, where that can be done; `now` is its fingerprint, in the same terms."""
         ...
 
+    def examples(self) -> int | None:
+        """How many a batch may have at most; None where nobody knows.
+
+        Raises:
+            BitdialError: the batches are given, and nobody can make them larger.
+        """
+        ...
+
     def told(self, part: str = "") -> str:
         """The data in words, for the notes of a report; with "test", what is measured on."""
         ...
@@ -187,6 +195,21 @@ def _nothing(*_: Any) -> None:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """How ``bitdial search`` judges a run.
+
+    Attributes:
+        settings: options beneath those of the user: that there are evaluations, and of data held out.
+        arm: whose evaluations are judged; None: the only one.
+        rescales: options that change the scale of the task's own metric, so that its values cannot be compared.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    arm: str | None = None
+    rescales: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Recipe(Generic[O, A, R, S]):
     """One recipe: what the engine in `bitdial.recipes.run` cannot know.
 
@@ -213,6 +236,7 @@ class Recipe(Generic[O, A, R, S]):
         saves_plots: whether the plots are wanted as files.
         dialled: whether its networks can be measured at any width, by ``bitdial evaluate``.
         listed: print the presets, for ``--list``; None: there is no such flag.
+        tuned: how a search judges it.
     """
 
     name: str
@@ -237,6 +261,7 @@ class Recipe(Generic[O, A, R, S]):
     saves_plots: Callable[[O], bool] = _yes
     dialled: bool = True
     listed: Callable[[], None] | None = None
+    tuned: Tuned = Tuned()
 
     @property
     def prog(self) -> str:

@@ -40,6 +40,24 @@ def options_of(recipe: Recipe[O, Any, Any, Any], run: RunFolder) -> O:
     return read_options(recipe, ["--config", str(run.config)])
 
 
+def options_over(
+    recipe: Recipe[O, Any, Any, Any],
+    own: Mapping[str, Any],
+    name: str,
+    argv: Sequence[str],
+    values: Mapping[str, Any] | None = None,
+) -> O:
+    """The options of a command line, or of a call in Python, over others, which errors call by `name`.
+
+    Raises:
+        BitdialError: anything the user got wrong.
+    """
+    exclusive = recipe.options.exclusive
+    below = {preset: _over(own, given, exclusive) for preset, given in recipe.presets.items()} | {name: dict(own)}
+    words = list(argv) if _names_preset(recipe, argv) else ["--preset", name, *argv]
+    return read_options(recipe, words, values, below)
+
+
 def asked_of(
     recipe: Recipe[O, Any, Any, Any], run: RunFolder, argv: Sequence[str], values: Mapping[str, Any] | None = None
 ) -> O:
@@ -50,10 +68,9 @@ def asked_of(
     """
     stored = options_of(recipe, run)
     own = {name: value for name, value in read_yaml(run.config).values.items() if name != "recipe"}
-    exclusive = recipe.options.exclusive
-    below = {name: _over(own, preset, exclusive) for name, preset in recipe.presets.items()} | {str(run.path): own}
-    words = list(argv) if _names_preset(recipe, argv) else ["--preset", str(run.path), *argv]
-    wanted = read_options(recipe, words, values, below)
+    wanted = options_over(recipe, own, str(run.path), argv, values)
+    if wanted.measures_batch:  # it has been
+        wanted = wanted.model_copy(update={"batch_size": stored.batch_size, "memory_limit": None})
     free = WHERE_IT_RUNS | recipe.may_change | recipe.may_grow
     _refuse_changes(stored.model_dump(), wanted.model_dump(), run, free)
     for name in sorted(recipe.may_grow):

@@ -211,6 +211,9 @@ class Run(Generic[O, A, R, S]):
         with manager or nullcontext(), log or nullcontext():
             state = self.recipe.train(arm, bench)
             record = self.recipe.measure(arm, bench, state)
+        stop = getattr(record, "early_stop", None)
+        if stop is not None and self.is_first and self.show_progress:
+            say(f"{label}: {stop.told()}")
         if needed_later:
             trained[arm.name] = model
         if files is not None and self.is_first:

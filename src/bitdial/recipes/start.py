@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from bitdial.evaluation.page import write_page
 from bitdial.evaluation.plot_style import save_plots
 from bitdial.files import write_atomically
 from bitdial.recipes.devices import fabric_for, mixed_precision_of, tell_if_slow
+from bitdial.recipes.fitting import agreed, fit_batch, sized
 from bitdial.recipes.recipe import A, O, R, Recipe, S
 from bitdial.recipes.rehearsal import Rehearsal, Rehearsed
 from bitdial.recipes.resuming import asked_of, command_of, options_of, plain, read_options
@@ -114,25 +115,35 @@ def show(results: Any, folder: RunFolder, console: Console) -> None:
     console.print(Text(f"Report: {folder.report}"), soft_wrap=True)
 
 
-def prepare(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: Any = None) -> Run[O, A, R, S]:
+def prepare(
+    recipe: Recipe[O, A, R, S],
+    options: O,
+    source: Source = NEW,
+    work: Any = None,
+    tell: Callable[[str], None] = say,
+) -> Run[O, A, R, S]:
     """Check everything that can be checked, then make the run folder: what is refused leaves nothing behind.
+
+    Args:
+        recipe: which.
+        options: all of them.
+        source: what the run goes on from.
+        work: options -> data and network, where a script brings its own.
+        tell: gets where the run lies, and what is to be said of its data.
 
     Raises:
         BitdialError: an option, the data, a checkpoint, or the place of the run folder is at fault.
     """
-    if isinstance(options, CopiedLogOptions) and options.csv_log is not None and source.run is None:
-        check_copy(options.csv_log)
-    fabric = fabric_for(options)
-    precision = mixed_precision_of(options, fabric.device)
-    made = (work or recipe.work)(options)
-    made, data = settle(made, source.run, accept=options.accept_changed_data)
-    run = Run(recipe, options, made, seeds_of(options), Setup(fabric, precision), data=data)
-    with preserved_random_state():
-        foreign = rehearse(run, source)
-    if foreign is not None:
-        run = replace(run, data=noted(data, foreign.state, source.checkpoint))
+    run = checked(recipe, options, source, work)
+    fabric = run.fabric
+    if options.measures_batch:
+        run = fit_batch(run, options.memory_limit)
     fabric.launch()
-    tell_if_slow(precision, fabric)
+    if options.measures_batch:
+        run = agreed(run)
+        options = run.options
+    assert run.setup.precision is not None
+    tell_if_slow(run.setup.precision, fabric)
     written = {"recipe": recipe.name, **plain(options)}
     with told_once(fabric, BitdialError):
         folder = source.run or RunFolder.create(
@@ -143,20 +154,42 @@ def prepare(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: 
             write_atomically(folder.config, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
         assert run.data is not None
         run.data.write(folder.data)
-        say(f"going on with {folder.path}" if source.run is not None else f"run folder: {folder.path}")
+        tell(f"going on with {folder.path}" if source.run is not None else f"run folder: {folder.path}")
         for note in (*options.file_notes, *(f"data: {note}" for note in run.data.told())):
-            say(note)
+            tell(note)
     fabric.barrier()
     how = f"`{recipe.prog} --resume {shlex.quote(str(folder.path))}`"
+    task = run.work.task
     return replace(
         run,
         work=run.work.to(fabric.device),
-        setup=Setup(fabric, precision, task=run.work.task, how_to_resume=how, compile=options.compile),
+        setup=Setup(fabric, run.setup.precision, task=task, how_to_resume=how, compile=options.compile),
         folder=folder,
         source=source,
-        foreign=foreign,
         show_progress=bool(fabric.is_global_zero),
     )
+
+
+def checked(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: Any = None) -> Run[O, A, R, S]:
+    """A run of which everything was checked that can be, up to a rehearsal; nothing is written.
+
+    Raises:
+        BitdialError: an option, the data, or a checkpoint is at fault.
+    """
+    if isinstance(options, CopiedLogOptions) and options.csv_log is not None and source.run is None:
+        check_copy(options.csv_log)
+    fabric = fabric_for(options)
+    precision = mixed_precision_of(options, fabric.device)
+    if options.measures_batch:
+        options = sized(options, 2 * fabric.world_size)  # to look at it before it is measured
+    made = (work or recipe.work)(options)
+    made, data = settle(made, source.run, accept=options.accept_changed_data)
+    run = Run(recipe, options, made, seeds_of(options), Setup(fabric, precision), data=data)
+    with preserved_random_state():
+        foreign = rehearse(run, source)
+    if foreign is not None:
+        run = replace(run, data=noted(data, foreign.state, source.checkpoint))
+    return replace(run, foreign=foreign)
 
 
 def rehearse(run: Run[Any, Any, Any, Any], source: Source = NEW) -> Foreign | None:

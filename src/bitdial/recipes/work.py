@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from bitdial.data import (
     RECORDINGS,
@@ -54,6 +55,7 @@ class OwnWork:
         task: loss and scores of a batch.
         name: what the data is called in reports.
         parts: the examples of train and test, or how many, as far as can be told.
+        sized: batch size -> `make_loaders` for it, or None where the batches are the script's.
     """
 
     make_model: Callable[[], nn.Module]
@@ -61,6 +63,7 @@ class OwnWork:
     task: Task = field(default_factory=Classification)
     name: str = "data of a script"
     parts: Mapping[str, Part | int | None] = field(default_factory=dict)
+    sized: Callable[[int], Callable[[int, int, int], Loaders]] | None = None
 
     def build(self) -> nn.Module:
         """The script's network."""
@@ -74,8 +77,18 @@ class OwnWork:
         return self.make_loaders(seed, rank, world_size)
 
     def under(self, options: Any) -> Self:
-        """The same: a script's work does not depend on options."""
-        return self
+        """The same data in batches of the size that the options say, where they are not the script's own."""
+        return self if self.sized is None else replace(self, make_loaders=self.sized(options.batch_size))
+
+    def examples(self) -> int | None:
+        """Those of the part train, where their number is known."""
+        if self.sized is None:
+            raise BitdialError(
+                "batch_size auto needs data of which batches of any size can be made, got batches; give tensors or a "
+                "torch Dataset, or batch_size as a number"
+            )
+        train = self.parts.get("train")
+        return len(train) if isinstance(train, dict) else train
 
     def to(self, device: torch.device) -> Self:
         """The same: batches are moved one by one."""
@@ -143,14 +156,19 @@ def work_of(
         return _classes(ImageWork.of(options, _images(data)), task)
     parts = data
 
-    def loaders(seed: int, rank: int, world_size: int) -> Loaders:
-        share = options.batch_size // world_size
-        train = batches_of(parts[0], share, "train", seed, rank, world_size)
-        test = batches_of(parts[1], EVALUATION_BATCH, "test")
-        return Loaders(train, test, batches_of(parts[2], share, "recalibration") if len(parts) > 2 else train)
+    def sized(batch_size: int) -> Callable[[int, int, int], Loaders]:
+        def loaders(seed: int, rank: int, world_size: int) -> Loaders:
+            share = batch_size // world_size
+            train = batches_of(parts[0], share, "train", seed, rank, world_size)
+            test = batches_of(parts[1], EVALUATION_BATCH, "test")
+            return Loaders(train, test, batches_of(parts[2], share, "recalibration") if len(parts) > 2 else train)
+
+        return loaders
 
     known = {name: identified(part, name) for name, part in zip(("train", "test"), parts, strict=False)}
-    return OwnWork(make, loaders, task or Classification(), parts=known)
+    cut = pair_of(parts[0]) is not None or isinstance(parts[0], Dataset)
+    made = sized(options.batch_size)
+    return OwnWork(make, made, task or Classification(), parts=known, sized=sized if cut else None)
 
 
 def _classes(work: W, task: Task | None) -> W:

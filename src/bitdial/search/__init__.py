@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bitdial.search.space import Space as Space
+
 if TYPE_CHECKING:
     from bitdial.search.analyzer import HyperparameterAnalyzer as HyperparameterAnalyzer
 

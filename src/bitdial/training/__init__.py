@@ -1,5 +1,7 @@
 """Training: the loop, tasks, optimizers, logs, progress, and what makes a run stoppable at any step."""
 
+from bitdial.training.batch_size import find_batch_size as find_batch_size
+from bitdial.training.batch_size import peak_memory as peak_memory
 from bitdial.training.batches import BatchStream as BatchStream
 from bitdial.training.checkpoint import CheckpointManager as CheckpointManager
 from bitdial.training.checkpoint import DamagedCheckpoint as DamagedCheckpoint

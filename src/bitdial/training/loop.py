@@ -93,10 +93,12 @@ class Loop:
 
     def _train(self, notes: Sequence[str]) -> None:
         state, began = self.state, time.perf_counter() - self.state.seconds
+        state.length = ("epoch", self.config.epochs) if self.config.steps is None else ("step", self.config.steps)
         if self.log is not None:
             self.log.rewind(state.log_rows, state.step)
+        state.total_steps = self.config.total_steps(state.stream.size)
         if self.progress is not None:
-            self.progress.total = self.config.total_steps(state.stream.size)
+            self.progress.total = state.total_steps
         frozen = set(train_mode(state.model))
         names = [name for name, module in state.model.named_modules() if module in frozen]
         if names:
@@ -232,7 +234,7 @@ class Loop:
             or (score > state.best_score if self.config.monitor_mode == "max" else score < state.best_score)
         )
         if is_best:
-            state.best_score = score
+            state.best_score, state.best_step, state.best_epoch = score, state.step, state.epoch
         if state.early_stopping is not None:
             state.early_stopping.update(score)
         for hook in state.hooks:

@@ -113,6 +113,48 @@ class ScheduleOptions(Config):
     """Where the step scheduler drops: below 1 a share of the run, from 1 on an optimizer step."""
 
 
+class EarlyStoppingOptions(Config):
+    """Ending before the length of a run is reached."""
+
+    early_stopping: bool = False
+    """Stop when the score on what is held out has not improved for a while."""
+    early_stopping_patience: int = Field(10, ge=1)
+    """Evaluations without improvement that are borne, one an epoch unless a recipe says otherwise."""
+    early_stopping_min_delta: float = Field(0.0, ge=0)
+    """How much better than the best a score must be to count as an improvement."""
+
+
+VALIDATION_FRACTION = 0.1
+"""What is held out where something is chosen by it, and the user says nothing."""
+
+
+class ValidationOptions(EarlyStoppingOptions):
+    """What is held out of the training data, and what goes by it."""
+
+    validation_fraction: float | None = Field(None, ge=0, lt=1)
+    """Share of the training data held out to evaluate and choose by in training; 0: nothing is chosen then; none: .1
+    where something is (early stopping, the best weights), else 0."""
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether some training data are held out for validation."""
+        return bool(self.validation_fraction)
+
+    def hold_out(self, chooser: str | None) -> None:
+        """Fill in the share that is held out for an option that chooses, if there is one.
+
+        Raises:
+            BitdialError: it is 0, though something is to be chosen.
+        """
+        if self.validation_fraction is None:
+            self.__dict__["validation_fraction"] = VALIDATION_FRACTION if chooser else 0.0
+        if chooser and not self.holds_out:
+            raise BitdialError(
+                f"validation_fraction must be above 0 for {chooser}, got 0: nothing is chosen by looking at test "
+                f"data; hold some data out ({VALIDATION_FRACTION:g} is usual), or leave {chooser} out"
+            )
+
+
 class DistillationOptions(Config):
     """Learning from another network's predictions."""
 

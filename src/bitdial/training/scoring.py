@@ -11,6 +11,7 @@ from torch import nn
 
 from bitdial.errors import BitdialError
 from bitdial.layers.names import evaluating
+from bitdial.training.options import EarlyStoppingOptions
 from bitdial.training.seeding import preserved_random_state
 
 if TYPE_CHECKING:
@@ -48,6 +49,22 @@ class EarlyStopping:
         self.mode = mode
         self.counter = 0
         self.best_score: float | None = None
+
+    @classmethod
+    def of(cls, options: EarlyStoppingOptions, mode: Literal["max", "min"], held_out: object) -> EarlyStopping | None:
+        """What options ask for, or None.
+
+        Raises:
+            BitdialError: it is asked for, and nothing is held out: `held_out` is None.
+        """
+        if not options.early_stopping:
+            return None
+        if held_out is None:
+            raise BitdialError(
+                "early_stopping goes by data held out of training, expected data of which a part can be, got batches "
+                "of a script; give an ImageDataset (see bitdial.data.dataset_from_tensors), or leave early_stopping out"
+            )
+        return cls(options.early_stopping_patience, options.early_stopping_min_delta, mode)
 
     @property
     def should_stop(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _PLAIN = (
     "step", "applied_steps", "epoch", "batch_in_epoch", "lr_scale", "last_learning_rate", "loss", "best_score",
-    "seconds", "log_rows",
+    "best_step", "best_epoch", "seconds", "log_rows",
 )  # fmt: skip
 
 
@@ -69,14 +69,22 @@ class TrainingState:
     """The last evaluation."""
     best_score: float | None = None
     """The best monitored score so far."""
+    best_step: int | None = None
+    """The steps behind it."""
+    best_epoch: int | None = None
+    """The epochs behind it."""
     loss: float = float("nan")
     """Mean training loss of the last row of the log."""
     seconds: float = 0.0
     """Time spent, over all resumptions."""
     log_rows: int = 0
     """Rows of the log written so far."""
+    total_steps: int | None = None
+    """Steps of the whole run if nothing stops it; None where nobody knows."""
     last_checkpoint: Path | None = None
     """The newest one of this process that is on the disk."""
+    length: tuple[Literal["epoch", "step"], int | None] = ("step", None)
+    """What the length of the run is counted in, and how many that are."""
     stop_requested: str | None = None
     """A reason to stop before the next step, or None."""
 

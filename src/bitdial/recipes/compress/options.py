@@ -13,7 +13,7 @@ from bitdial.compression.models import CodecOptions
 from bitdial.compression.models.registry import check_model
 from bitdial.errors import BitdialError
 from bitdial.recipes.options import OWN, RunOptions, Width
-from bitdial.training.options import LongRunOptions, StepOptions
+from bitdial.training.options import LongRunOptions, StepOptions, ValidationOptions
 
 DEFAULT_STEPS = 600
 PHOTOGRAPHS = "photographs"
@@ -24,7 +24,7 @@ _WARM_UP = 0.5
 Lambda = Annotated[float, Field(gt=0, le=1e6)]
 
 
-class CompressConfig(StepOptions, LongRunOptions, RunOptions):
+class CompressConfig(StepOptions, LongRunOptions, ValidationOptions, RunOptions):
     """Train an image codec, show what it makes of pictures beside JPEG, WebP and AVIF, and leave it ready for use.
 
     Without --epochs or --steps it trains for 600 steps. `bitdial compress` and `bitdial decompress` use what it leaves.
@@ -139,6 +139,7 @@ class CompressConfig(StepOptions, LongRunOptions, RunOptions):
             raise BitdialError("finetune trains a codec on, expected --checkpoint to name it, got none; give one")
         if self.test_path is not None and self.data_path is None:
             raise BitdialError("test_path goes with data_path, got it alone; give the folder to train on too")
+        self.hold_out("early_stopping" if self.early_stopping else None)
         if self.step_epochs and self.gamma_strategy != "step":
             raise BitdialError(
                 f"step_epochs belong to gamma_strategy step, got {self.gamma_strategy}; leave them out, or choose it"

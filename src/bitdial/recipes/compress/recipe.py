@@ -22,6 +22,7 @@ from bitdial.compression.pictures import Picture, write_picture
 from bitdial.compression.rate_distortion import Balance
 from bitdial.evaluation.plot_style import render
 from bitdial.evaluation.side_by_side import MOST_ROWS, Coded, Row, side_by_side
+from bitdial.evaluation.trained import early_stop_of
 from bitdial.files import write_atomically
 from bitdial.numerics import UNQUANTIZED
 from bitdial.recipes.compress.options import CompressConfig
@@ -29,7 +30,7 @@ from bitdial.recipes.compress.report import draw, report_page
 from bitdial.recipes.compress.results import CodecHistory, CodecResult, CompressResults
 from bitdial.recipes.compress.train import train
 from bitdial.recipes.compress.work import PictureWork, work_of
-from bitdial.recipes.recipe import Arm, Bench, Recipe
+from bitdial.recipes.recipe import Arm, Bench, Recipe, Tuned
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import SavedCodec
 from bitdial.training import Progress, RunFolder, TrainingState
@@ -96,6 +97,7 @@ def measure(arm: Arm, bench: Bench[CompressConfig], state: TrainingState) -> Cod
         history=CodecHistory.of(state.history),
         notes=list(dict.fromkeys(note for each in found for note in each.notes)),
         precision_note=state.control.trouble(),
+        early_stop=early_stop_of(state),
     )
 
 
@@ -158,10 +160,16 @@ def _listed(size: str, means: Sequence[MeanPoint], *, rates: bool = False) -> st
 def notes_of(networks: Sequence[CodecResult], run: CompressRun) -> list[str]:
     """What a reader must know of data, balance and comparison."""
     options = run.options
+    looks = "the middle of these, and nothing but a plateau schedule of the learning rate goes by it"
+    if options.holds_out:
+        looks = (
+            f"{options.validation_fraction:.0%} of the training pictures, held out, and early stopping and a plateau "
+            "schedule of the learning rate go by these alone"
+        )
     notes = [
         *options.file_notes,
-        f"Data: {run.work.told()}. Measured with {run.work.told('test')}; the held-out cost after each epoch is of the "
-        "middle of these, and nothing but a plateau schedule of the learning rate goes by it.",
+        f"Data: {run.work.told()}. Measured with {run.work.told('test')}; the held-out cost after each epoch is of "
+        f"{looks}.",
         "Bits per pixel are those of real files, decoded again: all bits over all pixels. PSNR and MS-SSIM are means "
         "over pictures. Files of other kinds are Pillow's, of the quality that comes nearest in size.",
         "A small network that was trained for minutes lies far below codecs that were trained for weeks, and below "
@@ -185,8 +193,8 @@ def notes_of(networks: Sequence[CodecResult], run: CompressRun) -> list[str]:
     if len({network.seed for network in networks}) == 1:
         notes.append("One seed: no interval.")
     for network in networks:
-        if network.precision_note is not None:
-            notes.append(f"{network.name}, seed {network.seed}, {network.precision_note}.")
+        stop = None if network.early_stop is None else network.early_stop.told()
+        notes += [f"{network.name}, seed {network.seed}, {told}." for told in (network.precision_note, stop) if told]
     return [*notes, *dict.fromkeys(note for network in networks for note in network.notes)]
 
 
@@ -213,4 +221,5 @@ COMPRESS: Recipe[CompressConfig, Arm, CodecResult, CompressResults] = Recipe(
     may_grow=frozenset({"seeds"}),
     may_change=frozenset({"test_path", "coded_pictures"}),
     dialled=False,
+    tuned=Tuned({"validation_fraction": 0.1}, rescales=frozenset({"lambda_value"})),
 )

@@ -10,7 +10,7 @@ from pydantic import model_validator
 from rich.text import Text
 
 from bitdial.compression.codec_points import MeanPoint, Point, mean_points
-from bitdial.evaluation.results import ArmRecord, Measured, Record, RunResults
+from bitdial.evaluation.results import ArmRecord, EarlyStop, Measured, Record, RunResults
 
 
 class CodecHistory(Record):
@@ -88,6 +88,8 @@ class CodecResult(ArmRecord):
     """What there is to know of the comparison and the weights that it began with."""
     precision_note: str | None = None
     """Which steps were lost, and where the format changed; null where all went well."""
+    early_stop: EarlyStop | None = None
+    """Where early stopping ended the training; null where it did not."""
 
     @property
     def means(self) -> tuple[MeanPoint, ...]:

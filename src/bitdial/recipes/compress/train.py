@@ -19,6 +19,7 @@ from bitdial.recipes.recipe import Arm, Bench
 from bitdial.recipes.run import say
 from bitdial.recipes.saved_model import load_weights
 from bitdial.training import (
+    EarlyStopping,
     Hook,
     LearningRateConfig,
     LoopConfig,
@@ -63,6 +64,7 @@ def train(arm: Arm, bench: Bench[CompressConfig]) -> TrainingState:
         hooks.append(PlateauRate("loss", "min", options.lr_decay, options.lr_patience))
     shape = "none" if options.scheduler == "plateau" else options.scheduler
     rate = LearningRateConfig(scheduler=shape, milestones=options.milestones)
+    held_out = bench.loaders.test if bench.loaders.validation is None else bench.loaders.validation
     loop = part(
         options, LoopConfig, checkpoint_best=False, monitor="loss", monitor_mode="min", compile=bench.setup.compile
     )
@@ -73,8 +75,9 @@ def train(arm: Arm, bench: Bench[CompressConfig]) -> TrainingState:
         loader,
         loop,
         learning_rate=learning_rate_factor(rate, steps),
-        evaluate=lambda network: evaluate(network, bench.loaders.test, task=RateDistortion(options.lambda_value)),
+        evaluate=lambda network: evaluate(network, held_out, task=RateDistortion(options.lambda_value)),
         hooks=hooks,
+        early_stopping=EarlyStopping.of(options, "min", bench.loaders.validation),
     )
 
 

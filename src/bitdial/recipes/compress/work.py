@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +25,8 @@ _COLUMNS = 384
 """Of the photographs, from the left, that are trained on; the others are measured with."""
 _FEWEST_BATCHES = 20
 """Of an epoch, where crops are not counted by the user."""
+_HELD_OUT = "to hold out, got {}; add some, or leave validation_fraction and early_stopping out"
+"""What pictures are split off for besides."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class PictureWork:
         name: what the pictures are called in reports.
         train: what is trained on.
         test: what is measured with, no part of which is in `train`.
+        validation: what is evaluated and chosen by in training, no part of which is in the others, or None.
         make_model: a network of a script instead of one by name, or None.
     """
 
@@ -43,6 +46,7 @@ class PictureWork:
     name: str
     train: Photographs
     test: Photographs
+    validation: Photographs | None = None
     make_model: Callable[[], nn.Module] | None = None
 
     @property
@@ -70,11 +74,12 @@ class PictureWork:
         loader = CropLoader(
             self.train, options.side, options.batch_size // world_size, crops, seed, rank, world_size, options.workers
         )
-        return Loaders(train=loader, test=WholePictures(self.test), recalibration=loader)
+        held_out = None if self.validation is None else WholePictures(self.validation)
+        return Loaders(train=loader, test=WholePictures(self.test), recalibration=loader, validation=held_out)
 
     def under(self, options: CompressConfig) -> Self:
         """The same pictures under the options of one arm."""
-        return type(self)(options, self.name, self.train, self.test, self.make_model)
+        return replace(self, options=options)
 
     def to(self, device: torch.device) -> Self:
         """The same: crops are moved batch by batch."""
@@ -93,11 +98,15 @@ class PictureWork:
 
     def identify(self) -> Fingerprint:
         """Which pictures there are in each part."""
-        return Fingerprint(parts={"train": self.train.marks(), "test": self.test.marks()})
+        return Fingerprint(parts={name: part.marks() for name, part in self._parts().items()})
+
+    def _parts(self) -> dict[str, Photographs]:
+        chosen_by = {} if self.validation is None else {"validation": self.validation}
+        return {"train": self.train, **chosen_by, "test": self.test}
 
     def divided_as(self, before: Fingerprint, now: Fingerprint) -> Self:
         """The pictures that there were, each in the part that it was in."""
-        parts = {"train": self.train, "test": self.test}
+        parts = self._parts()
         place = {name: (each, i) for each in parts.values() for i, name in enumerate(each.names)}
 
         def kept(part: str) -> Photographs:
@@ -108,12 +117,20 @@ class PictureWork:
             found = [(place[name][0].sources[place[name][1]]) for name in names]
             return Photographs(tuple(names), tuple(found))
 
-        return type(self)(self.options, self.name, kept("train"), kept("test"), self.make_model)
+        validation = kept("validation") if self.validation is not None else None
+        return replace(self, train=kept("train"), test=kept("test"), validation=validation)
+
+    def examples(self) -> int | None:
+        """The crops of an epoch; as many as are wanted where the user does not say how many of each picture."""
+        return None if self.options.crops is None else self.options.crops * len(self.train)
 
     def told(self, part: str = "") -> str:
         """How many pictures there are."""
         if self.name == PHOTOGRAPHS:
-            where = f"the right {640 - _COLUMNS} columns" if part == "test" else f"the left {_COLUMNS} columns"
+            columns = {"train": _COLUMNS, "test": 640 - _COLUMNS}
+            if self.validation is not None:
+                columns["train"] -= self.validation[0].shape[-1]
+            where = f"the {'right' if part == 'test' else 'left'} {columns[part or 'train']} columns"
             return f"{where} of the two photographs that ship with scikit-learn"
         if part == "test":
             return f"{_count(self.test)} held out of {self.name}"
@@ -148,36 +165,52 @@ def work_of(options: CompressConfig, model: object = None, data: object = None, 
         make = model
     else:
         raise BitdialError(f"model must be a codec's name, a CompressionModel or what makes one, got {model!r:.80}")
+    held_out = options.validation_fraction or 0.0
+    if data is None and options.data_path is None:
+        train, test, validation = _photographs(held_out)
+        return PictureWork(options, PHOTOGRAPHS, train, test, validation, make)
     if data is not None:
-        return PictureWork(options, "pictures of a script", *_given(data), make)
-    if options.data_path is None:
-        return PictureWork(options, PHOTOGRAPHS, *_photographs(), make)
-    pictures = Photographs.of_folder(options.data_path)
-    if options.test_path is not None:
-        parts = pictures, Photographs.of_folder(options.test_path)
-        if options.test_path.resolve() == options.data_path.resolve():
-            raise BitdialError(
-                f"test_path must be another folder than data_path, got {options.test_path} for both; leave it out to "
-                "hold pictures out"
-            )
-        parts = parts[0], Photographs(tuple(f"test/{name}" for name in parts[1].names), parts[1].sources)
+        name, (train, test) = "pictures of a script", _given(data)
     else:
-        parts = split_off(pictures, options.test_share, options.seed)
-    return PictureWork(options, options.data_path.resolve().name or str(options.data_path), *parts, make)
+        assert options.data_path is not None
+        name = options.data_path.resolve().name or str(options.data_path)
+        train, test = _of_folders(options, Photographs.of_folder(options.data_path))
+    if held_out:
+        train, validation = split_off(train, held_out, options.seed, _HELD_OUT)
+    else:
+        validation = None
+    return PictureWork(options, name, train, test, validation, make)
 
 
-def _photographs() -> tuple[Photographs, Photographs]:
+def _of_folders(options: CompressConfig, pictures: Photographs) -> tuple[Photographs, Photographs]:
+    """What is trained on and what is measured with."""
+    if options.test_path is None:
+        return split_off(pictures, options.test_share, options.seed)
+    assert options.data_path is not None
+    test = Photographs.of_folder(options.test_path)
+    if options.test_path.resolve() == options.data_path.resolve():
+        raise BitdialError(
+            f"test_path must be another folder than data_path, got {options.test_path} for both; leave it out to "
+            "hold pictures out"
+        )
+    return pictures, Photographs(tuple(f"test/{name}" for name in test.names), test.sources)
+
+
+def _photographs(held_out: float) -> tuple[Photographs, Photographs, Photographs | None]:
+    """The left of both to train on, the right to measure with; a share of the left, at its right end, held out."""
     from sklearn.datasets import load_sample_images
 
     found = load_sample_images()
     names = tuple(Path(name).stem for name in found.filenames)
     pixels = [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in found.images]
-    left = [image[:, :, :_COLUMNS].contiguous() for image in pixels]
-    right = [image[:, :, _COLUMNS:].contiguous() for image in pixels]
-    return (
-        Photographs(tuple(f"{name}, left" for name in names), tuple(left)),
-        Photographs(tuple(f"{name}, right" for name in names), tuple(right)),
-    )
+    end = _COLUMNS - (min(max(1, round(held_out * _COLUMNS)), _COLUMNS - 1) if held_out else 0)
+
+    def columns(called: str, first: int, last: int | None) -> Photographs:
+        parts = tuple(image[:, :, first:last].contiguous() for image in pixels)
+        return Photographs(tuple(f"{name}, {called}" for name in names), parts)
+
+    validation = columns("middle", end, _COLUMNS) if held_out else None
+    return columns("left", 0, end), columns("right", _COLUMNS, None), validation
 
 
 def _given(data: Any) -> tuple[Photographs, Photographs]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers.cycling import CyclicPrecisionConfig
 from bitdial.options import Config, part
 from bitdial.recipes.options import ARM_NAME, BatchOptions, GridName, SharedConfig, Width, autocast_format, total_steps
-from bitdial.training.options import DistillationOptions, StepOptions
+from bitdial.training.options import DistillationOptions, EarlyStoppingOptions, StepOptions, ValidationOptions
 
 StaticBits = float | list[float] | Literal["progressive"]
 """One width, a list that alternates over the layers, or widths that step down over the iterations."""
@@ -40,7 +40,7 @@ class ModelConfig(ModelOptions):
     """Network, by name: resnet20, resnet18, resnet74, mobilenetv2, timm/..., torchvision/..., and others."""
 
 
-class TrainingOptions(StepOptions, DistillationOptions):
+class TrainingOptions(StepOptions, DistillationOptions, EarlyStoppingOptions):
     """How the phases are trained, beyond what every recipe shares."""
 
     defaults = {"log_interval": 20}
@@ -54,7 +54,8 @@ class TrainingOptions(StepOptions, DistillationOptions):
     use_amp: bool = False
     """Train under autocast: bfloat16 on a CPU, float16 with a loss scaler on a GPU."""
     eval_interval: int | None = Field(None, ge=1)
-    """Steps between two looks at the test accuracy while training, for the log; none: only at the end."""
+    """Steps between two evaluations while training: of what is held out, or of the test data for the log alone where
+    nothing is. None: only at the end; with early stopping after each cycle."""
 
 
 class CyclicTrainingConfig(TrainingOptions, BatchOptions):
@@ -149,7 +150,7 @@ class ExperimentConfig(ExperimentOptions):
     """How many seeds: everything is repeated for each, and results carry an interval from two on."""
 
 
-class CyclicConfig(TrainingOptions, SharedConfig):
+class CyclicConfig(TrainingOptions, ValidationOptions, SharedConfig):
     """Train while the precision cycles, fine-tune static configurations from the result, and compare them all."""
 
     defaults = {"weight_decay": 5e-4}
@@ -162,6 +163,14 @@ class CyclicConfig(TrainingOptions, SharedConfig):
     """Which static configurations follow."""
     experiment: ExperimentOptions = ExperimentOptions()
     """What is compared and kept."""
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        """Fill in what follows from early stopping, so that config.yaml says what was done."""
+        self.hold_out("early_stopping" if self.early_stopping else None)
+        if self.early_stopping and self.eval_interval is None:  # at the same place of each cycle
+            self.__dict__["eval_interval"] = self.cyclic.cycle_length
+        return self
 
     @property
     def root(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -20,6 +21,7 @@ from bitdial.recipes.recipe import Loaders
 from bitdial.training import (
     Classification,
     Distillation,
+    EarlyStopping,
     LearningRateConfig,
     LoopConfig,
     MixedPrecisionConfig,
@@ -57,7 +59,7 @@ def train_phase(
     learning_rate: float | None = None,
     warmup_steps: int = 0,
     teacher: nn.Module | None = None,
-    target_bits: float = 8,
+    target_bits: float | Sequence[float] = 8,
 ) -> TrainingState:
     """Train a quantized model in place for a number of steps while a schedule turns its dial.
 
@@ -71,10 +73,11 @@ def train_phase(
         learning_rate: full rate; ``training.learning_rate`` if None.
         warmup_steps: steps of linear rise at the start.
         teacher: an unquantized model to follow when ``training.distillation_alpha`` is above 0.
-        target_bits: width of the evaluations during training (they only go to the log).
+        target_bits: width (or that of each layer) of the evaluations during training, which only go to the log and to
+            early stopping. They are of what is held out; where nothing is, of the test data.
 
     Raises:
-        BitdialError: no data, or a loss that is not finite.
+        BitdialError: no data, nothing held out for early stopping, or a loss that is not finite.
         RunInterrupted: stopped on request, after saving.
     """
     fabric = setup.fabric or make_fabric()
@@ -99,6 +102,14 @@ def train_phase(
     def widths(step: int) -> Widths:
         return tuple(float(scheduler.schedule(step, layer)) for layer in layers)
 
+    held_out = loaders.validation
+    looked_at, of = (loaders.test, "test_loss") if held_out is None else (held_out, "loss")
+    by_accuracy = scored.metric == "accuracy" or held_out is None
+    monitor: dict[str, Any] = {
+        "monitor": "accuracy" if by_accuracy else "loss",
+        "monitor_mode": "max" if by_accuracy else "min",
+    }
+    stopping = EarlyStopping.of(training, monitor["monitor_mode"], held_out)
     factor = scheduler.factor if isinstance(scheduler, CyclicPrecisionScheduler) else None
     hooks = [
         Knob("bits", widths, scheduler.dial.set, shown=ledger.average_bits, rate=factor),
@@ -108,13 +119,13 @@ def train_phase(
     def evaluate(network: nn.Module) -> dict[str, float]:
         (score,) = sweep(
             network,
-            loaders.test,
+            looked_at,
             [target_bits],
             recalibration_batches=loaders.recalibration,
             recalibration_limit=8,
             task=scored,
         )
-        return {**score.metrics, "accuracy": score.accuracy, "test_loss": score.loss}
+        return {**score.metrics, "accuracy": score.accuracy, of: score.loss}
 
     return replace(setup, fabric=fabric).fit(
         model,
@@ -129,10 +140,12 @@ def train_phase(
             checkpoint_epochs=None,
             checkpoint_best=False,
             compile=setup.compile,
+            **monitor,
         ),
         learning_rate=learning_rate_factor(
             LearningRateConfig(warmup_steps=min(warmup_steps, iterations // 2)), iterations
         ),
-        evaluate=evaluate if training.eval_interval is not None else None,
+        evaluate=evaluate if training.eval_interval is not None or stopping is not None else None,
         hooks=hooks,
+        early_stopping=stopping,
     )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bitdial.errors import BitdialError
 from bitdial.evaluation import ArmResult
 from bitdial.evaluation.equal_cost import batches_in_step, ledger_of, matched_steps, schedule_bitops
 from bitdial.evaluation.trained import PhaseResult
@@ -20,6 +21,7 @@ from bitdial.layers.cycling import CyclicPrecisionScheduler
 from bitdial.recipes.cyclic.arms import (
     ABLATION,
     BASELINE,
+    CPT,
     Arm,
     ablation_schedule,
     final_widths,
@@ -30,7 +32,7 @@ from bitdial.recipes.cyclic.options import PRESETS, CyclicConfig, CyclicTraining
 from bitdial.recipes.cyclic.phase import quantization, train_phase
 from bitdial.recipes.cyclic.report import render, report_page
 from bitdial.recipes.cyclic.results import CyclicResults, collect_results
-from bitdial.recipes.recipe import Bench, Loaders, Recipe
+from bitdial.recipes.recipe import Bench, Loaders, Recipe, Tuned
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import dialled
 from bitdial.recipes.work import work_of
@@ -65,7 +67,17 @@ def train(arm: Arm, bench: Bench[CyclicConfig]) -> TrainingState:
     steps, warmup, rate = training.num_cpt_iterations, training.warmup_steps, training.learning_rate
     if arm.kind == "baseline":
         training = training.model_copy(update={"distillation_alpha": 0.0})  # the teacher learns on its own
+    if arm.trains_at == "progressive":  # stopped early it would not come to its width
+        training = training.model_copy(update={"early_stopping": False})
+    if options.holds_out and loaders.validation is None:
+        raise BitdialError(
+            f"validation_fraction is {options.validation_fraction:g}, expected data of which a part can be held out, "
+            "got batches of a script; give an ImageDataset (see bitdial.data.dataset_from_tensors), or leave "
+            "validation_fraction and early_stopping out"
+        )
     if arm.kind == "matched":
+        stopped = bench.done[CPT].iterations if CPT in bench.done else training.num_cpt_iterations
+        training = training.model_copy(update={"num_cpt_iterations": stopped})
         steps = _matched_steps(options, training, model, loaders)
     if arm.starts_from is not None:
         steps, warmup, rate = training.num_static_iterations, 0, rate * options.static.finetune_lr_scale
@@ -92,7 +104,7 @@ def train(arm: Arm, bench: Bench[CyclicConfig]) -> TrainingState:
         learning_rate=rate,
         warmup_steps=warmup,
         teacher=bench.trained.get(BASELINE),
-        target_bits=network.default_bit_width,
+        target_bits=network.default_bit_width if loaders.validation is None else arm.own_bits(layers),
     )
     if arm.trains_at is not None:
         BitDial(model).set(final_widths(arm.trains_at, layers, network.bit_widths))
@@ -100,7 +112,7 @@ def train(arm: Arm, bench: Bench[CyclicConfig]) -> TrainingState:
 
 
 def _matched_steps(options: CyclicConfig, training: CyclicTrainingConfig, model: nn.Module, loaders: Loaders) -> int:
-    """How many steps at the default width have the BitOps of the whole cyclic phase, to half a step."""
+    """How many steps at the default width have the BitOps of the cyclic phase as long as it was, to half a step."""
     ledger, gradients = ledger_of(model, loaders.train), options.cyclic.gradient_bits
     sizes = batches_in_step(loaders.train, training.gradient_accumulation_steps)
     cyclic = schedule_bitops(
@@ -141,6 +153,7 @@ def measure(arm: Arm, bench: Bench[CyclicConfig], state: TrainingState) -> ArmRe
         iterations=phase.iterations,
         history=phase.history,
         precision_note=phase.precision_note,
+        early_stop=phase.early_stop,
     )
 
 
@@ -160,6 +173,16 @@ def conclude(arms: Sequence[ArmResult], run: CyclicRun, common: dict[str, Any]) 
             "matched_cost is a static run at the default width, stopped when its BitOps reach those of the cyclic "
             "phase.",
         ]
+        if run.options.holds_out:
+            notes.append(
+                f"Evaluations in training look at {run.options.validation_fraction:.0%} of the training data, held out."
+            )
+        if any(arm.early_stop is not None for arm in arms):
+            notes.append(
+                "An arm that stopped early did so by the data held out, at its own width: its BitOps and seconds are "
+                "those of the steps that it took, its learning rate did not come to the end of its schedule, and "
+                "matched_cost has at most the BitOps that the cyclic phase really took."
+            )
         if run.options.distillation_alpha > 0:
             notes.append("BitOps do not count the teacher's forward passes; seconds do.")
     experiment = run.options.experiment
@@ -204,5 +227,6 @@ CYCLIC: Recipe[CyclicConfig, Arm, ArmResult, CyclicResults] = Recipe(
     may_grow=frozenset({"seeds"}),
     column="phase",
     own_folders=True,
+    tuned=Tuned({"eval_interval": 40, "validation_fraction": 0.1}, arm=CPT),
     saves_plots=lambda options: options.experiment.plot_metrics,
 )

@@ -11,7 +11,7 @@ from bitdial.errors import BitdialError
 from bitdial.models.registry import variant_of
 from bitdial.numerics import ACTIVATION_QUANTIZERS, QUANTIZERS
 from bitdial.recipes.options import LEARNING_RATES, OWN, GridName, SharedConfig, Width
-from bitdial.training.options import OptimizerOptions, StepOptions
+from bitdial.training.options import VALIDATION_FRACTION, OptimizerOptions, StepOptions, ValidationOptions
 
 DEFAULT_STEPS = 240
 PLAIN = "vanilla_single_precision_training"
@@ -42,14 +42,14 @@ _CONFIGURATIONS = ("num_bitwidths", "number_of_configs", "num_configs")
 _NESTINGS = ("quantization", "quantization.any_precision")
 
 
-class JointConfig(OptimizerOptions, StepOptions, SharedConfig):
+class JointConfig(OptimizerOptions, StepOptions, ValidationOptions, SharedConfig):
     """Train one network for many widths at once, show what each width costs in accuracy, and say which one to ship.
 
     Without --epochs or --steps it trains for 240 steps. A configuration file with the sections quantization and
     random_bitwidths is read as it is; other sections of such a file are listed and ignored.
     """
 
-    defaults = {"log_interval": 20, "weight_decay": 5e-4}
+    defaults = {"log_interval": 20, "weight_decay": 5e-4, "validation_fraction": VALIDATION_FRACTION}
     aliases: ClassVar[Mapping[str, str]] = {
         **SharedConfig.aliases,
         "yaml_path": "config",
@@ -105,8 +105,6 @@ class JointConfig(OptimizerOptions, StepOptions, SharedConfig):
     skip_layers: list[str] = ["<first>", "<last>"]
     """Names or patterns of layers left unquantized; <first> and <last> are the first layer and the classifier."""
 
-    validation_fraction: float = Field(0.1, ge=0, lt=1)
-    """Share of the training data held out for validation; 0: validation looks at the test data."""
     validation_function: Literal["random_bitwidths", "fixed_bitwidth", "simple"] = "random_bitwidths"
     """What is validated after each epoch: configurations with widths drawn for every layer; every layer at one width;
     the network as training left it."""
@@ -148,6 +146,7 @@ class JointConfig(OptimizerOptions, StepOptions, SharedConfig):
             own["devices"], own["gpu"] = [self.gpu], None
         if self.epochs is None and self.steps is None:
             own["steps"] = DEFAULT_STEPS
+        self.hold_out("early_stopping" if self.early_stopping else None)
         self._check_widths()
         return self
 

@@ -27,6 +27,7 @@ from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import dialled, load_saved, read_saved
 from bitdial.recipes.work import ImageWork, work_of
 from bitdial.training import (
+    EarlyStopping,
     Hook,
     Knob,
     LearningRateConfig,
@@ -115,6 +116,7 @@ def train(arm: Arm, bench: Bench[JointConfig]) -> TrainingState:
         learning_rate=learning_rate_factor(rate, steps),
         evaluate=evaluation,
         hooks=hooks,
+        early_stopping=EarlyStopping.of(options, loop.monitor_mode, bench.loaders.validation),
     )
 
 
@@ -160,6 +162,7 @@ def measure(arm: Arm, bench: Bench[JointConfig], state: TrainingState) -> JointR
         validation=None if validation is None else validation.last,
         sensitivity=sensitivity(bench),
         precision_note=phase.precision_note,
+        early_stop=phase.early_stop,
     )
 
 
@@ -263,6 +266,9 @@ JOINT: Recipe[JointConfig, Arm, JointResult, JointResults] = Recipe(
     figures=lambda results, folder: draw(results),
     page=report_page,
     leave=leave,
-    may_grow=frozenset({"seeds"}),
+    may_grow=frozenset({"seeds", "early_stopping_patience"}),
+    suffices=lambda options, record: (
+        record.early_stop is None or record.early_stop.patience >= options.early_stopping_patience
+    ),
     may_change=frozenset({"strict"}),
 )

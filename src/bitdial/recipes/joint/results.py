@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from rich.text import Text
 
 from bitdial.evaluation import Interval, LayerSensitivity, Spread, WidthScore, WidthValidation, WidthVerdict, interval
-from bitdial.evaluation.results import ArmRecord, History, Record, RunResults
+from bitdial.evaluation.results import ArmRecord, EarlyStop, History, Record, RunResults
 
 
 class EpochScores(Record):
@@ -62,6 +62,8 @@ class JointResult(ArmRecord):
     """What each layer costs that alone is at the narrowest width, the most sensitive first; of the first seed."""
     precision_note: str | None = None
     """Which steps a narrow format lost, and where it changed; null where all went well."""
+    early_stop: EarlyStop | None = None
+    """Where early stopping ended the training; null where it did not."""
 
 
 class JointResults(RunResults):

@@ -16,7 +16,7 @@ from bitdial.configuration.sentences import sentence
 from bitdial.configuration.settings import Settings
 from bitdial.data import AugmentationOptions
 from bitdial.errors import BitdialError, suggest
-from bitdial.recipes.options import ARM_NAME, LEARNING_RATES, SharedConfig, TernaryName, Width
+from bitdial.recipes.options import ARM_NAME, AUTO, LEARNING_RATES, SharedConfig, TernaryName, Width
 from bitdial.terminal import terminal
 from bitdial.training.options import (
     CopiedLogOptions,
@@ -25,10 +25,10 @@ from bitdial.training.options import (
     OptimizerOptions,
     ScheduleOptions,
     StepOptions,
+    ValidationOptions,
 )
 
 DEFAULT_EPOCHS = 30
-VALIDATION_FRACTION = 0.1
 FLOAT = "none"
 """The quantizer that leaves weights as they are."""
 
@@ -36,7 +36,7 @@ _SAME_FOR_ALL = frozenset(
     {
         "resume", "run_dir", "experiments", "seeds", "seed", "dataset", "data_path", "signals", "devices", "num_nodes",
         "strategy", "precision", "mixed_precision", "compile", "workers", "csv_log", "log_interval",
-        "validation_fraction", "start_from",
+        "validation_fraction", "start_from", "memory_limit",
     }
 )  # fmt: skip
 """Options that belong to the run, not to one of its arms."""
@@ -49,6 +49,7 @@ class TernaryConfig(
     StepOptions,
     ScheduleOptions,
     OptimizerOptions,
+    ValidationOptions,
     AugmentationOptions,
     SharedConfig,
 ):
@@ -57,7 +58,13 @@ class TernaryConfig(
     Without --epochs or --steps it trains for 30 epochs. --list says what each preset is for.
     """
 
-    defaults = {"batch_size": 128, "weight_decay": 5e-4, "distillation_alpha": 0.5, "log_interval": 100}
+    defaults = {
+        "batch_size": 128,
+        "weight_decay": 5e-4,
+        "distillation_alpha": 0.5,
+        "log_interval": 100,
+        "early_stopping_patience": 40,
+    }
 
     start_from: Path | None = None
     """A checkpoint or state dict (of the float network, say) whose weights a new run begins with."""
@@ -80,16 +87,8 @@ class TernaryConfig(
     teacher: Path | None = None
     """Finished run of the unquantized network to learn from (its folder, from --quantizer none)."""
 
-    validation_fraction: float | None = Field(None, ge=0, lt=1)
-    """Share of the training images held out to choose by; none: .1 where early stopping or keep_best choose, else 0."""
     monitor: Literal["accuracy", "loss"] = "accuracy"
     """Which validation score tells the best weights and feeds early stopping."""
-    early_stopping: bool = False
-    """Stop when the monitored score has not improved for a while."""
-    early_stopping_patience: int = Field(40, ge=1)
-    """Epochs without improvement that are borne; may be raised when a run is resumed."""
-    early_stopping_min_delta: float = Field(0.0, ge=0)
-    """How much better than the best a score must be to count as an improvement."""
     early_stopping_mode: Literal["max", "min"] | None = None
     """Whether a larger or a smaller score is better; none: max for accuracy, min for loss."""
 
@@ -112,8 +111,8 @@ class TernaryConfig(
             own["epochs"] = DEFAULT_EPOCHS
         if "lr" not in self.model_fields_set:
             own["lr"] = LEARNING_RATES[self.optimizer]
-        if self.validation_fraction is None:
-            own["validation_fraction"] = VALIDATION_FRACTION if self.early_stopping or self.keep_best != 0 else 0.0
+        keeps = self.keep_best or (self.keep_best is None and self.validation_fraction != 0)
+        self.hold_out("early_stopping" if self.early_stopping else f"keep_best {self.keep_best}" if keeps else None)
         if self.keep_best is None:
             own["keep_best"] = int(self.holds_out)
         self._check_choices()
@@ -122,12 +121,6 @@ class TernaryConfig(
         return self
 
     def _check_choices(self) -> None:
-        if not self.holds_out and (self.early_stopping or self.keep_best):
-            chooser = "early_stopping" if self.early_stopping else f"keep_best {self.keep_best}"
-            raise BitdialError(
-                f"validation_fraction must be above 0 for {chooser}, got 0: nothing is chosen by looking at test "
-                f"data; hold some images out ({VALIDATION_FRACTION:g} is usual), or leave {chooser} out"
-            )
         mode = self.monitor_mode
         if self.early_stopping_mode not in (None, mode):
             raise BitdialError(
@@ -144,11 +137,6 @@ class TernaryConfig(
             )
         if self.teacher is not None and self.quantizer == FLOAT and self.activation_bits == 32:
             raise BitdialError("teacher needs a quantized student, got quantizer none; leave one of the two out")
-
-    @property
-    def holds_out(self) -> bool:
-        """Whether some training images are held out for validation."""
-        return bool(self.validation_fraction)
 
     @property
     def monitor_mode(self) -> Literal["max", "min"]:
@@ -177,6 +165,10 @@ class TernaryConfig(
                 raise BitdialError(
                     f"experiments.{name}: unknown setting '{option}'{suggest(option, type(self).model_fields)}"
                 )
+        if own.get("batch_size") == AUTO:
+            raise BitdialError(
+                f"experiments.{name}: batch_size auto is the same for all; set it outside of experiments"
+            )
         values = {**self.model_dump(exclude={"experiments"}), **own}
         if "optimizer" in own and "lr" not in own:
             del values["lr"]

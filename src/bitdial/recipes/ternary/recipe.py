@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from bitdial.evaluation.sweep import evaluate
+from bitdial.evaluation.trained import early_stop_of
 from bitdial.export import packed_sizes, save_packed
 from bitdial.layers import QuantizedLayer, skipped_layers
 from bitdial.layers.names import plain_names
 from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
 from bitdial.recipes.dataset_work import DatasetWork
-from bitdial.recipes.recipe import Arm, Bench, Recipe, Work
+from bitdial.recipes.recipe import Arm, Bench, Recipe, Tuned, Work
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import bits_of
 from bitdial.recipes.ternary.options import FLOAT, PRESETS, TernaryConfig, list_presets
@@ -108,6 +109,7 @@ def measure(arm: Arm, bench: Bench[TernaryConfig], state: TrainingState) -> Netw
         file=str(file.relative_to(files.run.path)),
         precision_note=state.control.trouble(),
         packed_file=str(file.with_suffix(".safetensors").relative_to(files.run.path)) if packs else None,
+        early_stop=early_stop_of(state),
         curve=read_curve(files.run.metrics, {"experiment": arm.name, "seed": str(bench.seed)}),
     )
 
@@ -199,11 +201,12 @@ def notes_on(networks: Sequence[NetworkResult], run: TernaryRun) -> list[str]:
     if format != torch.float32:
         computes = f"Training computes in {format_name(format)}, scores in float32"
     notes.append(f"{computes}, on ternary values; only files are packed.")
-    return notes + [
-        f"{network.experiment}, seed {network.seed}, {network.precision_note}."
-        for network in networks
-        if network.precision_note is not None
-    ]
+    for network in networks:
+        stop = None if network.early_stop is None else network.early_stop.told()
+        notes += [
+            f"{network.experiment}, seed {network.seed}, {told}." for told in (network.precision_note, stop) if told
+        ]
+    return notes
 
 
 TERNARY: Recipe[TernaryConfig, Arm, NetworkResult, TernaryResults] = Recipe(
@@ -226,4 +229,5 @@ TERNARY: Recipe[TernaryConfig, Arm, NetworkResult, TernaryResults] = Recipe(
     dialled=False,
     keeping=keeping,
     suffices=lambda options, record: record.asked == asked(options),
+    tuned=Tuned({"validation_fraction": 0.1}),
 )

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bitdial.evaluation import Interval, interval, paired_difference, wording
-from bitdial.evaluation.results import ArmRecord, Record, RunResults, Scored
+from bitdial.evaluation.results import ArmRecord, EarlyStop, Record, RunResults, Scored
 from bitdial.evaluation.table import WIDE
 
 KIB = 1024
@@ -113,6 +113,8 @@ class NetworkResult(ArmRecord):
     """The packed file, relative to the run's folder."""
     precision_note: str | None = None
     """Which steps a narrow floating-point format lost, and where it changed; null where all went well."""
+    early_stop: EarlyStop | None = None
+    """Where early stopping ended the training before its length; null where it did not."""
     curve: Curve = Curve()
     """Training epoch by epoch."""
 

@@ -94,11 +94,6 @@ def train(arm: Arm, bench: Bench[TernaryConfig]) -> TrainingState:
     hooks: list[Hook] = [] if best is None else [best]
     if not options.is_float:
         hooks.append(WeightStatistics())
-    stopping = None
-    if options.early_stopping:
-        stopping = EarlyStopping(
-            options.early_stopping_patience, options.early_stopping_min_delta, mode=options.monitor_mode
-        )
     return bench.setup.fit(
         model,
         optimizer,
@@ -108,7 +103,7 @@ def train(arm: Arm, bench: Bench[TernaryConfig]) -> TrainingState:
         learning_rate=rate,
         evaluate=best,
         hooks=hooks,
-        early_stopping=stopping,
+        early_stopping=EarlyStopping.of(options, options.monitor_mode, loaders.validation),
     )
 
 
