@@ -25,7 +25,7 @@ class AnalyzeConfig(Config):
     metric: str | None = None
     """What runs are judged by; the last part of its name is enough. None: what most runs have."""
     minimize: bool | None = None
-    """Lower is better; --no_minimize: higher is. None: as the metric's name says."""
+    """Lower is better; --no_minimize: higher is. None: as its study or its name says."""
     lambda_value: float | None = None
     """Judge the runs of this lambda alone (also --lambda)."""
     top_k: int = Field(5, ge=1)

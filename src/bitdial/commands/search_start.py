@@ -110,6 +110,8 @@ class Search:
         study = asked.study or name
         storage = asked.storage or f"journal:{asked.runs / f'search-{study}.log'}"
         opened, notes = open_study(storage, study, directions, identity, bitdial.__version__, make_pruner(asked.pruner))
+        if opened.metric_names is None:
+            opened.set_metric_names(metrics)  # for whoever reads the study with other tools
         for note in (*options.file_notes, *notes):
             say(note)
         shared = SharedStudy(opened, space, asked.trials, asked.sampler, asked.seed)

@@ -37,11 +37,13 @@ class Column:
         name: unique among all columns.
         kind: what it is.
         values: of each run, MISSING where it has none.
+        larger_is_better: of a metric, as studies say; None: they say nothing, or not the same.
     """
 
     name: str
     kind: Literal["parameter", "metric"]
     values: Sequence[Any]
+    larger_is_better: bool | None = None
 
     @cached_property
     def present(self) -> list[Any]:
@@ -87,7 +89,7 @@ class Column:
 
     def among(self, runs: Sequence[int]) -> Column:
         """Return the column of some runs alone."""
-        return Column(self.name, self.kind, [self.values[run] for run in runs])
+        return Column(self.name, self.kind, [self.values[run] for run in runs], self.larger_is_better)
 
     def at(self, run: int) -> float | str | None:
         """Return a run's value as a number or a choice; None: nothing that has a place on the axis."""
@@ -172,10 +174,16 @@ def columns_of(runs: Sequence[FoundRun]) -> tuple[list[Column], list[Column]]:
             free(name, taken, "metric", name.startswith("_")),
             "metric",
             [run.metrics.get(name, MISSING) for run in runs],
+            _told({run.larger_is_better[name] for run in runs if name in run.larger_is_better}),
         )
         for name in measured
     ]
     return parameters, metrics
+
+
+def _told(answers: set[bool]) -> bool | None:
+    """What all studies say alike."""
+    return answers.pop() if len(answers) == 1 else None
 
 
 def free(name: str, taken: set[str], kind: str, always: bool = False) -> str:

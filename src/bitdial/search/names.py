@@ -22,6 +22,8 @@ _FIRST = re.findall(
     r"\w+", "value accuracy acc top1 psnr ssim f1 auc auroc map iou miou dice bleu perplexity ppl wer mse loss error"
 )
 """What a run is mostly judged by, the most telling first; "value" is Optuna's own name for it."""
+MOST = 0.8
+"""A metric that so many of the runs have is one that most have."""
 _COST = re.findall(
     r"\w+", "bpp bits bitops macs flops size bytes memory latency seconds second secs time runtime duration"
 )
@@ -55,11 +57,6 @@ def is_seed(parameter: str) -> bool:
     return bool(_SEED.search(re.split(r"[./]", parameter)[-1]))
 
 
-def is_of_optuna(metric: str) -> bool:
-    """Whether it is what Optuna calls the value of a trial, which it minimises unless told otherwise."""
-    return bool(re.fullmatch(r"values?(_\d+)?", metric))
-
-
 def names_a_run(parameter: str) -> bool:
     """Whether a parameter of this name may hold what a run is called, or where or when it was."""
     return not {*_NAMING}.isdisjoint(words(re.split(r"[./]", parameter)[-1]))
@@ -79,7 +76,7 @@ def default_metric(finite: Mapping[str, int]) -> str:
         finite: of each metric, how many runs have a finite number of it.
     """
     most = max(finite.values())
-    common = [name for name, count in finite.items() if count and count >= 0.8 * most]
+    common = [name for name, count in finite.items() if count and count >= MOST * most]
 
     def rank(name: str) -> tuple[bool, bool, int, bool, int]:
         parts = words(name)

@@ -63,7 +63,7 @@ def overview_of(
     except BitdialError as error:
         unknown = str(error)
     chosen = [] if metric is not None else [f"{column.name} was taken as what most runs have; another: --metric NAME."]
-    if maximize is None and names.larger_is_better(column.name) is None:
+    if maximize is None and column.larger_is_better is None and names.larger_is_better(column.name) is None:
         taken = "larger was taken; else: --minimize" if up else "smaller was taken; else: --no_minimize"
         chosen.append(f"The name {column.name} does not tell which way is better: {taken}.")
     runs = table.counted(lambda_value)

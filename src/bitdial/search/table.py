@@ -109,7 +109,10 @@ class RunTable:
         if not self.metrics:
             raise BitdialError("expected runs with metrics, got none that has one; check what the runs log")
         if name is None:
-            return self.metrics[names.default_metric({name: len(self.finite(c)) for name, c in self.metrics.items()})]
+            counts = {name: len(self.finite(column)) for name, column in self.metrics.items()}
+            judged = {name: n for name, n in counts.items() if self.metrics[name].larger_is_better is not None}
+            most_have_it = max(judged.values(), default=0) >= names.MOST * max(counts.values())
+            return self.metrics[names.default_metric(judged if judged and most_have_it else counts)]
         return self.metrics[names.find(name, list(self.metrics), "metric")]
 
     def parameter(self, name: str) -> Column:
@@ -126,8 +129,10 @@ class RunTable:
 
 
 def larger(metric: Column, maximize: bool | None) -> bool:
-    """Say whether larger is better: as told, else by the metric's name, else yes; of Optuna's value not, as there."""
+    """Say whether larger is better: as told, else as the study has it, else by the metric's name, else yes."""
     if maximize is not None:
         return bool(maximize)
+    if metric.larger_is_better is not None:
+        return metric.larger_is_better
     by_name = names.larger_is_better(metric.name)
-    return not names.is_of_optuna(metric.name) if by_name is None else by_name
+    return True if by_name is None else by_name

@@ -36,6 +36,8 @@ class FoundRun:
     """What is missing or damaged, in words."""
     group: str | None = None
     """The study, project or run that it belongs to."""
+    larger_is_better: dict[str, bool] = field(default_factory=dict)
+    """Of each metric that a study names, whether it maximises it."""
 
 
 @dataclass

@@ -72,6 +72,9 @@ def _optuna(queries: _Queries, path: Path, name: str) -> list[FoundRun]:
     def name_metrics(key: int, text: str) -> None:
         studies[key].metrics = json.loads(text)
 
+    def add_direction(key: int, direction: str) -> None:
+        studies[key].maximised.append(direction == "MAXIMIZE")
+
     def new_trial(key: int, count: int, study: int, state: str) -> None:
         trials[key] = Trial(studies[study], int(count), str(state))
 
@@ -90,6 +93,7 @@ def _optuna(queries: _Queries, path: Path, name: str) -> list[FoundRun]:
     for take, query in (
         (new_study, "study_id, study_name from studies"),
         (name_metrics, "study_id, value_json from study_system_attributes where key = 'study:metric_names'"),
+        (add_direction, "study_id, direction from study_directions order by objective"),
         (new_trial, "trial_id, number, study_id, state from trials order by trial_id"),
         (add_param, "trial_id, param_name, param_value, distribution_json from trial_params order by param_id"),
         (add_attribute, "trial_id, key, value_json from trial_user_attributes"),

@@ -13,6 +13,7 @@ from bitdial.search.readers.found import RUNNING, FoundRun, Metrics, UnreadableE
 
 MAGIC = b'{"op_code":'
 _STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")  # as journals count them
+_MAXIMIZE = 2  # likewise
 _SAID = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
 _MAKES_NOTHING = re.compile(r'\{"op_code":(?:[2356789]|10),')
 _BOOKKEEPING = frozenset({"grid_point", "heartbeat", "planned_steps", "retry_of", "steps", "worker_died"})
@@ -21,10 +22,12 @@ _BOOKKEEPING = frozenset({"grid_point", "heartbeat", "planned_steps", "retry_of"
 
 @dataclass
 class Study:
-    """A study: its name, and those of what it optimizes, where they have some."""
+    """A study: its name, and what it optimizes."""
 
     name: str
     metrics: list[str] = field(default_factory=list)
+    maximised: list[bool] = field(default_factory=list)
+    """Whether it maximises each of its values."""
     trials: int = 0
     deleted: bool = False
 
@@ -92,6 +95,7 @@ def joined(runs: Sequence[FoundRun]) -> list[FoundRun]:
             run.notes += [note for note in trial.notes if note.startswith("reason: ")]
             if len(own) == 1:
                 run.metrics = {**trial.metrics, **run.metrics}
+            run.larger_is_better = trial.larger_is_better
         left += [] if own else [trial]
     return left
 
@@ -138,7 +142,8 @@ def trial_runs(
                     *([f"reason: {reason}"] if (reason := trial.attributes.get("reason")) else []),
                 ],
                 trial.study.name,
-                folder=folder if isinstance(folder := trial.attributes.get("folder"), str) else None,
+                dict(zip(names, trial.study.maximised, strict=False)),
+                folder if isinstance(folder := trial.attributes.get("folder"), str) else None,
             )
         )
     return runs
@@ -149,7 +154,7 @@ def _apply(entry: Mapping[str, Any], studies: list[Study], trials: list[Trial]) 
     code = entry["op_code"]
     if code == 0:
         if all(study.name != entry["study_name"] or study.deleted for study in studies):
-            studies.append(Study(entry["study_name"]))
+            studies.append(Study(entry["study_name"], maximised=[each == _MAXIMIZE for each in entry["directions"]]))
     elif code == 1:
         studies[entry["study_id"]].deleted = True
     elif code == 3:
