@@ -164,7 +164,7 @@ def test_tensors_of_a_script(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     bitdial.run("joint", model=own, data=(TensorDataset(*pair(30)), pair(8)), run_dir=tmp_path / "b", **how)
     assert number_of(tmp_path / "b") == 30
-    assert "batch size: 30 (all examples; " in capsys.readouterr().err
+    assert "batch size: 30 (there are no more examples; " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("batches", [[pair(4), pair(4)], DataLoader(TensorDataset(*pair(8)), batch_size=4)])
