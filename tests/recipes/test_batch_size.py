@@ -164,7 +164,7 @@ def test_tensors_of_a_script(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     bitdial.run("joint", model=own, data=(TensorDataset(*pair(30)), pair(8)), run_dir=tmp_path / "b", **how)
     assert number_of(tmp_path / "b") == 30
-    assert "batch size: 30 (all examples; " in capsys.readouterr().err
+    assert "batch size: 30 (there are no more examples; " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("batches", [[pair(4), pair(4)], DataLoader(TensorDataset(*pair(8)), batch_size=4)])
@@ -195,25 +195,16 @@ def test_a_limit_below_the_program_itself(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.slow
 def test_the_whole_process_stays_under_the_limit(tmp_path: Path) -> None:
     """By what the system says of a run in a process of its own: the limit, and no more than a third below it."""
-    words = (
-        "--model_options.channels 8 --model_options.latent_channels 8 --steps 4 --coded_pictures 1 --batch_size auto"
-    )
     code = (
         "import resource, sys; from bitdial.cli import main; assert main(sys.argv[1:]) == 0; "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     limit = 1.6
-    told = [
-        *("train", "compress"),
-        *words.split(),
-        "--batch_size",
-        "auto",
-        "--memory_limit",
-        str(limit),
-        "--run_dir",
-        str(tmp_path / "run"),
-    ]
-    done = subprocess.run([sys.executable, "-c", code, *told], capture_output=True, text=True, check=True)
+    words = (
+        "train compress --model_options.channels 8 --model_options.latent_channels 8 --steps 4 --coded_pictures 1 "
+        f"--batch_size auto --memory_limit {limit} --run_dir {tmp_path / 'run'}"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True, check=True)
     taken = int(done.stdout.split()[-1]) / 2**20
     print(done.stderr.splitlines()[0], f"taken: {taken:.2f} GiB")
     assert 0.66 * limit < taken <= limit

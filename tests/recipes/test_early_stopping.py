@@ -65,8 +65,12 @@ def columns(run: Path) -> set[str]:
 
 
 def states(run: Path) -> dict[str, Any]:
-    """Every state that is kept."""
-    return {str(path.relative_to(run)): state_of(path) for path in (run / "checkpoints").rglob("*.pt")}
+    """The newest state of every arm; names sort as files were written."""
+    newest: dict[str, Path] = {}
+    for path in sorted((run / "checkpoints").rglob("*.pt")):
+        series = path.name.partition("-seed")[0] if "-seed" in path.name else ""
+        newest[f"{path.parent.name}/{series}"] = path
+    return {name: state_of(path) for name, path in newest.items()}
 
 
 @pytest.fixture(scope="module", params=WORDS)

@@ -29,8 +29,8 @@ from bitdial.training.batches import length_of
 from bitdial.training.devices import in_first_process
 from bitdial.training.seeding import preserved_random_state
 
-_LARGE = 2**26
-"""Bytes from which on it is worth while to measure what the heap adds."""
+_LARGE = 2**28
+"""Bytes from which on what the heap adds can be told from what measuring takes; the margin has room for less."""
 C = TypeVar("C", bound=RunOptions)
 
 
@@ -160,7 +160,8 @@ def _found(run: Run[Any, Any, Any, Any], limit_gib: float | None) -> tuple[int, 
             raise BitdialError(f"batch_size auto in {whole}, {told_bytes(own)} of it in use: {error}") from error
     if fit is None:
         raise BitdialError("batch_size auto is for arms without a batch_size of their own, got none; leave it out")
-    return fit.size, told(fit, limit, own, examples, overhead)
+    most = None if examples is None else examples - examples % world
+    return fit.size, told(fit, limit, own, most, overhead)
 
 
 def told(fit: BatchFit, limit: int, own: int, examples: int | None, overhead: float = 1.0) -> str:
@@ -169,7 +170,7 @@ def told(fit: BatchFit, limit: int, own: int, examples: int | None, overhead: fl
     each = f"{told_bytes(fixed)} + {told_bytes(slope)} an example"
     within = told_bytes(limit)
     if fit.size == examples:
-        return f"batch size: {fit.size} (all examples; {each}, of {within})"
+        return f"batch size: {fit.size} (there are no more examples; {each}, of {within})"
     return f"batch size: {fit.size} (largest that fits in {within}, {MARGIN:.0%} of it left free: {each})"
 
 
@@ -178,7 +179,8 @@ def _overhead(run: Run[Any, Any, Any, Any], arm: Arm, trial: Setup, budget: int,
     size = 2 * run.fabric.world_size
     first = peak_memory(lambda: _try(run, arm, size, trial))
     more = size * max(budget // (3 * first), 1)
-    more = more if examples is None else min(more, max(examples - examples % size, size))
+    if examples is not None and more >= examples:
+        return 1.0  # all of them fit by far
     return heap_overhead(lambda: _try(run, arm, more, trial))
 
 
