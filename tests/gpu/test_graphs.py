@@ -43,7 +43,13 @@ def steps(model: nn.Module, call: nn.Module, device: str, *, train: bool) -> lis
     return seen
 
 
-@pytest.mark.parametrize("quantizer", QUANTIZERS)
+@pytest.mark.parametrize(
+    "quantizer",
+    [
+        pytest.param(each, marks=() if torch.cuda.is_available() or each in ("uniform", "lsq") else pytest.mark.slow)
+        for each in QUANTIZERS
+    ],
+)
 def test_two_graphs_for_seventeen_widths(quantizer: str, device: Device) -> None:
     torch.manual_seed(0)
     model = quantize(ResidualNet(), 8, 8, quantizer=quantizer, skip=()).to(device)

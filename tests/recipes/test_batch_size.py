@@ -78,6 +78,7 @@ def test_a_run_is_that_with_the_number_given_by_hand(
     assert number_of(found) == size
 
 
+@pytest.mark.slow
 def test_the_largest_of_all_arms_fits_and_a_larger_one_does_not(
     monkeypatch: pytest.MonkeyPatch, small: None, tmp_path: Path
 ) -> None:

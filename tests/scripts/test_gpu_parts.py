@@ -11,8 +11,14 @@ import torch
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.parts import PARTS, Part
 
+LONG = ("ternary", "augmentation")
+"""Parts that take more than a few seconds at toy size too."""
 
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+
+@pytest.mark.parametrize(
+    "part",
+    [pytest.param(part, id=part.name, marks=pytest.mark.slow if part.name in LONG else ()) for part in PARTS],
+)
 def test_at_toy_size(part: Part, tmp_path: Path) -> None:
     words = ["--only", part.name, "--out", str(tmp_path), "--scratch", str(tmp_path / "scratch"), "--minutes", "5"]
     assert main(["--toy", *words]) == 0

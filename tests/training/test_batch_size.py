@@ -155,11 +155,15 @@ def transformer() -> nn.Module:
 @pytest.mark.parametrize(
     ("build", "shape"),
     [
-        (conv, (3, 16, 16)),
-        (lambda: nn.Sequential(nn.Linear(100, 400), nn.ReLU(), nn.Linear(400, 10)), (100,)),
-        (transformer, (24, 32)),
+        pytest.param(conv, (3, 16, 16), id="conv"),
+        pytest.param(
+            lambda: nn.Sequential(nn.Linear(100, 400), nn.ReLU(), nn.Linear(400, 10)),
+            (100,),
+            id="mlp",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(transformer, (24, 32), id="transformer", marks=pytest.mark.slow),
     ],
-    ids=["conv", "mlp", "transformer"],
 )
 def test_largest_of_real_steps(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     def step(size: int) -> None:

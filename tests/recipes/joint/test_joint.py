@@ -59,7 +59,13 @@ def test_what_a_run_leaves(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert str(run / "report.html") in text
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(each, marks=pytest.mark.slow if each in ("sandwich", "matryoshka") else ())  # as any_precision
+        for each in METHODS
+    ],
+)
 def test_resumed_it_is_the_run_that_was_never_stopped(method: str, tmp_path: Path) -> None:
     flags = f"--training_method {method} {METHODS[method]} --no_sensitivity"
     assert train(f"{flags} --run_dir {tmp_path / 'whole'}") == 0
