@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import signal
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import torch
 
+from bitdial.commands.processes import interrupted_by_sigterm
 from bitdial.commands.search_report import line_of, print_report
 from bitdial.commands.search_start import Search, check_devices
 from bitdial.errors import BitdialError, RunInterrupted
@@ -53,7 +52,7 @@ class Searching(Search):
 
     def run(self) -> int:
         """Train trials until the study has as many as it is to have."""
-        with storage_faults(self.storage), _sigterm_as_ctrl_c():
+        with storage_faults(self.storage), interrupted_by_sigterm():
             try:
                 while (trial := self.study.claim()) is not None:
                     try:
@@ -192,20 +191,3 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         optuna.logging.set_verbosity(before)
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM end a worker as Ctrl-C does, between trials too, so that its trial goes back to the others."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
