@@ -109,13 +109,3 @@ class TestExport:
         assert "which is unquantized" in capsys.readouterr().err
         assert main(["export", "float", "--seed", "4"]) == 2
         assert "float-seed0" in capsys.readouterr().err
-
-
-def test_evaluate_says_that_it_is_for_cyclic_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    RunFolder.create("ternary", plain(TernaryConfig()), run_dir="run")
-    assert main(["evaluate", "run"]) == 2
-    text = capsys.readouterr().err
-    assert text == (
-        "bitdial: expected a run of `bitdial train cyclic` to evaluate, got run of another recipe; "
-        "its scores are in run/results.json\n"
-    )

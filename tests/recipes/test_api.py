@@ -26,7 +26,7 @@ from bitdial.models import build_model
 from bitdial.recipes import recipe_of
 from bitdial.recipes.cyclic import CyclicResults
 from bitdial.recipes.saved_model import load_saved
-from bitdial.recipes.ternary import TernaryConfig, TernaryResults
+from bitdial.recipes.ternary import TernaryConfig, TernaryResults, load_trained
 from bitdial.training import Classification, CsvLog, TaskOutput
 from tests.recipes.ternary.tiny import stopped_before
 
@@ -258,6 +258,29 @@ class TestRun:
         assert bitdial.run("ternary", model=network, data=(loader, loader), run_dir=tmp_path / "r", **named).records
 
 
+class TestEvaluate:
+    def test_the_recommended_arm_where_it_ships(
+        self, cyclic: tuple[CyclicResults, Path], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        results, folder = cyclic
+        chosen = results.comparison.chosen
+        assert main(["evaluate", str(folder)]) == 0
+        first, *table = capsys.readouterr().out.splitlines()
+        assert first.startswith(f"{chosen.arm}, seed 0 (recommended), on ")
+        rows = {row.split()[0]: row.split()[1] for row in table if "%" in row}
+        assert rows[f"{chosen.bits:g}"] == f"{chosen.accuracy.mean:.2%}"
+        assert {"2", "4", "8", "16", "32"} <= rows.keys()
+        assert main(["evaluate", str(folder), "--arm", "baseline_fp32", "--bits", "32"]) == 0
+        assert capsys.readouterr().out.startswith("baseline_fp32, seed 0, on ")
+
+    def test_a_ternary_run_as_it_ships(
+        self, ternary: tuple[TernaryResults, Path], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        results, folder = ternary
+        assert main(["evaluate", str(folder)]) == 0
+        assert f"{results.networks[0].test.accuracy:.2%}" in capsys.readouterr().out
+
+
 class TestLoad:
     def test_what_a_cyclic_run_left(self, cyclic: tuple[CyclicResults, Path]) -> None:
         _, folder = cyclic
@@ -274,6 +297,8 @@ class TestLoad:
         wanted = bitdial.load(folder)(x)
         for path in (folder / results.networks[0].file, folder / (results.networks[0].packed_file or "")):
             assert torch.equal(bitdial.load(path)(x), wanted)
+        for place in (folder, str(folder), str(folder / results.networks[0].file)):
+            assert torch.equal(load_trained(place)[1](x), wanted)
         averaged = bitdial.load(next((folder / "checkpoints").glob("*.pt")))(x)  # the only epoch is the best one
         assert torch.equal(averaged, wanted)
 

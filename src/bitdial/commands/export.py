@@ -13,8 +13,7 @@ from bitdial.configuration import Config, load_config
 from bitdial.errors import BitdialError, suggest
 from bitdial.files import write_atomically
 from bitdial.recipes import find_recipe, recipe_of
-from bitdial.recipes.api import first_network, saved_networks
-from bitdial.recipes.saved_model import SavedModel, load_saved, read_saved
+from bitdial.recipes.saved_model import SavedModel, first_network, load_saved, read_saved, saved_networks
 from bitdial.recipes.start import open_run
 from bitdial.terminal import terminal
 from bitdial.training import RunFolder

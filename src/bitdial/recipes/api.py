@@ -18,7 +18,7 @@ from bitdial.layers.names import named_as
 from bitdial.models.signals import DEFAULT
 from bitdial.recipes import find_recipe, recipe_of
 from bitdial.recipes.run import Run
-from bitdial.recipes.saved_model import SavedModel, bits_of, load_saved, read_saved
+from bitdial.recipes.saved_model import SavedModel, bits_of, first_network, load_saved, read_saved
 from bitdial.recipes.start import open_run, start
 from bitdial.recipes.work import OWN
 from bitdial.training import RunFolder, Task, read_checkpoint
@@ -122,24 +122,6 @@ def load(
     network.eval()
     network.dial = BitDial(network) if bits_of(network) else None  # type: ignore[assignment]
     return network
-
-
-def saved_networks(run: RunFolder) -> dict[str, Path]:
-    """The files of trained networks that a run keeps, by name, those that it recommends first."""
-    best = sorted(run.path.glob("*_best_model.pt"))
-    return {file.stem: file for file in [*best, *sorted(run.models.glob("*.pt"))]}
-
-
-def first_network(run: RunFolder) -> tuple[str, SavedModel, Path]:
-    """Name, description and file of the network that a run would ship: the first with quantized weights.
-
-    Raises:
-        BitdialError: the run keeps none.
-    """
-    found = [(name, read_saved(file)[0], file) for name, file in saved_networks(run).items()]
-    if not found:
-        raise BitdialError(f"{run.path} has no trained network; finish its run first, with --resume {run.path}")
-    return next((each for each in found if each[1].is_quantized), found[0])
 
 
 def check_arm(run: Run[Any, Any, Any, Any], folder: RunFolder, name: str, seed: int) -> None:

@@ -20,6 +20,8 @@ from bitdial.recipes.saved_model import SavedModel
 from bitdial.training import CheckpointManager, Progress, RunFolder, Setup, Task, TrainingState
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from bitdial.recipes.run import Run
 
 O = TypeVar("O", bound=RunOptions)  # noqa: E741  (options)
@@ -235,6 +237,7 @@ class Recipe(Generic[O, A, R, S]):
         leave: write what else a finished run leaves. The first process only.
         saves_plots: whether the plots are wanted as files.
         dialled: whether its networks can be measured at any width, by ``bitdial evaluate``.
+        evaluated: the table that this prints of an arm with a seed, where it is none of accuracy and loss.
         listed: print the presets, for ``--list``; None: there is no such flag.
         tuned: how a search judges it.
     """
@@ -260,6 +263,7 @@ class Recipe(Generic[O, A, R, S]):
     leave: Callable[[S, Run[O, A, R, S]], None] = _nothing
     saves_plots: Callable[[O], bool] = _yes
     dialled: bool = True
+    evaluated: Callable[[Run[O, A, R, S], str, int], Table] | None = None
     listed: Callable[[], None] | None = None
     tuned: Tuned = Tuned()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -28,6 +29,7 @@ from bitdial.layers.names import named_as, unwrapped
 from bitdial.models import build_model, build_signal_model
 from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
 from bitdial.options import Config
+from bitdial.training import RunFolder
 
 if TYPE_CHECKING:
     from bitdial.compression.codec import Codec
@@ -248,20 +250,41 @@ def read_saved(path: Path) -> tuple[SavedModel, dict[str, Any]]:
         raise BitdialError(f"{path} is not a trained network, or it is damaged; run the recipe again") from error
 
 
-def load_saved(path: Path, model: nn.Module | None = None) -> tuple[SavedModel, nn.Module]:
+def load_saved(path: str | os.PathLike[str], model: nn.Module | None = None) -> tuple[SavedModel, nn.Module]:
     """The description and the network of a file, in evaluation mode, its dial where it ships.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a run, for the network that it would ship.
         model: the network to load into, where the file cannot name it.
 
     Raises:
-        BitdialError: as `read_saved`; the state does not fit the network.
+        BitdialError: as `read_saved`; the run keeps none; the state does not fit the network.
     """
+    path = Path(path)
+    if path.is_dir():
+        path = first_network(RunFolder.open(path))[2]
     described, state = read_saved(path)
     network = described.build(model)
     load_weights(network, named_as(network, state), f"{path} does", "give the one it was made with")
     return described, network.eval()
+
+
+def saved_networks(run: RunFolder) -> dict[str, Path]:
+    """The files of trained networks that a run keeps, by name, those that it recommends first."""
+    best = sorted(run.path.glob("*_best_model.pt"))
+    return {file.stem: file for file in [*best, *sorted(run.models.glob("*.pt"))]}
+
+
+def first_network(run: RunFolder) -> tuple[str, SavedModel, Path]:
+    """Name, description and file of the network that a run would ship: the first with quantized weights.
+
+    Raises:
+        BitdialError: the run keeps none.
+    """
+    found = [(name, read_saved(file)[0], file) for name, file in saved_networks(run).items()]
+    if not found:
+        raise BitdialError(f"{run.path} has no trained network; finish its run first, with --resume {run.path}")
+    return next((each for each in found if each[1].is_quantized), found[0])
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Any], these: str, advice: str) -> None:

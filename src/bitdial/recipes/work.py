@@ -132,7 +132,7 @@ def work_of(
     Raises:
         BitdialError: something else, or a network by name for data of which nobody knows the shape.
     """
-    make = _maker(model)
+    make = maker(model)
     read = is_recordings(options.dataset)
     if options.signals != SignalOptions() and not (data is None and read):
         raise BitdialError(
@@ -178,7 +178,8 @@ def _classes(work: W, task: Task | None) -> W:
     return replace(work, task=task or Classification())
 
 
-def _maker(model: object) -> Callable[[], nn.Module] | None:
+def maker(model: object) -> Callable[[], nn.Module] | None:
+    """What makes a script's network anew: its function, or copies of its module; None for None."""
     if model is None:
         return None
     if isinstance(model, nn.Module):

@@ -71,6 +71,18 @@ def test_the_codec_of_a_run_reads_what_the_run_wrote(run: Path) -> None:
     assert isinstance(bitdial.load(run), MeanScaleHyperprior)
 
 
+def test_evaluate_writes_its_pictures_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run)]) == 0
+    first, *table = capsys.readouterr().out.splitlines()
+    assert first.startswith("codec, seed 0 (recommended), on the right 256 columns of the two photographs")
+    own = CompressResults.load(run / "results.json").networks[0].own
+    assert own is not None
+    assert next(line for line in table if "bitdial" in line).split()[3:5] == [f"{own.bpp:.3f}", f"{own.psnr:.2f}"]
+    assert sum("size" in line for line in table) >= 2  # other kinds of files
+    assert main(["evaluate", str(run), "--bits", "4"]) == 2
+    assert "bits are for networks that can be turned to other widths" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("how", "told"),
     [

@@ -377,3 +377,13 @@ def test_memory_is_given_back_when_the_configuration_changes(monkeypatch: pytest
     monkeypatch.setattr(Setup, "fit", watched)
     run().arms()
     assert events == ["trained", "released"] * 4
+
+
+def test_loaders_and_the_network_may_be_given_as_they_are() -> None:
+    once: dict[str, Any] = {"model_config": model_config(), "training": training(), "precision": precision()}
+    made, given = compare_bit_configurations(network, loaders, **once), loaders()
+    torch.manual_seed(0)
+    again = compare_bit_configurations(network(), (given.train, given.test), **once)
+    assert [arm.own for arm in again.arms] == [arm.own for arm in made.arms]
+    with pytest.raises(BitdialError, match=r"loaders must be \(train, test\)"):
+        compare_bit_configurations(network, ([],))

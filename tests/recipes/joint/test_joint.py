@@ -164,4 +164,4 @@ def test_a_network_and_data_of_a_script(tmp_path: Path) -> None:
 
 def test_evaluate_measures_it_at_any_width(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run), "--bits", "3", "8"]) == 0
-    assert "joint, seed 0, on the 359 test images of digits" in capsys.readouterr().out
+    assert "joint, seed 0 (recommended), on the 359 test images of digits" in capsys.readouterr().out

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
 from torch import Tensor
 
 from bitdial.compression.codec import Codec
@@ -20,13 +21,15 @@ from bitdial.compression.other_codecs import available_kinds, decode_other, enco
 from bitdial.compression.photographs import Photographs
 from bitdial.compression.pictures import Picture, write_picture
 from bitdial.compression.rate_distortion import Balance
+from bitdial.evaluation import describe_machine
 from bitdial.evaluation.plot_style import render
 from bitdial.evaluation.side_by_side import MOST_ROWS, Coded, Row, side_by_side
 from bitdial.evaluation.trained import early_stop_of
 from bitdial.files import write_atomically
 from bitdial.numerics import UNQUANTIZED
+from bitdial.recipes.compress.codecs import load_codec
 from bitdial.recipes.compress.options import CompressConfig
-from bitdial.recipes.compress.report import draw, report_page
+from bitdial.recipes.compress.report import codec_table, draw, report_page
 from bitdial.recipes.compress.results import CodecHistory, CodecResult, CompressResults
 from bitdial.recipes.compress.train import train
 from bitdial.recipes.compress.work import PictureWork, work_of
@@ -67,16 +70,11 @@ def measure(arm: Arm, bench: Bench[CompressConfig], state: TrainingState) -> Cod
     assert isinstance(model, CompressionModel)
     assert isinstance(bench.work, PictureWork)
     codec = Codec(model)
-    pictures = bench.work.test.subset(range(min(len(bench.work.test), bench.options.coded_pictures)))
-    how: dict[str, Any] = {"name": NAME, "quality": bench.options.lambda_value}
+    pictures = _coded_pictures(bench.work, bench.options)
+    how: dict[str, Any] = {"quality": bench.options.lambda_value}
     if arm.starts_from is not None or bench.seed != bench.options.seed:
         how["qualities"] = ()  # the curves of other kinds are those of the first codec
-    shown = bench.setup.progress or Progress("", enabled=False)
-    found: list[CodecComparison] = []
-    with shown.passing("coding", len(pictures)) as progress:
-        for name, pixels in zip(pictures.names, pictures, strict=True):
-            found.append(compare(codec, [(name, Picture.of(pixels))], **how))
-            progress.update(len(found))
+    found = _compared(codec, pictures, bench.setup.progress or Progress("", enabled=False), **how)
     if bench.files is not None and bench.saved is not None and bench.is_first:
         saved = bench.saved.model_copy(update={"codec": SavedCodec.of(codec, bench.options.model_options)})
         saved.save(model, bench.files.run.models / f"{bench.files.key}.pt")
@@ -99,6 +97,36 @@ def measure(arm: Arm, bench: Bench[CompressConfig], state: TrainingState) -> Cod
         precision_note=state.control.trouble(),
         early_stop=early_stop_of(state),
     )
+
+
+def _coded_pictures(work: PictureWork, options: CompressConfig) -> Photographs:
+    return work.test.subset(range(min(len(work.test), options.coded_pictures)))
+
+
+def _compared(codec: Codec, pictures: Photographs, shown: Progress, **how: Any) -> list[CodecComparison]:
+    """Each picture in a file of the codec, and in those of other kinds."""
+    found: list[CodecComparison] = []
+    with shown.passing("coding", len(pictures)) as progress:
+        for name, pixels in zip(pictures.names, pictures, strict=True):
+            found.append(compare(codec, [(name, Picture.of(pixels))], name=NAME, **how))
+            progress.update(len(found))
+    return found
+
+
+def measured_again(run: CompressRun, name: str, seed: int) -> Table:
+    """The codec of an arm beside files of other kinds of the same size, for ``bitdial evaluate``."""
+    arm = next(arm for arm in arms(run.options) if arm.name == name)
+    record = run.record_of(arm, seed)
+    assert record is not None
+    assert run.folder is not None
+    assert isinstance(run.work, PictureWork)
+    own = run.work.build() if run.work.make_model is not None else None
+    codec = load_codec(run.folder.path, arm=name, seed=seed, model=own)
+    how = {"quality": record.lambda_value, "qualities": ()}
+    found = _compared(codec, _coded_pictures(run.work, run.options), Progress("", enabled=False), **how)
+    points = [point for each in found for point in each.points]
+    again = [record.model_copy(update={"points": points})]
+    return codec_table(CompressResults(networks=again, created="", config={}, machine=describe_machine()))
 
 
 def _keep_pictures(codec: Codec, pictures: Photographs, folder: Path) -> None:
@@ -221,5 +249,6 @@ COMPRESS: Recipe[CompressConfig, Arm, CodecResult, CompressResults] = Recipe(
     may_grow=frozenset({"seeds"}),
     may_change=frozenset({"test_path", "coded_pictures"}),
     dialled=False,
+    evaluated=measured_again,
     tuned=Tuned({"validation_fraction": 0.1}, rescales=frozenset({"lambda_value"})),
 )

@@ -12,12 +12,11 @@ from bitdial.compression.rate_distortion import Balance, RateDistortion
 from bitdial.evaluation.sweep import evaluate
 from bitdial.layers.names import named_as
 from bitdial.options import part
-from bitdial.recipes.api import first_network
 from bitdial.recipes.compress.options import CompressConfig
 from bitdial.recipes.options import total_steps
 from bitdial.recipes.recipe import Arm, Bench
 from bitdial.recipes.run import say
-from bitdial.recipes.saved_model import load_weights
+from bitdial.recipes.saved_model import first_network, load_weights
 from bitdial.training import (
     EarlyStopping,
     Hook,

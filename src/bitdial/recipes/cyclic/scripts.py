@@ -32,7 +32,7 @@ from bitdial.recipes.cyclic.results import CyclicResults
 from bitdial.recipes.recipe import Loaders
 from bitdial.recipes.run import Run, release_memory
 from bitdial.recipes.saved_model import load_saved, quantized
-from bitdial.recipes.work import OwnWork
+from bitdial.recipes.work import OwnWork, maker
 from bitdial.schedules import LayerSchedule
 from bitdial.training import Setup, Task
 
@@ -172,8 +172,8 @@ def evaluate_cyclic_training(
 
 
 def compare_bit_configurations(
-    make_model: Callable[[], nn.Module],
-    make_loaders: Callable[[int], Loaders],
+    make_model: nn.Module | Callable[[], nn.Module],
+    make_loaders: Loaders | Sequence[Iterable[Any]] | Callable[[int], Loaders | Sequence[Iterable[Any]]],
     *,
     model_config: ModelConfig | None = None,
     training: CyclicTrainingConfig | None = None,
@@ -188,8 +188,10 @@ def compare_bit_configurations(
     of equal BitOps, and the ablations that `experiment` asks for.
 
     Args:
-        make_model: builds the network, unquantized; torch is seeded before it is called.
-        make_loaders: seed -> the data, its order a function of the seed.
+        make_model: builds the network, unquantized, torch being seeded before it is called; or a network, of which each
+            arm trains a copy.
+        make_loaders: seed -> the data, its order a function of the seed; or the data itself, as for `train_with_cpt`,
+            the same for every seed.
         model_config, training, precision, static, experiment: the configuration; defaults if None.
         seeds: how many (counting up from ``training.seed``), or which ones; ``experiment.seeds`` if None.
         setup: devices and task.
@@ -228,7 +230,14 @@ def compare_bit_configurations(
         "experiment": {**experiment.model_dump(mode="json"), "seeds": len(chosen)},
     }
     setup = setup or Setup()
-    work = OwnWork(make_model, lambda seed, rank, world: make_loaders(seed))
+    make = maker(make_model)
+    if make is None:
+        raise BitdialError("make_model must be a network or a function that makes one, got None")
+
+    def loaders(seed: int, rank: int, world_size: int) -> Loaders:
+        return Loaders.of(make_loaders(seed) if callable(make_loaders) else make_loaders)
+
+    work = OwnWork(make, loaders)
     run = Run(CYCLIC, options, work, chosen, setup, show_progress=show_progress)
     return run.conclude(run.arms(), config=config)
 
