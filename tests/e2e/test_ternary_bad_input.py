@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 
 from bitdial.cli import main
-from bitdial.recipes.resuming import plain
-from bitdial.recipes.ternary import TernaryConfig
-from bitdial.training import RunFolder
 from tests.recipes.ternary.tiny import stopped_before, train
 
 BAD = {
