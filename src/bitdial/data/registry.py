@@ -34,6 +34,12 @@ def load_dataset(
 
     Raises:
         BitdialError: An unknown name, or data that is missing, damaged or of the wrong shape; one sentence says which.
+
+    Example:
+        >>> from bitdial.data import load_dataset
+        >>> digits = load_dataset("digits")
+        >>> digits.num_classes, len(digits.test)
+        (10, 359)
     """
     if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
         raise BitdialError(f"image_size must be a whole number of pixels from 1 up, got {image_size!r}")

@@ -123,6 +123,13 @@ class PrecisionRangeTest:
 
     Raises:
         BitdialError: an argument out of range, or a model without quantized layers.
+
+    Example:
+        >>> import torch
+        >>> import bitdial as bd
+        >>> net = bd.quantize(torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(4)]))
+        >>> batches = [(torch.randn(16, 8), torch.randint(8, (16,))) for _ in range(2)]
+        >>> found = bd.PrecisionRangeTest(net, batches, bits=[2, 8], iterations=3).run()
     """
 
     def __init__(

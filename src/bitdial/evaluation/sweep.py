@@ -57,6 +57,14 @@ def sweep(
     Raises:
         BitdialError: no widths, a width out of range, no batches, a loader that can be iterated only once, or a model
             without quantized layers.
+
+    Example:
+        >>> import torch
+        >>> import bitdial as bd
+        >>> net = bd.quantize(torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(4)]))
+        >>> batches = [(torch.randn(16, 8), torch.randint(8, (16,))) for _ in range(2)]
+        >>> [score.bits for score in bd.sweep(net, batches, bits=[2, 4, 8])]
+        [2.0, 4.0, 8.0]
     """
     if not bits:
         raise BitdialError("bits must name at least one width, got none; give for instance bits=(2, 4, 8)")

@@ -61,6 +61,18 @@ def save_packed(
     Raises:
         BitdialError: no quantized layer, a width between 8 and 32 bits, weights that are not finite, a state that is
             not made of whole tensors, a path that cannot be written.
+
+    Example:
+        >>> import torch
+        >>> import bitdial as bd
+        >>> from bitdial.export import load_packed, save_packed
+        >>> def network():
+        ...     return bd.quantize(torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(4)]), weights=4)
+        >>> net = network().eval()
+        >>> file = save_packed(net, "network.safetensors")
+        >>> x = torch.randn(2, 8)
+        >>> torch.equal(load_packed(file, network()).eval()(x), net(x))
+        True
     """
     check_path(path)
     return write_file(path, packed_bytes(model, encoding, description))

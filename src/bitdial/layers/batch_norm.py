@@ -172,6 +172,13 @@ def reestimate_batch_norm(
         BitdialError: there was not one batch, or an argument is of another kind than said above.
 
     Whatever goes wrong, also in `forward`, the statistics are then as before.
+
+    Example:
+        >>> import torch
+        >>> import bitdial as bd
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.BatchNorm1d(8))
+        >>> bd.reestimate_batch_norm(net, [torch.randn(16, 8), torch.randn(16, 8)])
+        2
     """
     check_model(model)
     if isinstance(batches, (Tensor, str, bytes)) or not isinstance(batches, Iterable):

@@ -119,6 +119,14 @@ def quantize(
 
     Raises:
         BitdialError: a width, a quantizer or a pattern that does not exist; a model that is quantized already.
+
+    Example:
+        >>> import torch
+        >>> import bitdial as bd
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Linear(16, 16), torch.nn.Linear(16, 4))
+        >>> net = bd.quantize(net, weights=4, activations=4)
+        >>> net[1]
+        QuantLinear(in_features=16, out_features=16, bias=True, uniform: weights=4, activations=4)
     """
     options: dict[str, Any] = {
         "weights": weights,

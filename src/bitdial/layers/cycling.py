@@ -107,6 +107,17 @@ class CyclicPrecisionScheduler(PrecisionScheduler):
 
     Raises:
         BitdialError: the model has no quantized layers, or gradient_bits below 32 for a model built without gradients.
+
+    Example:
+        >>> import torch
+        >>> import bitdial as bd
+        >>> from bitdial.layers.cycling import CyclicPrecisionConfig
+        >>> net = bd.quantize(torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(4)]))
+        >>> config = CyclicPrecisionConfig(bit_width_pattern=[8, 4, 2], cycle_length=3)
+        >>> scheduler = bd.CyclicPrecisionScheduler(net, config)
+        >>> scheduler.step()  # after each training step
+        >>> bd.BitDial(net).weights
+        [4.0, 4.0]
     """
 
     def __init__(

@@ -36,6 +36,15 @@ class BitDial:
 
     Raises:
         BitdialError: the model has no quantized layer.
+
+    Example:
+        >>> import torch
+        >>> import bitdial as bd
+        >>> net = torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(4)])
+        >>> dial = bd.BitDial(bd.quantize(net))
+        >>> dial.set(4)
+        >>> dial.weights
+        [4.0, 4.0]
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -204,6 +204,14 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
 
     Raises:
         BitdialError: no linear or convolution layer was reached, `example_input` has no example, `count` is unknown.
+
+    Example:
+        >>> import torch
+        >>> import bitdial as bd
+        >>> net = torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(4)])
+        >>> ledger = bd.cost(bd.quantize(net, weights=4, activations=4), torch.randn(1, 8))
+        >>> ledger.size_bytes(4)  # of all weights, the quantized layers' at 4 bits
+        768
     """
     if count not in ("layer", "cpt"):
         raise BitdialError(f"count must be 'layer' or 'cpt', got {count!r}")

@@ -53,6 +53,10 @@ def build_model(name: str, *, num_classes: int, in_channels: int, image_size: in
 
     Raises:
         BitdialError: An unknown name or option, a number out of range, or images that the network cannot take.
+
+    Example:
+        >>> from bitdial.models import build_model
+        >>> network = build_model("tiny_cnn", num_classes=10, in_channels=1, image_size=8)
     """
     for argument, value in (("num_classes", num_classes), ("in_channels", in_channels), ("image_size", image_size)):
         check_positive(argument, value)

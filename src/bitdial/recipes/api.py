@@ -59,6 +59,12 @@ def run(
     Raises:
         BitdialError: an option, the network or the data is at fault, or a loss is not finite.
         RunInterrupted: stopped by Ctrl-C, after saving; ``resume=True`` goes on.
+
+    Example:
+        >>> import bitdial as bd
+        >>> results = bd.run("joint", model="tiny_cnn", steps=2, bitwidth_options=[2, 8], run_dir="runs/example")
+        >>> [score.bits for score in results.networks[0].scores]  # print(results) shows the table
+        [2.0, 8.0]
     """
     record = find_recipe(recipe)
     words = [*([preset] if preset else []), *(["--config", str(config)] if config else [])]
@@ -109,6 +115,12 @@ def load(
 
     Raises:
         BitdialError: there is nothing, it is damaged, or of another kind.
+
+    Example:
+        >>> import bitdial as bd
+        >>> results = bd.run("joint", model="tiny_cnn", steps=2, bitwidth_options=[2, 8], run_dir="runs/to_load")
+        >>> network = bd.load("runs/to_load")
+        >>> network.dial.set(2)
     """
     path = Path(run_or_file)
     if path.is_dir():

@@ -67,6 +67,15 @@ def train_with_cpt(
     Raises:
         BitdialError: what `bitdial.quantize`, the data or the configuration got wrong; a loss that is not finite.
         RunInterrupted: stopped on request, after saving.
+
+    Example:
+        >>> import torch
+        >>> from bitdial.recipes.cyclic import CyclicTrainingConfig, train_with_cpt
+        >>> net = torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(4)])
+        >>> batches = [(torch.randn(16, 8), torch.randint(8, (16,))) for _ in range(2)]
+        >>> phase = train_with_cpt(net, (batches, batches), CyclicTrainingConfig(num_cpt_iterations=4, warmup_steps=1))
+        >>> phase.iterations
+        4
     """
     training, precision = training or CyclicTrainingConfig(), precision or CyclicPrecisionConfig()
     options = model_config or ModelConfig()
@@ -203,6 +212,20 @@ def compare_bit_configurations(
 
     Raises:
         BitdialError: the configuration or the data is at fault, or a loss is not finite.
+
+    Example:
+        >>> import torch
+        >>> from bitdial.recipes.cyclic import CyclicTrainingConfig, StaticPrecisionConfig, compare_bit_configurations
+        >>> net = torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(4)])
+        >>> batches = [(torch.randn(16, 8), torch.randint(8, (16,))) for _ in range(2)]
+        >>> results = compare_bit_configurations(
+        ...     net,
+        ...     (batches, batches),
+        ...     training=CyclicTrainingConfig(num_cpt_iterations=4, num_static_iterations=2, warmup_steps=1),
+        ...     static=StaticPrecisionConfig(test_configurations={"4bit": 4}),
+        ... )
+        >>> sorted(results.comparison.ranking)
+        ['baseline_fp32', 'cpt', 'matched_cost', 'static_4bit']
     """  # noqa: D205
     training, experiment = training or CyclicTrainingConfig(), experiment or ExperimentConfig()
     count = experiment.seeds if seeds is None else seeds

@@ -49,6 +49,15 @@ class CheckpointManager:
 
     Raises:
         BitdialError: a setting makes no sense, the folder cannot be made, or it holds a series of another metric.
+
+    Example:
+        >>> import torch
+        >>> from bitdial.training import CheckpointManager
+        >>> net = torch.nn.Linear(8, 4)
+        >>> with CheckpointManager("checkpoints", metric="accuracy", higher_is_better=True) as manager:
+        ...     file = manager.save_checkpoint(0, net.state_dict(), None, 0.91, step=100)
+        >>> CheckpointManager("checkpoints", metric="accuracy", higher_is_better=True).load_best().state["step"]
+        100
     """
 
     def __init__(

@@ -81,6 +81,15 @@ class MixedPrecisionTrainer:
     Raises:
         BitdialError: by `train_step`, a device that lacks the format.
         TrainingDiverged: by `train_step`, after ``config.overflow_patience`` lost steps in a row.
+
+    Example:
+        >>> import torch
+        >>> import bitdial as bd
+        >>> net = torch.nn.Linear(8, 4)
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> trainer = bd.MixedPrecisionTrainer(bd.MixedPrecisionConfig(dtype="bfloat16"))
+        >>> batch = torch.randn(16, 8), torch.randint(4, (16,))
+        >>> result = trainer.train_step(net, optimizer, torch.nn.functional.cross_entropy, *batch)
     """
 
     _adaptive = False
