@@ -48,7 +48,7 @@ def test_real_files_become_a_table_and_a_page(place: Path, capsys: pytest.Captur
     assert main(["analyze", "runs"]) == 0
     text = words(capsys)
     assert "8 runs (8 csv) in runs" in text
-    assert "The highest val/psnr is 30.05 \u00b1 0.64, of " in text
+    assert "The highest val/psnr is 30.05 (30 to 30.1), of " in text
     assert "What mattered (PED-ANOVA): " in text
     assert "val/psnr was taken as what most runs have; another: --metric NAME." in text
     assert "Could not be read: bad.csv: " in text
@@ -193,4 +193,4 @@ def test_many_parameters_are_told_in_few_columns(
     assert main(["analyze", "runs", "--report", "none"]) == 0
     text = words(capsys)
     assert "8 more parameters on the page" in text
-    assert "one seed each: no interval" in text
+    assert "one seed: no interval" in text

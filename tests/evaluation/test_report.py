@@ -98,7 +98,7 @@ def test_one_seed_says_that_there_is_no_interval():
     text = Parsed(rendered(comparison)).text
     assert size(comparison) == "9 arms, one seed"
     assert "one seed: not known" in text
-    assert "one seed, so no interval" in text
+    assert "one seed: no interval" in text
     assert "± half" not in text
 
 

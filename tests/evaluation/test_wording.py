@@ -3,7 +3,18 @@ import math
 import pytest
 
 from bitdial.evaluation.results import Interval
-from bitdial.evaluation.wording import MINUS, MISSING, engineering, percent, points, seconds, span
+from bitdial.evaluation.statistics import interval
+from bitdial.evaluation.wording import (
+    MINUS,
+    MISSING,
+    engineering,
+    percent,
+    points,
+    seconds,
+    span,
+    spread_note,
+    two_values,
+)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +39,19 @@ def test_percent_names_its_interval_only_where_there_is_one():
     assert percent(Interval(mean=0.934, n=1)) == "93.4%"
     assert percent(Interval(mean=0.934, low=0.929, high=0.939, n=3)) == "93.4% ± 0.5"
     assert percent(Interval(mean=math.nan, n=1)) == MISSING
+
+
+def test_of_two_seeds_both_are_shown():
+    assert percent(interval([0.774, 0.894])) == "83.4% (77.4 to 89.4)"
+    assert two_values(interval([0.894, 0.774])) == pytest.approx((0.774, 0.894))
+    assert two_values(interval([0.894, 0.774, 0.8])) is None
+    assert two_values(interval([0.894, math.nan])) is None
+
+
+def test_a_table_says_what_stands_behind_its_means():
+    assert spread_note([1, 1]) == "one seed: no interval"
+    assert spread_note([2, 1]) == "below a mean, or in brackets, both of two seeds"
+    assert spread_note([3, 2]) == f"{spread_note([3])}; {spread_note([2])}"
 
 
 def test_points_have_a_sign_but_zero_has_none():

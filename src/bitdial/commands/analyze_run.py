@@ -13,6 +13,7 @@ from rich.text import Text
 
 from bitdial.commands.picture_paths import printable
 from bitdial.errors import BitdialError
+from bitdial.evaluation.wording import spread_note
 from bitdial.search import HyperparameterAnalyzer
 from bitdial.search.columns import shown
 from bitdial.search.groups import written
@@ -74,9 +75,8 @@ def _best(analyzer: HyperparameterAnalyzer, found: Overview, top_k: int) -> Tabl
     settings = sorted((c.name for c in analyzer.table.settings), key=lambda name: -found.shares.get(name, 0.0))
     kept = settings[:_SETTINGS]
     more = f"; {len(settings) - len(kept)} more parameters on the page" if len(settings) > len(kept) else ""
-    seeds = any(each.value.n > 1 for each in found.ranked)
-    spread = "\u00b1 is half a 95% interval over seeds" if seeds else "one seed each: no interval"
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption=spread + more, caption_justify="left")
+    told = spread_note(each.value.n for each in found.ranked) + more
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption=told, caption_justify="left")
     table.add_column(Text(printable(found.metric.name)), justify="right", no_wrap=True)
     table.add_column("seeds", justify="right", no_wrap=True)
     for name in kept:

@@ -29,7 +29,7 @@ def size(comparison: Comparison) -> str:
 def tiles(comparison: Comparison) -> list[Tile]:
     """Return the numbers of the recommended candidate; the sentence before them is ``comparison.reason``."""
     best = comparison.chosen
-    interval = "" if best.accuracy.half is None else ", 95% interval"
+    interval = {1: "", 2: ", of two seeds"}.get(best.accuracy.n, ", 95% interval")
     untrained = "" if best.trained_for else ", which it was not trained for"
     return [
         Tile(best.arm, "recommended"),
@@ -43,7 +43,7 @@ def tiles(comparison: Comparison) -> list[Tile]:
 def comparison_section(comparison: Comparison) -> list[Block]:
     """Return the ranking: accuracy of every arm at each target width, and at its own."""
     text_task = any(row.own_perplexity for row in comparison.summaries)
-    spread = " ± half a 95% interval over seeds" if _seeds(comparison) > 1 else "; one seed, so no interval"
+    spread = wording.spread_note(row.seeds for row in comparison.summaries)
     untrained = " Faint italics: a candidate at a width that it was not trained for." if comparison.candidates else ""
     return [
         Section("Comparison"),
@@ -55,7 +55,7 @@ def comparison_section(comparison: Comparison) -> list[Block]:
                 "at its\nown width": partial(_own, comparison),
                 **({"perplexity": _perplexity} if text_task else {}),
             },
-            f"Accuracy in per cent{spread}. The framed value is what to ship.{untrained}",
+            f"Accuracy in per cent; {spread}. The framed value is what to ship.{untrained}",
             ranked=True,
         ),
         *_how_chosen(comparison),

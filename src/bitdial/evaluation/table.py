@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bitdial.evaluation.results import ArmSummary, Comparison, Interval
-from bitdial.evaluation.wording import MISSING, engineering, seconds
+from bitdial.evaluation.wording import MISSING, engineering, seconds, spread_note, two_values
 
 WIDE = 100
 """From this many columns on, an interval stands beside its mean; below, under it."""
@@ -64,7 +64,10 @@ def _accuracy(value: Interval | None, *, stacked: bool, framed: bool) -> Text:
     if value is None or not math.isfinite(value.mean):
         return Text(MISSING, style="dim")
     text = _number(f"{100 * value.mean:.1f}", framed=framed)
-    if value.half is not None:
+    if (both := two_values(value)) is not None:
+        low, high = (f"{100 * each:.1f}" for each in both)
+        text.append(f"\n{low}\u2013{chr(10) if stacked else ''}{high}", style="dim")
+    elif value.half is not None:
         half = 100 * value.half
         text.append(f"{chr(10) if stacked else ''}±{half:.{1 if half < 9.95 else 0}f}", style="dim")
     return text
@@ -83,6 +86,6 @@ def _number(text: str, *, framed: bool) -> Text:
 
 
 def _caption(comparison: Comparison) -> str:
-    several = max(row.seeds for row in comparison.summaries) > 1
-    spread = "± is half a 95% interval over seeds." if several else "One seed: no interval."
-    return f"> recommended, and at which width.  {spread}  BitOps are simulated; seconds count the same steps."
+    spread = spread_note(row.seeds for row in comparison.summaries)
+    told = f"{spread[0].upper()}{spread[1:]}.  BitOps are simulated; seconds count the same steps."
+    return f"> recommended, and at which width.  {told}"

@@ -86,6 +86,11 @@ def notes_on(arms: Sequence[Trained]) -> list[str]:
     seeds = {arm.seed for arm in arms}
     if len(seeds) == 1:
         notes = ["One seed: no interval. Differences between arms may be chance; give at least three seeds to tell."]
+    elif len(seeds) == 2:
+        notes = [
+            "Two seeds: shown are both. Their 95% interval, by which differences (paired by seed) are judged, is 12.7 "
+            "times as wide as they lie apart: give at least three seeds to tell arms apart."
+        ]
     else:
         notes = [f"Intervals are 95% Student t intervals over {len(seeds)} seeds; differences are paired by seed."]
     short = sorted({arm.name for arm in arms if len([a for a in arms if a.name == arm.name]) < len(seeds)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
 from bitdial.evaluation.results import Interval
 
@@ -10,15 +11,47 @@ MISSING = "\u2013"
 """An en dash: what stands for a number that is not there."""
 MINUS = "\u2212"
 """The sign, as wide as the plus."""
+_T_OF_TWO = math.tan(0.475 * math.pi)
+"""t(0.975) with one degree of freedom, 12.7: the 95% interval of two values is this times as wide as they lie apart."""
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
 def percent(value: Interval, *, sign: str = "%") -> str:
-    """Return a fraction as a percentage with its half interval: ``"93.4% ± 0.5"``, ``"93.4%"`` with one seed."""
+    """Return a fraction as a percentage with its `spread`: ``"93.4% ± 0.5"``, ``"93.4%"`` with one seed."""
     if not math.isfinite(value.mean):
         return MISSING
-    half = "" if value.half is None else f" ± {100 * value.half:.1f}"
-    return f"{100 * value.mean:.1f}{sign}{half}"
+    return f"{100 * value.mean:.1f}{sign}{spread(value, lambda each: f'{100 * each:.1f}')}"
+
+
+def spread(value: Interval, written: Callable[[float], str]) -> str:
+    """Return what stands behind a mean: ``" ± 0.5"``, half its 95% interval; nothing with one seed.
+
+    Of two seeds both values, ``" (77.4 to 89.4)"``: their interval is 12.7 times as wide, and says nothing.
+
+    Args:
+        value: mean and 95% interval.
+        written: how a value is written.
+    """
+    if value.half is None:
+        return ""
+    if (both := two_values(value)) is not None:
+        return f" ({written(both[0])} to {written(both[1])})"
+    return f" ± {written(value.half)}"
+
+
+def two_values(value: Interval) -> tuple[float, float] | None:
+    """Return the two values, the smaller first, that a 95% interval of two is of; None for any other number."""
+    if value.half is None or value.n != 2:
+        return None
+    return value.mean - value.half / _T_OF_TWO, value.mean + value.half / _T_OF_TWO
+
+
+def spread_note(seeds: Iterable[int]) -> str:
+    """Return what stands behind the means of a table, of so many seeds each, in words without a full stop."""
+    numbers = set(seeds)
+    told = ["± is half a 95% interval over seeds"] if max(numbers) > 2 else []
+    told += ["below a mean, or in brackets, both of two seeds"] if 2 in numbers else []
+    return "; ".join(told) or "one seed: no interval"
 
 
 def points(value: float, *, digits: int = 1) -> str:

@@ -25,6 +25,7 @@ from bitdial.evaluation.page import (
     notes_section,
 )
 from bitdial.evaluation.plot_style import render
+from bitdial.evaluation.wording import spread_note
 from bitdial.search import names
 from bitdial.search.columns import MISSING, Column, shown, text
 from bitdial.search.groups import written
@@ -148,11 +149,11 @@ def _best(analyzer: HyperparameterAnalyzer, found: Overview, top_k: int) -> list
         for place, each in enumerate(found.ranked[:top_k], start=1)
     ]
     way = "highest" if found.maximize else "lowest"
-    several = any(each.value.n > 1 for each in found.ranked)
-    spread = " ± half a 95% t interval over seeds" if several else "; one seed each, so no interval"
+    spread = spread_note(each.value.n for each in found.ranked) if found.ranked else ""
     columns = ["runs", f"mean {found.metric.name}", "seeds", *settings, "compared with the best"]
     words = ["compared with the best"]
-    caption = f"The {min(top_k, len(found.ranked))} of {len(found.ranked)} configurations with the {way} mean{spread}."
+    count = f"{min(top_k, len(found.ranked))} of {len(found.ranked)}"
+    caption = f"The {count} configurations with the {way} mean; {spread}."
     return [Section("Best configurations"), Table(columns, rows, caption, words) if rows else Text(found.headline)]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from bitdial.evaluation.results import Interval
 from bitdial.evaluation.statistics import interval
+from bitdial.evaluation.wording import spread
 from bitdial.search.columns import MISSING, Column, key, shown
 
 _SAID = 6
@@ -101,9 +102,9 @@ def said(settings: Mapping[str, Any]) -> str:
 
 
 def written(value: Interval) -> str:
-    """Return a mean with half its interval: ``"31.25 ± 0.4"``."""
-    half = "" if value.half is None else f" \u00b1 {value.half:.2g}"
-    return f"{shown(float(value.mean))}{half}"
+    """Return a mean with half its interval, ``"31.25 ± 0.4"``, or with both of two values."""
+    behind = spread(value, (lambda each: f"{each:.2g}") if value.n != 2 else shown)
+    return f"{shown(float(value.mean))}{behind}"
 
 
 def _verdict(best: Interval, other: Interval) -> tuple[str, bool]:

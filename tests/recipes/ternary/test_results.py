@@ -93,8 +93,8 @@ def test_the_table_says_what_it_found() -> None:
     console = Console(width=100, record=True)
     console.print(results_table(results(TWO)))
     text = console.export_text()
-    assert "82.0 ±" in text
-    assert "\u22127.0 ±" in text
+    assert "80.0 to" in text  # both of two seeds, below their mean
+    assert "\u221210.0 to" in text
     assert "30.0%" in text
     assert "4.0x" in text
 
@@ -104,7 +104,7 @@ def test_nothing_in_the_table_is_cut_at_80_columns() -> None:
     console.print(results_table(results(TWO), width=80))
     text = console.export_text()
     assert "…" not in text
-    assert all(part in text for part in ("twn", "float32", "± 25.4", "± 38.1", "30.0%", "(4.0x)", "sec."))
+    assert all(part in text for part in ("twn", "float32", "84.0", "\u22124.0", "30.0%", "(4.0x)", "sec."))
 
 
 def test_the_size_stands_on_one_line_where_no_intervals_take_its_room() -> None:

@@ -55,7 +55,7 @@ def _cells(means: Sequence[MeanPoint]) -> tuple[str, ...]:
 
 def _with_half(values: Sequence[float], digits: int) -> str:
     found = interval(list(values))
-    return f"{found.mean:.{digits}f}" + ("" if found.half is None else f" \u00b1 {found.half:.{digits}f}")
+    return f"{found.mean:.{digits}f}{wording.spread(found, lambda each: f'{each:.{digits}f}')}"
 
 
 def codec_table(results: CompressResults) -> Terminal:
@@ -64,7 +64,8 @@ def codec_table(results: CompressResults) -> Terminal:
     for place, heading in enumerate(COLUMNS):
         table.add_column(heading, justify="left" if place == 0 else "right")
     for own, row in rows_of(results):
-        table.add_row(*row, style="bold" if own else None)
+        cells = (cell.replace(" (", "\n").replace(" to ", "\u2013\n").rstrip(")") for cell in row[1:])
+        table.add_row(row[0], *cells, style="bold" if own else None)
     return table
 
 

@@ -46,7 +46,8 @@ def rows_of(results: JointResults) -> list[tuple[str, ...]]:
 
 def width_table(results: JointResults) -> Terminal:
     """What the network scores and costs at each width, for the terminal."""
-    table = Terminal(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    note = wording.spread_note([len(results.networks)])
+    table = Terminal(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption=note, caption_justify="left")
     for heading in COLUMNS:
         table.add_column(heading, justify="right")
     for row in rows_of(results):

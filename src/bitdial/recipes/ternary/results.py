@@ -222,6 +222,7 @@ def results_table(results: TernaryResults, *, width: int = WIDE) -> Table:
     under = "\n" if several and not wide else " "  # with intervals, 80 columns have no room for both on one line
 
     def shown(text: str) -> str:
+        text = text.replace(" (", "\n").replace(" to ", " to\n").rstrip(")")  # of two seeds both, below the mean
         return text if wide else text.replace(" ±", "\n±")
 
     table = Table(
@@ -255,7 +256,7 @@ def results_table(results: TernaryResults, *, width: int = WIDE) -> Table:
         cells += [*([f"{row.epochs:g}"] if wide else []), wording.seconds(row.seconds)]
         table.add_row(*cells)
     table.caption = (
-        "± is half a 95% interval over seeds; differences are paired by seed, in points."
+        f"{wording.spread_note(row.test.n for row in results.summaries)}; differences are paired by seed, in points."
         if several
         else "One seed: no interval, small differences may be chance."
     )
@@ -265,8 +266,8 @@ def results_table(results: TernaryResults, *, width: int = WIDE) -> Table:
 
 def difference_text(value: Interval) -> str:
     """A difference in points, with its interval where there is one."""
-    half = "" if value.half is None else f" ± {100 * value.half:.1f}"
-    return f"{wording.points(value.mean)}{half}"
+    written = (lambda each: f"{100 * each:.1f}") if value.n != 2 else wording.points
+    return f"{wording.points(value.mean)}{wording.spread(value, written)}"
 
 
 def bytes_text(count: int) -> str:
