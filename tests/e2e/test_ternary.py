@@ -190,6 +190,14 @@ def test_several_experiments_and_seeds_in_one_table(tmp_path: Path, capsys: pyte
         assert row.difference.n == 2
     assert {row["experiment"] for row in rows(tmp_path / "run" / "metrics.csv")} == {"float", "twn", "ttq"}
     assert len(list((tmp_path / "run" / "models").glob("*.pt"))) == 6
+    found = TernaryResults.load(tmp_path / "run" / "results.json")
+    assert found.winner in ("twn", "ttq")
+    assert found.sentence in " ".join(text.split())
+    for end in ("pt", "safetensors"):  # what ships of the winner, under one name
+        model = tmp_path / "run" / "models" / f"{found.winner}-seed0.{end}"
+        assert (tmp_path / "run" / f"ternary_best_model.{end}").read_bytes() == model.read_bytes()
+    assert main(["export", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "ternary_best_model-base3.safetensors").is_file()
 
 
 class TestExport:
@@ -243,4 +251,4 @@ class TestExport:
 
     def test_by_default_it_goes_into_the_run(self, run: Path) -> None:
         assert main(["export", str(run), "--encoding", "2bit"]) == 0
-        assert (run / "ternary-seed0-2bit.safetensors").is_file()
+        assert (run / "ternary-seed0-ternary-2bit.safetensors").is_file()

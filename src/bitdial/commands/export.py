@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch import nn
 from bitdial.configuration import Config, load_config
 from bitdial.errors import BitdialError, suggest
 from bitdial.files import write_atomically
+from bitdial.numerics import TERNARY_BITS
 from bitdial.recipes import find_recipe, recipe_of
 from bitdial.recipes.saved_model import SavedModel, first_network, load_saved, read_saved, saved_networks
 from bitdial.recipes.start import open_run
@@ -45,7 +47,7 @@ def run(argv: list[str]) -> int:
     described, model = load_saved(file)
     if not described.is_quantized:
         raise BitdialError(f"expected a quantized network to pack, got {name} of {folder}, which is unquantized")
-    output = options.output or folder / f"{name}-{options.encoding}.safetensors"
+    output = options.output or folder / f"{name}-{_contents(described, options.encoding)}.safetensors"
     if output.is_dir():
         raise BitdialError(f"output must be a file, got the folder {output}; e.g. {output / f'{name}.safetensors'}")
     from bitdial.export import packed_sizes  # needs safetensors, as nothing above does
@@ -57,11 +59,23 @@ def run(argv: list[str]) -> int:
     _check_equal(model, load_packed(output, described.build()).eval(), inputs, output)
     console = terminal()
     console.print(
-        f"{name} of {folder}, {options.encoding}, loads back bit for bit (outputs of {which} compared): {output}",
+        f"{name} of {folder}, {_contents(described, options.encoding)}, loads back bit for bit (outputs of {which} "
+        f"compared): {output}",
         soft_wrap=True,
     )
     console.print(packed_sizes(model, options.encoding, description=told).table(), soft_wrap=True)
     return 0
+
+
+def _contents(described: SavedModel, encoding: str) -> str:
+    """What a file of the network holds, for its name: "base3" or "ternary-2bit" of ternary weights, "4bit", "mixed"."""
+    widths = set(described.bits.values())
+    if len(widths) > 1:
+        return "mixed"
+    width = widths.pop()
+    if math.isclose(width, TERNARY_BITS, rel_tol=1e-6):  # in float32
+        return encoding if encoding == "base3" else f"ternary-{encoding}"
+    return f"{width:g}bit"
 
 
 def find_network(options: ExportConfig) -> tuple[str, Path, Path]:
@@ -97,11 +111,11 @@ def _inputs(described: SavedModel, file: Path) -> tuple[Any, str]:
     """What the network was tested on, where the run's data is at hand, else noise of its shape."""
     things = "images" if described.signals is None else "segments"
     try:
-        folder = RunFolder.open(file.parent.parent)
+        folder = RunFolder.open(next(each for each in file.parents if (each / "config.yaml").is_file()))
         run = open_run(find_recipe(recipe_of(folder.load_config())), folder)
         inputs, labels = next(iter(run.work.loaders(described.seed).test))
         return inputs, f"{len(labels)} test {things}"
-    except (BitdialError, OSError):  # the data has moved; the network need not wait for it
+    except (BitdialError, OSError, StopIteration):  # the data has moved; the network need not wait for it
         return described.noise(16), f"16 {things} of noise, as the run's data is not at hand,"
 
 

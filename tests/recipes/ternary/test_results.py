@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bitdial.evaluation.page import render_page
 from bitdial.recipes.ternary import NetworkResult, TernaryResults
 from bitdial.recipes.ternary.report import captions, render_plots, report_page
 from bitdial.recipes.ternary.results import Curve, Score, Sizes, bytes_text, results_table, summarise
+from bitdial.recipes.ternary.winner import winner
 
 
 def network(experiment: str, seed: int, accuracy: float, quantizer: str = "twn", **changes: Any) -> NetworkResult:
@@ -87,6 +89,37 @@ def test_the_unquantized_experiment_is_the_reference_wherever_it_stands() -> Non
 def test_without_an_unquantized_one_the_first_is() -> None:
     assert summarise([network("a", 0, 0.5), network("b", 0, 0.6)])[1] == "a"
     assert summarise([network("a", 0, 0.5), network("a", 1, 0.6)])[1] is None
+
+
+def seeds(name: str, *accuracies: float, **changes: Any) -> list[NetworkResult]:
+    return [network(name, seed, accuracy, **changes) for seed, accuracy in enumerate(accuracies)]
+
+
+SMALL = network("x", 0, 0.5).sizes.model_copy(update={"file": 50})  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("networks", "chosen", "told"),
+    [
+        (seeds("a", 0.9, 0.91, 0.92) + seeds("b", 0.8, 0.81, 0.821), "a", "the highest of 2, clear of b (+10.0 points"),
+        (seeds("a", 0.9, 0.91, 0.92) + seeds("b", 0.91, 0.90, 0.911), "a", "not told apart from b"),
+        (seeds("a", 0.9, 0.91, 0.92) + seeds("b", 0.91, 0.90, 0.911, sizes=SMALL), "b", "ties with a, and its file is"),
+        (seeds("a", 0.9, 0.91, 0.92) + seeds("b", 0.1, 0.9, 0.2, sizes=SMALL), "a", "not told apart from b"),
+        (seeds("a", 0.8) + seeds("b", 0.9), "b", "with one seed its lead over a may be chance"),
+    ],
+)
+def test_a_winner_is_named_by_its_interval(networks: list[NetworkResult], chosen: str, told: str) -> None:
+    float_ = seeds("float", 0.99, 0.99, 0.99, quantizer="none")
+    found = winner([*float_, *networks])
+    assert found is not None
+    assert found[0] == chosen
+    assert found[1].startswith(f"Ship {chosen}: ")
+    assert told in found[1]
+
+
+def test_what_is_alone_or_has_no_accuracy_has_no_winner() -> None:
+    assert winner(TWO) is None
+    assert winner([*seeds("a", 0.9), *seeds("b", math.nan)]) is None
 
 
 def test_the_table_says_what_it_found() -> None:

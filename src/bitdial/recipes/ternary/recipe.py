@@ -15,6 +15,7 @@ from torch import nn
 from bitdial.evaluation.sweep import evaluate
 from bitdial.evaluation.trained import early_stop_of
 from bitdial.export import packed_sizes, save_packed
+from bitdial.files import write_atomically
 from bitdial.layers import QuantizedLayer, skipped_layers
 from bitdial.layers.names import plain_names
 from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
@@ -26,10 +27,12 @@ from bitdial.recipes.ternary.options import FLOAT, PRESETS, TernaryConfig, list_
 from bitdial.recipes.ternary.report import render_plots, report_page
 from bitdial.recipes.ternary.results import Curve, NetworkResult, Score, Sizes, TernaryResults, summarise
 from bitdial.recipes.ternary.train import train
+from bitdial.recipes.ternary.winner import winner
 from bitdial.recipes.work import check_model_name, work_of
 from bitdial.training import CsvLog, Task, TrainingState
 from bitdial.training.step.formats import format_name
 
+BEST_MODEL = "ternary_best_model"
 TernaryRun = Run[TernaryConfig, Arm, NetworkResult, TernaryResults]
 
 
@@ -171,7 +174,27 @@ def conclude(networks: Sequence[NetworkResult], run: TernaryRun, common: dict[st
     """Every arm over its seeds, and against the reference."""
     summaries, reference = summarise(networks)
     notes = notes_on(networks, run)
-    return TernaryResults(networks=list(networks), summaries=summaries, reference=reference, notes=notes, **common)
+    chosen, why = winner(networks) or (None, "")
+    return TernaryResults(
+        networks=list(networks),
+        summaries=summaries,
+        reference=reference,
+        winner=chosen,
+        sentence=why,
+        notes=notes,
+        **common,
+    )
+
+
+def leave(results: TernaryResults, run: TernaryRun) -> None:
+    """Write what ships of several experiments, the first seed, under a name of its own: the network, and packed."""
+    shipped = next((each for each in results.networks if each.experiment == results.winner), None)
+    if shipped is None or run.folder is None:
+        return
+    for file in (shipped.file, shipped.packed_file):
+        if file is not None:
+            path = run.folder.path / file
+            write_atomically(run.folder.path / f"{BEST_MODEL}{path.suffix}", path.read_bytes())
 
 
 def notes_on(networks: Sequence[NetworkResult], run: TernaryRun) -> list[str]:
@@ -220,6 +243,7 @@ TERNARY: Recipe[TernaryConfig, Arm, NetworkResult, TernaryResults] = Recipe(
     train=train,
     measure=measure,
     conclude=conclude,
+    leave=leave,
     results=TernaryResults,
     figures=lambda results, folder: render_plots(results),
     page=report_page,

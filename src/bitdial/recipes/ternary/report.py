@@ -96,6 +96,7 @@ def report_page(results: TernaryResults, images: Mapping[str, bytes]) -> Page:
     return Page(
         title="Ternary training",
         meta=[pages.made(results.created), f"{results.config['model']} on {results.config['dataset']}"],
+        headline=results.sentence or None,
         blocks=[
             *_accuracy_section(results),
             *pages.pictures(images, captions(results.networks)),

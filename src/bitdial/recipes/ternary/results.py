@@ -162,6 +162,10 @@ class TernaryResults(RunResults):
     """Every experiment over its seeds, in the order in which they were given."""
     reference: str | None
     """The experiment that the others are compared with: the first unquantized one, else the first; null if alone."""
+    winner: str | None = None
+    """The experiment to ship, where several are quantized; its first seed is ``ternary_best_model.pt``."""
+    sentence: str = ""
+    """Which experiment to ship, and why; empty where there is no choice."""
 
     @property
     def records(self) -> Sequence[NetworkResult]:
@@ -169,8 +173,10 @@ class TernaryResults(RunResults):
         return self.networks
 
     def print(self, console: Console, folder: Path | None = None) -> None:
-        """Print the table and the sizes."""
+        """Print the table, which experiment to ship, and the sizes."""
         console.print(results_table(self, width=console.width))
+        if self.sentence:
+            console.print(Text(f"\n{self.sentence}"))
         for line in sizes_text(self, folder or Path()):
             console.print(Text(line), soft_wrap=True)
 
@@ -276,8 +282,9 @@ def bytes_text(count: int) -> str:
 
 
 def sizes_text(results: TernaryResults, folder: Path) -> list[str]:
-    """Where the packed file is, and what is how small, for the first network that has one."""
-    network = next((each for each in results.networks if each.sizes is not None), None)
+    """Where the packed file is, and what is how small: of what ships, else of the first network that has one."""
+    packed = [each for each in results.networks if each.sizes is not None]
+    network = next((each for each in packed if results.winner in (None, each.experiment)), None)
     if network is None or network.sizes is None:
         return []
     sizes = network.sizes
