@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from bitdial.errors import BitdialError
-from bitdial.training.checkpoint import CheckpointManager, read_checkpoint
+from bitdial.training.checkpoint import CheckpointManager, read_checkpoint, resolved
 
 MODEL = torch.nn.Linear(2, 2)
 
@@ -167,3 +168,33 @@ def test_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
     steps(resumed, its_optimizer, 5)
     for ours, theirs in zip(resumed.parameters(), model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+class TestNames:
+    def test_best_and_last_stand_for_files(self, tmp_path: Path) -> None:
+        with CheckpointManager(tmp_path, keep_last_n=2, keep_best=1) as manager:
+            saved = [
+                manager.save_checkpoint(epoch, {"w": torch.tensor(epoch)}, None, loss)
+                for epoch, loss in enumerate([0.5, 0.1, 0.9, math.nan])
+            ]
+        assert read_checkpoint(tmp_path / "last.pt").path == saved[3]
+        assert read_checkpoint(tmp_path / "best.pt").path == saved[1]
+        assert manager.load("checkpoint-best.pt").path == saved[1]
+        saved[3].write_bytes(saved[3].read_bytes()[:-1] + b"x")  # damaged: passed over
+        assert resolved(tmp_path / "last.pt") == saved[2]
+        (tmp_path / "best.pt").write_bytes(saved[2].read_bytes())  # a file of that name is itself
+        assert resolved(tmp_path / "best.pt") == tmp_path / "best.pt"
+
+    def test_of_several_series_each_has_its_own(self, tmp_path: Path) -> None:
+        for prefix in ("a", "b"):
+            with CheckpointManager(tmp_path, prefix=prefix, metric="accuracy", higher_is_better=True) as manager:
+                files = [manager.save_checkpoint(0, {"w": torch.zeros(1)}, None, value) for value in (0.2, 0.9, 0.5)]
+        with pytest.raises(BitdialError, match=r"expected one of a-best\.pt, b-best\.pt"):
+            read_checkpoint(tmp_path / "best.pt")
+        assert resolved(tmp_path / "b-best.pt") == files[1]
+        assert resolved(tmp_path / "c-best.pt") == tmp_path / "c-best.pt"  # is not there, as its reader says
+
+    def test_without_a_metric_the_best_is_the_newest(self, tmp_path: Path) -> None:
+        with CheckpointManager(tmp_path) as manager:
+            files = [manager.save_checkpoint(epoch, {"w": torch.zeros(1)}, None, None) for epoch in (0, 1)]
+        assert resolved(tmp_path / "best.pt") == files[1]

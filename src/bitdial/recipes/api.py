@@ -22,6 +22,7 @@ from bitdial.recipes.saved_model import SavedModel, bits_of, first_network, load
 from bitdial.recipes.start import open_run, start
 from bitdial.recipes.work import OWN
 from bitdial.training import RunFolder, Task, read_checkpoint
+from bitdial.training.checkpoint import resolved
 
 
 def run(
@@ -104,8 +105,8 @@ def load(
 
     Args:
         run_or_file: the folder of a run (what it recommends or keeps first), its ``cyclic_best_model.pt``, a file of
-            ``models/``, a checkpoint of a run (its averaged weights where it holds an average), or a packed
-            ``.safetensors``.
+            ``models/``, a checkpoint of a run such as ``checkpoints/best.pt`` (its averaged weights where it holds an
+            average), or a packed ``.safetensors``.
         arm: which arm of a run, as its training ended.
         seed: which seed of it; the first one if None.
         model: the unquantized network, for a run to which a script brought its own; quantized in place.
@@ -122,7 +123,7 @@ def load(
         >>> network = bd.load("runs/to_load")
         >>> network.dial.set(2)
     """
-    path = Path(run_or_file)
+    path = resolved(run_or_file)
     if path.is_dir():
         network = _from_run(RunFolder.open(path), arm, seed, model)
     elif arm is not None or seed is not None:

@@ -17,6 +17,7 @@ from bitdial.layers.widths import SQUARES, WIDTHS
 from bitdial.recipes.recipe import ArmFiles
 from bitdial.recipes.saved_model import SavedModel, bits_of, load_weights
 from bitdial.training import CheckpointManager, RunFolder, read_checkpoint
+from bitdial.training.checkpoint import resolved
 from bitdial.training.optimizer_state import load_optimizer
 
 _MANAGERS_OWN = ("metric", "metric_name", "model_state_dict", "optimizer_state_dict", "epoch")
@@ -45,6 +46,7 @@ def find_source(path: Path) -> Source:
     Raises:
         BitdialError: there is nothing.
     """
+    path = resolved(path)
     if path.is_file():
         above = [folder for folder in path.absolute().parents if folder.name == "checkpoints"]
         inside = bool(above) and (above[0].parent / "config.yaml").is_file()

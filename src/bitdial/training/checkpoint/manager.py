@@ -16,7 +16,7 @@ from torch import distributed
 
 from bitdial.errors import BitdialError
 from bitdial.training.checkpoint.contents import Snapshot, prepare
-from bitdial.training.checkpoint.reading import LoadedCheckpoint, load_file, newest_sound
+from bitdial.training.checkpoint.reading import LoadedCheckpoint, load_file, newest_sound, resolved
 from bitdial.training.checkpoint.series import PREFIX, Record, Series
 from bitdial.training.checkpoint.writing import aside
 from bitdial.training.devices import is_distributed
@@ -221,7 +221,7 @@ class CheckpointManager:
             BitdialError: there is no such file, or it is not a checkpoint.
         """
         self.wait()
-        chosen = Path(path) if Path(path).exists() else self.save_dir / path
+        chosen = Path(path) if Path(path).exists() else resolved(self.save_dir / path)
         if not chosen.is_file():
             raise BitdialError(f"no checkpoint file {path}, here or in {self.save_dir}; load_latest takes the newest")
         loaded = load_file(chosen, map_location)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import pickle
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ logger = logging.getLogger("bitdial.training.checkpoint")
 
 MODEL_KEYS = ("model_state_dict", "state_dict", "model_state", "model", "net", "weights")
 OPTIMIZER_KEYS = ("optimizer_state_dict", "optimizer_state", "optimizer")
+_NAMED = re.compile(r"(?:(?P<prefix>.+)-)?(?P<which>best|last)\.pt")
 _OF_THE_LOOP = "log_rows"
 """What only a checkpoint of `bitdial.training.fit` has; it holds plain names."""
 WITHOUT = {
@@ -70,7 +72,7 @@ def read_checkpoint(
         BitdialError: nothing there, or nothing that is a checkpoint.
         DamagedCheckpoint: the file is cut short or altered.
     """
-    path = Path(path)
+    path = resolved(path)
     if path.is_dir():
         loaded = _read_folder(path, prefix, map_location)
     elif path.exists():
@@ -84,6 +86,43 @@ def read_checkpoint(
         if state.get(key) is None:
             notes.append(f"{loaded.path.name} has no {key}: {WITHOUT.get(key, 'it is not restored')}")
     return LoadedCheckpoint(loaded.path, state, notes)
+
+
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """Return the file that ``best.pt`` or ``last.pt`` of a folder of checkpoints stands for; any other path as it is.
+
+    They are names and no files, so that they work on every file system, cannot dangle after a kill, and no checkpoint
+    is listed twice; a file of that name is itself. ``last.pt`` is the newest sound checkpoint, ``best.pt`` the one of
+    best metric (the newest, where none has a finite one). In a folder of several series they are ``PREFIX-last.pt``.
+
+    Raises:
+        BitdialError: the folder holds several series, or nothing sound.
+    """
+    path = Path(path)
+    match = _NAMED.fullmatch(path.name)
+    if match is None or path.exists() or not path.parent.is_dir():
+        return path
+    series = sorted(filter(None, {prefix_of(entry.name) for entry in path.parent.iterdir()}))
+    wanted = [prefix for prefix in series if match["prefix"] in (None, prefix)]
+    if not wanted:
+        return path
+    if len(wanted) > 1:
+        names = ", ".join(f"{prefix}-{path.name}" for prefix in wanted)
+        raise BitdialError(f"{path.parent} holds several series of checkpoints, expected one of {names}, got {path}")
+    registry = Registry(path.parent, wanted[0])
+    records = list(reversed(registry.look()))
+    if match["which"] == "best" and (ranked := [record for record in records if record.ranked]):
+        sign = 1 if ranked[0].higher_is_better else -1
+        records = sorted(ranked, key=lambda record: (-sign * (record.metric or 0.0), record.number))
+    for record in records:
+        try:
+            verify(record.path)
+        except DamagedCheckpoint as error:
+            registry.mark_damaged(error)
+            logger.warning("%s is damaged (%s); %s passes it over", record.path.name, error.reason, path.name)
+            continue
+        return record.path
+    raise BitdialError(f"no sound checkpoint in {path.parent} for {path.name} to stand for; start the run afresh")
 
 
 def newest_sound(registry: Registry, candidates: Iterable[Record], map_location: Any, wanted: str) -> LoadedCheckpoint:
