@@ -78,6 +78,8 @@ class Fingerprint(Config):
     """What there is to say of the data."""
     changes: list[str] = []
     """What changed since the run began, and was accepted."""
+    sources: dict[str, str] = {}
+    """Function of a file of the user's that makes network or data, as ``file.py:function`` -> SHA-256 of its file."""
 
     @classmethod
     def of(cls, dataset: LabelledDataset, parts: Mapping[str, LabelledSplit]) -> Fingerprint:
@@ -119,10 +121,14 @@ class Fingerprint(Config):
 
     def write(self, path: Path) -> None:
         """Write it atomically."""
-        write_atomically(path, self.model_copy(update={"crc32": self._sum()}).model_dump_json())
+        write_atomically(path, self.model_copy(update={"crc32": self._sum()}).model_dump_json(exclude=self._unsaid()))
 
     def _sum(self) -> int:
-        return zlib.crc32(self.model_dump_json(exclude={"crc32"}).encode())
+        return zlib.crc32(self.model_dump_json(exclude={"crc32", *self._unsaid()}).encode())
+
+    def _unsaid(self) -> set[str]:
+        """What a file does not say, as those of earlier versions do not."""
+        return set() if self.sources else {"sources"}
 
     def short(self) -> dict[str, dict[str, Any]]:
         """Number and digest of the examples of each part."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bitdial.data import published, supplied, supplied_arrays  # noqa: F401  (they register their sources)
 from bitdial.data.dataset import SOURCES, ImageDataset, Request
+from bitdial.data.hub import PREFIX, load_from_hub
 from bitdial.data.randomness import check_seed
 from bitdial.data.recordings import is_recordings
 from bitdial.errors import BitdialError, suggest
@@ -24,7 +25,7 @@ def load_dataset(
     """Load a dataset of images.
 
     Args:
-        name: One of `DATASETS`; hyphens and underscores are the same.
+        name: One of `DATASETS`; hyphens and underscores are the same. Or ``hf:NAME`` of the Hugging Face Hub.
         data_path: Where the data is. "folder" and "npz" need it, "digits" has none; the others look only there when
             it is given, and otherwise download to a cache.
         image_size: Side in pixels to resize to (shorter side, then the centre); None keeps the images' own.
@@ -44,10 +45,13 @@ def load_dataset(
     if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
         raise BitdialError(f"image_size must be a whole number of pixels from 1 up, got {image_size!r}")
     check_seed(seed)
+    path = None if data_path is None else Path(data_path).expanduser()
+    if name.startswith(PREFIX):
+        return load_from_hub(Request(name, path, image_size, seed, memory_limit))
     plain = name.lower().replace("_", "-")
     if is_recordings(name):
         raise BitdialError(f"expected a dataset of images, got {name!r}, which holds recordings; call load_recordings")
     if plain not in SOURCES:
-        raise BitdialError(f"unknown dataset {name!r}; known are {', '.join(DATASETS)}{suggest(name, DATASETS)}")
-    path = None if data_path is None else Path(data_path).expanduser()
+        known = f"{', '.join(DATASETS)}, hf:NAME and file.py:function"
+        raise BitdialError(f"unknown dataset {name!r}; known are {known}{suggest(name, DATASETS)}")
     return SOURCES[plain](Request(plain, path, image_size, seed, memory_limit))

@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from bitdial.errors import BitdialError, suggest
-from bitdial.models.foreign import LIBRARIES
+from bitdial.models.foreign import LIBRARIES, forbid_inplace
 from bitdial.models.networks import NETWORKS, check_positive
 from bitdial.models.signals import SIGNAL_NETWORKS
+from bitdial.own_files import call, is_place, own_function
 
 MODELS = tuple(NETWORKS)
 _FAMILY = re.compile(r"(v?\d|_).*")
@@ -24,6 +25,9 @@ def check_name(name: str) -> None:
     Raises:
         BitdialError: An unknown name, or a network of timm where that is not installed.
     """
+    if is_place(name):
+        own_function(name)
+        return
     library, _, inner = name.partition("/")
     if library in LIBRARIES and inner:
         check, _ = LIBRARIES[library]
@@ -34,9 +38,21 @@ def check_name(name: str) -> None:
                 f"{name} is a network for recordings, such as --dataset vehicles, got images; choose another"
             )
         raise BitdialError(
-            f"unknown model {name!r}; known are {', '.join(MODELS)}, torchvision/NAME and timm/NAME"
+            f"unknown model {name!r}; known are {', '.join(MODELS)}, torchvision/NAME, timm/NAME and file.py:function"
             f"{suggest(name, MODELS)}"
         )
+
+
+def own_network(place: str, **shape: Any) -> nn.Module:
+    """The network that a function in a file makes; see `bitdial.own_files.call` for what it is called with.
+
+    Raises:
+        BitdialError: there is none, or it makes something else.
+    """
+    network = call(place, **{name: value for name, value in shape.items() if value is not None})
+    if not isinstance(network, nn.Module):
+        raise BitdialError(f"{place} must make a torch.nn.Module, got {type(network).__name__}; return the network")
+    return forbid_inplace(network)
 
 
 def build_model(name: str, *, num_classes: int, in_channels: int, image_size: int, **options: Any) -> nn.Module:
@@ -45,7 +61,8 @@ def build_model(name: str, *, num_classes: int, in_channels: int, image_size: in
     Initial weights come from torch's global random state and from nothing else.
 
     Args:
-        name: One of `MODELS`, `torchvision/NAME` or `timm/NAME`.
+        name: One of `MODELS`, `torchvision/NAME`, `timm/NAME`, or ``file.py:function``, which is called with those of
+            `num_classes`, `in_channels`, `image_size` and the options that it has parameters for.
         num_classes: Number of logits.
         in_channels: Channels of an image.
         image_size: Side of an image in pixels.
@@ -60,6 +77,8 @@ def build_model(name: str, *, num_classes: int, in_channels: int, image_size: in
     """
     for argument, value in (("num_classes", num_classes), ("in_channels", in_channels), ("image_size", image_size)):
         check_positive(argument, value)
+    if is_place(name):
+        return own_network(name, num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options)
     check_name(name)
     library, _, inner = name.partition("/")
     if inner:

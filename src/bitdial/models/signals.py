@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.models.networks import check_positive, resnet18
+from bitdial.own_files import call, is_place, own_function
 
 Shapes = Mapping[str, tuple[int, int, int]]
 """Modality -> channels, intervals and samples of an interval."""
@@ -142,7 +143,9 @@ def check_signal_name(name: str) -> None:
     Raises:
         BitdialError: an unknown name, or that of a network for images alone.
     """
-    if name not in SIGNAL_NETWORKS:
+    if is_place(name):
+        own_function(name)
+    elif name not in SIGNAL_NETWORKS:
         raise BitdialError(
             f"model must be a network for recordings ({', '.join(SIGNAL_NETWORKS)}), got {name!r}"
             f"{suggest(name, SIGNAL_NETWORKS)}"
@@ -153,7 +156,7 @@ def build_signal_model(name: str, *, num_classes: int, shapes: Shapes, **options
     """Build a classifier of recordings, in training mode, on the CPU; see this module for what it takes.
 
     Args:
-        name: one of `SIGNAL_NETWORKS`.
+        name: one of `SIGNAL_NETWORKS`, or ``file.py:function``, called with `num_classes` and `shapes`.
         num_classes: number of logits.
         shapes: modality -> channels, intervals and samples.
         options: what the network itself offers.
@@ -163,4 +166,6 @@ def build_signal_model(name: str, *, num_classes: int, shapes: Shapes, **options
     """
     check_signal_name(name)
     check_positive("num_classes", num_classes)
+    if is_place(name):
+        return call(name, num_classes=num_classes, shapes=shapes, **options)  # type: ignore[no-any-return]
     return SIGNAL_NETWORKS[name](num_classes, shapes, **options)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from bitdial.data import SignalOptions
 from bitdial.data.recordings import is_recordings
@@ -16,6 +16,7 @@ from bitdial.layers.cycling import Width as Width
 from bitdial.models.signals import DEFAULT
 from bitdial.numerics import QUANTIZERS, TERNARY_BITS
 from bitdial.options import Config
+from bitdial.own_files import absolute
 from bitdial.training.batches import length_of
 from bitdial.training.options import DeviceOptions, LengthOptions
 
@@ -31,6 +32,9 @@ def _size_of_batch(given: Any) -> Any:
         raise BitdialError(f"expected a whole number from 1 up or 'auto', got {given!r:.40}; 64 is usual")
     return number
 
+
+OwnPlace = Annotated[str, AfterValidator(absolute)]
+"""A name, or a function in a file, which is then found from any folder."""
 
 if TYPE_CHECKING:
     GridName = str
@@ -67,10 +71,10 @@ class BatchOptions(Config):
 class WorkOptions(Config):
     """What is learned."""
 
-    model: str = "resnet20"
-    """Network to train, by name; for recordings signal_cnn if none is given."""
-    dataset: str = "digits"
-    """Data set to train on, by name."""
+    model: OwnPlace = "resnet20"
+    """Network to train, by name or file.py:function; for recordings signal_cnn if none is given."""
+    dataset: OwnPlace = "digits"
+    """Data set to train on, by name, hf:NAME (of the Hugging Face Hub), or file.py:function."""
     data_path: Path | None = None
     """Folder that holds the data set (or into which it is downloaded)."""
     signals: SignalOptions = SignalOptions()

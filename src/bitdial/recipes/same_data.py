@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from bitdial.data import Fingerprint
 from bitdial.errors import BitdialError
+from bitdial.own_files import digest, is_place
 from bitdial.recipes.recipe import Work
 from bitdial.training import RunFolder
 
@@ -31,13 +32,23 @@ def seen(trained_on: Fingerprint, tested_on: Fingerprint) -> int:
     return sum((name, mark) in known for name, (_, mark) in test.items()) if isinstance(test, dict) else 0
 
 
-def settle(work: W, folder: RunFolder | None, *, accept: bool) -> tuple[W, Fingerprint]:
+def sources_of(options: object) -> dict[str, str]:
+    """The functions of the user's own files that options name, with the digests of their files."""
+    if isinstance(options, Mapping):
+        return {place: mark for value in options.values() for place, mark in sources_of(value).items()}
+    return {str(options): digest(str(options))} if is_place(str(options)) else {}
+
+
+def settle(
+    work: W, folder: RunFolder | None, *, accept: bool, sources: Mapping[str, str] | None = None
+) -> tuple[W, Fingerprint]:
     """The data that a run uses: all there is of a new one, of an older one what it began with.
 
     Args:
         work: with the data as it lies there today.
         folder: of the run; None: a new one.
         accept: whether the data may have changed.
+        sources: of `sources_of`; a file that has changed is noted, as it may well make the same.
 
     Returns:
         The data, divided as when the run began, and what is to be kept of it in the run's folder.
@@ -45,7 +56,7 @@ def settle(work: W, folder: RunFolder | None, *, accept: bool) -> tuple[W, Finge
     Raises:
         BitdialError: it changed, and that is not accepted; or nothing of it is left to go on with.
     """
-    today = work.identify()
+    today = work.identify().model_copy(update={"sources": dict(sources or {})})
     if folder is None:
         return work, today
     if not folder.data.is_file():
@@ -62,6 +73,8 @@ def settle(work: W, folder: RunFolder | None, *, accept: bool) -> tuple[W, Finge
         )
     kept = work.divided_as(before, now)
     used = today if kept is work else kept.identify()
+    files = {place.rpartition(":")[0] for place, mark in today.sources.items() if before.sources.get(place) != mark}
+    edited = [f"{file} has changed since the run began: network or data may be others." for file in sorted(files)]
     names = used.examples()
     left_out = [name for name in today.examples() if name not in names]
     how = (
@@ -70,4 +83,5 @@ def settle(work: W, folder: RunFolder | None, *, accept: bool) -> tuple[W, Finge
         else "examples stay in the part that they were in, and what came later is left out"
     )
     accepted = [f"The data has changed since the run began ({told}); {how}."] if changes else []
-    return kept, used.model_copy(update={"left_out": left_out, "changes": [*before.changes, *accepted]})
+    kept_notes = [*before.changes, *accepted, *edited]
+    return kept, used.model_copy(update={"left_out": left_out, "changes": kept_notes, "sources": today.sources})

@@ -26,9 +26,10 @@ from bitdial.layers import (
     skipped_layers,
 )
 from bitdial.layers.names import named_as, unwrapped
-from bitdial.models import build_model, build_signal_model
+from bitdial.models import build_model, build_signal_model, own_network
 from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
 from bitdial.options import Config
+from bitdial.own_files import is_place
 from bitdial.training import RunFolder
 
 if TYPE_CHECKING:
@@ -159,15 +160,18 @@ class SavedModel(Config):
                 "this network was brought by a script and cannot be built by name; give it too: "
                 "bitdial.load(path, model=...)"
             )
+        names = ("num_classes", "in_channels", "image_size")
+        shape: dict[str, Any] = {name: getattr(self, name) for name in names}
         with torch.random.fork_rng(devices=[]):
             if model is None and self.codec is not None:
                 model = build_codec_model(self.model or "", self.codec.options)
             elif model is None and self.signals is not None:
                 shapes = self.signals.shapes
                 model = build_signal_model(self.model or "", num_classes=self.num_classes or 0, shapes=shapes)
+            elif model is None and is_place(self.model):
+                model = own_network(self.model or "", **shape)
             elif model is None:
-                shape = {"num_classes": self.num_classes, "in_channels": self.in_channels}
-                model = build_model(self.model or "", image_size=self.image_size, **shape)  # type: ignore[arg-type]
+                model = build_model(self.model or "", **shape)
             return quantized(model, self.quantize)
 
     def noise(self, count: int) -> Any:

@@ -23,7 +23,7 @@ from bitdial.recipes.recipe import A, O, R, Recipe, S
 from bitdial.recipes.rehearsal import Rehearsal, Rehearsed
 from bitdial.recipes.resuming import asked_of, command_of, options_of, plain, read_options
 from bitdial.recipes.run import Run, say, seeds_of
-from bitdial.recipes.same_data import noted, settle
+from bitdial.recipes.same_data import noted, settle, sources_of
 from bitdial.recipes.states import NEW, Foreign, Source, find_source, newest_run
 from bitdial.terminal import terminal
 from bitdial.training import RunFolder, Setup, TrainingDiverged, preserved_random_state
@@ -183,7 +183,8 @@ def checked(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: 
     if options.measures_batch:
         options = sized(options, 2 * fabric.world_size)  # to look at it before it is measured
     made = (work or recipe.work)(options)
-    made, data = settle(made, source.run, accept=options.accept_changed_data)
+    sources = sources_of(options.model_dump())
+    made, data = settle(made, source.run, accept=options.accept_changed_data, sources=sources)
     run = Run(recipe, options, made, seeds_of(options), Setup(fabric, precision), data=data)
     with preserved_random_state():
         foreign = rehearse(run, source)
@@ -259,7 +260,7 @@ def open_run(
     """
     options = options_of(recipe, folder).model_copy(update=dict(changes or {}))
     work = recipe.work(options) if model is None else recipe.work(options, model)
-    work, data = settle(work, folder, accept=options.accept_changed_data)
+    work, data = settle(work, folder, accept=options.accept_changed_data, sources=sources_of(options.model_dump()))
     return Run(recipe, options, work, seeds_of(options), folder=folder, data=data)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from bitdial.data import (
@@ -22,7 +23,8 @@ from bitdial.data import (
 from bitdial.data.fingerprint import Part
 from bitdial.data.recordings import is_recordings
 from bitdial.errors import BitdialError
-from bitdial.models import check_name, check_signal_name
+from bitdial.models import check_name, check_signal_name, own_network
+from bitdial.own_files import call, is_place
 from bitdial.recipes.dataset_work import EVALUATION_BATCH, check_classes
 from bitdial.recipes.dataset_work import ImageWork as ImageWork
 from bitdial.recipes.options import BROUGHT, SharedConfig
@@ -56,6 +58,7 @@ class OwnWork:
         name: what the data is called in reports.
         parts: the examples of train and test, or how many, as far as can be told.
         sized: batch size -> `make_loaders` for it, or None where the batches are the script's.
+        model: the network's name, where it is a function of a file.
     """
 
     make_model: Callable[[], nn.Module]
@@ -64,6 +67,7 @@ class OwnWork:
     name: str = "data of a script"
     parts: Mapping[str, Part | int | None] = field(default_factory=dict)
     sized: Callable[[int], Callable[[int, int, int], Loaders]] | None = None
+    model: str | None = None
 
     def build(self) -> nn.Module:
         """The script's network."""
@@ -96,7 +100,7 @@ class OwnWork:
 
     def facts(self) -> dict[str, Any]:
         """Nothing is known of a script's network, so that a file of it is loaded into one that is given."""
-        return {"model": None, "dataset": self.name}
+        return {"model": self.model, "dataset": self.name}
 
     def identify(self) -> Fingerprint:
         """Which examples the script brings, or how many, as far as can be told."""
@@ -132,7 +136,9 @@ def work_of(
     Raises:
         BitdialError: something else, or a network by name for data of which nobody knows the shape.
     """
-    make = maker(model)
+    make, name = maker(model), "tensors of a script"
+    if data is None and is_place(options.dataset):
+        data, name = call(options.dataset, data_path=options.data_path), options.dataset
     read = is_recordings(options.dataset)
     if options.signals != SignalOptions() and not (data is None and read):
         raise BitdialError(
@@ -152,8 +158,10 @@ def work_of(
             "data must be (train, test) or (train, test, recalibration), each a pair of tensors, a torch Dataset or an "
             f"iterable of batches, got {type(data).__name__}"
         )
-    if make is None:
-        return _classes(ImageWork.of(options, _images(data)), task)
+    own = options.model if make is None and is_place(options.model) else None
+    if make is None and (own is None or _image_pairs(data)):
+        return _classes(ImageWork.of(options, _images(data, name)), task)
+    make = make or partial(own_network, options.model)
     parts = data
 
     def sized(batch_size: int) -> Callable[[int, int, int], Loaders]:
@@ -168,7 +176,8 @@ def work_of(
     known = {name: identified(part, name) for name, part in zip(("train", "test"), parts, strict=False)}
     cut = pair_of(parts[0]) is not None or isinstance(parts[0], Dataset)
     made = sized(options.batch_size)
-    return OwnWork(make, made, task or Classification(), parts=known, sized=sized if cut else None)
+    called = {"name": name} if is_place(name) else {}
+    return OwnWork(make, made, task or Classification(), parts=known, sized=sized if cut else None, model=own, **called)
 
 
 def _classes(work: W, task: Task | None) -> W:
@@ -191,12 +200,17 @@ def maker(model: object) -> Callable[[], nn.Module] | None:
     )
 
 
-def _images(data: Sequence[Any]) -> ImageDataset:
-    pairs = [pair_of(part) for part in data[:2]]
-    if any(pair is None or pair[0].ndim != 4 for pair in pairs):
+def _image_pairs(data: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
+    """Train and test as tensors, where both are images; else nothing."""
+    pairs = [pair for part in data[:2] if (pair := pair_of(part)) is not None and pair[0].ndim == 4]
+    return pairs if len(pairs) == 2 else []
+
+
+def _images(data: Sequence[Any], name: str) -> ImageDataset:
+    pairs = _image_pairs(data)
+    if not pairs:
         raise BitdialError(
             "a network by name needs data as tensors, ((x, y), (x_test, y_test)) with images [N, C, H, W], got "
             "something else; give model= too, a module or a function that makes one"
         )
-    (train, test) = (pair for pair in pairs if pair is not None)
-    return dataset_from_tensors("tensors of a script", train, test)
+    return dataset_from_tensors(name, *pairs)

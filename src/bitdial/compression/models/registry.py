@@ -12,6 +12,7 @@ from bitdial.compression.models.hpcm import HPCM, SIZES
 from bitdial.compression.models.hyperprior import FactorizedPrior, MeanScaleHyperprior, ScaleHyperprior
 from bitdial.errors import BitdialError, suggest
 from bitdial.options import Config
+from bitdial.own_files import call, is_place, own_function
 
 MODELS: Mapping[str, Callable[..., CompressionModel]] = {
     "factorized": FactorizedPrior,
@@ -46,6 +47,9 @@ def check_model(name: str, options: CodecOptions) -> None:
     Raises:
         BitdialError: the text says which there are.
     """
+    if is_place(name):
+        own_function(name)
+        return
     if name not in MODELS:
         hint = suggest(name, MODELS) or f"; there are: {', '.join(MODELS)}"
         raise BitdialError(f"model must be one of the codecs, got '{name}'{hint}")
@@ -63,4 +67,9 @@ def build_codec_model(name: str, options: CodecOptions | None = None) -> Compres
     """
     options = options or CodecOptions()
     check_model(name, options)
+    if is_place(name):
+        made = call(name, **options.given())
+        if not isinstance(made, CompressionModel):
+            raise BitdialError(f"{name} must make a CompressionModel, got {type(made).__name__}; subclass it")
+        return made
     return MODELS[name](**options.given())

@@ -12,7 +12,7 @@ from bitdial.compression.balance.gamma import STRATEGIES, AdaptiveGammaScheduler
 from bitdial.compression.models import CodecOptions
 from bitdial.compression.models.registry import check_model
 from bitdial.errors import BitdialError
-from bitdial.recipes.options import OWN, RunOptions, Width
+from bitdial.recipes.options import OWN, OwnPlace, RunOptions, Width
 from bitdial.training.options import LongRunOptions, StepOptions, ValidationOptions
 
 DEFAULT_STEPS = 600
@@ -43,7 +43,7 @@ class CompressConfig(StepOptions, LongRunOptions, ValidationOptions, RunOptions)
         "clip_max_norm": "max_grad_norm",
     }
 
-    model: str = "mean_scale_hyperprior"
+    model: OwnPlace = "mean_scale_hyperprior"
     """Network to train: factorized, scale_hyperprior, mean_scale_hyperprior, hpcm_tiny, hpcm_base or hpcm_large."""
     model_options: CodecOptions = CodecOptions()
     """What it is built with."""
@@ -51,7 +51,8 @@ class CompressConfig(StepOptions, LongRunOptions, ValidationOptions, RunOptions)
     """Width of weights and activations; 32: unquantized. With 16 or less, and without attention, decoding computes in
     whole numbers, so that files decode to the same pixels on any machine."""
     data_path: Path | None = None
-    """Folder of pictures to train on, with all folders in it; none: the two photographs that ship with scikit-learn."""
+    """Folder of pictures to train on, with all folders in it, or file.py:function that gives (train, test), each a list
+    of uint8 tensors [3, H, W]; none: the two photographs that ship with scikit-learn."""
     test_path: Path | None = None
     """Folder of pictures to measure with; none: a share of those in data_path."""
     test_share: float = Field(0.1, gt=0, lt=1)

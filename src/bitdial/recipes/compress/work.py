@@ -17,6 +17,7 @@ from bitdial.compression.photographs import CropLoader, Photographs, WholePictur
 from bitdial.compression.rate_distortion import RateDistortion
 from bitdial.data import Fingerprint
 from bitdial.errors import BitdialError
+from bitdial.own_files import call, is_place
 from bitdial.recipes.compress.options import PHOTOGRAPHS, CompressConfig
 from bitdial.recipes.options import BROUGHT, OWN
 from bitdial.recipes.recipe import Loaders
@@ -165,12 +166,15 @@ def work_of(options: CompressConfig, model: object = None, data: object = None, 
         make = model
     else:
         raise BitdialError(f"model must be a codec's name, a CompressionModel or what makes one, got {model!r:.80}")
-    held_out = options.validation_fraction or 0.0
+    held_out, name = options.validation_fraction or 0.0, "pictures of a script"
+    if data is None and is_place(str(options.data_path)):
+        name = str(options.data_path)
+        data = call(name)
     if data is None and options.data_path is None:
         train, test, validation = _photographs(held_out)
         return PictureWork(options, PHOTOGRAPHS, train, test, validation, make)
     if data is not None:
-        name, (train, test) = "pictures of a script", _given(data)
+        train, test = _given(data)
     else:
         assert options.data_path is not None
         name = options.data_path.resolve().name or str(options.data_path)
