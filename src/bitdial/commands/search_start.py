@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bitdial.commands.search import SearchConfig
 
 OWNED = dict.fromkeys(
-    ("run_dir", "resume", "accept_changed_data", "experiment.results_dir", "csv_log"),
+    ("run_dir", "resume", "accept_changed_data", "experiment.results_dir", "csv_log", "log"),
     "belongs to the search, which gives each trial a run of its own",
 )
 """Options that nobody may set in a search."""

@@ -19,6 +19,7 @@ from bitdial.options import Config
 from bitdial.own_files import absolute
 from bitdial.training.batches import length_of
 from bitdial.training.options import DeviceOptions, LengthOptions
+from bitdial.training.trackers import TrackerName
 
 AUTO = "auto"
 """The batch size that is found by measuring."""
@@ -119,6 +120,8 @@ class RunOptions(DeviceOptions, BatchOptions, LengthOptions, ChangedDataOptions)
     network, a checkpoint or a state dict."""
     run_dir: Path | None = None
     """Folder of this run; default: the next free runs/RECIPE-N."""
+    log: TrackerName = "none"
+    """Where every number is logged beside TensorBoard and CSV; a resumed run goes on in the same logged run."""
     workers: int = Field(0, ge=0)
     """Processes that load data; 0 loads in the main process."""
 

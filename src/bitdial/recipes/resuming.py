@@ -16,7 +16,7 @@ from bitdial.recipes.recipe import O, Recipe
 from bitdial.training import RunFolder, TrainingDiverged
 
 _OF_ONE_CALL = {"resume": False, "run_dir": None, "accept_changed_data": False}
-WHERE_IT_RUNS = frozenset({*_OF_ONE_CALL, "data_path", "devices", "num_nodes", "strategy", "workers", "compile"})
+WHERE_IT_RUNS = frozenset({*_OF_ONE_CALL, "data_path", "devices", "num_nodes", "strategy", "workers", "compile", "log"})
 """Options of every recipe that may differ when a run is resumed: where it runs and where its data lies."""
 
 

@@ -29,6 +29,7 @@ from bitdial.terminal import terminal
 from bitdial.training import RunFolder, Setup, TrainingDiverged, preserved_random_state
 from bitdial.training.metrics_log import check_copy
 from bitdial.training.options import CopiedLogOptions
+from bitdial.training.trackers import check_tracker, tracked
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -178,6 +179,7 @@ def checked(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: 
     """
     if isinstance(options, CopiedLogOptions) and options.csv_log is not None and source.run is None:
         check_copy(options.csv_log)
+    check_tracker(options.log)
     fabric = fabric_for(options)
     precision = mixed_precision_of(options, fabric.device)
     if options.measures_batch:
@@ -226,16 +228,17 @@ def finish(run: Run[O, A, R, S], told: str) -> S | None:
         run: prepared.
         told: how the run was started.
     """
-    folder, recipe = run.folder, run.recipe
+    folder, recipe, options = run.folder, run.recipe, run.options
     assert folder is not None
     if run.is_first:
         folder.results.unlink(missing_ok=True)  # where it is, the run is finished
-    records = run.arms()
+    with tracked(options.log if run.is_first else "none", folder.path, plain(options)):
+        records = run.arms()
     if not run.is_first:
         return None
     results = run.conclude(records, told)
     images = recipe.figures(results, folder)  # the report shows them in any case
-    if recipe.saves_plots(run.options):
+    if recipe.saves_plots(options):
         save_plots(images, folder.plots)
     recipe.leave(results, run)
     write_page(recipe.page(results, images), folder.report)

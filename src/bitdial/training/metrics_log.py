@@ -6,7 +6,6 @@ import csv
 import io
 import os
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitdial.errors import BitdialError
 from bitdial.files import write_atomically
+from bitdial.training.trackers import track
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -104,7 +104,8 @@ class MetricsLog:
     The phases share `metrics.csv`; each has its own folder of event files, ``tensorboard/cpt-0`` say, because steps
     start anew in each.
 
-    A run of wandb that the process has begun (``wandb.init()``) gets every number too, under the names of TensorBoard.
+    The tracker that is `tracked` meanwhile, or a run of wandb that the process has begun (``wandb.init()``), gets every
+    number too, under the names of TensorBoard.
 
     The log holds nothing that depends on the clock, so that a resumed run's `metrics.csv` equals that of a run that was
     never stopped. No file is touched before the first `rewind` or `write`: only one process of a run may do these.
@@ -169,9 +170,9 @@ class MetricsLog:
         if (events := self._writer()) is not None:
             for tag, value in numbers.items():
                 events.add_scalar(tag, value, int(row["step"]))
-        if (run := getattr(sys.modules.get("wandb"), "run", None)) is not None:  # never imported here
-            place = f"{self._phase}/" if self._phase else ""  # whose steps start anew, so that they are a column too
-            run.log({f"{place}{tag}": value for tag, value in {**numbers, "step": int(row["step"])}.items()})
+        begin = f"{self._phase}/" if self._phase else ""  # whose steps start anew
+        step = int(row["step"])
+        track({f"{begin}{tag}": value for tag, value in {**numbers, "step": step}.items()}, step)
 
     def draw(self, tag: str, figure: Any, step: int) -> None:
         """Show a matplotlib figure in TensorBoard."""

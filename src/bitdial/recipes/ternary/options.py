@@ -35,7 +35,7 @@ FLOAT = "none"
 _SAME_FOR_ALL = frozenset(
     {
         "resume", "run_dir", "experiments", "seeds", "seed", "dataset", "data_path", "signals", "devices", "num_nodes",
-        "strategy", "precision", "mixed_precision", "compile", "workers", "csv_log", "log_interval",
+        "strategy", "precision", "mixed_precision", "compile", "workers", "csv_log", "log", "log_interval",
         "validation_fraction", "start_from", "memory_limit",
     }
 )  # fmt: skip
