@@ -29,6 +29,7 @@ MODELS = {
     "train joint": "bitdial.recipes.joint.options:JointConfig",
     "train compress": "bitdial.recipes.compress.options:CompressConfig",
     "evaluate": "bitdial.commands.evaluate:EvaluateConfig",
+    "compare": "bitdial.commands.compare:CompareConfig",
     "export": "bitdial.commands.export:ExportConfig",
     "recommend": "bitdial.commands.recommend:RecommendConfig",
     "bench amp": "bitdial.commands.bench_amp:BenchAmpConfig",

@@ -5,6 +5,7 @@ from __future__ import annotations
 COMMANDS: dict[str, tuple[str, str]] = {
     "search": ("bitdial.commands.search:run", "search the best options of a recipe, on any number of machines"),
     "evaluate": ("bitdial.commands.evaluate:run", "measure a trained run again, at any widths"),
+    "compare": ("bitdial.commands.compare:run", "compare what finished runs of any recipes would ship"),
     "export": ("bitdial.commands.export:run", "write a trained network as a small packed file"),
     "recommend": ("bitdial.commands.recommend:run", "say whether mixed precision would pay here, and why"),
     "compress": ("bitdial.commands.compress:compress", "compress pictures with a trained codec"),

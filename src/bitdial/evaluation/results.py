@@ -35,6 +35,8 @@ from bitdial.terminal import terminal
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bitdial.evaluation.shipped import Shipped
+
 SCHEMA_VERSION: Literal[1] = 1
 """Raised by one whenever a field changes its meaning or goes; a new optional field leaves it."""
 
@@ -433,6 +435,10 @@ class RunResults(Record):
     @property
     def records(self) -> Sequence[ArmRecord]:
         """One record for every arm with every seed."""
+        raise NotImplementedError
+
+    def ships(self) -> Sequence[Shipped]:
+        """What is worth shipping, for ``bitdial compare``; nothing where no network has a score."""
         raise NotImplementedError
 
     def print(self, console: Console, folder: Path | None = None) -> None:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from bitdial.compression.codec_points import MeanPoint, Point, mean_points
 from bitdial.evaluation.results import ArmRecord, EarlyStop, Measured, Record, RunResults
+from bitdial.evaluation.shipped import Shipped
 
 
 class CodecHistory(Record):
@@ -125,6 +126,23 @@ class CompressResults(RunResults):
         """Lambda, rising -> the codecs of all seeds."""
         lambdas = sorted({network.lambda_value for network in self.networks})
         return {each: [n for n in self.networks if n.lambda_value == each] for each in lambdas}
+
+    def ships(self) -> Sequence[Shipped]:
+        """The codec of each lambda."""
+        found = []
+        for value, networks in self.by_lambda().items():
+            own = {each.seed: each.own for each in networks if each.own is not None}
+            if own:
+                found.append(
+                    Shipped(
+                        f"\u03bb {value:g}",
+                        {seed: mean.psnr for seed, mean in own.items()},
+                        measure="PSNR",
+                        rate=sum(mean.bpp for mean in own.values()) / len(own),
+                        seconds=sum(each.seconds for each in networks) / len(networks),
+                    )
+                )
+        return found
 
     def print(self, console: Any, folder: Path | None = None) -> None:
         """Print what the codec makes of pictures, and how to use it."""

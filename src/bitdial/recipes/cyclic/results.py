@@ -12,7 +12,9 @@ from rich.text import Text
 
 from bitdial.evaluation import describe_machine
 from bitdial.evaluation.comparison import summarise
+from bitdial.evaluation.recommendation import name_of
 from bitdial.evaluation.results import ArmRecord, ArmResult, Comparison, RunResults
+from bitdial.evaluation.shipped import Shipped
 from bitdial.evaluation.table import comparison_table
 from bitdial.evaluation.trained import notes_on
 from bitdial.recipes.cyclic.cycles import CycleAnalysis, analyze_cycle_progression
@@ -43,6 +45,14 @@ class CyclicResults(RunResults):
     def records(self) -> Sequence[ArmResult]:
         """Every arm with every seed."""
         return self.arms
+
+    def ships(self) -> Sequence[Shipped]:
+        """The recommended arm at the recommended width."""
+        chosen = self.comparison.chosen
+        runs = [arm for arm in self.arms if arm.name == chosen.arm]
+        scores = {arm.seed: arm.own if arm.own_label == chosen.label else arm.at(chosen.bits) for arm in runs}
+        by_seed = {seed: score.accuracy for seed, score in scores.items() if score is not None}
+        return [Shipped(name_of(chosen), by_seed, bitops=chosen.bitops, seconds=chosen.seconds)]
 
     def print(self, console: Console, folder: Path | None = None) -> None:
         """Print the comparison and the recommendation."""

@@ -8,8 +8,18 @@ from typing import Any, ClassVar, Literal
 
 from rich.text import Text
 
-from bitdial.evaluation import Interval, LayerSensitivity, Spread, WidthScore, WidthValidation, WidthVerdict, interval
+from bitdial.evaluation import (
+    Interval,
+    LayerSensitivity,
+    Spread,
+    WidthScore,
+    WidthValidation,
+    WidthVerdict,
+    interval,
+    wording,
+)
 from bitdial.evaluation.results import ArmRecord, EarlyStop, History, Record, RunResults
+from bitdial.evaluation.shipped import Shipped
 
 
 class EpochScores(Record):
@@ -98,6 +108,23 @@ class JointResults(RunResults):
         """Width -> loss over the seeds."""
         columns = zip(*(network.scores for network in self.networks), strict=True)
         return {column[0].bits: interval([score.loss for score in column]) for column in columns}
+
+    def ships(self) -> Sequence[Shipped]:
+        """The network at the width that is worth shipping, or at its widest."""
+        first = self.networks[0]
+        widths = [score.bits for score in first.scores]
+        bits = widths[-1] if self.ship_bits is None else self.ship_bits
+        at = widths.index(bits)
+        count = len(self.networks)
+        return [
+            Shipped(
+                f"joint at {wording.bits(bits)}",
+                {each.seed: each.scores[at].accuracy for each in self.networks},
+                bytes=first.size_bytes[at] if first.size_bytes else None,
+                bitops=sum(each.bitops for each in self.networks) / count,
+                seconds=sum(each.seconds for each in self.networks) / count,
+            )
+        ]
 
     def print(self, console: Any, folder: Path | None = None) -> None:
         """Print which width to ship, and what each scores."""

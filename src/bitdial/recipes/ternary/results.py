@@ -14,6 +14,7 @@ from rich.text import Text
 
 from bitdial.evaluation import Interval, interval, paired_difference, wording
 from bitdial.evaluation.results import ArmRecord, EarlyStop, Record, RunResults, Scored
+from bitdial.evaluation.shipped import Shipped
 from bitdial.evaluation.table import WIDE
 
 KIB = 1024
@@ -171,6 +172,15 @@ class TernaryResults(RunResults):
     def records(self) -> Sequence[NetworkResult]:
         """Every experiment with every seed."""
         return self.networks
+
+    def ships(self) -> Sequence[Shipped]:
+        """The winner, or the first experiment that is quantized, or the first one."""
+        first = next((each.experiment for each in self.networks if each.sizes is not None), self.networks[0].experiment)
+        name = self.winner or first
+        runs = [each for each in self.networks if each.experiment == name]
+        size = None if runs[0].sizes is None else runs[0].sizes.file
+        seconds = sum(each.seconds for each in runs) / len(runs)
+        return [Shipped(name, {each.seed: each.test.accuracy for each in runs}, bytes=size, seconds=seconds)]
 
     def print(self, console: Console, folder: Path | None = None) -> None:
         """Print the table, which experiment to ship, and the sizes."""
