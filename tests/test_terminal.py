@@ -47,12 +47,12 @@ def test_every_command_of_a_run_in_an_odd_place(recipe: str, odd: Path, capsys: 
     assert f"Report: {run}/report.html\n" in printed(capsys, *command, "--resume", run)  # finished already
     assert str(run) in printed(capsys, *command, *shlex.split(RUNS[recipe]), "--run_dir", run, status=2)
     if recipe == "ternary":
-        assert str(run) in printed(capsys, "evaluate", run, status=2)
+        assert str(run) in printed(capsys, "evaluate", run, "--bits", 4, status=2)
         packed = odd / "packed.safetensors"
         assert f": {packed}\n" in printed(capsys, "export", run, "--output", packed)
         assert str(odd) in printed(capsys, "export", run, "--output", odd, status=2)
     elif recipe == "compress":
-        assert str(run) in printed(capsys, "evaluate", run, status=2)
+        assert str(run) in printed(capsys, "evaluate", run, "--bits", 4, status=2)
         assert str(run) in printed(capsys, "export", run, status=2)
         file = next((run / "pictures").rglob("*.bd"))
         assert "1 picture: " in printed(capsys, "decompress", file, odd / "back.png", "--model", run)

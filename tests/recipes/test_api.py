@@ -126,6 +126,8 @@ class TestRun:
         assert "matched_cost" in repr(results)
         assert results.comparison.reason.split(":")[0] in " ".join(repr(results).split())
         assert str(results) == repr(results)
+        assert results._repr_html_().startswith("<pre style=")  # what a notebook shows
+        assert "matched_cost" in results._repr_html_()
         assert results.command.startswith("bitdial.run('cyclic', ")
         assert f"run_dir={str(folder)!r}" in results.command  # a path as text: what is shown can be run
 

@@ -9,14 +9,13 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from bitdial.commands.evaluate import WIDTHS, EvaluateConfig
 from bitdial.errors import BitdialError
-from bitdial.evaluation import WidthScore, wording
+from bitdial.evaluation import WidthScore
 from bitdial.evaluation.sweep import evaluate, sweep
+from bitdial.evaluation.table import width_table
 from bitdial.numerics import UNQUANTIZED
 from bitdial.recipes import find_recipe, recipe_of
 from bitdial.recipes.api import check_arm
@@ -82,12 +81,14 @@ def _scores(
     if not (run.recipe.dialled and stands):
         found = evaluate(model, loaders.test, task=work.task)
         accuracy, loss = found.pop("accuracy", math.nan), found.pop("loss")
-        return _table([WidthScore(bits=fmean(stands or [UNQUANTIZED]), accuracy=accuracy, loss=loss, metrics=found)])
+        return width_table(
+            [WidthScore(bits=fmean(stands or [UNQUANTIZED]), accuracy=accuracy, loss=loss, metrics=found)]
+        )
     widths: list[Any] = list(options.bits or WIDTHS)
     own = list(ships) if len({*ships}) > 1 else next(iter(ships), None)
     if options.bits is None and own is not None and own not in widths:
         widths = sorted([*widths, own], key=lambda each: fmean(each) if isinstance(each, Sequence) else each)
-    return _table(
+    return width_table(
         sweep(
             model,
             loaders.test,
@@ -106,15 +107,3 @@ def _network(run: Run[Any, Any, Any, Any], name: str, seed: int) -> torch.nn.Mod
     if run.recipe.dialled or not file.is_file():
         return run.load_arm(name, seed)
     return load_saved(file, run.work.build() if read_saved(file)[0].model is None else None)[1]
-
-
-def _table(scores: Sequence[WidthScore]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    metrics = list(scores[0].metrics)
-    for heading in ("bits", "accuracy", "loss", *metrics):
-        table.add_column(Text(heading), justify="right")
-    for score in scores:
-        accuracy = wording.MISSING if math.isnan(score.accuracy) else f"{score.accuracy:.2%}"
-        more = [f"{score.metrics[name]:.4f}" for name in metrics]
-        table.add_row(f"{score.bits:.3g}", accuracy, f"{score.loss:.4f}", *more)
-    return table

@@ -6,7 +6,6 @@ Every field is described under its name; ``model_json_schema()`` gives the same 
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import platform
@@ -30,7 +29,7 @@ from pydantic import (
 from bitdial import machine
 from bitdial.errors import BitdialError
 from bitdial.files import write_atomically
-from bitdial.terminal import terminal
+from bitdial.terminal import as_html, as_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -446,11 +445,12 @@ class RunResults(Record):
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        """The table as text, so that a notebook shows it."""
-        console = terminal(width=100, file=io.StringIO(), color_system=None, force_terminal=False)
-        with console.capture() as shown:
-            self.print(console)
-        return shown.get().rstrip()
+        """The table as text."""
+        return as_text(self.print)
+
+    def _repr_html_(self) -> str:
+        """The table, for a notebook."""
+        return as_html(self.print)
 
     __str__ = __repr__
 

@@ -13,14 +13,28 @@ from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
 from bitdial.evaluation.results import WidthScore
+from bitdial.evaluation.table import width_table
 from bitdial.layers import BitDial, reestimate_batch_norm
 from bitdial.layers.names import evaluating, modes_kept
 from bitdial.layers.widths import held_widths
+from bitdial.terminal import as_html, as_text
 from bitdial.training.batches import to_device
 from bitdial.training.tasks import Classification, Task
 
 RECALIBRATION_LIMIT = 32
 """How many batches statistics are re-estimated from, unless told otherwise."""
+
+
+class Scores(list[WidthScore]):
+    """Scores at several widths: a list, which stands as a table at a prompt and in a notebook."""
+
+    def __repr__(self) -> str:
+        """The table as text."""
+        return as_text(lambda console: console.print(width_table(self))) if self else "[]"
+
+    def _repr_html_(self) -> str:
+        """The table, for a notebook."""
+        return as_html(lambda console: console.print(width_table(self)))
 
 
 def sweep(
@@ -80,7 +94,7 @@ def sweep(
     def calibrate(network: nn.Module, batch: Any) -> Tensor:
         return how.logits(network, to_device(batch, device))
 
-    scores = []
+    scores = Scores()
     for width in bits:
         with unchanged(model), dial.held(width):
             if reestimate:

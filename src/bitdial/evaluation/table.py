@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from bitdial.evaluation.results import ArmSummary, Comparison, Interval
+from bitdial.evaluation.results import ArmSummary, Comparison, Interval, WidthScore
 from bitdial.evaluation.wording import MISSING, engineering, seconds, spread_note, two_values
 
 WIDE = 100
@@ -89,3 +90,16 @@ def _caption(comparison: Comparison) -> str:
     spread = spread_note(row.seeds for row in comparison.summaries)
     told = f"{spread[0].upper()}{spread[1:]}.  BitOps are simulated; seconds count the same steps."
     return f"> recommended, and at which width.  {told}"
+
+
+def width_table(scores: Sequence[WidthScore]) -> Table:
+    """Return one row a width: accuracy, loss, and what else the task scores."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    metrics = list(scores[0].metrics)
+    for heading in ("bits", "accuracy", "loss", *metrics):
+        table.add_column(Text(heading), justify="right")
+    for score in scores:
+        accuracy = MISSING if math.isnan(score.accuracy) else f"{score.accuracy:.2%}"
+        more = [f"{score.metrics[name]:.4f}" for name in metrics]
+        table.add_row(f"{score.bits:.3g}", accuracy, f"{score.loss:.4f}", *more)
+    return table

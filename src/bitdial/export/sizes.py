@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -18,7 +19,7 @@ from bitdial.layers.widths import held_widths
 _BUFFERS = ("weight_bits", "activation_bits", "range_low", "range_high", "range_batches")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PackedSizes:
     """Sizes of a model in bytes.
 
@@ -47,6 +48,14 @@ class PackedSizes:
     def bits_per_weight(self) -> float:
         """Bits that one packed weight takes, without its scale."""
         return 8 * self.weights / max(self.packed_weights, 1)
+
+    def __repr__(self) -> str:
+        """The table, so that what is asked for at a prompt can be read."""
+        return self.table()
+
+    def _repr_html_(self) -> str:
+        """The table, for a notebook."""
+        return f"<pre>{html.escape(self.table())}</pre>"
 
     def table(self) -> str:
         """The sizes as text, each against float32."""

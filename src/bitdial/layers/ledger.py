@@ -5,6 +5,7 @@ BitOps are *simulated*: multiply-accumulates x width of one factor x width of th
 
 from __future__ import annotations
 
+import html
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ class BitOps(NamedTuple):
         return self.forward + self.input_gradient + self.weight_gradient
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LedgerRow:
     """One layer's part of the ledger.
 
@@ -71,7 +72,7 @@ class LedgerRow:
     fixed_weight_bits: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ledger:
     """Per-layer costs of a model for one example.
 
@@ -144,6 +145,14 @@ class Ledger:
             total += math.ceil(row.weights * width / 8) + 4 * (row.parameters - row.weights)
             total += 4 * row.scales if packed else 0
         return total
+
+    def __repr__(self) -> str:
+        """The table, so that what is asked for at a prompt can be read."""
+        return self.table()
+
+    def _repr_html_(self) -> str:
+        """The table, for a notebook."""
+        return f"<pre>{html.escape(self.table())}</pre>"
 
     def table(self) -> str:
         """The ledger as text: a line a layer, then the totals."""
