@@ -193,10 +193,6 @@ class TestEvaluate:
             shown.append(capsys.readouterr().out.splitlines()[-1])
         assert shown[0] != shown[1]
 
-    def test_default_is_the_cyclic_arm(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert bitdial("evaluate", str(run)) == 0
-        assert capsys.readouterr().out.startswith("cpt, seed 0, on the 359 test images of digits")
-
     @pytest.mark.parametrize(
         ("words", "says"),
         [
