@@ -51,6 +51,8 @@ class TrainingState:
     hooks: Sequence[Hook] = ()
     ema: WeightAverage | None = None
     early_stopping: EarlyStopping | None = None
+    monitor: str = "accuracy"
+    """The score that best_score and early stopping are of."""
     step: int = 0
     """Optimizer steps done, skipped ones included."""
     applied_steps: int = 0
@@ -128,6 +130,7 @@ class TrainingState:
             "accuracy": self.scores.get("accuracy"),
             "scores": dict(self.scores),
             "values": dict(self.values),
+            "monitor": self.monitor,
             **{name: getattr(self, name) for name in _PLAIN},
         }
 
