@@ -99,7 +99,9 @@ def test_an_arm_that_stopped_early_says_so(stopped: tuple[str, Path], capsys: py
     assert "val_test_loss" not in columns(run)
     before = (run / "results.json").read_bytes()
     assert resume(recipe, run) == 0  # it is finished
-    assert "Report:" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Report:" in printed
+    assert f"{first.key if len(results.records) > 1 else 'Training'} {TOLD[recipe]}" in printed
     assert (run / "results.json").read_bytes() == before
 
 

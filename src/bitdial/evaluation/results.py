@@ -439,11 +439,20 @@ class RunResults(Record):
         """Print the table as wide as the console, and what is to be said of it, with places of files in `folder`."""
         raise NotImplementedError
 
+    def show(self, console: Console, folder: Path | None = None) -> None:
+        """Print all there is to print: what the recipe has to say, and which arms stopped early."""
+        self.print(console, folder)
+        several = len(self.records) > 1
+        for record in self.records:
+            stop: EarlyStop | None = getattr(record, "early_stop", None)
+            if stop is not None:
+                console.print(f"{record.key if several else 'Training'} {stop.told()}", soft_wrap=True)
+
     def __repr__(self) -> str:
         """The table as text, so that a notebook shows it."""
         console = terminal(width=100, file=io.StringIO(), color_system=None, force_terminal=False)
         with console.capture() as shown:
-            self.print(console)
+            self.show(console)
         return shown.get().rstrip()
 
     __str__ = __repr__

@@ -111,7 +111,7 @@ def finished_results(recipe: Recipe[O, A, R, S], options: O, folder: RunFolder) 
 
 def show(results: Any, folder: RunFolder, console: Console) -> None:
     """Print the table, what is to be said of it, and where the report is."""
-    results.print(console, folder.path)
+    results.show(console, folder.path)
     console.print(Text(f"Report: {folder.report}"), soft_wrap=True)
 
 
