@@ -17,7 +17,7 @@ from bitdial.evaluation.results import ArmRecord, RunResults, WidthScore
 from bitdial.evaluation.sweep import sweep
 from bitdial.recipes.options import RunOptions
 from bitdial.recipes.saved_model import SavedModel
-from bitdial.training import CheckpointManager, Progress, RunFolder, Setup, Task, TrainingState
+from bitdial.training import CheckpointManager, RunFolder, Setup, Task, TrainingState
 
 if TYPE_CHECKING:
     from bitdial.recipes.run import Run
@@ -124,6 +124,7 @@ class Arm:
         needs: further arms of the same seed whose trained networks it uses (a teacher, say).
         options: its own options, where they differ from those of the run.
         rehearsed: whether it is tried out on two examples before a run begins; one of several that are alike is enough.
+        steps: about how many it takes, where arms differ, to tell how long the run will take; None: as many as others.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Arm:
     needs: tuple[str, ...] = ()
     options: Any = field(default=None, repr=False)
     rehearsed: bool = True
+    steps: int | None = None
 
     @property
     def before(self) -> set[str]:
@@ -174,16 +176,9 @@ class Bench(Generic[O]):
         return self.setup.fabric is None or bool(self.setup.fabric.is_global_zero)
 
     def sweep(self, widths: Sequence[Any]) -> list[WidthScore]:
-        """`bitdial.sweep` of its network on the test batches, under a line that shows how far it is."""
-        shown = self.setup.progress or Progress("", enabled=False)
-        scores: list[WidthScore] = []
-        with shown.passing("measuring", len(widths)) as progress:
-            for width in widths:
-                recalibration = self.loaders.recalibration
-                task = self.setup.task
-                scores += sweep(self.model, self.loaders.test, [width], recalibration_batches=recalibration, task=task)
-                progress.update(len(scores))
-        return scores
+        """`bitdial.sweep` of its network on the test batches."""
+        recalibration, task = self.loaders.recalibration, self.setup.task
+        return sweep(self.model, self.loaders.test, widths, recalibration_batches=recalibration, task=task)
 
 
 def _yes(*_: Any) -> bool:

@@ -112,7 +112,7 @@ def named(what: str, how_to_resume: str, *, saved: bool) -> Iterator[None]:
         raise type(error)(f"{what}: {error}") from error
     except KeyboardInterrupt:  # outside of the steps, which save first
         kept = f"what was saved before is kept; to go on: {how_to_resume}" if saved else "nothing was saved"
-        raise RunInterrupted(f"{what}: stopped by Ctrl-C between training and measuring; {kept}") from None
+        raise RunInterrupted(f"{what}: stopped by Ctrl-C or SIGTERM outside of the steps; {kept}") from None
 
 
 def _names_preset(recipe: Recipe[Any, Any, Any, Any], argv: Sequence[str]) -> bool:

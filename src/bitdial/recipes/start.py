@@ -17,6 +17,7 @@ from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.evaluation.page import write_page
 from bitdial.evaluation.plot_style import save_plots
 from bitdial.files import write_atomically
+from bitdial.interrupts import interrupted_by_sigterm
 from bitdial.recipes.devices import fabric_for, mixed_precision_of, tell_if_slow
 from bitdial.recipes.fitting import agreed, fit_batch, sized
 from bitdial.recipes.recipe import A, O, R, Recipe, S
@@ -81,7 +82,7 @@ def start(
                 return finished, source.run
     run = prepare(recipe, options, source, work)
     assert run.folder is not None
-    with told_once(run.fabric, RunInterrupted, TrainingDiverged):
+    with told_once(run.fabric, RunInterrupted, TrainingDiverged), interrupted_by_sigterm():
         return finish(run, told), run.folder
 
 
