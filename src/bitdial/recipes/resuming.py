@@ -32,12 +32,27 @@ def read_options(
         BitdialError: anything the user got wrong.
     """
     known = recipe.presets if presets is None else presets
-    return load_config(recipe.options, known, argv, prog=recipe.prog, recipe=recipe.name, values=values)
+    fits = presets is None  # those given are options of runs, which stay what they are
+    return load_config(recipe.options, known, argv, prog=recipe.prog, recipe=recipe.name, values=values, fits=fits)
 
 
 def options_of(recipe: Recipe[O, Any, Any, Any], run: RunFolder) -> O:
     """The options that a run was started with."""
     return read_options(recipe, ["--config", str(run.config)])
+
+
+def check_recipe(recipe: Recipe[Any, Any, Any, Any], run: RunFolder) -> None:
+    """Refuse to go on with a run of another recipe.
+
+    Raises:
+        BitdialError: the text says how to go on with it.
+    """
+    told = run.load_config().get("recipe", recipe.name)
+    if told != recipe.name:
+        raise BitdialError(
+            f"resume must be a run of {recipe.name}, got {run.path}, a run of {told}; "
+            f"write `bitdial train {told} --resume {shlex.quote(str(run.path))}`"
+        )
 
 
 def options_over(
