@@ -120,7 +120,7 @@ class History(Record):
     loss: list[Measured] = []
     """Training loss at that step; null where it was not finite."""
     bits: list[float] = []
-    """Width at that step, in bits: the mean over the layers, weighted with their multiply-accumulates."""
+    """Width at that step, in bits: what the dial says, the mean over the quantized layers."""
     learning_rate: list[float] = []
     """Learning rate at that step; may be empty."""
     cycle_boundaries: list[int] = []
@@ -202,6 +202,8 @@ class ArmResult(ArmRecord):
     width."""
     average_bits: float = Field(gt=0, le=32)
     """Width of the forward pass over this arm's own steps, in bits: a mean weighted with multiply-accumulates."""
+    dial_bits: float | None = None
+    """Width over this arm's own steps as the dial says: the mean over the quantized layers; null in older files."""
     bitops: float = Field(ge=0)
     """Simulated BitOps of training this arm, what it was fine-tuned from included."""
     bitops_own: float = Field(ge=0)
@@ -271,7 +273,9 @@ class ArmSummary(Record):
     own_perplexity: Interval | None = None
     """Perplexity at that width, for text."""
     average_bits: float
-    """Mean over seeds of the training width, in bits."""
+    """Mean over seeds of the training width, in bits, weighted with multiply-accumulates, unquantized layers too."""
+    dial_bits: float | None = None
+    """Mean over seeds of the training width as the dial says, over the quantized layers; null in older files."""
     accuracy_per_bit: Measured
     """Own accuracy in percentage points divided by `average_bits`."""
     bitops: float

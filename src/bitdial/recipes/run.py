@@ -201,6 +201,8 @@ class Run(Generic[O, A, R, S]):
             if needed_later:
                 trained[arm.name] = self.load_arm(arm.name, seed)
             return record
+        if record is not None:
+            self._begin_followers_anew(arm, seed, plan)
         model = deepcopy(trained[arm.starts_from]) if arm.starts_from else self.new_model(arm, seed)
         self._set_aside(files)
         manager = None if files is None else self._manager(files, arm)
@@ -312,6 +314,22 @@ class Run(Generic[O, A, R, S]):
             if folder is not None:
                 self._tell([f"newer checkpoints were moved to {folder}"])
         self.fabric.barrier()
+
+    def _begin_followers_anew(self, arm: A, seed: int, plan: Sequence[A]) -> None:
+        """Before an arm goes on, forget what those that build on it gave: they would be of the arm as it was."""
+        changed = {arm.name}
+        for other in plan:
+            files = self.files(other, seed)
+            if not changed & {*other.before, *other.follows} or files is None:
+                continue
+            changed.add(other.name)
+            if self.is_first:
+                files.record.unlink(missing_ok=True)
+                folder = set_aside_newer(files, None)
+                if folder is not None:
+                    self._tell([f"{other.name} begins anew, as {arm.name} goes on; it was moved to {folder}"])
+        if self.setup.fabric is not None:
+            self.setup.fabric.barrier()
 
     def _tell(self, notes: Sequence[str]) -> None:
         for note in notes if self.is_first else ():

@@ -89,7 +89,16 @@ def plan_arms(options: CyclicConfig) -> list[Arm]:
             )
         )
     arms.append(
-        Arm(name=MATCHED, kind="matched", ships_at=default, trains_at=default, rehearsed=False, steps=whole, **taught),
+        Arm(
+            name=MATCHED,
+            kind="matched",
+            ships_at=default,
+            trains_at=default,
+            rehearsed=False,
+            follows=(CPT,),
+            steps=whole,
+            **taught,
+        ),
     )
     for ablation in options.experiment.ablations_on:
         name = f"{ABLATION}{ablation}"
