@@ -167,12 +167,12 @@ class Loop:
         if not (logs or evaluates or saves or stop):
             return
         state.recorder.flush(state.fabric)
-        row = self._training_row(epoch_over) if logs else {}
+        row, layers = self._training_row(epoch_over) if logs else ({}, {})
         if evaluates:
-            saved = self._score(row, saves)
+            saved = self._score(row, layers, saves)
         else:
             if row:
-                self._write(row)
+                self._write(row, layers)
             saved = saves or self._finished()
             if saved:
                 self.saves.save(math.nan)
@@ -181,10 +181,10 @@ class Loop:
                 self.saves.save(state.scores.get(config.monitor, math.nan) if evaluates else math.nan)
             self._stop(stop)
 
-    def _score(self, row: dict[str, Any], saves: bool) -> bool:
+    def _score(self, row: dict[str, Any], layers: dict[str, float], saves: bool) -> bool:
         """Evaluate, write a row of the log, save where that is due or the score is the best; return whether it was."""
         state = self.state
-        state.unscored = {"row": row, "saves": saves}
+        state.unscored = {"row": row, "layers": layers, "saves": saves}
         self.interrupts.doing = "pass"
         # several processes go on together: none may leave alone
         watcher = _Evaluation(self.progress, self.interrupts, state.step) if state.fabric.world_size == 1 else None
@@ -196,7 +196,7 @@ class Loop:
             self._stop(self.interrupts.requested or "")
         self.interrupts.doing = "step"
         state.unscored = None
-        self._write({**row, **scores})
+        self._write({**row, **scores}, layers)
         if saves or (is_best and self.config.checkpoint_best) or self._finished():
             self.saves.save(state.scores.get(self.config.monitor, math.nan))
             return True
@@ -226,7 +226,8 @@ class Loop:
         anybody = float(fabric.all_reduce(asked, reduce_op="sum")) > 0  # type: ignore[arg-type]
         return (reason or "another process") if anybody else None
 
-    def _training_row(self, epoch_over: bool) -> dict[str, Any]:
+    def _training_row(self, epoch_over: bool) -> tuple[dict[str, Any], dict[str, float]]:
+        """Return the columns of the log, and those of single layers."""
         state = self.state
         means = state.recorder.take_window()
         state.loss = means.get("loss", state.loss)
@@ -235,9 +236,10 @@ class Loop:
             row.update({f"train_{name}_epoch": mean for name, mean in state.recorder.take_epoch().items()})
         if self.optimizer_step.checks:
             row.update(state.control.metrics())
+        layers: dict[str, float] = {}
         for hook in state.hooks:
-            row.update(hook.metrics(state))
-        return row
+            (layers if hook.per_layer else row).update(hook.metrics(state))
+        return row, layers
 
     def _evaluate(self) -> tuple[dict[str, float], bool]:
         """Return the scores as columns of the log, and whether they are the best so far."""
@@ -267,13 +269,13 @@ class Loop:
                     self.log.draw(tag, figure, state.step)
         return {name if "/" in name else f"val_{name}": value for name, value in state.scores.items()}, is_best
 
-    def _write(self, row: dict[str, Any]) -> None:
+    def _write(self, row: dict[str, Any], layers: dict[str, float]) -> None:
         state = self.state
         rate = state.last_learning_rate
         head = {"step": state.step, "applied_steps": state.applied_steps, "epoch": state.epoch, "learning_rate": rate}
         state.log_rows += 1
         if self.log is not None:
-            self.log.write({**head, **state.values, **row})
+            self.log.write({**head, **state.values, **row}, layers)
         if self.progress is not None:
             shown = {name: state.values[name] for name in ("bits",) if name in state.values}
             self.progress.update(
