@@ -29,7 +29,7 @@ BAD = {
     "--start_from nowhere.pt": "no checkpoint at nowhere.pt",
     "--teacher nowhere": "expected the folder of a run at nowhere",
     "--csv_log text.pt": "which is a file already",
-    "--csv_log no/log.csv": "make the folder first",
+    "--csv_log text.pt/log.csv": "text.pt is a file; choose another",
     "--run_dir full": "already holds files",
     "--validation_fraction .0001": "hold some out",
     "--steps 2 --warmup_epochs 3": "warmup_steps must be below",

@@ -24,11 +24,12 @@ from bitdial.commands.picture_work import (
     one_thread,
     picture_there,
 )
-from bitdial.commands.processes import in_processes, interrupted_by_sigterm
+from bitdial.commands.processes import in_processes
 from bitdial.compression.coding.container import File
 from bitdial.compression.pictures import WRITTEN_ENDINGS
 from bitdial.data.pictures import readable_kinds, unreadable_kinds
 from bitdial.errors import BitdialError, RunInterrupted
+from bitdial.interrupts import interrupted_by_sigterm
 from bitdial.machine import usable_cores
 from bitdial.recipes.compress.codecs import codec_that_wrote, newest_codec
 from bitdial.terminal import terminal

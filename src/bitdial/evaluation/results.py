@@ -120,7 +120,7 @@ class History(Record):
     loss: list[Measured] = []
     """Training loss at that step; null where it was not finite."""
     bits: list[float] = []
-    """Width at that step, in bits: the mean over the layers, weighted with their multiply-accumulates."""
+    """Width at that step, in bits: what the dial says, the mean over the quantized layers."""
     learning_rate: list[float] = []
     """Learning rate at that step; may be empty."""
     cycle_boundaries: list[int] = []
@@ -202,6 +202,8 @@ class ArmResult(ArmRecord):
     width."""
     average_bits: float = Field(gt=0, le=32)
     """Width of the forward pass over this arm's own steps, in bits: a mean weighted with multiply-accumulates."""
+    dial_bits: float | None = None
+    """Width over this arm's own steps as the dial says: the mean over the quantized layers; null in older files."""
     bitops: float = Field(ge=0)
     """Simulated BitOps of training this arm, what it was fine-tuned from included."""
     bitops_own: float = Field(ge=0)
@@ -271,7 +273,9 @@ class ArmSummary(Record):
     own_perplexity: Interval | None = None
     """Perplexity at that width, for text."""
     average_bits: float
-    """Mean over seeds of the training width, in bits."""
+    """Mean over seeds of the training width, in bits, weighted with multiply-accumulates, unquantized layers too."""
+    dial_bits: float | None = None
+    """Mean over seeds of the training width as the dial says, over the quantized layers; null in older files."""
     accuracy_per_bit: Measured
     """Own accuracy in percentage points divided by `average_bits`."""
     bitops: float
@@ -439,11 +443,20 @@ class RunResults(Record):
         """Print the table as wide as the console, and what is to be said of it, with places of files in `folder`."""
         raise NotImplementedError
 
+    def show(self, console: Console, folder: Path | None = None) -> None:
+        """Print all there is to print: what the recipe has to say, and which arms stopped early."""
+        self.print(console, folder)
+        several = len(self.records) > 1
+        for record in self.records:
+            stop: EarlyStop | None = getattr(record, "early_stop", None)
+            if stop is not None:
+                console.print(f"{record.key if several else 'Training'} {stop.told()}", soft_wrap=True)
+
     def __repr__(self) -> str:
         """The table as text, so that a notebook shows it."""
         console = terminal(width=100, file=io.StringIO(), color_system=None, force_terminal=False)
         with console.capture() as shown:
-            self.print(console)
+            self.show(console)
         return shown.get().rstrip()
 
     __str__ = __repr__

@@ -16,7 +16,8 @@ from bitdial.evaluation.results import WidthScore
 from bitdial.layers import BitDial, reestimate_batch_norm
 from bitdial.layers.names import evaluating, modes_kept
 from bitdial.layers.widths import held_widths
-from bitdial.training.batches import to_device
+from bitdial.training.batches import length_of, to_device
+from bitdial.training.passes import expecting, one_more
 from bitdial.training.tasks import Classification, Task
 
 RECALIBRATION_LIMIT = 32
@@ -70,25 +71,31 @@ def sweep(
     device = _device(model)
 
     def calibrate(network: nn.Module, batch: Any) -> Tensor:
-        return how.logits(network, to_device(batch, device))
+        logits = how.logits(network, to_device(batch, device))
+        one_more()
+        return logits
 
     scores = []
-    for width in bits:
-        with unchanged(model), dial.held(width):
-            if reestimate:
-                reestimate_batch_norm(model, batches, limit=recalibration_limit, forward=calibrate)
-            metrics = evaluate(model, loader, task=how)
-            loss, accuracy = metrics.pop("loss"), metrics.pop("accuracy", math.nan)
-        mean = statistics.fmean(width) if isinstance(width, Sequence) else float(width)
-        scores.append(
-            WidthScore(
-                bits=mean,
-                accuracy=accuracy,
-                loss=loss,
-                perplexity=_exp(loss) if perplexity else None,
-                metrics=metrics,
+    estimated, scored = length_of(batches), length_of(loader)
+    if estimated is not None:
+        estimated = min(estimated, recalibration_limit or estimated) if reestimate else 0
+    with expecting(None if estimated is None or scored is None else len(bits) * (estimated + scored)):
+        for width in bits:
+            with unchanged(model), dial.held(width):
+                if reestimate:
+                    reestimate_batch_norm(model, batches, limit=recalibration_limit, forward=calibrate)
+                metrics = evaluate(model, loader, task=how)
+                loss, accuracy = metrics.pop("loss"), metrics.pop("accuracy", math.nan)
+            mean = statistics.fmean(width) if isinstance(width, Sequence) else float(width)
+            scores.append(
+                WidthScore(
+                    bits=mean,
+                    accuracy=accuracy,
+                    loss=loss,
+                    perplexity=_exp(loss) if perplexity else None,
+                    metrics=metrics,
+                )
             )
-        )
     return scores
 
 
@@ -111,7 +118,7 @@ def evaluate(model: nn.Module, loader: Iterable[Any], *, task: Task | None = Non
     device = _device(model)
     totals: dict[str, Tensor] = {}
     count: int | Tensor = 0
-    with evaluating(model):
+    with evaluating(model), expecting(length_of(loader)):
         for batch in loader:
             sums, size = _scored(how.score(model, to_device(batch, device)))
             if totals and sums.keys() != totals.keys():
@@ -122,6 +129,7 @@ def evaluate(model: nn.Module, loader: Iterable[Any], *, task: Task | None = Non
                 total = totals.setdefault(name, torch.zeros((), dtype=torch.float64, device=_widest(device)))
                 total += value.detach().to(total)
             count = count + size
+            one_more()
     count = int(count)
     if count == 0:
         raise BitdialError("loader must give at least one batch to score, got none; is the split empty?")

@@ -13,11 +13,11 @@ from torch import nn
 from bitdial.data import Fingerprint
 from bitdial.errors import BitdialError
 from bitdial.evaluation.page import Page
-from bitdial.evaluation.results import ArmRecord, RunResults, WidthScore
+from bitdial.evaluation.results import ArmRecord, EarlyStop, RunResults, WidthScore
 from bitdial.evaluation.sweep import sweep
 from bitdial.recipes.options import RunOptions
 from bitdial.recipes.saved_model import SavedModel
-from bitdial.training import CheckpointManager, Progress, RunFolder, Setup, Task, TrainingState
+from bitdial.training import CheckpointManager, RunFolder, Setup, Task, TrainingState
 
 if TYPE_CHECKING:
     from bitdial.recipes.run import Run
@@ -124,6 +124,8 @@ class Arm:
         needs: further arms of the same seed whose trained networks it uses (a teacher, say).
         options: its own options, where they differ from those of the run.
         rehearsed: whether it is tried out on two examples before a run begins; one of several that are alike is enough.
+        steps: about how many it takes, where arms differ, to tell how long the run will take; None: as many as others.
+        follows: arms of the same seed whose records its length or the like goes by.
     """
 
     name: str
@@ -131,6 +133,8 @@ class Arm:
     needs: tuple[str, ...] = ()
     options: Any = field(default=None, repr=False)
     rehearsed: bool = True
+    steps: int | None = None
+    follows: tuple[str, ...] = ()
 
     @property
     def before(self) -> set[str]:
@@ -174,16 +178,15 @@ class Bench(Generic[O]):
         return self.setup.fabric is None or bool(self.setup.fabric.is_global_zero)
 
     def sweep(self, widths: Sequence[Any]) -> list[WidthScore]:
-        """`bitdial.sweep` of its network on the test batches, under a line that shows how far it is."""
-        shown = self.setup.progress or Progress("", enabled=False)
-        scores: list[WidthScore] = []
-        with shown.passing("measuring", len(widths)) as progress:
-            for width in widths:
-                recalibration = self.loaders.recalibration
-                task = self.setup.task
-                scores += sweep(self.model, self.loaders.test, [width], recalibration_batches=recalibration, task=task)
-                progress.update(len(scores))
-        return scores
+        """`bitdial.sweep` of its network on the test batches."""
+        recalibration, task = self.loaders.recalibration, self.setup.task
+        return sweep(self.model, self.loaders.test, widths, recalibration_batches=recalibration, task=task)
+
+
+def patience_suffices(options: Any, record: ArmRecord) -> bool:
+    """Whether an arm was trained to its end, or as long as early stopping has patience now."""
+    stop: EarlyStop | None = getattr(record, "early_stop", None)
+    return stop is None or stop.patience >= options.early_stopping_patience
 
 
 def _yes(*_: Any) -> bool:
@@ -256,7 +259,7 @@ class Recipe(Generic[O, A, R, S]):
     column: str = "arm"
     own_folders: bool = False
     keeping: Callable[[O], Mapping[str, Any]] = lambda options: {"keep_last_n": 2, "keep_best": 0}
-    suffices: Callable[[O, R], bool] = _yes
+    suffices: Callable[[O, R], bool] = patience_suffices
     leave: Callable[[S, Run[O, A, R, S]], None] = _nothing
     saves_plots: Callable[[O], bool] = _yes
     dialled: bool = True

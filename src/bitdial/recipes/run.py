@@ -36,6 +36,8 @@ from bitdial.training import (
     seed_everything,
 )
 from bitdial.training.options import CopiedLogOptions
+from bitdial.training.passes import watching
+from bitdial.training.progress import WholeRun
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -114,13 +116,15 @@ class Run(Generic[O, A, R, S]):
         """
         plan = self.recipe.arms(self.options)
         records: list[R] = []
+        whole = WholeRun([arm.steps for _ in self.seeds for arm in plan])
         for seed in self.seeds:
             trained: dict[str, nn.Module] = {}
             done: dict[str, R] = {}
             for arm in plan:
                 label = self._label(plan, arm, seed)
+                whole.begin()
                 with named(label, self.setup.how_to_resume, saved=self.folder is not None):
-                    done[arm.name] = self._arm(arm, seed, plan, trained, done, label)
+                    done[arm.name] = self._arm(arm, seed, plan, trained, done, label, whole)
                 release_memory()
             records += done.values()
         return records
@@ -180,7 +184,14 @@ class Run(Generic[O, A, R, S]):
         return None if self.folder is None else ArmFiles(self.folder, f"{arm.name}-seed{seed}", self.recipe.own_folders)
 
     def _arm(
-        self, arm: A, seed: int, plan: Sequence[A], trained: dict[str, nn.Module], done: Mapping[str, R], label: str
+        self,
+        arm: A,
+        seed: int,
+        plan: Sequence[A],
+        trained: dict[str, nn.Module],
+        done: Mapping[str, R],
+        label: str,
+        whole: WholeRun,
     ) -> R:
         options: Any = arm.options or self.options
         needed_later = any(arm.name in other.before for other in plan)
@@ -190,6 +201,8 @@ class Run(Generic[O, A, R, S]):
             if needed_later:
                 trained[arm.name] = self.load_arm(arm.name, seed)
             return record
+        if record is not None:
+            self._begin_followers_anew(arm, seed, plan)
         model = deepcopy(trained[arm.starts_from]) if arm.starts_from else self.new_model(arm, seed)
         self._set_aside(files)
         manager = None if files is None else self._manager(files, arm)
@@ -203,6 +216,7 @@ class Run(Generic[O, A, R, S]):
                 label,
                 enabled=self.show_progress,
                 label_width=max(len(self._label(plan, each, seed)) for each in plan),
+                whole=whole if len(plan) * len(self.seeds) > 1 else None,
             ),
             resume=None if files is None or manager is None else self._state(files, manager),
         )
@@ -210,7 +224,8 @@ class Run(Generic[O, A, R, S]):
         seed_everything(seed, rank=0 if setup.fabric is None else setup.fabric.global_rank)
         with manager or nullcontext(), log or nullcontext():
             state = self.recipe.train(arm, bench)
-            record = self.recipe.measure(arm, bench, state)
+            with watching(_Measuring(setup.progress)):
+                record = self.recipe.measure(arm, bench, state)
         stop = getattr(record, "early_stop", None)
         if stop is not None and self.is_first and self.show_progress:
             say(f"{label}: {stop.told()}")
@@ -300,9 +315,45 @@ class Run(Generic[O, A, R, S]):
                 self._tell([f"newer checkpoints were moved to {folder}"])
         self.fabric.barrier()
 
+    def _begin_followers_anew(self, arm: A, seed: int, plan: Sequence[A]) -> None:
+        """Before an arm goes on, forget what those that build on it gave: they would be of the arm as it was."""
+        changed = {arm.name}
+        for other in plan:
+            files = self.files(other, seed)
+            if not changed & {*other.before, *other.follows} or files is None:
+                continue
+            changed.add(other.name)
+            if self.is_first:
+                files.record.unlink(missing_ok=True)
+                folder = set_aside_newer(files, None)
+                if folder is not None:
+                    self._tell([f"{other.name} begins anew, as {arm.name} goes on; it was moved to {folder}"])
+        if self.setup.fabric is not None:
+            self.setup.fabric.barrier()
+
     def _tell(self, notes: Sequence[str]) -> None:
         for note in notes if self.is_first else ():
             say(f"resume: {note}")
+
+
+class _Measuring:
+    """Shows how far the measuring of an arm is."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress or Progress("", enabled=False)
+
+    def begin(self, batches: int | None) -> None:
+        """So many follow."""
+        self._line = self._progress.passing("measuring", batches)
+        self._line.__enter__()
+
+    def look(self, done: int) -> None:
+        """So many are done."""
+        self._line.update(done)
+
+    def end(self) -> None:
+        """All are done."""
+        self._line.__exit__()
 
 
 def release_memory() -> None:

@@ -18,11 +18,12 @@ from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.evaluation.page import write_page
 from bitdial.evaluation.plot_style import save_plots
 from bitdial.files import write_atomically
+from bitdial.interrupts import interrupted_by_sigterm
 from bitdial.recipes.devices import fabric_for, mixed_precision_of, tell_if_slow
 from bitdial.recipes.fitting import agreed, fit_batch, sized
 from bitdial.recipes.recipe import A, O, R, Recipe, S
 from bitdial.recipes.rehearsal import Rehearsal, Rehearsed
-from bitdial.recipes.resuming import asked_of, command_of, options_of, plain, read_options
+from bitdial.recipes.resuming import asked_of, check_recipe, command_of, options_of, plain, read_options
 from bitdial.recipes.run import Run, say, seeds_of
 from bitdial.recipes.same_data import noted, settle
 from bitdial.recipes.states import NEW, Foreign, Source, find_source, newest_run
@@ -74,15 +75,20 @@ def start(
     told = told or shlex.join([*recipe.prog.split(), *argv])
     source = _source(recipe, options)
     if source.run is not None:
+        check_recipe(recipe, source.run)
         options = asked_of(recipe, source.run, argv, values)
         told = command_of(recipe, source.run, argv, options) if values is None else told
         if source.checkpoint is None:
             finished = finished_results(recipe, options, source.run)
             if finished is not None:
                 return finished, source.run
-    run = prepare(recipe, options, source, work)
+    try:
+        run = prepare(recipe, options, source, work)
+    except BitdialError as error:
+        error.args = (options.blamed(str(error)), *error.args[1:])
+        raise
     assert run.folder is not None
-    with told_once(run.fabric, RunInterrupted, TrainingDiverged):
+    with told_once(run.fabric, RunInterrupted, TrainingDiverged), interrupted_by_sigterm():
         return finish(run, told), run.folder
 
 
@@ -112,7 +118,7 @@ def finished_results(recipe: Recipe[O, A, R, S], options: O, folder: RunFolder) 
 
 def show(results: Any, folder: RunFolder, console: Console) -> None:
     """Print the table, what is to be said of it, and where the report is."""
-    results.print(console, folder.path)
+    results.show(console, folder.path)
     console.print(Text(f"Report: {folder.report}"), soft_wrap=True)
 
 

@@ -78,13 +78,14 @@ def newest_run(root: Path, recipe: str) -> RunFolder:
     return RunFolder.open(numbered[-1][1])
 
 
-def set_aside_newer(files: ArmFiles, chosen: Path) -> Path | None:
-    """Move the checkpoints that are newer than the one to go on from into a folder of their own.
+def set_aside_newer(files: ArmFiles, chosen: Path | None) -> Path | None:
+    """Move the checkpoints that are newer than the one to go on from (None: all) into a folder of their own.
 
     The run goes on another way from there: what it left before must not be taken for its best or newest. Returns the
     folder, or None where nothing was newer. Names of checkpoints sort as they were saved.
     """
-    newer = [path for path in sorted(files.folder.glob(f"{files.prefix}-*.pt")) if path.name > chosen.name]
+    found = sorted(files.folder.glob(f"{files.prefix}-*.pt"))
+    newer = [path for path in found if chosen is None or path.name > chosen.name]
     if not newer:
         return None
     number = 1

@@ -14,6 +14,7 @@ from bitdial.search.columns import Column
 from bitdial.search.groups import Configuration, Ranked, configurations, ranking
 from bitdial.search.importance import importance_of, study_of
 from bitdial.search.readers import FoundRun, Unread, read_runs
+from bitdial.search.shares import as_fractions
 from bitdial.search.table import RunTable, larger
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class Analysis:
 
     @cached_property
     def _found(self) -> tuple[list[FoundRun], list[Unread]]:
-        return read_runs(self.results_dir)
+        runs, unread = read_runs(self.results_dir)
+        return as_fractions(runs), unread
 
     @cached_property
     def table(self) -> RunTable:

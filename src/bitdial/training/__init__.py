@@ -1,5 +1,6 @@
 """Training: the loop, tasks, optimizers, logs, progress, and what makes a run stoppable at any step."""
 
+from bitdial.interrupts import Interrupts as Interrupts
 from bitdial.training.batch_size import find_batch_size as find_batch_size
 from bitdial.training.batch_size import peak_memory as peak_memory
 from bitdial.training.batches import BatchStream as BatchStream
@@ -13,7 +14,6 @@ from bitdial.training.knobs import Knob as Knob
 from bitdial.training.learning_rate import LearningRateConfig as LearningRateConfig
 from bitdial.training.learning_rate import LearningRateFactor as LearningRateFactor
 from bitdial.training.learning_rate import learning_rate_factor as learning_rate_factor
-from bitdial.training.loop import Interrupts as Interrupts
 from bitdial.training.metrics_log import CsvLog as CsvLog
 from bitdial.training.metrics_log import MetricsLog as MetricsLog
 from bitdial.training.mixed_precision import AdaptiveMixedPrecisionTrainer as AdaptiveMixedPrecisionTrainer

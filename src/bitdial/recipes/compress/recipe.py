@@ -218,7 +218,7 @@ COMPRESS: Recipe[CompressConfig, Arm, CodecResult, CompressResults] = Recipe(
     results=CompressResults,
     figures=figures,
     page=report_page,
-    may_grow=frozenset({"seeds"}),
+    may_grow=frozenset({"seeds", "early_stopping_patience"}),
     may_change=frozenset({"test_path", "coded_pictures"}),
     dialled=False,
     tuned=Tuned({"validation_fraction": 0.1}, rescales=frozenset({"lambda_value"})),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -171,6 +171,13 @@ class CyclicConfig(TrainingOptions, ValidationOptions, SharedConfig):
         if self.early_stopping and self.eval_interval is None:  # at the same place of each cycle
             self.__dict__["eval_interval"] = self.cyclic.cycle_length
         return self
+
+    @classmethod
+    def fitted(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Leave out what would bend a profile, which is smooth by itself, where the user gives one."""
+        bent = {f"cyclic.{name}" for name in ("smooth_transitions", "use_reverse_cycle", "progressive_cycles")}
+        bent = bent if given.get("cyclic.profile") is not None else set()
+        return {name: value for name, value in preset.items() if name not in bent}
 
     @property
     def root(self) -> Path:

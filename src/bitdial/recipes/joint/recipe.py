@@ -39,7 +39,7 @@ from bitdial.training import (
     learning_rate_factor,
     preserved_random_state,
 )
-from bitdial.training.knobs import BitOpsCounter
+from bitdial.training.knobs import BitOpsCounter, mean_width
 
 MOST_PACKED = 8
 """The widest weights that a packed file holds in their real bits."""
@@ -84,7 +84,7 @@ def train(arm: Arm, bench: Bench[JointConfig]) -> TrainingState:
         task = passes = InPasses(task, dial, turns(0))
 
         def mean(step: Turns) -> float:
-            return sum(ledger.average_bits(turn.widths) for turn in step) / len(step)
+            return sum(mean_width(turn.widths) for turn in step) / len(step)
 
         counter = BitOpsCounter(lambda step: tuple(turn.widths for turn in turns(step)), ledger, dial.gradients)
         evaluation: Any = Validation(bench, ledger, steps)
@@ -153,6 +153,7 @@ def measure(arm: Arm, bench: Bench[JointConfig], state: TrainingState) -> JointR
         relative_bitops=[ledger.step_bitops(width, width).forward / full for width in widths],
         size_bytes=[ledger.size_bytes(width) for width in widths],
         average_bits=phase.average_bits,
+        dial_bits=phase.dial_bits,
         bitops=phase.bitops,
         seconds=phase.seconds,
         seconds_validation=0.0 if validation is None else validation.seconds,
@@ -267,8 +268,5 @@ JOINT: Recipe[JointConfig, Arm, JointResult, JointResults] = Recipe(
     page=report_page,
     leave=leave,
     may_grow=frozenset({"seeds", "early_stopping_patience"}),
-    suffices=lambda options, record: (
-        record.early_stop is None or record.early_stop.patience >= options.early_stopping_patience
-    ),
     may_change=frozenset({"strict"}),
 )

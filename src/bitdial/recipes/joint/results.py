@@ -43,7 +43,9 @@ class JointResult(ArmRecord):
     size_bytes: list[int] = []
     """What the network takes on the disk at each width, its weights packed, in bytes."""
     average_bits: float
-    """Mean forward width of training, weighted with multiply-accumulates."""
+    """Mean forward width of training, weighted with multiply-accumulates, unquantized layers too."""
+    dial_bits: float | None = None
+    """Mean width of training as the dial says: the mean over the quantized layers; null in older files."""
     bitops: float
     """Simulated BitOps of training."""
     seconds: float

@@ -111,6 +111,7 @@ class Validation(Hook):
             "epochs": [scores.model_dump() for scores in self.epochs],
             "last": None if self.last is None else self.last.model_dump(),
             "seconds": self.seconds,
+            "at": [self.epoch, self.step],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -118,6 +119,7 @@ class Validation(Hook):
         self.epochs = [EpochScores.model_validate(scores) for scores in state["epochs"]]
         self.last = None if state["last"] is None else WidthValidation.model_validate(state["last"])
         self.seconds = float(state["seconds"])
+        self.epoch, self.step = state.get("at", (0, 0))  # where it was stopped in mid-evaluation
 
 
 def _columns(group: str, name: str, spread: Spread) -> dict[str, float]:

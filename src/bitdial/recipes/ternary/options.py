@@ -15,6 +15,7 @@ from bitdial.configuration.files import Loader
 from bitdial.configuration.sentences import sentence
 from bitdial.configuration.settings import Settings
 from bitdial.data import AugmentationOptions
+from bitdial.data.recordings import is_recordings
 from bitdial.errors import BitdialError, suggest
 from bitdial.recipes.options import ARM_NAME, AUTO, LEARNING_RATES, SharedConfig, TernaryName, Width
 from bitdial.terminal import terminal
@@ -31,6 +32,9 @@ from bitdial.training.options import (
 DEFAULT_EPOCHS = 30
 FLOAT = "none"
 """The quantizer that leaves weights as they are."""
+
+POLICIES = ("autoaugment", "randaugment", "trivialaugment")
+"""Ways to augment images that exclude each other."""
 
 _SAME_FOR_ALL = frozenset(
     {
@@ -128,7 +132,7 @@ class TernaryConfig(
                 f"{self.early_stopping_mode}; "
                 f"give --monitor {'loss' if mode == 'max' else 'accuracy'} with it, or leave it out"
             )
-        policies = [name for name in ("autoaugment", "randaugment", "trivialaugment") if getattr(self, name)]
+        policies = [name for name in POLICIES if getattr(self, name)]
         if len(policies) > 1:
             raise BitdialError(f"{' and '.join(policies)} exclude each other, got both; give only one of them")
         if self.epochs is not None and (self.warmup_epochs or 0) >= self.epochs and self.scheduler != "none":
@@ -137,6 +141,23 @@ class TernaryConfig(
             )
         if self.teacher is not None and self.quantizer == FLOAT and self.activation_bits == 32:
             raise BitdialError("teacher needs a quantized student, got quantizer none; leave one of the two out")
+
+    @classmethod
+    def fitted(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Scale the warm-up with the length, and leave out what the user's choice rules out."""
+        kept = dict(preset)
+        if is_recordings(str(given.get("dataset"))):
+            kept = {name: value for name, value in kept.items() if name not in AugmentationOptions.model_fields}
+        if given.get("steps") is not None:
+            kept.pop("warmup_epochs", None)
+        epochs, before = given.get("epochs"), preset.get("epochs")
+        if isinstance(epochs, int) and before and "warmup_epochs" in kept:
+            kept["warmup_epochs"] = kept["warmup_epochs"] * min(1.0, epochs / before)
+        if given.get("validation_fraction") == 0:
+            kept.pop("early_stopping", None)
+        if any(given.get(policy) for policy in POLICIES):
+            kept = {name: value for name, value in kept.items() if name not in POLICIES}
+        return kept
 
     @property
     def monitor_mode(self) -> Literal["max", "min"]:
