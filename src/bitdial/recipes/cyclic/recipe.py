@@ -14,6 +14,8 @@ from torch import nn
 from bitdial.errors import BitdialError
 from bitdial.evaluation import ArmResult
 from bitdial.evaluation.equal_cost import batches_in_step, ledger_of, matched_steps, schedule_bitops
+from bitdial.evaluation.results import width_key
+from bitdial.evaluation.shipping import forward_seconds, shipped_at
 from bitdial.evaluation.trained import PhaseResult
 from bitdial.files import write_atomically
 from bitdial.layers import BitDial, PrecisionScheduler, skipped_layers
@@ -136,6 +138,7 @@ def measure(arm: Arm, bench: Bench[CyclicConfig], state: TrainingState) -> ArmRe
     widths: list[Any] = [*targets, *([] if ships in targets else [ships])]
     scores = bench.sweep(widths)
     cycled = set(map(options.cyclic.schedule(), range(phase.iterations))) if arm.kind == "cpt" else None
+    names = {**{width_key(bits): bits for bits in targets}, arm.label: ships}
     before: ArmResult | None = bench.done[arm.starts_from] if arm.starts_from else None
     return ArmResult(
         name=arm.name,
@@ -151,6 +154,8 @@ def measure(arm: Arm, bench: Bench[CyclicConfig], state: TrainingState) -> ArmRe
         seconds=phase.seconds + (before.seconds if before else 0.0),
         seconds_own=phase.seconds,
         iterations=phase.iterations,
+        shipped=shipped_at(ledger_of(bench.model, bench.loaders.test), names),
+        forward_seconds=forward_seconds(bench.model, bench.loaders.test, bench.work.task),
         history=phase.history,
         precision_note=phase.precision_note,
         early_stop=phase.early_stop,
