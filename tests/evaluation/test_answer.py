@@ -108,14 +108,14 @@ def test_shipping_is_set_against_float_and_costs_have_their_seconds() -> None:
     arm = arms_of("a", [0.9], bits=4)[0].model_copy(update={"shipped": shipped, "forward_seconds": 0.002})
     answer = told([arm])
     assert answer.cost == (
-        "1.0 KiB, 8.0x smaller than float (8.0 KiB); 16.0 M BitOps an example, 64x fewer than float (simulated; 2.0 ms "
-        "here, as they are computed in floating point)."
+        "1.0 KiB, 8.0x smaller than float (8.0 KiB); 16.0 M BitOps an example, 64x fewer than float (simulated; "
+        "2.0\u00a0ms here, as they are computed in floating point)."
     )
     assert [(tile.value, tile.label) for tile in answer.tiles] == [
         ("90.0%", "accuracy as shipped"),
         ("1.0 KiB", "size of the file, weights packed"),
-        ("16.0 M", "BitOps an example (simulated); takes 2.0 ms here"),
-        ("1.00 T", "BitOps to train (simulated); took 10 s"),
+        ("16.0 M", "BitOps an example (simulated); takes 2.0\u00a0ms here"),
+        ("1.00 T", "BitOps to train (simulated); took 10\u00a0s"),
     ]
     assert against_float_cost(None, None, None, None, None) == ""
     assert [tile.label for tile in cost_tiles(None, 1e6, None, None, 3.0)] == ["to train (wall-clock)"]
@@ -127,7 +127,8 @@ def test_against_float() -> None:
     above = against_float(Interval(mean=0.91, n=1), base, Interval(mean=0.01, n=1), missing="x")
     assert above == "91.0%, 1.0 points above float (90.0%)."
     doubt = against_float(base, base, Interval(mean=-0.01, low=-0.03, high=0.01, n=3), missing="x")
-    assert doubt.endswith(f"95% interval {MINUS}3.0 to +1.0, so perhaps by chance).")
+    assert doubt.endswith(f"95% interval {MINUS}3.0 to +1.0, perhaps by chance).")
+    assert "interval" not in against_float(base, base, interval([-0.01, -0.02]), missing="x")
 
 
 @pytest.mark.parametrize("comparisons", [1, 10])

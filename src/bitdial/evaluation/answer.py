@@ -77,10 +77,9 @@ def against_float(own: Interval, baseline: Interval | None, gap: Interval | None
     if round(1000 * gap.mean) == 0:
         return f"{percent(own)}, as float ({percent(baseline)})."
     way = f"{points(abs(gap.mean)).lstrip('+')} points {'above' if gap.mean > 0 else 'below'} float"
-    ends = "" if gap.low is None else f"95% interval {span(gap)}"
-    if verdict(gap) == "inside the interval":
-        ends += ", so perhaps by chance"
-    return f"{percent(own)}, {way} ({percent(baseline)}{'; ' if ends else ''}{ends})."
+    ends = [f"95% interval {span(gap)}"] if gap.n > 2 else []
+    ends += ["perhaps by chance"] if verdict(gap) == "inside the interval" else []
+    return f"{percent(own)}, {way} ({'; '.join([percent(baseline), ', '.join(ends)]).removesuffix('; ')})."
 
 
 def against_float_cost(
@@ -150,7 +149,8 @@ def certainty(gap: Interval | None, rival: str, *, confidence: float = CONFIDENC
         near = f"{lost} points {'less' if gap.mean > 0 else 'more'}" if round(1000 * gap.mean) else "as accurate"
         told = "One seed, so no interval, and small differences may be chance"
         return f"{told}; nearest is {rival} ({near}). `--seeds 3` tells more."
-    numbers = f"{points(gap.mean)} points, interval {span(gap)}"
+    # The interval of two seeds is 12.7 times as wide as they lie apart: it tells hardly anything, and is not shown.
+    numbers = f"{points(gap.mean)} points" + (f", interval {span(gap)}" if gap.n > 2 else "")
     if verdict(gap) != "inside the interval":
         return f"{gap.n} seeds tell it apart from {rival} ({numbers})."
     needed = seeds_needed(gap, confidence=confidence)

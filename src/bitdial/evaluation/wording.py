@@ -65,11 +65,11 @@ def seconds(value: float | None) -> str:
 
 
 def duration(value: float) -> str:
-    """Return seconds with the unit that suits them: ``"0.3 ms"``, ``"42 ms"``, ``"8.4 s"``."""
+    """Return seconds with the unit that suits them and stays beside them: ``"0.3 ms"``, ``"42 ms"``, ``"8.4 s"``."""
     for unit, size in (("µs", 1e-6), ("ms", 1e-3)):
         if value < 999.5 * size:
-            return f"{seconds(value / size)} {unit}"
-    return f"{seconds(value)} s"
+            return f"{seconds(value / size)}\u00a0{unit}"
+    return f"{seconds(value)}\u00a0s"
 
 
 def bytes_text(count: int) -> str:
