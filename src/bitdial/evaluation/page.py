@@ -226,15 +226,20 @@ def machine_section(machine: Machine) -> list[Block]:
     ]
 
 
+def _breakable(name: str) -> Markup:
+    """Let a name break where its words end, and a number nowhere."""
+    return Markup(re.sub(r"(_|/|=|(?<=\w)\.(?=[a-z]))", r"\1<wbr>", str(escape(name))))
+
+
 @cache
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     filters: dict[str, Callable[..., Any]] = {
         "kind": lambda block: type(block).__name__,
         "cell": lambda cell: cell if isinstance(cell, Cell) else Cell(cell),
-        "breakable": lambda name: escape(name).replace("_", Markup("_<wbr>")),
+        "breakable": _breakable,
         "code": lambda text: Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(escape(text)))),
-        "lines": lambda text: Markup("<br>").join(text.split("\n")),
+        "lines": lambda text: Markup("<br>").join(_breakable(line) for line in text.split("\n")),
         "base64": lambda image: base64.b64encode(image).decode("ascii"),
     }
     environment.filters.update(filters)
