@@ -113,7 +113,7 @@ def _cost(own: Shipped | None, full: Shipped | None, seconds: float | None) -> s
 def _tiles(chosen: Candidate, own: Shipped | None, seconds: float | None) -> list[Tile]:
     interval = "" if chosen.accuracy.half is None else ", 95% interval"
     return [
-        Tile(f"{wording.percent(chosen.accuracy, sign='')}%", f"accuracy as shipped{interval}"),
+        Tile(wording.percent(chosen.accuracy), f"accuracy as shipped{interval}"),
         *cost_tiles(
             None if own is None else own.size_bytes,
             None if own is None else own.bitops,

@@ -55,7 +55,7 @@ def answer_of(results: JointResults) -> Answer:
         certainty=_sure(results, bits),
         trouble=trouble,
         tiles=[
-            Tile(f"{wording.percent(values[bits], sign='')}%", f"accuracy at {wording.bits(bits)}{interval}"),
+            Tile(wording.percent(values[bits]), f"accuracy at {wording.bits(bits)}{interval}"),
             *cost_tiles(size, bitops, first.forward_seconds, first.bitops, first.seconds),
         ],
     )

@@ -97,7 +97,7 @@ def _tiles(best: Summary, first: NetworkResult) -> list[Tile]:
     zeros = [] if best.zeros is None else [Tile(f"{best.zeros:.0%}", "of the ternary weights are zero")]
     size = None if first.sizes is None else first.sizes.file
     return [
-        Tile(f"{wording.percent(best.test, sign='')}%", f"accuracy on the test data{interval}"),
+        Tile(wording.percent(best.test), f"accuracy on the test data{interval}"),
         *cost_tiles(size, first.bitops, first.forward_seconds, None, first.seconds),
         *zeros,
     ]
