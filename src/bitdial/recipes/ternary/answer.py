@@ -15,7 +15,7 @@ from bitdial.evaluation.answer import (
     stops,
 )
 from bitdial.evaluation.page import Tile
-from bitdial.evaluation.statistics import TIE_MARGIN, seed_difference, verdict
+from bitdial.evaluation.statistics import CONFIDENCE, TIE_MARGIN, corrected, seed_difference, verdict
 from bitdial.evaluation.wording import bytes_text
 from bitdial.recipes.ternary.results import NetworkResult, Summary, TernaryResults
 
@@ -24,7 +24,7 @@ def answer_of(results: TernaryResults) -> Answer:
     """Say what the most accurate ternary network makes of the task, and how small it is.
 
     Of several it is not decided where one seed finds another at most a percentage point less accurate, or where the
-    interval of their difference holds 0.
+    interval of their difference, corrected for the number of comparisons, holds 0.
     """
     ranked = sorted(results.summaries, key=lambda row: (row.quantizer == "none", -row.test.mean))
     best = ranked[0]
@@ -35,7 +35,8 @@ def answer_of(results: TernaryResults) -> Answer:
     baseline = unquantized if best is not unquantized else None
     size = None if first.sizes is None else first.sizes.file
     full = None if first.sizes is None else first.sizes.float32
-    gap = None if rival is None else _gap(results, best, rival)
+    level = corrected(sum(row.quantizer != "none" for row in results.summaries) - 1)
+    gap = None if rival is None else _gap(results, best, rival, level)
     named = f"{best.experiment}: " if len(results.summaries) > 1 else ""
     headline = f"{named}{wording.percent(best.test)}"
     headline += (
@@ -58,27 +59,27 @@ def answer_of(results: TernaryResults) -> Answer:
         headline=headline,
         quality=f"{named}{quality}",
         cost=against_float_cost(size, full, first.bitops, first.float_bitops, first.forward_seconds),
-        certainty=_sure(gap, rival, group),
+        certainty=_sure(gap, rival, group, level),
         trouble=stops((network.experiment, network.seed, network.early_stop) for network in results.networks),
         tiles=_tiles(best, first),
     )
 
 
-def _gap(results: TernaryResults, best: Summary, other: Summary) -> Interval | None:
+def _gap(results: TernaryResults, best: Summary, other: Summary, confidence: float = CONFIDENCE) -> Interval | None:
     """Accuracy of one experiment minus that of another, paired by seed."""
     of: dict[str, dict[int, float]] = {}
     for network in results.networks:
         of.setdefault(network.experiment, {})[network.seed] = network.test.accuracy
-    return seed_difference(of[best.experiment], of[other.experiment])
+    return seed_difference(of[best.experiment], of[other.experiment], confidence)
 
 
 def _told_apart(gap: Interval) -> bool:
     return gap.mean > TIE_MARGIN if gap.low is None else verdict(gap) != "inside the interval"
 
 
-def _sure(gap: Interval | None, rival: Summary | None, group: Sequence[NetworkResult]) -> str:
+def _sure(gap: Interval | None, rival: Summary | None, group: Sequence[NetworkResult], level: float) -> str:
     if rival is not None:
-        sure = certainty(gap, rival.experiment)
+        sure = certainty(gap, rival.experiment, confidence=level)
     elif len(group) == 1:
         sure = "One seed, so no interval; `--seeds 3` gives one."
     else:
