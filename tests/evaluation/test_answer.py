@@ -17,7 +17,7 @@ from bitdial.evaluation.answer import (
 )
 from bitdial.evaluation.comparison import summarise
 from bitdial.evaluation.page import Page, render_page
-from bitdial.evaluation.results import ArmResult, EarlyStop, Interval, Shipped
+from bitdial.evaluation.results import ArmResult, EarlyStop, Interval, WidthCost
 from bitdial.evaluation.statistics import corrected, interval
 from bitdial.evaluation.wording import MINUS
 from bitdial.recipes.cyclic.answer import answer_of
@@ -104,8 +104,8 @@ def test_loss_that_still_falls_asks_for_longer_training() -> None:
 
 
 def test_shipping_is_set_against_float_and_costs_have_their_seconds() -> None:
-    shipped = {"4": Shipped(size_bytes=1 << 10, bitops=16e6), "32": Shipped(size_bytes=8 << 10, bitops=1024e6)}
-    arm = arms_of("a", [0.9], bits=4)[0].model_copy(update={"shipped": shipped, "forward_seconds": 0.002})
+    costs = {"4": WidthCost(size_bytes=1 << 10, bitops=16e6), "32": WidthCost(size_bytes=8 << 10, bitops=1024e6)}
+    arm = arms_of("a", [0.9], bits=4)[0].model_copy(update={"costs": costs, "forward_seconds": 0.002})
     answer = told([arm])
     assert answer.cost == (
         "1.0 KiB, 8.0x smaller than float (8.0 KiB); 16.0 M BitOps an example, 64x fewer than float (simulated; "

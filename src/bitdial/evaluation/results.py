@@ -161,7 +161,7 @@ class EarlyStop(Record):
         return f"stopped early at {self.unit} {self.at} of {self.of}, {best}"
 
 
-class Shipped(Record):
+class WidthCost(Record):
     """What a network takes once it ships, at one width."""
 
     size_bytes: int
@@ -221,7 +221,7 @@ class ArmResult(ArmRecord):
     """Wall-clock seconds of this arm's own steps; null when they were not measured apart."""
     iterations: int = Field(ge=0)
     """How many optimizer steps of its own the arm took."""
-    shipped: dict[str, Shipped] = {}
+    costs: dict[str, WidthCost] = {}
     """What it takes to ship at each width, by the width in words; empty in files of earlier versions."""
     forward_seconds: float | None = None
     """Wall-clock seconds of one prediction as it is computed here, at any width; null in files of earlier versions."""

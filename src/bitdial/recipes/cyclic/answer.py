@@ -17,7 +17,7 @@ from bitdial.evaluation.answer import (
 )
 from bitdial.evaluation.page import Tile
 from bitdial.evaluation.recommendation import name_of
-from bitdial.evaluation.results import ArmResult, Candidate, Comparison, Interval, Shipped
+from bitdial.evaluation.results import ArmResult, Candidate, Comparison, Interval, WidthCost
 from bitdial.evaluation.statistics import TIE_MARGIN, corrected, seed_difference, verdict
 
 
@@ -47,7 +47,7 @@ def answer_of(arms: Sequence[ArmResult], comparison: Comparison) -> Answer:
         missing="`--static.compare_to_baseline` trains one",
     )
     ships = next(arm for arm in arms if arm.name == chosen.arm)
-    own, full = ships.shipped.get(chosen.label), ships.shipped.get("32")
+    own, full = ships.costs.get(chosen.label), ships.costs.get("32")
     headline = f"Ship {_width(chosen.label)}"
     if rival is not None and not _decided(chosen, rival, gap):
         headline = f"Not decided: {rival.label} or {_width(chosen.label)}"
@@ -104,13 +104,13 @@ def _width(label: str) -> str:
     return "float, at 32 bits" if label == "32" else f"{label} {'bit' if label == '1' else 'bits'}"
 
 
-def _cost(own: Shipped | None, full: Shipped | None, seconds: float | None) -> str:
+def _cost(own: WidthCost | None, full: WidthCost | None, seconds: float | None) -> str:
     if own is None or full is None:
         return ""
     return against_float_cost(own.size_bytes, full.size_bytes, own.bitops, full.bitops, seconds)
 
 
-def _tiles(chosen: Candidate, own: Shipped | None, seconds: float | None) -> list[Tile]:
+def _tiles(chosen: Candidate, own: WidthCost | None, seconds: float | None) -> list[Tile]:
     interval = "" if chosen.accuracy.half is None else ", 95% interval"
     return [
         Tile(wording.percent(chosen.accuracy), f"accuracy as shipped{interval}"),

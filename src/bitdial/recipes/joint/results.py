@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from rich.text import Text
 
 from bitdial.evaluation import Interval, LayerSensitivity, Spread, WidthScore, WidthValidation, WidthVerdict, interval
-from bitdial.evaluation.results import ArmRecord, EarlyStop, History, Record, RunResults, Shipped
+from bitdial.evaluation.results import ArmRecord, EarlyStop, History, Record, RunResults, WidthCost
 
 
 class EpochScores(Record):
@@ -42,7 +42,7 @@ class JointResult(ArmRecord):
     """Simulated BitOps of a forward pass at each width, as a fraction of those at 32 bits."""
     size_bytes: list[int] = []
     """What the network takes on the disk at each width, its weights packed, in bytes."""
-    float32: Shipped | None = None
+    float32: WidthCost | None = None
     """What it takes unquantized; null in files of earlier versions."""
     forward_seconds: float | None = None
     """Wall-clock seconds of one prediction as it is computed here, at any width; null in files of earlier versions."""

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from bitdial.evaluation.equal_cost import ledger_of
-from bitdial.evaluation.shipping import forward_seconds
 from bitdial.evaluation.sweep import evaluate
 from bitdial.evaluation.trained import early_stop_of
+from bitdial.evaluation.width_costs import forward_seconds
 from bitdial.export import packed_sizes, save_packed
 from bitdial.layers import QuantizedLayer, skipped_layers
 from bitdial.layers.names import plain_names

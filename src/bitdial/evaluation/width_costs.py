@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitdial.evaluation.results import Shipped
+from bitdial.evaluation.results import WidthCost
 from bitdial.evaluation.sweep import unchanged
 from bitdial.layers import Ledger
 from bitdial.layers.dial import Bits
@@ -21,7 +21,7 @@ from bitdial.training.tasks import Task
 _PASSES = 3
 
 
-def shipped_at(ledger: Ledger, widths: Mapping[str, Bits]) -> dict[str, Shipped]:
+def width_costs(ledger: Ledger, widths: Mapping[str, Bits]) -> dict[str, WidthCost]:
     """Return what a network takes at each of some widths, by their names.
 
     Args:
@@ -29,7 +29,7 @@ def shipped_at(ledger: Ledger, widths: Mapping[str, Bits]) -> dict[str, Shipped]
         widths: name -> one width, or one for each quantized layer.
     """
     return {
-        name: Shipped(size_bytes=ledger.size_bytes(bits), bitops=ledger.step_bitops(bits, bits).forward)
+        name: WidthCost(size_bytes=ledger.size_bytes(bits), bitops=ledger.step_bitops(bits, bits).forward)
         for name, bits in widths.items()
     }
 
