@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from bitdial.evaluation.results import ArmKind, ArmResult, History, Machine, WidthScore
+from bitdial.evaluation.results import ArmKind, ArmResult, History, Machine, WidthCost, WidthScore
 from bitdial.recipes.cyclic.results import CyclicResults, collect_results
 
 WIDTHS = (2.0, 4.0, 8.0, 16.0, 32.0)
@@ -108,6 +108,11 @@ def _arm(
         seconds=8.0 + 6 * bitops / 1e12 + chance.random(),
         seconds_own=4.0 + 2 * bitops_own / 1e12,
         iterations=iterations,
+        costs={
+            name: WidthCost(size_bytes=int(12e3 + 34e3 * width), bitops=4e8 + 4e7 * width**2)
+            for name, width in {**{f"{width:g}": width for width in WIDTHS}, label: own_bits}.items()
+        },
+        forward_seconds=7e-5,
         history=History(
             step=list(range(iterations)),
             loss=losses,

@@ -135,6 +135,13 @@ def test_a_table_marks_rows_cells_and_columns_of_words() -> None:
     assert '<td>2</td><td class="words">so so</td></tr>' in page
 
 
+def test_names_break_where_their_words_end_and_numbers_nowhere() -> None:
+    page = body(Table(["a", "optim.weight_decay"], [Row("stage1.0.conv2/&_x", ["1"]), Row("97.1", ["2"])]))
+    assert "<span>optim.<wbr>weight_<wbr>decay</span>" in page
+    assert "<span>stage1.0.<wbr>conv2/<wbr>&amp;_<wbr>x</span>" in page
+    assert "<span>97.1</span>" in page
+
+
 def test_a_table_without_rows_says_so() -> None:
     assert Parsed(body(Table(["a", "b"], []))).text.endswith("a b none")
     assert Parsed(body(Table(["a"], []))).text.endswith("a none")

@@ -6,8 +6,9 @@ A recipe says what its page shows, as a `Page` of blocks; how a page looks stand
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -153,7 +154,8 @@ class Page:
         title: the heading of the page.
         meta: what stands small below it: sizes, dates.
         blocks: from top to bottom.
-        headline: the answer in a sentence.
+        headline: the answer, in a few words or a sentence.
+        lines: what is to be said of it next, by name: a short sentence each. With them the headline is large.
         tiles: the numbers that matter most.
     """
 
@@ -161,6 +163,7 @@ class Page:
     meta: Sequence[str]
     blocks: Sequence[Block]
     headline: str | None = None
+    lines: Mapping[str, str] = field(default_factory=dict)
     tiles: Sequence[Tile] = ()
 
 
@@ -223,14 +226,20 @@ def machine_section(machine: Machine) -> list[Block]:
     ]
 
 
+def _breakable(name: str) -> Markup:
+    """Let a name break where its words end, and a number nowhere."""
+    return Markup(re.sub(r"(_|/|=|(?<=\w)\.(?=[a-z]))", r"\1<wbr>", str(escape(name))))
+
+
 @cache
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     filters: dict[str, Callable[..., Any]] = {
         "kind": lambda block: type(block).__name__,
         "cell": lambda cell: cell if isinstance(cell, Cell) else Cell(cell),
-        "breakable": lambda name: escape(name).replace("_", Markup("_<wbr>")),
-        "lines": lambda text: Markup("<br>").join(text.split("\n")),
+        "breakable": _breakable,
+        "code": lambda text: Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(escape(text)))),
+        "lines": lambda text: Markup("<br>").join(_breakable(line) for line in text.split("\n")),
         "base64": lambda image: base64.b64encode(image).decode("ascii"),
     }
     environment.filters.update(filters)

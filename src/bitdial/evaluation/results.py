@@ -161,6 +161,15 @@ class EarlyStop(Record):
         return f"stopped early at {self.unit} {self.at} of {self.of}, {best}"
 
 
+class WidthCost(Record):
+    """What a network takes once it ships, at one width."""
+
+    size_bytes: int
+    """Bytes on the disk with packed weights, computed from its layers."""
+    bitops: float
+    """Simulated BitOps of a forward pass for one example."""
+
+
 class ArmRecord(Record):
     """What one arm with one seed gave; each recipe has a type of its own."""
 
@@ -214,6 +223,10 @@ class ArmResult(ArmRecord):
     """Wall-clock seconds of this arm's own steps; null when they were not measured apart."""
     iterations: int = Field(ge=0)
     """How many optimizer steps of its own the arm took."""
+    costs: dict[str, WidthCost] = {}
+    """What it takes to ship at each width, by the width in words; empty in files of earlier versions."""
+    forward_seconds: float | None = None
+    """Wall-clock seconds of one prediction as it is computed here, at any width; null in files of earlier versions."""
     history: History = History()
     """What was logged while it was trained."""
     precision_note: str | None = None

@@ -16,6 +16,7 @@ from bitdial.evaluation.codec_plots import RATE_DISTORTION_CAPTION, rate_distort
 from bitdial.evaluation.page import Page, Row, Section, Table
 from bitdial.evaluation.plot_style import render
 from bitdial.evaluation.side_by_side import SIDE_BY_SIDE_CAPTION
+from bitdial.recipes.compress.answer import answer_of
 from bitdial.recipes.compress.results import CodecResult, CompressResults
 
 CAPTIONS = {
@@ -107,6 +108,7 @@ def report_page(results: CompressResults, images: Mapping[str, bytes]) -> Page:
     if results.bd_rates:
         told = ", ".join(f"{kind} {rate:+.1f}%" for kind, rate in results.bd_rates.items())
         extra = [pages.Text(f"BD-rate, the bits that the codec needs at equal PSNR beside other kinds: {told}.")]
+    answer = answer_of(results)
     return Page(
         title="An image codec",
         meta=[
@@ -114,7 +116,9 @@ def report_page(results: CompressResults, images: Mapping[str, bytes]) -> Page:
             f"{results.config['model']}, {wording.engineering(results.networks[0].parameters)} parameters",
             f"\u03bb {', '.join(f'{value:g}' for value in results.by_lambda())}",
         ],
-        headline=results.sentence or None,
+        headline=answer.headline,
+        lines=answer.lines,
+        tiles=answer.tiles,
         blocks=[
             Section("Quality and size"),
             Table(COLUMNS, rows, caption),

@@ -14,7 +14,9 @@ from torch import nn
 from bitdial.errors import BitdialError
 from bitdial.evaluation import ArmResult
 from bitdial.evaluation.equal_cost import batches_in_step, ledger_of, matched_steps, schedule_bitops
+from bitdial.evaluation.results import width_key
 from bitdial.evaluation.trained import PhaseResult
+from bitdial.evaluation.width_costs import forward_seconds, width_costs
 from bitdial.files import write_atomically
 from bitdial.layers import BitDial, PrecisionScheduler, skipped_layers
 from bitdial.layers.cycling import CyclicPrecisionScheduler
@@ -136,6 +138,7 @@ def measure(arm: Arm, bench: Bench[CyclicConfig], state: TrainingState) -> ArmRe
     widths: list[Any] = [*targets, *([] if ships in targets else [ships])]
     scores = bench.sweep(widths)
     cycled = set(map(options.cyclic.schedule(), range(phase.iterations))) if arm.kind == "cpt" else None
+    names = {**{width_key(bits): bits for bits in targets}, arm.label: ships}
     before: ArmResult | None = bench.done[arm.starts_from] if arm.starts_from else None
     return ArmResult(
         name=arm.name,
@@ -152,6 +155,8 @@ def measure(arm: Arm, bench: Bench[CyclicConfig], state: TrainingState) -> ArmRe
         seconds=phase.seconds + (before.seconds if before else 0.0),
         seconds_own=phase.seconds,
         iterations=phase.iterations,
+        costs=width_costs(ledger_of(bench.model, bench.loaders.test), names),
+        forward_seconds=forward_seconds(bench.model, bench.loaders.test, bench.work.task),
         history=phase.history,
         precision_note=phase.precision_note,
         early_stop=phase.early_stop,

@@ -16,6 +16,7 @@ from bitdial.evaluation import page as pages
 from bitdial.evaluation import plot_style, plots, report, wording
 from bitdial.evaluation.curves import training_curves
 from bitdial.evaluation.page import Block, Page, Row, Section, Table, Text
+from bitdial.recipes.cyclic.answer import answer_of
 from bitdial.recipes.cyclic.cycles import TOLERANCE, CycleAnalysis
 from bitdial.recipes.cyclic.results import CyclicResults
 
@@ -96,7 +97,7 @@ def write_report(results: CyclicResults, path: str | Path) -> Path:
 
 def report_page(results: CyclicResults, images: Mapping[str, bytes]) -> Page:
     """Return the report as a page of blocks; `images` is what `render` gave."""
-    comparison = results.comparison
+    comparison, answer = results.comparison, answer_of(results.arms, results.comparison)
     blocks = [
         *report.comparison_section(comparison),
         *report.cost_section(comparison),
@@ -118,8 +119,9 @@ def report_page(results: CyclicResults, images: Mapping[str, bytes]) -> Page:
     return Page(
         title=f"{results.experiment}: which precision is worth shipping",
         meta=[report.size(comparison), pages.made(results.created)],
-        headline=comparison.reason,
-        tiles=report.tiles(comparison),
+        headline=answer.headline,
+        lines=answer.lines,
+        tiles=answer.tiles,
         blocks=blocks,
     )
 
@@ -132,12 +134,12 @@ def _cycles_section(cycles: list[CycleAnalysis]) -> list[Block]:
         Table(
             columns=[
                 "arm",
+                "state",
                 "seed",
                 "cycles",
                 "loss, first → last",
                 "slope per cycle",
                 "last quarter",
-                "state",
                 "stability score",
             ],
             rows=[_cycles_row(item) for item in cycles],
@@ -157,12 +159,12 @@ def _cycles_row(item: CycleAnalysis) -> Row:
     return Row(
         item.arm or "",
         [
+            item.convergence,
             str(item.seed),
             str(len(item.cycles)),
             f"{item.cycles[0].mean:.3f} → {item.cycles[-1].mean:.3f}",
             slope,
             wording.MISSING if item.change is None else wording.change(item.change),
-            item.convergence,
             f"{item.stability_score:.2f}",
         ],
     )

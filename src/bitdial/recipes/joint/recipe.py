@@ -11,6 +11,7 @@ from bitdial.evaluation import LayerSensitivity, WidthScore, layer_sensitivity, 
 from bitdial.evaluation.equal_cost import ledger_of
 from bitdial.evaluation.sweep import RECALIBRATION_LIMIT, evaluate
 from bitdial.evaluation.trained import PhaseResult, notes_on
+from bitdial.evaluation.width_costs import forward_seconds, width_costs
 from bitdial.export import save_packed
 from bitdial.layers import BitDial
 from bitdial.layers.norm_rows import PerWidth
@@ -152,6 +153,8 @@ def measure(arm: Arm, bench: Bench[JointConfig], state: TrainingState) -> JointR
         scores=scores,
         relative_bitops=[ledger.step_bitops(width, width).forward / full for width in widths],
         size_bytes=[ledger.size_bytes(width) for width in widths],
+        float32=width_costs(ledger, {"32": UNQUANTIZED})["32"],
+        forward_seconds=forward_seconds(model, bench.loaders.test, bench.work.task),
         average_bits=phase.average_bits,
         dial_bits=phase.dial_bits,
         bitops=phase.bitops,

@@ -13,6 +13,7 @@ from bitdial.evaluation import page as pages
 from bitdial.evaluation.curves import training_curves
 from bitdial.evaluation.page import Block, Page, Pre, Row, Section, Table, Text
 from bitdial.evaluation.plot_style import COLOURS, new_figure, quiet, render
+from bitdial.recipes.joint.answer import answer_of
 from bitdial.recipes.joint.results import JointResults
 
 CAPTIONS = {
@@ -129,6 +130,7 @@ def report_page(results: JointResults, images: Mapping[str, bytes]) -> Page:
         "Every layer at the width, on the test data. BitOps of a forward pass against those at 32 bits, simulated; "
         "size with packed weights."
     )
+    answer = answer_of(results)
     return Page(
         title="One network for many widths",
         meta=[
@@ -136,9 +138,12 @@ def report_page(results: JointResults, images: Mapping[str, bytes]) -> Page:
             f"{results.config['model']} on {results.config['dataset']}",
             results.config.get("training_method", "joint_quantization"),
         ],
-        headline=results.sentence or None,
+        headline=answer.headline,
+        lines=answer.lines,
+        tiles=answer.tiles,
         blocks=[
             Section("Accuracy"),
+            *([Text(results.sentence)] if results.sentence else []),
             Table(COLUMNS, rows, caption),
             *pages.pictures(images, CAPTIONS),
             *validation_section(results),

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from bitdial.evaluation.equal_cost import ledger_of
 from bitdial.evaluation.sweep import evaluate
 from bitdial.evaluation.trained import early_stop_of
+from bitdial.evaluation.width_costs import forward_seconds
 from bitdial.export import packed_sizes, save_packed
 from bitdial.layers import QuantizedLayer, skipped_layers
 from bitdial.layers.names import plain_names
@@ -86,6 +88,7 @@ def measure(arm: Arm, bench: Bench[TernaryConfig], state: TrainingState) -> Netw
     found = asdict(packed_sizes(shipped, description=told)) if packs else {}
     task, validation = bench.work.task, bench.loaders.validation
     test = _score(shipped, bench.loaders.test, task)
+    ledger = ledger_of(shipped, bench.loaders.test)
     return NetworkResult(
         experiment=arm.name,
         seed=bench.seed,
@@ -106,6 +109,9 @@ def measure(arm: Arm, bench: Bench[TernaryConfig], state: TrainingState) -> Netw
         zeros=share_of_zeros(shipped),
         unquantized=skipped_layers(shipped) if bits_of(shipped) else {},
         sizes=Sizes(**{name: found[name] for name in Sizes.model_fields}) if packs else None,
+        bitops=ledger.step_bitops().forward,
+        float_bitops=ledger.step_bitops(UNQUANTIZED, UNQUANTIZED).forward,
+        forward_seconds=forward_seconds(shipped, bench.loaders.test, task),
         file=str(file.relative_to(files.run.path)),
         precision_note=state.control.trouble(),
         packed_file=str(file.with_suffix(".safetensors").relative_to(files.run.path)) if packs else None,

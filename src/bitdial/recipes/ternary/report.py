@@ -11,7 +11,9 @@ from bitdial.evaluation import page as pages
 from bitdial.evaluation import wording
 from bitdial.evaluation.page import Block, Items, Page, Row, Section, Table, Text
 from bitdial.evaluation.plot_style import COLOURS, INK, legend_name, new_figure, quiet, render
-from bitdial.recipes.ternary.results import NetworkResult, Summary, TernaryResults, bytes_text, difference_text
+from bitdial.evaluation.wording import bytes_text
+from bitdial.recipes.ternary.answer import answer_of
+from bitdial.recipes.ternary.results import NetworkResult, Summary, TernaryResults, difference_text
 
 ZEROS_CAPTION = "Share of weights that are exactly zero, layer by layer from the input to the output, as shipped."
 
@@ -93,9 +95,13 @@ def render_plots(results: TernaryResults) -> dict[str, bytes]:
 
 def report_page(results: TernaryResults, images: Mapping[str, bytes]) -> Page:
     """Return the report as a page of blocks; `images` is what `render_plots` gave."""
+    answer = answer_of(results)
     return Page(
         title="Ternary training",
         meta=[pages.made(results.created), f"{results.config['model']} on {results.config['dataset']}"],
+        headline=answer.headline,
+        lines=answer.lines,
+        tiles=answer.tiles,
         blocks=[
             *_accuracy_section(results),
             *pages.pictures(images, captions(results.networks)),
@@ -112,23 +118,26 @@ def report_page(results: TernaryResults, images: Mapping[str, bytes]) -> Page:
 
 def _accuracy_section(results: TernaryResults) -> list[Block]:
     reference = [] if results.reference is None else [f"vs {results.reference}\n(points)"]
-    columns = ["experiment", "weights", "held out\n(%)", "test\n(%)", *reference, "zeros", "epochs", "seconds"]
+    columns = ["experiment", "test\n(%)", *reference, "held out\n(%)", "zeros", "epochs", "seconds", "weights"]
+    several = any(row.test.half is not None for row in results.summaries)
+    spread = "± half a 95% interval over seeds" if several else "one seed, so no interval"
+    caption = f"Accuracy on test images and on those held out of training; {spread}."
     rows = [
         Row(
             row.experiment,
             [
-                "float32" if row.quantizer == "none" else row.quantizer,
-                wording.MISSING if row.validation is None else wording.percent(row.validation, sign=""),
                 wording.percent(row.test, sign=""),
                 *([_difference(row)] if reference else []),
+                wording.MISSING if row.validation is None else wording.percent(row.validation, sign=""),
                 wording.MISSING if row.zeros is None else f"{row.zeros:.1%}",
                 f"{row.epochs:g}",
                 wording.seconds(row.seconds),
+                "float32" if row.quantizer == "none" else row.quantizer,
             ],
         )
         for row in results.summaries
     ]
-    return [Section("Accuracy"), Table(columns, rows, words=["weights"])]
+    return [Section("Accuracy"), Table(columns, rows, caption, words=["weights"])]
 
 
 def _difference(row: Summary) -> str:
