@@ -156,7 +156,7 @@ def test_what_is_left_of_the_whole_run_is_shown(live: bool) -> None:
         for step in range(4):
             progress.update(step)
             time.sleep(0.11)
-    assert re.search(r"all \d+:\d\d:\d\d" if live else r" left, \d+\.\d min of the whole run", text.getvalue())
+    assert re.search(r"all \d+h\d\d" if live else r" left, \d+\.\d min of the whole run", text.getvalue())
 
 
 def test_it_is_quiet_in_between_and_when_switched_off() -> None:

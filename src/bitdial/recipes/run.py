@@ -116,7 +116,7 @@ class Run(Generic[O, A, R, S]):
         """
         plan = self.recipe.arms(self.options)
         records: list[R] = []
-        whole = WholeRun([arm.steps for _ in self.seeds for arm in plan])
+        whole = WholeRun([self._steps_left(arm, seed) for seed in self.seeds for arm in plan])
         for seed in self.seeds:
             trained: dict[str, nn.Module] = {}
             done: dict[str, R] = {}
@@ -128,6 +128,11 @@ class Run(Generic[O, A, R, S]):
                 release_memory()
             records += done.values()
         return records
+
+    def _steps_left(self, arm: A, seed: int) -> int | None:
+        record = self.record_of(arm, seed)
+        done = record is not None and self.recipe.suffices(arm.options or self.options, record)
+        return 0 if done else arm.steps
 
     def new_model(self, arm: A, seed: int) -> nn.Module:
         """The network of an arm with the weights that a seed gives it."""

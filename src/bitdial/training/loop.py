@@ -97,7 +97,8 @@ class Loop:
             told = ", ".join(f"'{name}'" for name in names[:3]) + (", ..." if len(names) > 3 else "")
             state.control.tell(f"in evaluation mode before training, and so left in it: {told}")
         if state.fabric.is_global_zero:
-            self.interrupts.tell = write_to_stderr
+            notebook = self.progress is not None and self.progress.console.is_jupyter
+            self.interrupts.tell = self.progress.note if self.progress and notebook else write_to_stderr
         with self.interrupts, self.progress or nullcontext():
             for note in notes:
                 if self.progress is not None:

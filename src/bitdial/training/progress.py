@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, replace
-from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -140,7 +139,7 @@ class Progress:
             count = 2 * len(str(self.total)) + 1 if self.total is not None else 9
             label = max(len(self.label), self.label_width)
             numbers = self._room()
-            whole = 0 if self.whole is None else len("all 0:00:00")
+            whole = 0 if self.whole is None else len("all 99h59")
             room = self.console.width - count - numbers - len("00:00") - 5 - (whole + 1 if whole else 0)
             bar = min(24, max(5, room - label))
             label = max(8, min(label, room - bar))
@@ -162,7 +161,7 @@ class Progress:
         if self._live is not None:
             count = str(step) if self.total is None else f"{step}/{self.total}"
             seconds = self._whole_left(step)
-            whole = "" if seconds is None else f"all {timedelta(seconds=round(seconds))}"
+            whole = "" if seconds is None else f"all {_clock(seconds)}"
             self._live.update(self._task, completed=step, shown=self._in_short(), count=count, whole=whole)
             return
         shown = "  ".join(f"{name.replace('_', ' ')} {_number(name, value, 4)}" for name, value in self._shown.items())
@@ -209,6 +208,11 @@ class Progress:
 
 def _number(name: str, value: float, digits: int) -> str:
     return f"{100 * value:.1f}%" if name.endswith("accuracy") else f"{value:.{digits}g}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes:02d}:{rest:02d}" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}"
 
 
 def _duration(seconds: float) -> str:
