@@ -102,8 +102,8 @@ def cost_section(comparison: Comparison) -> list[Block]:
         "seconds\n(wall-clock)": lambda row: wording.seconds(row.seconds),
         "own BitOps\n(simulated)": lambda row: wording.engineering(row.bitops_own),
         "own seconds\n(wall-clock)": lambda row: wording.seconds(row.seconds_own),
-        "mean bits,\nby cost": lambda row: f"{row.average_bits:.3g}",
-        "accuracy per\nmean bit": lambda row: f"{row.accuracy_per_bit:.1f}",
+        "cost-weighted\nbits": lambda row: f"{row.average_bits:.3g}",
+        "accuracy\nper bit": lambda row: f"{row.accuracy_per_bit:.1f}",
     }
     return [
         Section("Cost"),
@@ -115,9 +115,9 @@ def cost_section(comparison: Comparison) -> list[Block]:
         ),
         Text(
             "BitOps and seconds count what an arm was fine-tuned from too; the “own” columns count its own steps "
-            "alone. Mean bits by cost is the width in training, averaged over steps and over all layers (those left "
-            "unquantized count as 32), weighted with their multiply-accumulates. Accuracy per mean bit is percentage "
-            "points at the own width, divided by it. The front is that of accuracy at the own width against "
+            "alone. Cost-weighted bits are the width in training, averaged over steps and over all layers (those left "
+            "unquantized count as 32), weighted with their multiply-accumulates. Accuracy per bit is percentage "
+            "points at the own width, divided by these. The front is that of accuracy at the own width against "
             "simulated BitOps.",
             soft=True,
         ),
