@@ -16,8 +16,9 @@ from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 from torchvision.transforms import v2
 
-from bitdial.data.augment import BatchTransform, TorchvisionTransform, check_alpha, check_probability
+from bitdial.data.augment import BatchTransform, TorchvisionTransform, check_probability
 from bitdial.data.dataset import Batch
+from bitdial.data.options import check_alpha
 from bitdial.data.randomness import global_draws_from
 from bitdial.errors import BitdialError
 

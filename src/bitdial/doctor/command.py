@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from bitdial.doctor.findings import Finding, as_json, print_table
-from bitdial.doctor.machine import accelerators, machine, optional_packages, software
-from bitdial.doctor.trials import arithmetic, compilation, devices, native_kernels
 from bitdial.errors import BitdialError, suggest
-from bitdial.terminal import terminal
+from bitdial.lazy import loading_torch
 
 _FLAGS = {
     "--json": "print JSON instead of a table",
@@ -25,6 +23,9 @@ def examine(folder: Path | None = None, *, compile: bool = True) -> Iterator[Fin
 
     With `compile` also try what is compiled here (torch.compile, the native kernels), which takes some seconds.
     """
+    from bitdial.doctor.machine import accelerators, machine, optional_packages, software
+    from bitdial.doctor.trials import arithmetic, compilation, devices, native_kernels
+
     yield from machine(folder or Path.cwd())
     yield from software()
     yield from accelerators()
@@ -52,6 +53,9 @@ def run(argv: list[str]) -> int:
     if unknown:
         hint = suggest(unknown[0], _FLAGS) or "; see `bitdial doctor --help`"
         raise BitdialError(f"unknown flag '{unknown[0]}'{hint}")
+    loading_torch()
+    from bitdial.terminal import terminal
+
     console = terminal(stderr=True)
     with console.status("Trying what this machine can do"):
         findings = list(examine(compile=not options.no_compile))

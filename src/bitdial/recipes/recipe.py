@@ -235,7 +235,6 @@ class Recipe(Generic[O, A, R, S]):
         leave: write what else a finished run leaves. The first process only.
         saves_plots: whether the plots are wanted as files.
         dialled: whether its networks can be measured at any width, by ``bitdial evaluate``.
-        listed: print the presets, for ``--list``; None: there is no such flag.
         tuned: how a search judges it.
     """
 
@@ -260,7 +259,6 @@ class Recipe(Generic[O, A, R, S]):
     leave: Callable[[S, Run[O, A, R, S]], None] = _nothing
     saves_plots: Callable[[O], bool] = _yes
     dialled: bool = True
-    listed: Callable[[], None] | None = None
     tuned: Tuned = Tuned()
 
     @property

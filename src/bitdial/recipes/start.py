@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -24,7 +23,8 @@ from bitdial.recipes.rehearsal import Rehearsal, Rehearsed
 from bitdial.recipes.resuming import asked_of, command_of, options_of, plain, read_options
 from bitdial.recipes.run import Run, say, seeds_of
 from bitdial.recipes.same_data import noted, settle
-from bitdial.recipes.states import NEW, Foreign, Source, find_source, newest_run
+from bitdial.recipes.source import NEW, Source, source_of
+from bitdial.recipes.states import Foreign
 from bitdial.terminal import terminal
 from bitdial.training import RunFolder, Setup, TrainingDiverged, preserved_random_state
 from bitdial.training.metrics_log import check_copy
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
 def command(recipe: Recipe[Any, Any, Any, Any], argv: Sequence[str]) -> int:
     """Run a recipe with the words after its name; print what it found; return the exit status."""
-    if recipe.listed is not None and "--list" in argv:
-        recipe.listed()
-        return 0
     results, run = start(recipe, argv)
     if results is not None:
         show(results, run, terminal())
@@ -71,7 +68,7 @@ def start(
     """
     options = read_options(recipe, argv, values)
     told = told or shlex.join([*recipe.prog.split(), *argv])
-    source = _source(recipe, options)
+    source = source_of(recipe.name, options)
     if source.run is not None:
         options = asked_of(recipe, source.run, argv, values)
         told = command_of(recipe, source.run, argv, options) if values is None else told
@@ -83,16 +80,6 @@ def start(
     assert run.folder is not None
     with told_once(run.fabric, RunInterrupted, TrainingDiverged):
         return finish(run, told), run.folder
-
-
-def _source(recipe: Recipe[O, Any, Any, Any], options: O) -> Source:
-    if options.resume is False:
-        return NEW
-    if isinstance(options.resume, Path) and options.resume != Path("auto"):
-        return find_source(options.resume)
-    if options.run_dir is not None:
-        return Source(RunFolder.open(options.run_dir), None)
-    return Source(newest_run(options.root, recipe.name), None)
 
 
 def finished_results(recipe: Recipe[O, A, R, S], options: O, folder: RunFolder) -> S | None:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from bitdial.compression.balance.gamma import STRATEGIES, AdaptiveGammaScheduler
-from bitdial.compression.models import CodecOptions
-from bitdial.compression.models.registry import check_model
+from bitdial.compression.models.options import CodecOptions, check_model
 from bitdial.errors import BitdialError
+from bitdial.recipes.choices import Choices
 from bitdial.recipes.options import OWN, RunOptions, Width
 from bitdial.training.options import LongRunOptions, StepOptions, ValidationOptions
 
@@ -171,3 +171,6 @@ class CompressConfig(StepOptions, LongRunOptions, ValidationOptions, RunOptions)
         elif self.gamma_strategy == "adaptive":
             how = {"window_size": self.adaptive_window, "threshold": self.adaptive_threshold}
         return AdaptiveGammaScheduler(turned, self.gamma_strategy, self.gamma, self.gamma_final, epochs, **how)
+
+
+CHOICES = Choices(CompressConfig)

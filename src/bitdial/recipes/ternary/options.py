@@ -9,15 +9,14 @@ from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
-from rich.table import Table
 
 from bitdial.configuration.files import Loader
 from bitdial.configuration.sentences import sentence
 from bitdial.configuration.settings import Settings
-from bitdial.data import AugmentationOptions
+from bitdial.data.options import AugmentationOptions
 from bitdial.errors import BitdialError, suggest
+from bitdial.recipes.choices import Choices
 from bitdial.recipes.options import ARM_NAME, AUTO, LEARNING_RATES, SharedConfig, TernaryName, Width
-from bitdial.terminal import terminal
 from bitdial.training.options import (
     CopiedLogOptions,
     DistillationOptions,
@@ -55,7 +54,7 @@ class TernaryConfig(
 ):
     """Train ternary weights through a long run that can be stopped and resumed, and pack them.
 
-    Without --epochs or --steps it trains for 30 epochs. --list says what each preset is for.
+    Without --epochs or --steps it trains for 30 epochs.
     """
 
     defaults = {
@@ -196,19 +195,9 @@ def summaries() -> dict[str, str]:
     return {name: _text(name).split("\n", 1)[0].lstrip("# ") for name in ORDER}
 
 
-def list_presets() -> None:
-    """Print the presets, one a line."""
-    console = terminal()
-    table = Table.grid(padding=(0, 2))
-    for name, summary in summaries().items():
-        table.add_row(f"  {name}", summary)
-    console.print("Presets of `bitdial train ternary PRESET [--flag value ...]`:\n")
-    console.print(table)
-    console.print("\nFlags win over the preset; `bitdial train ternary --help` lists them.")
-
-
 def _text(name: str) -> str:
     return resources.files(__package__).joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
 
 
 PRESETS = read_presets()
+CHOICES = Choices(TernaryConfig, PRESETS, summaries())

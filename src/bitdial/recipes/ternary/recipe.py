@@ -22,7 +22,7 @@ from bitdial.recipes.dataset_work import DatasetWork
 from bitdial.recipes.recipe import Arm, Bench, Recipe, Tuned, Work
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import bits_of
-from bitdial.recipes.ternary.options import FLOAT, PRESETS, TernaryConfig, list_presets
+from bitdial.recipes.ternary.options import FLOAT, PRESETS, TernaryConfig
 from bitdial.recipes.ternary.report import render_plots, report_page
 from bitdial.recipes.ternary.results import Curve, NetworkResult, Score, Sizes, TernaryResults, summarise
 from bitdial.recipes.ternary.train import train
@@ -213,7 +213,6 @@ TERNARY: Recipe[TernaryConfig, Arm, NetworkResult, TernaryResults] = Recipe(
     name="ternary",
     options=TernaryConfig,
     presets=PRESETS,
-    listed=list_presets,
     work=work,
     arms=plan_arms,
     quantize=quantization,
