@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 _IMPORT = re.compile(r"^from (\S+) import (\w+) as (\w+)", re.MULTILINE)
@@ -34,6 +35,37 @@ def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]],
         return getattr(importlib.import_module(home), there)
 
     return resolve, lambda: sorted({*vars(module), *homes}), sorted(homes)
+
+
+def defer(package: str, **known: Any) -> None:
+    """Have a package run when one of its names is first used, not when one of its modules is imported.
+
+    Args:
+        package: where it is loaded already, or missing, nothing happens.
+        known: names that can be used before.
+    """
+    spec = None if package in sys.modules else importlib.util.find_spec(package)
+    if spec is None or spec.loader is None:
+        return
+    module = importlib.util.module_from_spec(spec)
+    loader = spec.loader
+
+    def run(name: str) -> Any:
+        if f"{package}.{name}" in sys.modules:  # which is being imported
+            return sys.modules[f"{package}.{name}"]
+        if name.startswith("__") or "__getattr__" not in vars(module):
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        del module.__getattr__
+        loader.exec_module(module)
+        return getattr(module, name)
+
+    vars(module).update(known, __getattr__=run)
+    sys.modules[package] = module
+
+
+def later(place: str) -> Callable[..., Any]:
+    """Return the function ``module:name``, whose module is imported when it is first called."""
+    return lambda *arguments, **named: resolve_name(place)(*arguments, **named)
 
 
 def loading_torch() -> None:

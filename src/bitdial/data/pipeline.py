@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torchvision.transforms import v2
 
 from bitdial.data import strong
 from bitdial.data.augment import (
@@ -128,6 +127,8 @@ def _policy(split: ImageSplit, chosen: list[str]) -> list[BatchTransform]:
         return []
     if len(chosen) > 1:
         raise BitdialError(f"{' and '.join(chosen)} are alternatives; switch on one of them, got {len(chosen)}")
+    from torchvision.transforms import v2
+
     # A split on disk decodes to uint8.
     dtype = split.images.dtype if isinstance(split, Split) else torch.uint8
     check_colour_images(chosen[0], dtype, split.in_channels)

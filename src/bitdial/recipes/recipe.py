@@ -12,7 +12,6 @@ from torch import nn
 
 from bitdial.data import Fingerprint
 from bitdial.errors import BitdialError
-from bitdial.evaluation.page import Page
 from bitdial.evaluation.results import ArmRecord, RunResults, WidthScore
 from bitdial.evaluation.sweep import sweep
 from bitdial.recipes.options import RunOptions
@@ -20,6 +19,7 @@ from bitdial.recipes.saved_model import SavedModel
 from bitdial.training import CheckpointManager, Progress, RunFolder, Setup, Task, TrainingState
 
 if TYPE_CHECKING:
+    from bitdial.evaluation.page import Page
     from bitdial.recipes.run import Run
 
 O = TypeVar("O", bound=RunOptions)  # noqa: E741  (options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset, TensorDataset
-from torchvision.datasets import DatasetFolder
 
 from bitdial.data.fingerprint import Part, part_of_tensors
 from bitdial.errors import BitdialError
@@ -37,7 +37,8 @@ def identified(part: Any, name: str) -> Part | int | None:
             return len(pair[0])
         x, y = pair if chosen is None else (pair[0][chosen], pair[1][chosen])
         return part_of_tensors(x, y, prefix=f"{name}:")
-    if isinstance(part, DatasetFolder):
+    vision = sys.modules.get("torchvision.datasets")
+    if vision is not None and isinstance(part, vision.DatasetFolder):
         files = [Path(file) for file, _ in part.samples]
         files = files if chosen is None else [files[number] for number in chosen]
         called = [as_text(file.relative_to(part.root).as_posix()) for file in files]

@@ -13,8 +13,6 @@ from rich.console import Console
 from rich.text import Text
 
 from bitdial.errors import BitdialError, RunInterrupted
-from bitdial.evaluation.page import write_page
-from bitdial.evaluation.plot_style import save_plots
 from bitdial.files import write_atomically
 from bitdial.recipes.devices import fabric_for, mixed_precision_of, tell_if_slow
 from bitdial.recipes.fitting import agreed, fit_batch, sized
@@ -220,6 +218,9 @@ def finish(run: Run[O, A, R, S], told: str) -> S | None:
     if not run.is_first:
         return None
     results = run.conclude(records, told)
+    from bitdial.evaluation.page import write_page  # both bring what only a finished run needs
+    from bitdial.evaluation.plot_style import save_plots
+
     images = recipe.figures(results, folder)  # the report shows them in any case
     if recipe.saves_plots(run.options):
         save_plots(images, folder.plots)
