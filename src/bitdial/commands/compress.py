@@ -8,7 +8,6 @@ from pydantic import Field
 
 from bitdial.commands.picture_paths import Way, jobs_of
 from bitdial.configuration import Config, load_config, take_operands
-from bitdial.data.pictures import WRITTEN, readable_kinds, unreadable_kinds
 from bitdial.lazy import loading_torch
 
 
@@ -50,6 +49,8 @@ def compress(argv: list[str]) -> int:
     """Compress what the words name; return the exit status."""
     words, flags = take_operands(CompressConfig, argv)
     options = load_config(CompressConfig, {}, flags, prog="bitdial compress", positional=_OPERANDS)
+    from bitdial.data.pictures import readable_kinds, unreadable_kinds
+
     kinds = readable_kinds() | unreadable_kinds()  # of those that cannot be read is told
     jobs = jobs_of(words, Way("compress", "pictures", kinds, (ENDING,), kinds))
     loading_torch()
@@ -62,6 +63,8 @@ def decompress(argv: list[str]) -> int:
     """Decompress what the words name; return the exit status."""
     words, flags = take_operands(DecompressConfig, argv)
     options = load_config(DecompressConfig, {}, flags, prog="bitdial decompress", positional=_OPERANDS)
+    from bitdial.data.pictures import WRITTEN
+
     own = frozenset({ENDING})
     jobs = jobs_of(words, Way("decompress", f"{ENDING} files", own, tuple(WRITTEN), own))
     loading_torch()

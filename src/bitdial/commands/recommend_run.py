@@ -18,6 +18,7 @@ from bitdial.doctor import Finding
 from bitdial.doctor.findings import as_json, print_table
 from bitdial.doctor.machine import accelerators, machine
 from bitdial.doctor.trials import arithmetic
+from bitdial.machine import product_speeds
 from bitdial.terminal import terminal
 from bitdial.training.mixed_precision import (
     AdvisedSetting,
@@ -34,7 +35,13 @@ if TYPE_CHECKING:
 def recommend(options: RecommendConfig) -> int:
     """Print decision, reasons, settings and this machine's facts; return the exit status."""
     work = workload_of(options)
-    place = {"batch_size": work.batch_size, "available_memory": options.available_memory, "device": work.device}
+    speeds = product_speeds(work.device.type)
+    place = {
+        "speeds": speeds,
+        "batch_size": work.batch_size,
+        "available_memory": options.available_memory,
+        "device": work.device,
+    }
     decision = should_use_mixed_precision(work.network, **place, example_input=work.images(1))  # type: ignore[arg-type]
     settings = advised_settings(work.network, **place)  # type: ignore[arg-type]
     findings = list(_machine(work.device.type))
@@ -52,8 +59,7 @@ def _machine(device: str) -> Iterator[Finding]:
     yield from (each for each in accelerators() if each.name.startswith(("cuda", device)))
     tried = {each.name: each for each in arithmetic()}
     for name, good in (("bfloat16", good_at_bfloat16), ("float16", good_at_float16)):
-        if f"{device} autocast {name}" in tried:
-            yield tried[f"{device} autocast {name}"]
+        yield from (tried[key] for way in ("autocast", "products") if (key := f"{device} {way} {name}") in tried)
         native = good(device)
         text = "the device computes in it" if native else "not on this device: converted there and back, slowly"
         yield Finding("arithmetic", f"{device} native {name}", text, native)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.files import write_atomically
-from bitdial.recipes.devices import fabric_for, mixed_precision_of, tell_if_slow
+from bitdial.recipes.devices import decided, fabric_for, mixed_precision_of, tell_if_slow
 from bitdial.recipes.fitting import agreed, fit_batch, sized
 from bitdial.recipes.recipe import A, O, R, Recipe, S
 from bitdial.recipes.rehearsal import Rehearsal, Rehearsed
@@ -121,6 +121,9 @@ def prepare(
     """
     run = checked(recipe, options, source, work)
     fabric = run.fabric
+    if options.precision != run.options.precision:
+        tell(f"precision auto: {run.options.precision}, as products were timed on this {fabric.device.type}")
+    options = run.options
     if options.measures_batch:
         run = fit_batch(run, options.memory_limit)
     fabric.launch()
@@ -164,6 +167,7 @@ def checked(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: 
     if isinstance(options, CopiedLogOptions) and options.csv_log is not None and source.run is None:
         check_copy(options.csv_log)
     fabric = fabric_for(options)
+    options = decided(options, fabric)
     precision = mixed_precision_of(options, fabric.device)
     if options.measures_batch:
         options = sized(options, 2 * fabric.world_size)  # to look at it before it is measured
