@@ -110,6 +110,11 @@ class RunOptions(DeviceOptions, BatchOptions, LengthOptions, ChangedDataOptions)
     """Learning rate (also --learning_rate)."""
     seeds: int = Field(1, ge=1)
     """How many random seeds: everything is repeated for each, and results carry an interval from two on."""
+    limit_train: int | None = Field(None, ge=1)
+    """Train on so many examples alone, the first ones of each class in turn, for a smoke test; validation data is held
+    out of these."""
+    limit_test: int | None = Field(None, ge=1)
+    """Measure on so many examples alone, chosen likewise."""
     resume: bool | Path = False
     """Go on: auto or nothing after it takes the newest run; else the folder of a run or, where the run trains a single
     network, a checkpoint or a state dict."""

@@ -23,6 +23,25 @@ def pair_of(part: object) -> tuple[Tensor, Tensor] | None:
     return None
 
 
+def first_of(part: Any, limit: int | None) -> Any:
+    """The first examples of tensors or of a Dataset, as many as the limit says.
+
+    Raises:
+        BitdialError: there is a limit, and something else.
+    """
+    pair = pair_of(part)
+    if limit is None:
+        return part
+    if pair is not None:
+        return pair[0][:limit], pair[1][:limit]
+    if isinstance(part, Dataset) and hasattr(part, "__len__"):
+        return Subset(part, range(min(limit, len(part))))
+    raise BitdialError(
+        f"limit_train and limit_test need data whose examples are known, tensors or a torch Dataset, got "
+        f"{type(part).__name__}; leave them out, or give fewer batches"
+    )
+
+
 def identified(part: Any, name: str) -> Part | int | None:
     """The examples of tensors, of a folder of torchvision's, or of a subset; how many of anything else that knows."""
     part = part.dataset if isinstance(part, DataLoader) else part

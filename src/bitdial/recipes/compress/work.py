@@ -131,7 +131,8 @@ class PictureWork:
             if self.validation is not None:
                 columns["train"] -= self.validation[0].shape[-1]
             where = f"the {'right' if part == 'test' else 'left'} {columns[part or 'train']} columns"
-            return f"{where} of the two photographs that ship with scikit-learn"
+            which = "two photographs" if len(self.test if part == "test" else self.train) == 2 else "first photograph"
+            return f"{where} of the {which} that ship{'s' * (which[0] == 'f')} with scikit-learn"
         if part == "test":
             return f"{_count(self.test)} held out of {self.name}"
         return f"{self.name}, {_count(self.train)} to train on and {_count(self.test)} to measure with"
@@ -168,6 +169,8 @@ def work_of(options: CompressConfig, model: object = None, data: object = None, 
     held_out = options.validation_fraction or 0.0
     if data is None and options.data_path is None:
         train, test, validation = _photographs(held_out)
+        train, test = train.first(options.limit_train), test.first(options.limit_test)
+        validation = validation and validation.first(options.limit_train)
         return PictureWork(options, PHOTOGRAPHS, train, test, validation, make)
     if data is not None:
         name, (train, test) = "pictures of a script", _given(data)
@@ -175,6 +178,7 @@ def work_of(options: CompressConfig, model: object = None, data: object = None, 
         assert options.data_path is not None
         name = options.data_path.resolve().name or str(options.data_path)
         train, test = _of_folders(options, Photographs.of_folder(options.data_path))
+    train, test = train.first(options.limit_train), test.first(options.limit_test)
     if held_out:
         train, validation = split_off(train, held_out, options.seed, _HELD_OUT)
     else:

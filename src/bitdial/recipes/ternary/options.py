@@ -36,6 +36,7 @@ _SAME_FOR_ALL = frozenset(
         "resume", "run_dir", "experiments", "seeds", "seed", "dataset", "data_path", "signals", "devices", "num_nodes",
         "strategy", "precision", "mixed_precision", "compile", "workers", "csv_log", "log_interval",
         "validation_fraction", "start_from", "memory_limit",
+        "limit_train", "limit_test",
     }
 )  # fmt: skip
 """Options that belong to the run, not to one of its arms."""
