@@ -91,7 +91,7 @@ class TestFinding:
         (["train", "cylic"], "unknown recipe 'cylic'; did you mean 'cyclic'?"),
         (["train", "zzz"], f"unknown recipe 'zzz'; there are: {', '.join(RECIPES)}"),
         (["train", "--lr", "1"], "expected a recipe before the flags, got '--lr'; e.g. `bitdial train cyclic --lr`"),
-        (["doctor", "--jsn"], "unknown flag '--jsn'; did you mean '--json'?"),
+        (["doctor", "--jsn"], "unknown flag --jsn; did you mean '--json'?"),
     ],
 )
 def test_mistyped(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ MISTAKES = {
     "bench amp --model resnt20": "unknown model 'resnt20'",
     "recommend --dataset mnst": "--dataset: expected a data set's name, got 'mnst'",
     "search cyclic --space missing.yaml": "expected a config file, but 'missing.yaml' does not exist",
-    "doctor --jsn": "unknown flag '--jsn'",
+    "doctor --jsn": "unknown flag --jsn; did you mean '--json'?",
 }
 ALL = """
 import contextlib, io, json, sys

@@ -11,7 +11,7 @@ from pydantic import Field
 from bitdial.configuration import Config
 from bitdial.errors import BitdialError, suggest
 from bitdial.models.names import check_name
-from bitdial.names import DATASETS, is_recordings
+from bitdial.names import DATASETS, NETWORKS, is_recordings
 from bitdial.recipes.options import DATASET_HELP, NETWORK_HELP
 
 if TYPE_CHECKING:
@@ -31,9 +31,11 @@ SHAPES = {
 class WorkloadConfig(Config):
     """A network and the shape of its data."""
 
-    model: str = Field("resnet18", description=NETWORK_HELP)
+    model: str = Field("resnet18", description=NETWORK_HELP, examples=list(NETWORKS))
 
-    dataset: str = Field("cifar10", description=f"{DATASET_HELP} Only folder and npz are looked at.")
+    dataset: str = Field(
+        "cifar10", description=f"{DATASET_HELP} Only folder and npz are looked at.", examples=list(DATASETS)
+    )
 
     data_path: Path | None = None
     """Where the data set folder or npz is."""

@@ -1,2 +1,2 @@
-from bitdial.doctor.command import examine as examine
+from bitdial.doctor.examination import examine as examine
 from bitdial.doctor.findings import Finding as Finding

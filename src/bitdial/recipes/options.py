@@ -69,8 +69,8 @@ class BatchOptions(Config):
 class WorkOptions(Config):
     """What is learned."""
 
-    model: str = Field("resnet20", description=NETWORK_HELP)
-    dataset: str = Field("digits", description=DATASET_HELP)
+    model: str = Field("resnet20", description=NETWORK_HELP, examples=[*NETWORKS, SIGNAL_NETWORKS[0]])
+    dataset: str = Field("digits", description=DATASET_HELP, examples=[*DATASETS, *RECORDINGS])
     data_path: Path | None = None
     """Folder that holds the data set (or into which it is downloaded)."""
     signals: SignalOptions = SignalOptions()

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from bitdial.compression.balance.gamma import STRATEGIES, AdaptiveGammaScheduler
 from bitdial.compression.models.options import CodecOptions, check_model
 from bitdial.errors import BitdialError
+from bitdial.names import CODECS
 from bitdial.recipes.choices import Choices
 from bitdial.recipes.options import OWN, RunOptions, Width
 from bitdial.training.options import LongRunOptions, StepOptions, ValidationOptions
@@ -43,7 +44,7 @@ class CompressConfig(StepOptions, LongRunOptions, ValidationOptions, RunOptions)
         "clip_max_norm": "max_grad_norm",
     }
 
-    model: str = "mean_scale_hyperprior"
+    model: str = Field("mean_scale_hyperprior", examples=list(CODECS))
     """Network to train: factorized, scale_hyperprior, mean_scale_hyperprior, hpcm_tiny, hpcm_base or hpcm_large."""
     model_options: CodecOptions = CodecOptions()
     """What it is built with."""
