@@ -28,6 +28,18 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 _PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
+def of_sklearn(told: str) -> Path:
+    """The folder of the data that scikit-learn ships; its own readers would bring scipy and pandas, seconds of imports.
+
+    Raises:
+        BitdialError: it is not installed; the text begins with what is `told`.
+    """
+    found = find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise BitdialError(f"{told} with scikit-learn; run: pip install scikit-learn")
+    return Path(found.origin).parent / "datasets"
+
+
 @register("digits")
 def load_digits(wanted: Request) -> ImageDataset:
     """Load the handwritten digits that ship with scikit-learn: 1,797 grey images of 8x8, no download.
@@ -37,11 +49,7 @@ def load_digits(wanted: Request) -> ImageDataset:
     """
     if wanted.path is not None:
         raise BitdialError(f"the dataset 'digits' has no data_path, got {wanted.path}; leave it out")
-    found = find_spec("sklearn")
-    if found is None or found.origin is None:
-        raise BitdialError("the dataset 'digits' comes with scikit-learn; run: pip install scikit-learn")
-    # Its own reader would bring scipy and pandas, a second of imports.
-    rows = np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    rows = np.loadtxt(of_sklearn("the dataset 'digits' comes") / "data" / "digits.csv.gz", delimiter=",")
     pixels = rows[:, :-1].reshape(-1, 1, 8, 8)
     images = torch.from_numpy(np.rint(pixels * (255 / 16)).astype(np.uint8))
     labels = torch.from_numpy(rows[:, -1].astype(np.int64))

@@ -15,10 +15,20 @@ from bitdial.names import is_recordings
 from bitdial.recipes.options import BROUGHT, OWN, RunOptions, WorkOptions
 from bitdial.recipes.source import source_of
 
-_READ = ("teacher", "start_from", "checkpoint", "test_path")
-"""Options of recipes that name what is there already."""
-_WITH_PATH = ("folder", "npz", "recordings")
-"""Data sets that are where the user says."""
+_READ = {
+    "teacher": "the folder of a run",
+    "start_from": "a checkpoint or a state dict",
+    "checkpoint": "a run, a checkpoint or a state dict",
+    "test_path": "a folder of pictures",
+}
+"""Option of a recipe that names what is there already -> what that is."""
+_AT_PATH = {
+    "folder": "a folder",
+    "npz": "a file",
+    "recordings": "a folder or an index file",
+    None: "a folder of pictures",
+}
+"""Data set that is where the user says (none: pictures) -> what that is."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +62,11 @@ class Choices:
             return  # the run knows its network and data
         if isinstance(options, WorkOptions):
             check_work(options.model, options.dataset)
-        for name in (*_READ, *(("data_path",) if getattr(options, "dataset", "folder") in _WITH_PATH else ())):
+        data = _AT_PATH.get(getattr(options, "dataset", None))
+        for name, expected in {**_READ, **({"data_path": data} if data else {})}.items():
             path = getattr(options, name, None)
             if isinstance(path, Path) and not path.expanduser().exists():
-                raise BitdialError(f"--{name}: expected a file or a folder at {path}, got nothing; check the path")
+                raise BitdialError(f"--{name}: expected {expected} at {path}, got nothing; check the path")
 
 
 def check_work(model: str, dataset: str) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from bitdial.compression.coding.coder import constriction
@@ -16,6 +17,7 @@ from bitdial.compression.models import CompressionModel, build_codec_model
 from bitdial.compression.photographs import CropLoader, Photographs, WholePictures, split_off
 from bitdial.compression.rate_distortion import RateDistortion
 from bitdial.data import Fingerprint
+from bitdial.data.published import of_sklearn
 from bitdial.errors import BitdialError
 from bitdial.recipes.compress.options import PHOTOGRAPHS, CompressConfig
 from bitdial.recipes.options import BROUGHT, OWN
@@ -202,11 +204,9 @@ def _of_folders(options: CompressConfig, pictures: Photographs) -> tuple[Photogr
 
 def _photographs(held_out: float) -> tuple[Photographs, Photographs, Photographs | None]:
     """The left of both to train on, the right to measure with; a share of the left, at its right end, held out."""
-    from sklearn.datasets import load_sample_images
-
-    found = load_sample_images()
-    names = tuple(Path(name).stem for name in found.filenames)
-    pixels = [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in found.images]
+    files = sorted((of_sklearn("the two photographs come") / "images").glob("*.jpg"))
+    names = tuple(file.stem for file in files)
+    pixels = [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files]
     end = _COLUMNS - (min(max(1, round(held_out * _COLUMNS)), _COLUMNS - 1) if held_out else 0)
 
     def columns(called: str, first: int, last: int | None) -> Photographs:
