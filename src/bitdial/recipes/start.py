@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from bitdial import machine
 from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.files import write_atomically
 from bitdial.recipes.devices import decided, fabric_for, mixed_precision_of, tell_if_slow
@@ -125,6 +126,7 @@ def prepare(
         tell(f"precision auto: {run.options.precision}, as products were timed on this {fabric.device.type}")
     options = run.options
     if options.measures_batch:
+        machine.return_large_blocks()
         run = fit_batch(run, options.memory_limit)
     fabric.launch()
     if options.measures_batch:
