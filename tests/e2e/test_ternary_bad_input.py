@@ -26,7 +26,7 @@ BAD = {
     "--resume .": "no config.yaml",
     "--resume text.pt": "text.pt",
     "--resume": "expected a run to resume under runs/, got none",
-    "--start_from nowhere.pt": "no checkpoint at nowhere.pt",
+    "--start_from nowhere.pt": "expected a checkpoint or a state dict at nowhere.pt",
     "--teacher nowhere": "expected the folder of a run at nowhere",
     "--csv_log text.pt": "which is a file already",
     "--csv_log text.pt/log.csv": "text.pt is a file; choose another",

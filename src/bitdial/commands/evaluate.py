@@ -5,22 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import torch
 from pydantic import Field
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from bitdial.configuration import load_config
 from bitdial.errors import BitdialError
-from bitdial.evaluation import wording
-from bitdial.evaluation.sweep import sweep
+from bitdial.lazy import loading_torch
 from bitdial.recipes import find_recipe, recipe_of
-from bitdial.recipes.api import check_arm
 from bitdial.recipes.options import ChangedDataOptions, Width
-from bitdial.recipes.start import open_run
-from bitdial.terminal import terminal
-from bitdial.training import RunFolder
+from bitdial.training.run_folder import RunFolder
 
 PROG = "bitdial evaluate"
 
@@ -46,6 +38,18 @@ def run(argv: list[str]) -> int:
     """Measure and print a table; return the exit status."""
     options = load_config(EvaluateConfig, {}, argv, prog=PROG, positional="run")
     folder = RunFolder.open(options.run)
+    loading_torch()
+    import torch
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from bitdial.evaluation import wording
+    from bitdial.evaluation.sweep import sweep
+    from bitdial.recipes.api import check_arm
+    from bitdial.recipes.start import open_run
+    from bitdial.terminal import terminal
+
     recipe = find_recipe(recipe_of(folder.load_config()))
     if not recipe.dialled:
         raise BitdialError(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from bitdial.data import published, supplied, supplied_arrays  # noqa: F401  (they register their sources)
 from bitdial.data.dataset import SOURCES, ImageDataset, Request
+from bitdial.data.options import check_dataset_name
 from bitdial.data.randomness import check_seed
-from bitdial.data.recordings import is_recordings
-from bitdial.errors import BitdialError, suggest
+from bitdial.errors import BitdialError
+from bitdial.names import is_recordings
 
 DATASETS = tuple(SOURCES)
 
@@ -41,7 +42,6 @@ def load_dataset(
     plain = name.lower().replace("_", "-")
     if is_recordings(name):
         raise BitdialError(f"expected a dataset of images, got {name!r}, which holds recordings; call load_recordings")
-    if plain not in SOURCES:
-        raise BitdialError(f"unknown dataset {name!r}; known are {', '.join(DATASETS)}{suggest(name, DATASETS)}")
+    check_dataset_name(name)
     path = None if data_path is None else Path(data_path).expanduser()
     return SOURCES[plain](Request(plain, path, image_size, seed, memory_limit))

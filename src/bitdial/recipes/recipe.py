@@ -12,7 +12,6 @@ from torch import nn
 
 from bitdial.data import Fingerprint
 from bitdial.errors import BitdialError
-from bitdial.evaluation.page import Page
 from bitdial.evaluation.results import ArmRecord, EarlyStop, RunResults, WidthScore
 from bitdial.evaluation.sweep import sweep
 from bitdial.recipes.options import RunOptions
@@ -20,6 +19,7 @@ from bitdial.recipes.saved_model import SavedModel
 from bitdial.training import CheckpointManager, RunFolder, Setup, Task, TrainingState
 
 if TYPE_CHECKING:
+    from bitdial.evaluation.page import Page
     from bitdial.recipes.run import Run
 
 O = TypeVar("O", bound=RunOptions)  # noqa: E741  (options)
@@ -238,7 +238,6 @@ class Recipe(Generic[O, A, R, S]):
         leave: write what else a finished run leaves. The first process only.
         saves_plots: whether the plots are wanted as files.
         dialled: whether its networks can be measured at any width, by ``bitdial evaluate``.
-        listed: print the presets, for ``--list``; None: there is no such flag.
         tuned: how a search judges it.
     """
 
@@ -263,7 +262,6 @@ class Recipe(Generic[O, A, R, S]):
     leave: Callable[[S, Run[O, A, R, S]], None] = _nothing
     saves_plots: Callable[[O], bool] = _yes
     dialled: bool = True
-    listed: Callable[[], None] | None = None
     tuned: Tuned = Tuned()
 
     @property

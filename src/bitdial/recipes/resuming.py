@@ -88,6 +88,8 @@ def asked_of(
     if wanted.measures_batch:  # it has been, with memory used like this
         machine.return_large_blocks()
         wanted = wanted.model_copy(update={"batch_size": stored.batch_size, "memory_limit": None})
+    if wanted.precision == "auto":  # likewise, and a clock may say something else today
+        wanted = wanted.model_copy(update={"precision": stored.precision})
     free = WHERE_IT_RUNS | recipe.may_change | recipe.may_grow
     _refuse_changes(stored.model_dump(), wanted.model_dump(), run, free)
     for name in sorted(recipe.may_grow):

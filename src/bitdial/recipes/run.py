@@ -25,7 +25,8 @@ from bitdial.layers.names import named_as
 from bitdial.recipes.recipe import A, ArmFiles, Bench, O, R, Recipe, S, Work
 from bitdial.recipes.resuming import named, plain
 from bitdial.recipes.saved_model import SavedModel, load_weights, quantized
-from bitdial.recipes.states import NEW, DescribedCheckpoints, Foreign, Source, set_aside_newer
+from bitdial.recipes.source import NEW, Source
+from bitdial.recipes.states import DescribedCheckpoints, Foreign, set_aside_newer
 from bitdial.terminal import terminal
 from bitdial.training import (
     CheckpointManager,

@@ -29,7 +29,7 @@ from bitdial.recipes.options import BROUGHT, SharedConfig
 from bitdial.recipes.options import OWN as OWN
 from bitdial.recipes.recipe import Loaders
 from bitdial.recipes.recording_work import RecordingWork
-from bitdial.recipes.script_data import batches_of, identified, pair_of
+from bitdial.recipes.script_data import batches_of, first_of, identified, pair_of
 from bitdial.training import Classification, Task
 
 W = TypeVar("W", ImageWork, RecordingWork)
@@ -154,7 +154,8 @@ def work_of(
         )
     if make is None:
         return _classes(ImageWork.of(options, _images(data)), task)
-    parts = data
+    limits = (options.limit_train, options.limit_test, options.limit_train)
+    parts = [first_of(part, limit) for part, limit in zip(data, limits, strict=False)]
 
     def sized(batch_size: int) -> Callable[[int, int, int], Loaders]:
         def loaders(seed: int, rank: int, world_size: int) -> Loaders:

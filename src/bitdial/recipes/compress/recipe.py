@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -20,13 +20,11 @@ from bitdial.compression.other_codecs import available_kinds, decode_other, enco
 from bitdial.compression.photographs import Photographs
 from bitdial.compression.pictures import Picture, write_picture
 from bitdial.compression.rate_distortion import Balance
-from bitdial.evaluation.plot_style import render
-from bitdial.evaluation.side_by_side import MOST_ROWS, Coded, Row, side_by_side
 from bitdial.evaluation.trained import early_stop_of
 from bitdial.files import write_atomically
+from bitdial.lazy import later
 from bitdial.numerics import UNQUANTIZED
 from bitdial.recipes.compress.options import CompressConfig
-from bitdial.recipes.compress.report import draw, report_page
 from bitdial.recipes.compress.results import CodecHistory, CodecResult, CompressResults
 from bitdial.recipes.compress.train import train
 from bitdial.recipes.compress.work import PictureWork, work_of
@@ -34,6 +32,9 @@ from bitdial.recipes.recipe import Arm, Bench, Recipe, Tuned
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import SavedCodec
 from bitdial.training import Progress, RunFolder, TrainingState
+
+if TYPE_CHECKING:
+    from bitdial.evaluation.side_by_side import Coded
 
 NAME = "bitdial"
 """What tables and figures call the codec."""
@@ -103,6 +104,9 @@ def measure(arm: Arm, bench: Bench[CompressConfig], state: TrainingState) -> Cod
 
 def _keep_pictures(codec: Codec, pictures: Photographs, folder: Path) -> None:
     """Leave the files of some pictures, what they decode to, and a figure of them beside another kind."""
+    from bitdial.evaluation.plot_style import render  # matplotlib comes with it
+    from bitdial.evaluation.side_by_side import MOST_ROWS, Row, side_by_side
+
     folder.mkdir(parents=True, exist_ok=True)
     kind = next((kind for kind in ("AVIF", "WebP", "JPEG") if kind in available_kinds()), None)
     rows = []
@@ -121,6 +125,8 @@ def _keep_pictures(codec: Codec, pictures: Photographs, folder: Path) -> None:
 
 
 def _coded(name: str, data: bytes, pixels: Tensor, back: Tensor) -> Coded:
+    from bitdial.evaluation.side_by_side import Coded
+
     decibels = psnr(pixels[None].double() / 255, back[None].double() / 255).item()
     return Coded(name, back, bpp(len(data), *pixels.shape[-2:]), decibels if math.isfinite(decibels) else None)
 
@@ -200,6 +206,8 @@ def notes_of(networks: Sequence[CodecResult], run: CompressRun) -> list[str]:
 
 def figures(results: CompressResults, folder: RunFolder) -> dict[str, bytes]:
     """The plots of the results, and the pictures of the first codec side by side."""
+    from bitdial.recipes.compress.report import draw
+
     images = draw(results)
     beside = folder.path / "pictures" / results.networks[0].key / FIGURE
     return {**images, "side_by_side": beside.read_bytes()} if beside.is_file() else images
@@ -217,7 +225,7 @@ COMPRESS: Recipe[CompressConfig, Arm, CodecResult, CompressResults] = Recipe(
     conclude=conclude,
     results=CompressResults,
     figures=figures,
-    page=report_page,
+    page=later("bitdial.recipes.compress.report:report_page"),
     may_grow=frozenset({"seeds", "early_stopping_patience"}),
     may_change=frozenset({"test_path", "coded_pictures"}),
     dialled=False,

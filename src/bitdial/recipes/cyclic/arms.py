@@ -10,7 +10,7 @@ from typing import Any
 from bitdial import schedules
 from bitdial.errors import BitdialError
 from bitdial.evaluation.results import ArmKind
-from bitdial.layers.cycling import CyclicPrecisionConfig
+from bitdial.layers.options import CyclicPrecisionConfig
 from bitdial.recipes import recipe
 from bitdial.recipes.cyclic.options import Ablation, CyclicConfig, ModelConfig, StaticBits
 from bitdial.schedules import LayerSchedule

@@ -9,8 +9,9 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from bitdial.errors import BitdialError, suggest
-from bitdial.layers.cycling import CyclicPrecisionConfig
+from bitdial.layers.options import CyclicPrecisionConfig
 from bitdial.options import Config, part
+from bitdial.recipes.choices import Choices
 from bitdial.recipes.options import ARM_NAME, BatchOptions, GridName, SharedConfig, Width, autocast_format, total_steps
 from bitdial.training.options import DistillationOptions, EarlyStoppingOptions, StepOptions, ValidationOptions
 
@@ -214,3 +215,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Name -> settings, written as in a YAML file: ``bitdial train cyclic conservative``."""
+CHOICES = Choices(
+    CyclicConfig,
+    PRESETS,
+    {
+        "conservative": "Smooth, long cycles between 8 and 4 bits, for networks that are easily upset.",
+        "aggressive": "Short cycles that jump between 8 and 2 bits.",
+        "research": "Three seeds, an ablation with random cycling, the weights of every cycle.",
+    },
+)

@@ -20,6 +20,7 @@ from bitdial.evaluation.width_costs import forward_seconds, width_costs
 from bitdial.files import write_atomically
 from bitdial.layers import BitDial, PrecisionScheduler, skipped_layers
 from bitdial.layers.cycling import CyclicPrecisionScheduler
+from bitdial.lazy import later
 from bitdial.recipes.cyclic.arms import (
     ABLATION,
     BASELINE,
@@ -32,7 +33,6 @@ from bitdial.recipes.cyclic.arms import (
 )
 from bitdial.recipes.cyclic.options import PRESETS, CyclicConfig, CyclicTrainingConfig
 from bitdial.recipes.cyclic.phase import quantization, train_phase
-from bitdial.recipes.cyclic.report import render, report_page
 from bitdial.recipes.cyclic.results import CyclicResults, collect_results
 from bitdial.recipes.recipe import Bench, Loaders, Recipe, Tuned
 from bitdial.recipes.run import Run
@@ -227,8 +227,8 @@ CYCLIC: Recipe[CyclicConfig, Arm, ArmResult, CyclicResults] = Recipe(
     measure=measure,
     conclude=conclude,
     results=CyclicResults,
-    figures=lambda results, folder: render(results),
-    page=report_page,
+    figures=lambda results, folder: later("bitdial.recipes.cyclic.report:render")(results),
+    page=later("bitdial.recipes.cyclic.report:report_page"),
     leave=leave,
     may_grow=frozenset({"seeds", "early_stopping_patience"}),
     column="phase",

@@ -15,11 +15,11 @@ from bitdial.evaluation.width_costs import forward_seconds, width_costs
 from bitdial.export import save_packed
 from bitdial.layers import BitDial
 from bitdial.layers.norm_rows import PerWidth
+from bitdial.lazy import later
 from bitdial.numerics import UNQUANTIZED
 from bitdial.options import part
 from bitdial.recipes.joint.methods import InPasses, Turns, plan
 from bitdial.recipes.joint.options import JointConfig
-from bitdial.recipes.joint.report import draw, report_page
 from bitdial.recipes.joint.results import JointResult, JointResults
 from bitdial.recipes.joint.validation import Validation
 from bitdial.recipes.options import total_steps
@@ -267,8 +267,8 @@ JOINT: Recipe[JointConfig, Arm, JointResult, JointResults] = Recipe(
     measure=measure,
     conclude=conclude,
     results=JointResults,
-    figures=lambda results, folder: draw(results),
-    page=report_page,
+    figures=lambda results, folder: later("bitdial.recipes.joint.report:draw")(results),
+    page=later("bitdial.recipes.joint.report:report_page"),
     leave=leave,
     may_grow=frozenset({"seeds", "early_stopping_patience"}),
     may_change=frozenset({"strict"}),

@@ -13,7 +13,6 @@ from bitdial.evaluation import (
     VALIDATION_FUNCTIONS,
     Spread,
     WidthValidation,
-    plot_bitwidth_vs_accuracy,
 )
 from bitdial.layers import Ledger
 from bitdial.recipes.joint.options import JointConfig
@@ -100,6 +99,8 @@ class Validation(Hook):
         due = (state.batch_in_epoch == 0 and state.epoch % EPOCHS_BETWEEN_FIGURES == 0) or state.step >= self.last_step
         if not due or self.last is None or self.last.accuracy.mean != self.last.accuracy.mean:
             return {}
+        from bitdial.evaluation import plot_bitwidth_vs_accuracy
+
         began = time.perf_counter()
         figure = plot_bitwidth_vs_accuracy(self.last.bitwidths, self.last.accuracies, epoch=self.epoch)
         self.seconds += time.perf_counter() - began

@@ -9,16 +9,15 @@ from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
-from rich.table import Table
 
 from bitdial.configuration.files import Loader
 from bitdial.configuration.sentences import sentence
 from bitdial.configuration.settings import Settings
-from bitdial.data import AugmentationOptions
-from bitdial.data.recordings import is_recordings
+from bitdial.data.options import AugmentationOptions
 from bitdial.errors import BitdialError, suggest
+from bitdial.names import is_recordings
+from bitdial.recipes.choices import Choices
 from bitdial.recipes.options import ARM_NAME, AUTO, LEARNING_RATES, SharedConfig, TernaryName, Width
-from bitdial.terminal import terminal
 from bitdial.training.options import (
     CopiedLogOptions,
     DistillationOptions,
@@ -41,6 +40,7 @@ _SAME_FOR_ALL = frozenset(
         "resume", "run_dir", "experiments", "seeds", "seed", "dataset", "data_path", "signals", "devices", "num_nodes",
         "strategy", "precision", "mixed_precision", "compile", "workers", "csv_log", "log_interval",
         "validation_fraction", "start_from", "memory_limit",
+        "limit_train", "limit_test",
     }
 )  # fmt: skip
 """Options that belong to the run, not to one of its arms."""
@@ -59,7 +59,7 @@ class TernaryConfig(
 ):
     """Train ternary weights through a long run that can be stopped and resumed, and pack them.
 
-    Without --epochs or --steps it trains for 30 epochs. --list says what each preset is for.
+    Without --epochs or --steps it trains for 30 epochs.
     """
 
     defaults = {
@@ -217,19 +217,9 @@ def summaries() -> dict[str, str]:
     return {name: _text(name).split("\n", 1)[0].lstrip("# ") for name in ORDER}
 
 
-def list_presets() -> None:
-    """Print the presets, one a line."""
-    console = terminal()
-    table = Table.grid(padding=(0, 2))
-    for name, summary in summaries().items():
-        table.add_row(f"  {name}", summary)
-    console.print("Presets of `bitdial train ternary PRESET [--flag value ...]`:\n")
-    console.print(table)
-    console.print("\nFlags win over the preset; `bitdial train ternary --help` lists them.")
-
-
 def _text(name: str) -> str:
     return resources.files(__package__).joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
 
 
 PRESETS = read_presets()
+CHOICES = Choices(TernaryConfig, PRESETS, summaries())

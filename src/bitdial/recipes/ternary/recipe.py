@@ -19,13 +19,13 @@ from bitdial.evaluation.width_costs import forward_seconds
 from bitdial.export import packed_sizes, save_packed
 from bitdial.layers import QuantizedLayer, skipped_layers
 from bitdial.layers.names import plain_names
+from bitdial.lazy import later
 from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
 from bitdial.recipes.dataset_work import DatasetWork
 from bitdial.recipes.recipe import Arm, Bench, Recipe, Tuned, Work
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import bits_of
-from bitdial.recipes.ternary.options import FLOAT, PRESETS, TernaryConfig, list_presets
-from bitdial.recipes.ternary.report import render_plots, report_page
+from bitdial.recipes.ternary.options import FLOAT, PRESETS, TernaryConfig
 from bitdial.recipes.ternary.results import Curve, NetworkResult, Score, Sizes, TernaryResults, summarise
 from bitdial.recipes.ternary.train import train
 from bitdial.recipes.work import check_model_name, work_of
@@ -219,7 +219,6 @@ TERNARY: Recipe[TernaryConfig, Arm, NetworkResult, TernaryResults] = Recipe(
     name="ternary",
     options=TernaryConfig,
     presets=PRESETS,
-    listed=list_presets,
     work=work,
     arms=plan_arms,
     quantize=quantization,
@@ -227,8 +226,8 @@ TERNARY: Recipe[TernaryConfig, Arm, NetworkResult, TernaryResults] = Recipe(
     measure=measure,
     conclude=conclude,
     results=TernaryResults,
-    figures=lambda results, folder: render_plots(results),
-    page=report_page,
+    figures=lambda results, folder: later("bitdial.recipes.ternary.report:render_plots")(results),
+    page=later("bitdial.recipes.ternary.report:report_page"),
     may_grow=frozenset({"epochs", "steps", "early_stopping_patience"}),
     may_change=frozenset({"save_freq", "checkpoint_interval", "keep_last_n", "log_interval", "csv_log"}),
     column="experiment",
