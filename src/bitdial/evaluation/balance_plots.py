@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from bitdial.errors import BitdialError
 from bitdial.evaluation.codec_plots import Pairs, table
 from bitdial.evaluation.curves import running_mean
-from bitdial.evaluation.plot_style import COLOURS, FAINT, INK, new_figure, quiet
+from bitdial.evaluation.drawing import COLOURS, FAINT, INK
+from bitdial.evaluation.plot_style import new_figure, quiet
 from bitdial.evaluation.width_plots import RED, write_title
 
 BALANCE_CAPTION = (

@@ -15,7 +15,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation.plot_style import COLOURS, INK, new_figure, place_labels, quiet
+from bitdial.evaluation.drawing import COLOURS, INK
+from bitdial.evaluation.plot_style import new_figure, place_labels, quiet
 from bitdial.evaluation.results import Interval
 from bitdial.evaluation.statistics import interval
 from bitdial.evaluation.width_plots import shortened

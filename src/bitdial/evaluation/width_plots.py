@@ -21,7 +21,8 @@ from torch import Tensor
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.evaluation import wording
-from bitdial.evaluation.plot_style import COLOURS, FAINT, INK, new_figure, quiet
+from bitdial.evaluation.drawing import COLOURS, FAINT, INK
+from bitdial.evaluation.plot_style import new_figure, quiet
 from bitdial.evaluation.sensitivity import MEASURES, LayerSensitivity
 from bitdial.numerics import check_bits
 

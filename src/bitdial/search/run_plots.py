@@ -13,7 +13,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bitdial.evaluation.plot_style import COLOURS, FAINT, INK, new_figure, place_labels, quiet
+from bitdial.evaluation.drawing import COLOURS, FAINT, INK
+from bitdial.evaluation.plot_style import new_figure, place_labels, quiet
 from bitdial.evaluation.width_plots import write_title
 from bitdial.search.columns import Column, shown
 from bitdial.search.drawing import drawable

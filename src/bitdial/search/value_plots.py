@@ -14,7 +14,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from bitdial.evaluation.plot_style import COLOURS, INK, legend_name, new_figure, quiet
+from bitdial.evaluation.drawing import COLOURS, INK
+from bitdial.evaluation.plot_style import legend_name, new_figure, quiet
 from bitdial.evaluation.statistics import interval
 from bitdial.evaluation.width_plots import write_title
 from bitdial.search.columns import Column, shown

@@ -13,6 +13,7 @@ from bitdial.evaluation import interval, wording
 from bitdial.evaluation import page as pages
 from bitdial.evaluation.balance_plots import BALANCE_CAPTION, balance_curves
 from bitdial.evaluation.codec_plots import RATE_DISTORTION_CAPTION, rate_distortion
+from bitdial.evaluation.drawing import Drawing
 from bitdial.evaluation.page import Page, Row, Section, Table
 from bitdial.evaluation.plot_style import render
 from bitdial.evaluation.side_by_side import SIDE_BY_SIDE_CAPTION
@@ -68,8 +69,8 @@ def codec_table(results: CompressResults) -> Terminal:
     return table
 
 
-def draw(results: CompressResults) -> dict[str, bytes]:
-    """Quality against size, and training itself, as PNG."""
+def draw(results: CompressResults) -> dict[str, Drawing]:
+    """Quality against size, and training itself."""
     first = results.networks[0]
     others: dict[str, list[tuple[float, float]]] = {}
     for mean in first.means:
@@ -95,7 +96,7 @@ def _balance(network: CodecResult) -> Figure | None:
     )
 
 
-def report_page(results: CompressResults, images: Mapping[str, bytes]) -> Page:
+def report_page(results: CompressResults, images: Mapping[str, Drawing]) -> Page:
     """The report of `CompressResults`, as a page of blocks."""
     rows = [Row(row[0], row[1:], best=own) for own, row in rows_of(results)]
     caption = (

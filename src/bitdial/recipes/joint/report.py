@@ -10,9 +10,10 @@ from rich.table import Table as Terminal
 
 from bitdial.evaluation import WidthValidation, plot_bitwidth_vs_accuracy, plot_layer_sensitivity, wording
 from bitdial.evaluation import page as pages
-from bitdial.evaluation.curves import training_curves
+from bitdial.evaluation.curves import history_curves
+from bitdial.evaluation.drawing import COLOURS, Drawing
 from bitdial.evaluation.page import Block, Page, Pre, Row, Section, Table, Text
-from bitdial.evaluation.plot_style import COLOURS, new_figure, quiet, render
+from bitdial.evaluation.plot_style import new_figure, quiet, render
 from bitdial.recipes.joint.results import JointResults
 
 CAPTIONS = {
@@ -56,8 +57,8 @@ def width_table(results: JointResults) -> Terminal:
     return table
 
 
-def draw(results: JointResults) -> dict[str, bytes]:
-    """Accuracy against width, at one width and at drawn ones, and training itself, as PNG."""
+def draw(results: JointResults) -> dict[str, Drawing]:
+    """Accuracy against width, at one width and at drawn ones, and training itself."""
     first, last = results.networks[0], results.networks[0].validation
     drawn = last is not None and last.accuracy.mean == last.accuracy.mean
     figures = {
@@ -65,7 +66,7 @@ def draw(results: JointResults) -> dict[str, bytes]:
         "bitwidth_vs_accuracy": _configurations(last, first.epochs[-1].epoch) if last is not None and drawn else None,
         "validation": _validations(results) if drawn and len(first.epochs) > 1 else None,
         "layer_sensitivity": plot_layer_sensitivity(first.sensitivity, measure="loss") if first.sensitivity else None,
-        "bits_and_loss": training_curves(first.history, f"{first.name}, seed {first.seed}"),
+        "bits_and_loss": history_curves(first.history, f"{first.name}, seed {first.seed}"),
     }
     return render(figures)
 
@@ -119,7 +120,7 @@ def validation_section(results: JointResults) -> list[Block]:
     return [Section("Validation"), Text("The last one of the first seed:"), Pre(last.text()), Text(share)]
 
 
-def report_page(results: JointResults, images: Mapping[str, bytes]) -> Page:
+def report_page(results: JointResults, images: Mapping[str, Drawing]) -> Page:
     """The report of `JointResults`, as a page of blocks."""
     rows = [
         Row(row[0], row[1:], best=results.ship_bits is not None and row[0] == f"{results.ship_bits:g}")

@@ -9,8 +9,9 @@ from matplotlib.ticker import MaxNLocator
 
 from bitdial.evaluation import page as pages
 from bitdial.evaluation import wording
+from bitdial.evaluation.drawing import COLOURS, INK, Drawing
 from bitdial.evaluation.page import Block, Items, Page, Row, Section, Table, Text
-from bitdial.evaluation.plot_style import COLOURS, INK, legend_name, new_figure, quiet, render
+from bitdial.evaluation.plot_style import legend_name, new_figure, quiet, render
 from bitdial.recipes.ternary.results import NetworkResult, Summary, TernaryResults, bytes_text, difference_text
 
 ZEROS_CAPTION = "Share of weights that are exactly zero, layer by layer from the input to the output, as shipped."
@@ -86,12 +87,12 @@ def zeros_by_layer(networks: Sequence[NetworkResult]) -> Figure | None:
     return figure
 
 
-def render_plots(results: TernaryResults) -> dict[str, bytes]:
-    """Return every figure that the results hold data for, as PNG."""
+def render_plots(results: TernaryResults) -> dict[str, Drawing]:
+    """Return every figure that the results hold data for."""
     return render({"accuracy": accuracy_curves(results.networks), "zeros": zeros_by_layer(results.networks)})
 
 
-def report_page(results: TernaryResults, images: Mapping[str, bytes]) -> Page:
+def report_page(results: TernaryResults, images: Mapping[str, Drawing]) -> Page:
     """Return the report as a page of blocks; `images` is what `render_plots` gave."""
     return Page(
         title="Ternary training",
