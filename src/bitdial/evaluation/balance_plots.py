@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from bitdial.errors import BitdialError
 from bitdial.evaluation.codec_plots import Pairs, table
 from bitdial.evaluation.curves import running_mean
-from bitdial.evaluation.drawing import COLOURS, FAINT, INK
+from bitdial.evaluation.drawing import COLOURS, FAINT, INK, RED
 from bitdial.evaluation.plot_style import new_figure, quiet
-from bitdial.evaluation.width_plots import RED, write_title
+from bitdial.evaluation.width_plots import write_title
 
 BALANCE_CAPTION = (
     "The two losses over the steps; where they are balanced, also the logits w and the shares p of both, and gamma, "

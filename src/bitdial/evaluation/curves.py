@@ -62,7 +62,11 @@ def history_curves(history: History, name: str) -> Figure | None:
 
 
 def training_curves(
-    runs: Mapping[str, Panels], *, boundaries: Sequence[int] = (), colours: Mapping[str, str] | None = None
+    runs: Mapping[str, Panels],
+    *,
+    boundaries: Sequence[int] = (),
+    colours: Mapping[str, str] | None = None,
+    unit: str = " (nats)",
 ) -> Figure | None:
     """Draw what changed over the steps, a panel each; None where there is nothing.
 
@@ -73,6 +77,7 @@ def training_curves(
         runs: the panels of each, by name.
         boundaries: steps at which a cycle of the precision starts.
         colours: of the runs, where there are several.
+        unit: of the loss, as it stands behind its name.
     """
     names = [name for name in _COLOURS if any(name in panels for panels in runs.values())]
     if not names:
@@ -107,6 +112,8 @@ def training_curves(
     found = {label: line for axes in grid[:, 0] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if found:
         figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    if LOSS in names:
+        grid[0, 0].set_ylabel(LOSS + unit)
     figure.align_ylabels()
     return figure
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
@@ -85,6 +86,11 @@ def as_png(figure: Figure) -> bytes:
 def save_plots(images: Mapping[str, Drawing], folder: str | Path) -> list[Path]:
     """Write each figure as ``NAME.png`` into `folder` (made when missing) and return the paths."""
     return [write_atomically(Path(folder) / f"{name}.png", image.png) for name, image in images.items()]
+
+
+def shades(colour: str = COLOURS[0], levels: int = 32) -> LinearSegmentedColormap:
+    """Return a scale from nearly nothing to a full colour: on any background, as it is the opacity that grows."""
+    return LinearSegmentedColormap.from_list("shades", [(*to_rgb(colour), 0.04), (*to_rgb(colour), 1.0)], N=levels)
 
 
 def quiet(axes: Axes, *, title: str, x: str, y: str) -> None:

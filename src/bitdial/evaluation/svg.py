@@ -41,10 +41,10 @@ _told: WeakKeyDictionary[Artist, tuple[str, Sequence[str] | None]] = WeakKeyDict
 
 
 def tell(artist: Artist, name: str, texts: Sequence[str] | None = None) -> None:
-    """Say what the points of a line, or the cells of a map, are called, where it is not the label and coordinates.
+    """Say what the points of a line, cells of a map or bars are called, where it is not the label and coordinates.
 
     Args:
-        artist: a line, or a map of cells.
+        artist: a line, a map of cells, or the first of some bars.
         name: of all of it; "" where the texts say all.
         texts: one for each point (of a map: row by row); None: its coordinates; (): nothing is told of it.
     """
@@ -151,8 +151,8 @@ def _found(axes: Axes) -> Iterator[tuple[str, Any, Any]]:
             ends = np.asarray(bars.datavalues, dtype=float)
             middle = (boxes[:, :2] + boxes[:, 2:]) / 2
             values = np.column_stack([middle[:, 0], ends] if bars.orientation == "vertical" else [ends, middle[:, 1]])
-            name = str(bars.get_label())
-            yield "" if name.startswith("_") else name, boxes, _coordinates(axes, values)
+            name, texts = _told.get(bars[0], (str(bars.get_label()), None)) if len(bars) else ("", None)
+            yield "" if name.startswith("_") else name, boxes, texts or _coordinates(axes, values)
     for mesh in axes.collections:
         if isinstance(mesh, QuadMesh) and mesh in _told:
             corners = np.asarray(mesh.get_coordinates())

@@ -87,6 +87,7 @@ class Run(Generic[O, A, R, S]):
             "command": told,
             "config": plain(self.options) if config is None else dict(config),
             "machine": describe_machine(),
+            "class_names": self.work.facts().get("class_names", []),
         }
         results = self.recipe.conclude(records, self, common)
         results.notes.extend(self.data.told() if self.data is not None else [])

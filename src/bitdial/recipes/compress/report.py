@@ -13,6 +13,7 @@ from bitdial.evaluation import interval, wording
 from bitdial.evaluation import page as pages
 from bitdial.evaluation.balance_plots import BALANCE_CAPTION, balance_curves
 from bitdial.evaluation.codec_plots import RATE_DISTORTION_CAPTION, rate_distortion
+from bitdial.evaluation.curves import panels_of, training_curves
 from bitdial.evaluation.drawing import Drawing
 from bitdial.evaluation.page import Page, Row, Section, Table
 from bitdial.evaluation.plot_style import render
@@ -22,6 +23,9 @@ from bitdial.recipes.compress.results import CodecResult, CompressResults
 CAPTIONS = {
     "rate_distortion": RATE_DISTORTION_CAPTION,
     "side_by_side": SIDE_BY_SIDE_CAPTION,
+    "training": (
+        "The cost, \u03bb\u00b7255\u00b2\u00b7MSE + bits per pixel, and the learning rate over the first codec's steps."
+    ),
     "balance": BALANCE_CAPTION,
 }
 COLUMNS = ("codec", "bpp", "PSNR (dB)", "MS-SSIM", "encode (s)", "decode (s)")
@@ -77,7 +81,14 @@ def draw(results: CompressResults) -> dict[str, Drawing]:
         if mean.part == "curve":
             others.setdefault(mean.codec, []).append((mean.bpp, mean.psnr))
     own = [[(n.own.bpp, n.own.psnr) for n in networks if n.own] for networks in results.by_lambda().values()]
-    return render({"rate_distortion": rate_distortion(others, {"bitdial": own}), "balance": _balance(first)})
+    history = first.history
+    panels = panels_of(history.step, loss=history.loss, rate=history.learning_rate, bits=())
+    figures = {
+        "rate_distortion": rate_distortion(others, {"bitdial": own}),
+        "training": training_curves({f"{first.name}, seed {first.seed}": panels} if history.step else {}, unit=""),
+        "balance": _balance(first),
+    }
+    return render(figures)
 
 
 def _balance(network: CodecResult) -> Figure | None:

@@ -14,9 +14,11 @@ from matplotlib.ticker import MaxNLocator
 
 from bitdial.evaluation import page as pages
 from bitdial.evaluation import plot_style, plots, report, wording
+from bitdial.evaluation.confusion import confusion_caption, confusion_matrix
 from bitdial.evaluation.curves import history_curves
 from bitdial.evaluation.drawing import COLOURS, FAINT, INK, PAPER, Drawing
 from bitdial.evaluation.page import Block, Page, Row, Section, Table, Text
+from bitdial.evaluation.recommendation import name_of
 from bitdial.recipes.cyclic.cycles import TOLERANCE, CycleAnalysis
 from bitdial.recipes.cyclic.results import CyclicResults
 
@@ -55,11 +57,23 @@ def cycle_statistics(results: CyclicResults) -> Figure | None:
     return figure
 
 
+def confusion(results: CyclicResults) -> Figure | None:
+    """Draw the mistakes of what is recommended, over all seeds; None of more than a few classes, or none."""
+    chosen = results.comparison.chosen
+    scores = [
+        arm.own if arm.own_label == chosen.label else arm.at(chosen.bits)
+        for arm in results.arms
+        if arm.name == chosen.arm
+    ]
+    return confusion_matrix([score.confusion for score in scores if score], results.class_names, "Confusion (%)")
+
+
 FIGURES: dict[str, Callable[[CyclicResults], Figure | None]] = {
     "bits_and_loss": cyclic_curves,
     "accuracy_by_width": lambda results: plots.accuracy_against_width(results.comparison),
     "cycle_statistics": cycle_statistics,
     "accuracy_by_cost": lambda results: plots.accuracy_against_cost(results.comparison),
+    "confusion": confusion,
 }
 """File name (without ``.png``) and drawing function of each figure, in reading order."""
 
@@ -77,6 +91,7 @@ def captions(results: CyclicResults) -> dict[str, str]:
             f"the band is ±{100 * TOLERANCE:g}%."
         ),
         "accuracy_by_cost": plots.cost_caption(results.comparison),
+        "confusion": confusion_caption(name_of(results.comparison.chosen)),
     }
 
 
