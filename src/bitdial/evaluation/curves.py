@@ -27,6 +27,8 @@ FEW_CYCLES = 5
 """How many cycles the close-up shows."""
 MANY_CYCLES = 60
 """From here on a whole run is too dense for single cycles: boundaries go, and bits are drawn as a band."""
+_MOST = 2000
+"""About how many steps are drawn; of more, every so many."""
 _HEIGHTS = {LOSS: 2.2}
 _COLOURS = {LOSS: COLOURS[0], RATE: COLOURS[2], BITS: COLOURS[1], FLIPS: COLOURS[3]}
 
@@ -124,25 +126,29 @@ def _panel(axes: Axes, name: str, run: str, series: Any, alone: str | None, cycl
     colour = alone or _COLOURS[name]
     label = legend_name(run) if alone else None
     known = label in axes.get_legend_handles_labels()[1]
-    broken = ~np.isfinite(values)
+    broken, stride = ~np.isfinite(values), -(-len(step) // _MOST)
     if name == BITS and cycles:
         _bits_band(axes, step, values, cycles)
     elif name == LOSS and len(step) > 40:
         span = max(3, len(step) // 40)
         if alone is None:
-            axes.plot(step, np.where(broken, np.nan, values), color=colour, lw=0.8, alpha=0.4)
+            raw = np.where(broken, np.nan, values)
+            axes.plot(step[::stride], raw[::stride], color=colour, lw=0.8, alpha=0.4)
             label = f"loss, mean over {span} logged steps"
-        (line,) = axes.plot(step, running_mean(values, span), color=colour, lw=1.8, label=None if known else label)
+        smooth = running_mean(values, span)[::stride]
+        (line,) = axes.plot(step[::stride], smooth, color=colour, lw=1.8, label=None if known else label)
         tell(line, run)
     else:
         style = "steps-post" if name == BITS else "default"
         marker = "" if len(step) > 2 else "o"
-        (line,) = axes.plot(step, values, color=colour, lw=1.4, drawstyle=style, marker=marker, ms=4)
+        look: dict[str, Any] = {"drawstyle": style, "marker": marker, "ms": 4, "lw": 1.4}
+        (line,) = axes.plot(step[::stride], values[::stride], color=colour, **look)
         line.set_label("" if known or not label else label)
         tell(line, run)
     if name == LOSS and broken.any():
-        at = [0.97] * int(broken.sum())
-        axes.plot(step[broken], at, "x", color=COLOURS[1], transform=axes.get_xaxis_transform(), label="not finite")
+        at = step[broken][:: -(-int(broken.sum()) // 200)]
+        look = {"color": COLOURS[1], "transform": axes.get_xaxis_transform(), "label": "not finite"}
+        axes.plot(at, [0.97] * len(at), "x", **look)
 
 
 def _close_up(axes: Axes, name: str, series: Any, window: Sequence[int]) -> None:
@@ -158,11 +164,9 @@ def _finish(column: Sequence[Axes], names: Sequence[str], title: str, edges: Seq
     """Name the axes, and mark where cycles start: vertical lines are that, and nothing else."""
     for axes, name in zip(column, names, strict=True):
         first, foot = axes is column[0], axes is column[-1]
-        quiet(
-            axes, title=title if first else "", x="step" if foot else "", y=f"{name} (nats)" if name == LOSS else name
-        )
+        quiet(axes, title=title if first else "", x="step" if foot else "", y=name)
         axes.grid(visible=False, axis="x")
-        axes.yaxis.set_major_locator(MaxNLocator(4 if not first else 6))
+        axes.yaxis.set_major_locator(MaxNLocator(6 if first else 4, integer=name == BITS))
         for edge in edges:
             label = "start of a cycle" if first and name and edge == edges[0] else None
             axes.axvline(edge, color=AXIS, lw=0.7, ls=(0, (2, 2)), zorder=0, label=label)

@@ -9,9 +9,11 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 INK, FAINT, AXIS, GRID, STAR, RED, PAPER = "#222222", "#8a8a8a", "#999999", "#e6e6e6", "#F0E442", "#C8102E", "#ffffff"
 
 _NAMED = {INK: "ink", FAINT: "faint", AXIS: "axis", GRID: "line", STAR: "star", RED: "red", PAPER: "card"}
-PROPERTIES = {colour.lower(): f"var(--{name})" for colour, name in _NAMED.items()} | {
-    colour.lower(): f"var(--c{number})" for number, colour in enumerate(COLOURS)
-}
+PROPERTIES = (
+    {"#000000": "var(--ink)"}
+    | {colour.lower(): f"var(--{name})" for colour, name in _NAMED.items()}
+    | {colour.lower(): f"var(--c{number})" for number, colour in enumerate(COLOURS)}
+)
 """What each of the colours is in a page, which has others for dark screens; see ``figures.css``."""
 
 

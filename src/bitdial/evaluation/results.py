@@ -429,7 +429,7 @@ class RunResults(Record):
     machine: Machine
     """What it ran on."""
     class_names: list[str] = []
-    """What the classes are called, in the order of `confusion`; empty where nobody knows."""
+    """What the classes are called, in the order of `confusion`; empty where there is none, or nobody knows."""
     notes: list[str] = []
     """What a reader has to know to read the numbers rightly."""
 

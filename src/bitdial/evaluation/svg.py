@@ -25,7 +25,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedFormatter
+from matplotlib.ticker import FixedLocator
 
 from bitdial.evaluation.drawing import PROPERTIES
 
@@ -165,9 +165,9 @@ def _coordinates(axes: Axes, points: Any) -> Any:
 
 
 def _of(axis: Axis, values: Any) -> Any:
-    """Return what a place is called by its number: as the axis calls it where it has names, else a number."""
-    formatter = axis.get_major_formatter()
+    """Return what a place is called by its number: as the axis calls it where its ticks are given, else a number."""
     names = {}
-    if isinstance(formatter, FixedFormatter):
-        names = dict(zip(np.asarray(axis.get_majorticklocs()).tolist(), formatter.seq, strict=False))
+    if isinstance(axis.get_major_locator(), FixedLocator):
+        labels = [label.get_text() for label in axis.get_ticklabels()]
+        names = dict(zip(np.asarray(axis.get_majorticklocs()).tolist(), labels, strict=False))
     return lambda row: names.get(float(values[row])) or f"{float(values[row]):.5g}"
