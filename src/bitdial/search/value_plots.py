@@ -196,7 +196,10 @@ def _series(
         "elinewidth": 1.2,
     }
     centres = [place(value) for value in at]
-    axes.errorbar(centres, [m.mean for m in means], yerr=halves, color=colour, label=legend_name(name), **look)
+    drawn = axes.errorbar(centres, [m.mean for m in means], yerr=halves, color=colour, label=legend_name(name), **look)
+    halves_said = ["" if mean.half is None else f" \u00b1 {mean.half:.3g}" for mean in means]
+    told = [f"{shown(v)}: {m.mean:.5g}{half}, {m.n} runs" for v, m, half in zip(at, means, halves_said, strict=True)]
+    tell(drawn[0], name, told)
 
 
 def _colour(number: int, count: int) -> Any:
