@@ -22,8 +22,10 @@ def test_the_log_of_one_network(tmp_path: Path) -> None:
     assert {name: values for name, (_, values) in panels.items()} == {LOSS: [2, 1], RATE: [0.1, 0.05], FLIPS: [20, 5]}
     assert panels[LOSS][0] == [2, 4]
     assert [*panels_of_log(path, {"experiment": "float", "seed": "0"})] == [LOSS, RATE]
+    path.with_name("layers.csv").write_text("experiment,seed,step,flips/a,flips/b\nfloat,0,2,0.5,0.25\n")
+    assert panels_of_log(path, {"experiment": "float", "seed": "0"})[FLIPS] == ([2], [37.5])
     assert panels_of_log(path, {"experiment": "none"}) == {}
-    assert panels_of_log(tmp_path / "nothing.csv", {}) == {}
+    assert panels_of_log(tmp_path / "nowhere" / "metrics.csv", {}) == {}
 
 
 def test_a_panel_for_what_any_run_has_and_a_line_for_each(tmp_path: Path) -> None:

@@ -140,7 +140,8 @@ def compress_page(folder: Path) -> Page:
 
 def codec(lambda_value: float, seed: int) -> CodecResult:
     def point(name: str, part: Any, rate: float, psnr: float) -> Point:
-        return Point("a.png", name, part, 1.0, None, 900, 65536, rate, psnr, 0.9, 0.1, 0.1)
+        pixels = 2**20
+        return Point("a.png", name, part, rate, None, int(rate * pixels / 8), pixels, rate, psnr, 0.9, 0.1, 0.1)
 
     rate = 0.2 + 20 * lambda_value
     points = [point("bitdial", "own", rate + seed / 50, 29 + 120 * lambda_value)]

@@ -39,20 +39,25 @@ def panels_of(step: Sequence[float], *, loss: Sequence[float], rate: Sequence[fl
 
 
 def panels_of_log(path: Path, scope: Mapping[str, str]) -> Panels:
-    """Return the panels of one network from a run's log, whose rows are those that have the cells of `scope`."""
-    rows = [
-        row
-        for row in CsvLog(path).rows()
-        if row.get("train_loss") and all(row.get(name, value) == value for name, value in scope.items())
-    ]
-    step = [float(row["step"]) for row in rows]
+    """Return the panels of one network from a run's log, whose rows are those that have the cells of `scope`.
+
+    Flips of each layer stand in ``layers.csv`` beside it, or in the log itself; drawn is their mean.
+    """
+    rows, layers = (
+        [row for row in CsvLog(file).rows() if all(row.get(name, value) == value for name, value in scope.items())]
+        for file in (path, path.with_name("layers.csv"))
+    )
+    steps = [row for row in rows if row.get("train_loss")]
     panels: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
     for name, column in ((LOSS, "train_loss"), (RATE, "learning_rate"), (BITS, "bits")):
-        if rows and all(row.get(column) for row in rows):
-            panels[name] = step, [float(row[column]) for row in rows]
-    flips = [[float(value) for name, value in row.items() if name.startswith("flips/") and value] for row in rows]
-    if rows and all(flips):
-        panels[FLIPS] = step, [100 * sum(each) / len(each) for each in flips]
+        if steps and all(row.get(column) for row in steps):
+            panels[name] = [float(row["step"]) for row in steps], [float(row[column]) for row in steps]
+    flips: dict[float, list[float]] = {}
+    for row in [*rows, *layers]:
+        if found := [float(value) for name, value in row.items() if name.startswith("flips/") and value]:
+            flips[float(row["step"])] = found
+    if flips:
+        panels[FLIPS] = list(flips), [100 * sum(each) / len(each) for each in flips.values()]
     return panels
 
 

@@ -79,7 +79,8 @@ def settle(figure: Figure) -> None:
 def as_png(figure: Figure) -> bytes:
     """Return a figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    canvas = FigureCanvasAgg(figure)
+    canvas.print_png(buffer)  # type: ignore[no-untyped-call]  # savefig would draw it twice
     return buffer.getvalue()
 
 

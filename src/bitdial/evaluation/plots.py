@@ -22,8 +22,8 @@ from bitdial.evaluation.results import ArmSummary, Candidate, Comparison
 from bitdial.evaluation.svg import tell
 from bitdial.evaluation.wording import engineering, percent
 
-CLOSE_UP = 0.30
-"""When accuracies spread over more than this fraction, the upper end gets a second panel of its own."""
+CLOSE_UP = 3
+"""When accuracies spread over so many times as much as the better half of them, that half gets a panel of its own."""
 
 _MATTER = {"cpt": "the cyclic arm", "matched": "its matched cost", "baseline": "the baseline"}
 
@@ -68,14 +68,15 @@ def accuracy_against_width(comparison: Comparison) -> Figure | None:
     if not widths:
         return None
     means = [value.mean for row in rows for value in row.accuracy.values() if math.isfinite(value.mean)]
-    split = len(means) > 3 and max(means) - min(means) > CLOSE_UP
+    better = [mean for mean in means if mean >= float(np.median(means))] if means else []
+    split = len(means) > 3 and max(means) - min(means) > CLOSE_UP * (max(better) - min(better))
     figure = new_figure(10.5, 4.6)
     panels = list(figure.subplots(1, 2 if split else 1, squeeze=False).flat)
     for axes, title in zip(panels, ("Accuracy at each width", "The same, close up"), strict=False):
         _width_curves(axes, comparison, widths)
         quiet(axes, title=title, x="width of weights and activations (bits)", y="accuracy (%)")
     if split:
-        low, high = _padded([100 * mean for mean in means if mean >= float(np.median(means))])
+        low, high = _padded([100 * mean for mean in better])
         panels[1].set(ylim=(low, high), ylabel=f"accuracy (%), from {low:.3g} on")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)

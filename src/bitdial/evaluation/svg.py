@@ -21,6 +21,8 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import QuadMesh
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
@@ -63,8 +65,11 @@ def inline_svg(figure: Figure, name: str) -> tuple[str, str]:
     """
     buffer = io.StringIO()
     values = json.dumps(list(_series(figure)), separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
+    figure.patch.set_visible(False)
     with _LOCK, matplotlib.rc_context({"svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", facecolor="none")
+        FigureCanvasSVG(figure).print_svg(buffer)  # type: ignore[no-untyped-call]
+    figure.patch.set_visible(True)
+    FigureCanvasAgg(figure)
     root = ElementTree.fromstring(_NOT_XML.sub("\ufffd", buffer.getvalue()).encode())
     _tidy(root, f"f{zlib.crc32(name.encode()):08x}-")
     width, height = 72 * figure.get_size_inches()
