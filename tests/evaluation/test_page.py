@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
 from bitdial.evaluation import describe_machine
+from bitdial.evaluation.drawing import Drawing
 from bitdial.evaluation.page import (
     Block,
     Cell,
@@ -60,7 +61,7 @@ def everywhere(text: str) -> Page:
         Items([text]),
         Facts({text: text}),
         Pre(text),
-        Picture(b"png", text),
+        Picture(Drawing(b"png"), text),
         table,
     ]
     blocks += [Details(text, list(blocks)), *reproduction_section(text, {text: text}, file=text, schema_version=1)]
@@ -160,9 +161,10 @@ def test_what_a_recipe_gets_wrong_is_not_drawn() -> None:
 
 def test_pictures_keep_their_order_and_a_missing_one_leaves_no_trace() -> None:
     captions = {"a": "shows a", "b": "shows b", "c": "shows c"}
-    assert pictures({"c": b"3", "a": b"1"}, captions) == [Picture(b"3", "shows c"), Picture(b"1", "shows a")]
+    one, three = Drawing(b"1"), Drawing(b"3")
+    assert pictures({"c": three, "a": one}, captions) == [Picture(three, "shows c"), Picture(one, "shows a")]
     assert pictures({}, captions) == []
-    page = body(Picture(b"1", 'it "is" <b>'))
+    page = body(Picture(one, 'it "is" <b>'))
     assert '<img alt="it &#34;is&#34; &lt;b&gt;" src="data:image/png;base64,MQ==">' in page
 
 

@@ -90,13 +90,14 @@ class Scored(Record):
 
     metrics: dict[str, Measured] = {}
     """What else the task scores, by name: means over the predictions; left out where there are none."""
+    confusion: list[list[int]] = []
+    """How often each class (column) was predicted for examples of each class (row); of up to 20 classes, else left
+    out."""
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = handler(self)
-        if not self.metrics:
-            content.pop("metrics", None)
-        return content
+        return {name: value for name, value in content.items() if value or name not in ("metrics", "confusion")}
 
 
 class WidthScore(Scored):
@@ -444,6 +445,8 @@ class RunResults(Record):
     """The configuration of the run, with every default filled in."""
     machine: Machine
     """What it ran on."""
+    class_names: list[str] = []
+    """What the classes are called, in the order of `confusion`; empty where there is none, or nobody knows."""
     notes: list[str] = []
     """What a reader has to know to read the numbers rightly."""
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from bitdial.data import Fingerprint
 from bitdial.errors import BitdialError
+from bitdial.evaluation.drawing import Drawing
 from bitdial.evaluation.results import ArmRecord, EarlyStop, RunResults, WidthScore
 from bitdial.evaluation.sweep import sweep
 from bitdial.recipes.options import RunOptions
@@ -228,7 +229,7 @@ class Recipe(Generic[O, A, R, S]):
         conclude: the results of a run, of all its records and of what all recipes put in.
         results: the type of ``results.json``.
         page: the report.
-        figures: name -> PNG of every plot, of the results and of what the run's folder has besides.
+        figures: name -> every plot, of the results and of what the run's folder has besides.
         may_change: options that may differ when a run is resumed, besides where it runs.
         may_grow: options that may be raised then, never lowered.
         column: what the log calls an arm.
@@ -251,8 +252,8 @@ class Recipe(Generic[O, A, R, S]):
     measure: Callable[[A, Bench[O], TrainingState], R]
     conclude: Callable[[Sequence[R], Run[O, A, R, S], dict[str, Any]], S]
     results: type[S]
-    page: Callable[[S, Mapping[str, bytes]], Page]
-    figures: Callable[[S, RunFolder], dict[str, bytes]]
+    page: Callable[[S, Mapping[str, Drawing]], Page]
+    figures: Callable[[S, RunFolder], dict[str, Drawing]]
     may_change: frozenset[str] = frozenset()
     may_grow: frozenset[str] = frozenset()
     column: str = "arm"

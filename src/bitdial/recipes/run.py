@@ -39,6 +39,7 @@ from bitdial.training import (
 from bitdial.training.options import CopiedLogOptions
 from bitdial.training.passes import watching
 from bitdial.training.progress import WholeRun
+from bitdial.training.tasks import MOST_CLASSES
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -85,11 +86,13 @@ class Run(Generic[O, A, R, S]):
 
     def conclude(self, records: Sequence[R], told: str = "", config: Mapping[str, Any] | None = None) -> S:
         """The results of a run, of the records of all its arms."""
+        names = self.work.facts().get("class_names", [])
         common = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": told,
             "config": plain(self.options) if config is None else dict(config),
             "machine": describe_machine(),
+            "class_names": names if len(names) <= MOST_CLASSES else [],
         }
         results = self.recipe.conclude(records, self, common)
         results.notes.extend(self.data.told() if self.data is not None else [])

@@ -20,6 +20,9 @@ from bitdial.compression.other_codecs import available_kinds, decode_other, enco
 from bitdial.compression.photographs import Photographs
 from bitdial.compression.pictures import Picture, write_picture
 from bitdial.compression.rate_distortion import Balance
+from bitdial.evaluation.drawing import Drawing
+from bitdial.evaluation.plot_style import as_png
+from bitdial.evaluation.side_by_side import MOST_ROWS, Coded, Row, side_by_side
 from bitdial.evaluation.trained import early_stop_of
 from bitdial.files import write_atomically
 from bitdial.lazy import later
@@ -104,9 +107,6 @@ def measure(arm: Arm, bench: Bench[CompressConfig], state: TrainingState) -> Cod
 
 def _keep_pictures(codec: Codec, pictures: Photographs, folder: Path) -> None:
     """Leave the files of some pictures, what they decode to, and a figure of them beside another kind."""
-    from bitdial.evaluation.plot_style import render  # matplotlib comes with it
-    from bitdial.evaluation.side_by_side import MOST_ROWS, Row, side_by_side
-
     folder.mkdir(parents=True, exist_ok=True)
     kind = next((kind for kind in ("AVIF", "WebP", "JPEG") if kind in available_kinds()), None)
     rows = []
@@ -121,7 +121,7 @@ def _keep_pictures(codec: Codec, pictures: Photographs, folder: Path) -> None:
             file = nearest_in_size(partial(encode_other, pixels, kind, mode=picture.mode), len(data)).file
             other = _coded(kind, file.data, pixels, decode_other(file.data, picture.mode))
         rows.append(Row(name, pixels, _coded(NAME, data, pixels, back), other))
-    write_atomically(folder / FIGURE, render({FIGURE: side_by_side(rows)})[FIGURE])
+    write_atomically(folder / FIGURE, as_png(side_by_side(rows)))
 
 
 def _coded(name: str, data: bytes, pixels: Tensor, back: Tensor) -> Coded:
@@ -204,13 +204,13 @@ def notes_of(networks: Sequence[CodecResult], run: CompressRun) -> list[str]:
     return [*notes, *dict.fromkeys(note for network in networks for note in network.notes)]
 
 
-def figures(results: CompressResults, folder: RunFolder) -> dict[str, bytes]:
+def figures(results: CompressResults, folder: RunFolder) -> dict[str, Drawing]:
     """The plots of the results, and the pictures of the first codec side by side."""
     from bitdial.recipes.compress.report import draw
 
     images = draw(results)
     beside = folder.path / "pictures" / results.networks[0].key / FIGURE
-    return {**images, "side_by_side": beside.read_bytes()} if beside.is_file() else images
+    return {**images, "side_by_side": Drawing(beside.read_bytes())} if beside.is_file() else images
 
 
 COMPRESS: Recipe[CompressConfig, Arm, CodecResult, CompressResults] = Recipe(

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from bitdial.errors import BitdialError
 from bitdial.evaluation import LayerSensitivity, WidthScore, layer_sensitivity, width_verdict
 from bitdial.evaluation.equal_cost import ledger_of
@@ -41,6 +43,7 @@ from bitdial.training import (
     preserved_random_state,
 )
 from bitdial.training.knobs import BitOpsCounter, mean_width
+from bitdial.training.tasks import CONFUSION
 
 MOST_PACKED = 8
 """The widest weights that a packed file holds in their real bits."""
@@ -140,9 +143,11 @@ def measure(arm: Arm, bench: Bench[JointConfig], state: TrainingState) -> JointR
     if options.quantize:
         scores = bench.sweep(widths)
     else:
-        found = evaluate(model, bench.loaders.test, task=bench.work.task)
+        tables: dict[str, Tensor] = {}
+        found = evaluate(model, bench.loaders.test, task=bench.work.task, tables=tables)
         loss, accuracy = found.pop("loss"), found.pop("accuracy", math.nan)
-        scores = [WidthScore(bits=UNQUANTIZED, accuracy=accuracy, loss=loss, metrics=found)]
+        confusion = tables[CONFUSION].tolist() if CONFUSION in tables else []
+        scores = [WidthScore(bits=UNQUANTIZED, accuracy=accuracy, loss=loss, metrics=found, confusion=confusion)]
     if bench.files is not None and bench.saved is not None and bench.is_first:
         bench.saved.save(model, bench.files.run.models / f"{bench.files.key}.pt")
     validation = next((hook for hook in state.hooks if isinstance(hook, Validation)), None)

@@ -31,6 +31,7 @@ from bitdial.recipes.ternary.train import train
 from bitdial.recipes.work import check_model_name, work_of
 from bitdial.training import CsvLog, Task, TrainingState
 from bitdial.training.step.formats import format_name
+from bitdial.training.tasks import CONFUSION
 
 TernaryRun = Run[TernaryConfig, Arm, NetworkResult, TernaryResults]
 
@@ -137,8 +138,11 @@ def _best(last: nn.Module, bench: Bench[TernaryConfig]) -> tuple[nn.Module, int]
 
 
 def _score(model: nn.Module, batches: Any, task: Task) -> Score:
-    metrics = evaluate(model, batches, task=task)
-    return Score(accuracy=metrics.pop("accuracy", math.nan), loss=metrics.pop("loss"), metrics=metrics)
+    tables: dict[str, torch.Tensor] = {}
+    metrics = evaluate(model, batches, task=task, tables=tables)
+    confusion = tables[CONFUSION].tolist() if CONFUSION in tables else []
+    accuracy, loss = metrics.pop("accuracy", math.nan), metrics.pop("loss")
+    return Score(accuracy=accuracy, loss=loss, metrics=metrics, confusion=confusion)
 
 
 def read_curve(path: Path, scope: Mapping[str, str]) -> Curve:
@@ -226,7 +230,7 @@ TERNARY: Recipe[TernaryConfig, Arm, NetworkResult, TernaryResults] = Recipe(
     measure=measure,
     conclude=conclude,
     results=TernaryResults,
-    figures=lambda results, folder: later("bitdial.recipes.ternary.report:render_plots")(results),
+    figures=lambda results, folder: later("bitdial.recipes.ternary.report:render_plots")(results, folder.metrics),
     page=later("bitdial.recipes.ternary.report:report_page"),
     may_grow=frozenset({"epochs", "steps", "early_stopping_patience"}),
     may_change=frozenset({"save_freq", "checkpoint_interval", "keep_last_n", "log_interval", "csv_log"}),
