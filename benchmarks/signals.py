@@ -22,7 +22,8 @@ from PIL import Image
 from benchmarks.machine import describe
 from bitdial.cli import main as bitdial
 from bitdial.data.vehicles import AUDIO_RATE, SEISMIC_RATE, passing
-from bitdial.evaluation.plot_style import COLOURS, new_figure, quiet
+from bitdial.evaluation.drawing import COLOURS
+from bitdial.evaluation.plot_style import new_figure, quiet
 from bitdial.evaluation.statistics import interval, paired_difference
 from bitdial.files import write_atomically
 

@@ -63,9 +63,10 @@ class TestFinding:
         assert RECIPES["cyclic"][1] in capsys.readouterr().out
 
     def test_train_hands_its_words_to_the_recipe(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(RECIPES, "echo", (f"{__name__}:ECHO", "says nothing"))
-        monkeypatch.setattr("bitdial.recipes.start.command", lambda recipe, words: len(words) if recipe is ECHO else 0)
-        assert main(["train", "echo", "research", "--lr", "1"]) == 3
+        got: list[object] = []
+        monkeypatch.setattr("bitdial.recipes.start.command", lambda recipe, words: got.extend([recipe, words]) or 7)
+        assert main(["train", "cyclic", "research", "--lr", "1"]) == 7
+        assert got == [find_recipe("cyclic"), ["research", "--lr", "1"]]
 
     @pytest.mark.parametrize("home", [home for home, _ in COMMANDS.values()])
     def test_every_entry_point_exists(self, home: str) -> None:
@@ -80,9 +81,6 @@ class TestFinding:
         assert max(len(text) for _, text in RECIPES.values()) <= 67
 
 
-ECHO = object()
-
-
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -93,7 +91,7 @@ ECHO = object()
         (["train", "cylic"], "unknown recipe 'cylic'; did you mean 'cyclic'?"),
         (["train", "zzz"], f"unknown recipe 'zzz'; there are: {', '.join(RECIPES)}"),
         (["train", "--lr", "1"], "expected a recipe before the flags, got '--lr'; e.g. `bitdial train cyclic --lr`"),
-        (["doctor", "--jsn"], "unknown flag '--jsn'; did you mean '--json'?"),
+        (["doctor", "--jsn"], "unknown flag --jsn; did you mean '--json'?"),
     ],
 )
 def test_mistyped(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,8 +41,3 @@ def test_every_public_name_resolves(name: str) -> None:
 def test_mistyped_name_suggests_the_right_one() -> None:
     with pytest.raises(AttributeError, match="module 'bitdial' has no attribute 'quantise'; did you mean 'quantize'"):
         bitdial.quantise  # noqa: B018
-
-
-def test_evaluation_loads_no_plots_before_they_are_asked_for() -> None:
-    assert "matplotlib" not in loaded("import bitdial.evaluation")
-    assert "matplotlib" in loaded("from bitdial.evaluation import plot_bitwidth_vs_accuracy")

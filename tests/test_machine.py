@@ -31,3 +31,11 @@ def test_processor_has_a_name_where_the_system_tells_none(monkeypatch: pytest.Mo
     assert machine.processor() == platform.machine()
     monkeypatch.setattr(platform, "machine", lambda: "")
     assert machine.processor() == "unknown"
+
+
+def test_products_are_timed_in_every_format_once() -> None:
+    speeds = machine.product_speeds("cpu")
+    assert speeds.keys() <= {*machine.NARROW}
+    assert "bfloat16" in speeds
+    assert all(0 < speed < 1000 for speed in speeds.values())
+    assert machine.product_speeds("cpu") is speeds

@@ -14,7 +14,8 @@ from types import TracebackType
 
 from bitdial.commands import COMMANDS
 from bitdial.errors import BitdialError, RunInterrupted, suggest
-from bitdial.recipes import RECIPES, find_recipe
+from bitdial.lazy import loading_torch
+from bitdial.recipes import RECIPES, find_choices, find_recipe
 
 _USER_FAULTS = {
     errno.EACCES,
@@ -86,8 +87,13 @@ def _train(words: list[str]) -> int:
     recipe, *rest = words
     if recipe.startswith("-"):
         raise BitdialError(f"expected a recipe before the flags, got '{recipe}'; e.g. `bitdial train cyclic {recipe}`")
-    record = find_recipe(recipe)
-    return int(resolve_name("bitdial.recipes.start:command")(record, rest))
+    choices = find_choices(recipe)
+    if "--list" in rest:
+        print(choices.listed(f"bitdial train {recipe}"))
+        return 0
+    choices.check(recipe, rest)
+    loading_torch()
+    return int(resolve_name("bitdial.recipes.start:command")(find_recipe(recipe), rest))
 
 
 def _help() -> str:
@@ -111,7 +117,7 @@ def _train_help() -> str:
 
 {_recipes("recipes")}
 
-`bitdial train RECIPE --help` lists the recipe's presets and flags."""
+`bitdial train RECIPE --help` lists the recipe's flags, --list its presets."""
 
 
 def _recipes(title: str) -> str:

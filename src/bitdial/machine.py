@@ -7,15 +7,30 @@ machine it is.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import platform
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 _MMAP_THRESHOLD = -3
 """``M_MMAP_THRESHOLD`` of glibc's ``malloc.h``."""
+NARROW = ("bfloat16", "float16")
+"""Formats of half the bits of float32, the better behaved one first."""
+CLEARLY = 1.1
+"""How many times as fast as float32 a format must be to be worth its rounding; clocks of busy machines err by less."""
+
+
+def fastest(speeds: Mapping[str, float]) -> str:
+    """Return the format that is clearly the fastest of `product_speeds`: float32 where none is."""
+    best = max(speeds, key=lambda name: speeds[name], default="float32")
+    if speeds.get(best, 0) < CLEARLY:
+        return "float32"
+    return "bfloat16" if speeds.get("bfloat16", 0) * CLEARLY >= speeds[best] else best  # it needs no loss scale
 
 
 def system() -> str:
@@ -144,6 +159,49 @@ def gpu_names() -> list[str]:
     import torch
 
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+@cache
+def product_speeds(device: str) -> dict[str, float]:
+    """Time a step of a convolution and a matrix product in each format, under autocast: some tenths of a second.
+
+    Args:
+        device: "cpu", "cuda", ...
+
+    Returns:
+        Format -> how many times as fast as float32 its products are here, below 1 where they are slower; formats that
+        cannot be computed in are left out. The first answer is kept, so that a process has one opinion.
+    """
+    import torch
+
+    big = device != "cpu"  # a GPU takes as long for a small product as for none
+    side, rows, width = (128, 4096, 4096) if big else (64, 128, 512)
+
+    def ramp(*shape: int) -> torch.Tensor:  # no random numbers: a run's are its own
+        return torch.linspace(-1, 1, math.prod(shape), device=device).view(shape).requires_grad_()
+
+    image, kernel = ramp(4, side, 16, 16), ramp(side, side, 3, 3)
+    matrix, weight = ramp(rows, width), ramp(width, width)
+
+    def seconds(name: str) -> float:
+        began = time.perf_counter()
+        with torch.autocast(device, dtype=getattr(torch, name), enabled=name != "float32"):
+            made = torch.nn.functional.conv2d(image, kernel, padding=1), torch.nn.functional.linear(matrix, weight)
+        total = sum((each.float().sum() for each in made), torch.zeros((), device=device))
+        gradients = torch.autograd.grad(total, [image, kernel, matrix, weight])
+        gradients[-1].sum().item()  # waits for the device
+        return time.perf_counter() - began
+
+    taken: dict[str, list[float]] = {name: [] for name in ("float32", *NARROW)}
+    for _ in range(8):  # in turn, for other work on the machine comes and goes
+        for name, found in [*taken.items()]:
+            try:
+                if len(found) < 2 or sum(found) < 0.1:  # in the first, kernels are chosen
+                    found.append(seconds(name))
+            except (RuntimeError, NotImplementedError):
+                del taken[name]
+    least = {name: min(found) for name, found in taken.items()}
+    return {name: least["float32"] / least[name] for name in NARROW if name in least}
 
 
 def version(package: str) -> str | None:

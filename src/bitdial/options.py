@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, model_validator
@@ -11,6 +13,22 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, model_
 from bitdial.errors import BitdialError
 
 C = TypeVar("C", bound="Config")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Which preset a configuration was made with, and what it set; configurations are equal without."""
+
+    name: str = field(default="", compare=False)
+    settings: frozenset[str] = field(default=frozenset(), compare=False)
+
+    def blamed(self, text: str) -> str:
+        """Return an error's text; where it speaks of settings that the preset set, that is added."""
+        found = [each for each in self.settings if re.search(rf"\b{re.escape(each.rpartition('.')[2])}\b", text)]
+        if not found or f"preset '{self.name}'" in text:
+            return text
+        are = "is" if len(found) == 1 else "are"
+        return f"{text} ({' and '.join(sorted(found))} {are} set by the preset '{self.name}')"
 
 
 class Config(BaseModel):
@@ -42,6 +60,7 @@ class Config(BaseModel):
     """Dotted key of another project's configuration files -> the field that it means; a section of such a file that is
     named here makes a file one of that project, whose other sections are ignored."""
 
+    _preset: Preset = PrivateAttr(Preset())
     _notes: list[str] = PrivateAttr([])
     """What there is to tell of the file that it was read from."""
 
@@ -50,11 +69,25 @@ class Config(BaseModel):
         super().__pydantic_init_subclass__(**kwargs)
         own: Mapping[str, Any] = cls.__dict__.get("defaults", {})
         for name, value in own.items():
-            field = copy(cls.model_fields[name])
-            field.default = value
-            cls.model_fields[name] = field
+            inherited = copy(cls.model_fields[name])
+            inherited.default = value
+            cls.model_fields[name] = inherited
         if own:
             cls.model_rebuild(force=True)
+
+    @classmethod
+    def fitted(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a preset sets beside what the user gave, so that it asks for nothing: limited, or left out.
+
+        Args:
+            preset: dotted name -> value.
+            given: what file, flags and call set.
+        """
+        return preset
+
+    def blamed(self, text: str) -> str:
+        """Return an error's text, with a word on what it is about that a preset has set, and not the user."""
+        return self._preset.blamed(text)
 
     @property
     def file_notes(self) -> Sequence[str]:

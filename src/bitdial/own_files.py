@@ -34,15 +34,25 @@ def digest(place: str) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
+def own_file(place: str) -> Path:
+    """The file of a place.
+
+    Raises:
+        BitdialError: it is not there.
+    """
+    file = _file_of(place)
+    if not file.is_file():
+        raise BitdialError(f"expected a Python file at {file}, got nothing; check the path in {place}")
+    return file
+
+
 def own_function(place: str) -> Callable[..., Any]:
     """The function of a place; its file is run, and may import what lies beside it.
 
     Raises:
         BitdialError: no such file or function, or the file cannot be run.
     """
-    file, name = _file_of(place), place.rpartition(":")[2]
-    if not file.is_file():
-        raise BitdialError(f"expected a Python file at {file}, got nothing; check the path in {place}")
+    file, name = own_file(place), place.rpartition(":")[2]
     module = _module(file)
     found = getattr(module, name, None)
     if not callable(found):

@@ -7,8 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from bitdial.commands.processes import in_processes, interrupted_by_sigterm
+from bitdial.commands.processes import in_processes
 from bitdial.files import write_atomically
+from bitdial.interrupts import interrupted_by_sigterm
 
 
 def nothing() -> None:

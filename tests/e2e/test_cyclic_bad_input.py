@@ -76,11 +76,11 @@ CASES: list[tuple[str, str]] = [
     ("--batch_size 1 --model resnet18", "cannot train on inputs of shape [1, 1, 8, 8]"),
     # data
     ("--dataset folder", "needs data_path"),
-    ("--dataset folder --data_path {here}/nowhere", "no folder"),
+    ("--dataset folder --data_path {here}/nowhere", "expected a folder at"),
     ("--dataset folder --data_path {here}/images", "broken.png"),
     ("--dataset npz --data_path {here}/nan.npz", "x_train"),
     ("--dataset npz --data_path {here}/labels.npz", "y_train"),
-    ("--dataset npz --data_path {here}/nowhere.npz", "no file"),
+    ("--dataset npz --data_path {here}/nowhere.npz", "expected a file at"),
     ("--dataset cifar10 --data_path {here}/nowhere", "nowhere"),
     # places
     ("--run_dir {here}/file/below", "a file in its way"),

@@ -27,10 +27,17 @@ QUICK = ["--model", "tiny_cnn", "--dataset", "digits", "--batch_size", "4", "--i
 @pytest.fixture(autouse=True)
 def a_processor_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the tests run on; and a terminal of 80 columns."""
-    for home in ("training.step.formats", "commands.recommend"):
+    for home in ("training.step.formats", "commands.recommend_run"):
         monkeypatch.setattr(f"bitdial.{home}.good_at_bfloat16", lambda _: True)
         monkeypatch.setattr(f"bitdial.{home}.good_at_float16", lambda _: False)
+    told_speeds(monkeypatch, bfloat16=1.7, float16=0.1)
     monkeypatch.setenv("COLUMNS", "80")
+
+
+def told_speeds(monkeypatch: pytest.MonkeyPatch, **speeds: float) -> None:
+    """Have products timed at these speeds."""
+    for home in ("commands.recommend_run", "doctor.trials"):
+        monkeypatch.setattr(f"bitdial.{home}.product_speeds", lambda _: speeds)
 
 
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -50,7 +57,20 @@ class TestRecommend:
         assert "11.2 million parameters" in out
         assert "262,144" in out
         assert "cpu native bfloat16" in out
+        assert "1.7 times as fast as in float32" in out
+        assert "slower here: 10 times as long as" in out
         assert "--precision bfloat16" in out
+
+    def test_where_narrow_products_are_slower_the_answer_is_no(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told_speeds(monkeypatch, bfloat16=0.12, float16=0.05)
+        found = as_json(capsys, "recommend", "--model", "resnet18", "--device", "cpu")
+        assert found["decision"]["use"] is False
+        against = "Products in bfloat16 were timed here (cpu) at 0.12 times the speed of float32"
+        assert found["decision"]["reasons_against"][0].startswith(against)
+        assert found["machine"]["arithmetic"]["cpu products bfloat16"]["works"] is False
+        assert "--precision" not in found["commands"]["train"]
 
     def test_a_small_network_is_told_to_stay(self, capsys: pytest.CaptureFixture[str]) -> None:
         out = printed(capsys, "recommend", "--model", "tiny_cnn", "--batch-size", "2", "--available-memory", "64")
@@ -82,8 +102,7 @@ class TestRecommend:
     def test_float16_takes_its_scale_along(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bitdial.training.step.formats.good_at_bfloat16", lambda _: False)
-        monkeypatch.setattr("bitdial.training.step.formats.good_at_float16", lambda _: True)
+        told_speeds(monkeypatch, bfloat16=0.4, float16=2.0)
         found = as_json(capsys, "recommend", "--model", "resnet18", "--device", "cpu")
         assert "--precision float16 --mixed_precision.init_scale 262144" in found["commands"]["train"]
 
@@ -106,7 +125,7 @@ class TestRecommend:
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("bitdial.commands.workload.load_dataset", None)
+        monkeypatch.setattr("bitdial.data.registry.load_dataset", None)
         printed(capsys, "recommend", "--model", "tiny_cnn", "--dataset", "cifar100")
         assert list(tmp_path.iterdir()) == []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from bitdial.evaluation.results import ArmKind, ArmResult, History, Machine, WidthScore
+from bitdial.evaluation.results import ArmKind, ArmResult, History, Machine, WidthCost, WidthScore
 from bitdial.recipes.cyclic.results import CyclicResults, collect_results
 
 WIDTHS = (2.0, 4.0, 8.0, 16.0, 32.0)
@@ -54,6 +54,7 @@ def fabricate(
             "data_path": None,
             "seeds": list(range(seeds)),
         },
+        class_names=["one", "another class", "a class with a long name"],
         command=f"bitdial train cyclic --dataset digits --model resnet20 --seeds {' '.join(map(str, range(seeds)))}",
         machine=Machine(
             system="Linux 6.8 (x86_64)",
@@ -82,7 +83,8 @@ def _arm(
         return min(1.0, max(0.0, accuracy + chance.gauss(0, 0.15 * (1 - accuracy) * accuracy)))
 
     def score(bits: float, accuracy: float) -> WidthScore:
-        return WidthScore(bits=bits, accuracy=accuracy, loss=-math.log(max(accuracy, 1e-3)) * 1.3)
+        loss = -math.log(max(accuracy, 1e-3)) * 1.3
+        return WidthScore(bits=bits, accuracy=accuracy, loss=loss, confusion=confusions(accuracy))
 
     scores = [score(bits, near(accuracy)) for bits, accuracy in zip(WIDTHS, accuracies, strict=True)]
     shipped = next((item for item in scores if item.bits == own_bits), score(own_bits, near(own)))
@@ -108,6 +110,11 @@ def _arm(
         seconds=8.0 + 6 * bitops / 1e12 + chance.random(),
         seconds_own=4.0 + 2 * bitops_own / 1e12,
         iterations=iterations,
+        costs={
+            name: WidthCost(size_bytes=int(12e3 + 34e3 * width), bitops=4e8 + 4e7 * width**2)
+            for name, width in {**{f"{width:g}": width for width in WIDTHS}, label: own_bits}.items()
+        },
+        forward_seconds=7e-5,
         history=History(
             step=list(range(iterations)),
             loss=losses,
@@ -116,6 +123,12 @@ def _arm(
             cycle_boundaries=list(range(0, iterations, cycle_length)) if cycling else [],
         ),
     )
+
+
+def confusions(accuracy: float) -> list[list[int]]:
+    """Return a table of three classes, of 100 examples each, the last of which is taken for the second."""
+    right = round(100 * accuracy)
+    return [[right, 100 - right, 0], [100 - right, right, 0], [0, min(100, 2 * (100 - right)), max(0, 2 * right - 100)]]
 
 
 def _bits(kind: ArmKind, own_bits: float, step: int, cycle_length: int) -> float:

@@ -70,7 +70,7 @@ def test_nothing_covers_anything_and_all_is_inside(figure: Figure) -> None:
     for box in boxes:
         assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1 + 1
         assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1
-    assert render({"balance": figure})["balance"].startswith(b"\x89PNG")
+    assert render({"balance": figure})["balance"].png.startswith(b"\x89PNG")
 
 
 def labels(figure: Figure) -> list[str]:

@@ -97,7 +97,7 @@ def test_what_is_not_finite_is_counted() -> None:
 
 
 def test_becomes_a_small_file() -> None:
-    image = render({"rd": rate_distortion(OTHERS, OWN)})["rd"]
+    image = render({"rd": rate_distortion(OTHERS, OWN)})["rd"].png
     assert image.startswith(b"\x89PNG")
     assert 10_000 < len(image) < 120_000
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
 from bitdial.evaluation import describe_machine
+from bitdial.evaluation.drawing import Drawing
 from bitdial.evaluation.page import (
     Block,
     Cell,
@@ -60,7 +61,7 @@ def everywhere(text: str) -> Page:
         Items([text]),
         Facts({text: text}),
         Pre(text),
-        Picture(b"png", text),
+        Picture(Drawing(b"png"), text),
         table,
     ]
     blocks += [Details(text, list(blocks)), *reproduction_section(text, {text: text}, file=text, schema_version=1)]
@@ -135,6 +136,13 @@ def test_a_table_marks_rows_cells_and_columns_of_words() -> None:
     assert '<td>2</td><td class="words">so so</td></tr>' in page
 
 
+def test_names_break_where_their_words_end_and_numbers_nowhere() -> None:
+    page = body(Table(["a", "optim.weight_decay"], [Row("stage1.0.conv2/&_x", ["1"]), Row("97.1", ["2"])]))
+    assert "<span>optim.<wbr>weight_<wbr>decay</span>" in page
+    assert "<span>stage1.0.<wbr>conv2/<wbr>&amp;_<wbr>x</span>" in page
+    assert "<span>97.1</span>" in page
+
+
 def test_a_table_without_rows_says_so() -> None:
     assert Parsed(body(Table(["a", "b"], []))).text.endswith("a b none")
     assert Parsed(body(Table(["a"], []))).text.endswith("a none")
@@ -153,9 +161,10 @@ def test_what_a_recipe_gets_wrong_is_not_drawn() -> None:
 
 def test_pictures_keep_their_order_and_a_missing_one_leaves_no_trace() -> None:
     captions = {"a": "shows a", "b": "shows b", "c": "shows c"}
-    assert pictures({"c": b"3", "a": b"1"}, captions) == [Picture(b"3", "shows c"), Picture(b"1", "shows a")]
+    one, three = Drawing(b"1"), Drawing(b"3")
+    assert pictures({"c": three, "a": one}, captions) == [Picture(three, "shows c"), Picture(one, "shows a")]
     assert pictures({}, captions) == []
-    page = body(Picture(b"1", 'it "is" <b>'))
+    page = body(Picture(one, 'it "is" <b>'))
     assert '<img alt="it &#34;is&#34; &lt;b&gt;" src="data:image/png;base64,MQ==">' in page
 
 

@@ -3,6 +3,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 
 from bitdial.evaluation.comparison import summarise
+from bitdial.evaluation.drawing import FAINT
 from bitdial.evaluation.plot_style import arm_styles, render, save_plots
 from bitdial.evaluation.plots import accuracy_against_cost, accuracy_against_width
 from tests.evaluation.fabricate import arms_of, fabricate
@@ -16,7 +17,8 @@ def comparison():
 def test_every_arm_and_every_interval_is_in_the_width_figure(comparison):
     axes = accuracy_against_width(comparison).axes[0]
     labels = axes.get_legend_handles_labels()[1]
-    assert labels[:-2] == comparison.ranking
+    first = ["static_4bit", "cpt", "baseline_fp32", "matched_cost"]
+    assert labels[:-2] == [*first, *(name for name in comparison.ranking if name not in first)]
     assert labels[-1] == "recommended: static_4bit at 4 bits"
     assert axes.get_ylabel() == "accuracy (%)"
     assert len(axes.collections) == 9  # the bars of one arm each
@@ -61,20 +63,34 @@ def test_a_star_stands_at_the_recommended_candidate():
         (star,) = [line for line in figure.axes[0].lines if line.get_label().startswith("recommended")]
         assert list(star.get_xdata()) == [pytest.approx(x, rel=0.05)]
         assert list(star.get_ydata()) == [pytest.approx(95.5)]
-    assert [text.get_text() for text in figure.axes[0].texts] == ["a (8)", "b (2)", "a (4)"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["a (8)", "b (2): 55.0% ± 63.5", "a (4)"]
 
 
-def test_arms_look_different_from_each_other(comparison):
-    styles = arm_styles(comparison.summaries)
-    assert len({(style.colour, style.marker) for style in styles.values()}) == 9
-    assert len({style.colour for style in styles.values()}) == 9
+def test_what_matters_has_a_colour_and_the_rest_is_grey_with_a_marker_each(comparison):
+    styles = arm_styles(comparison.summaries, comparison.recommended)
+    assert len({style.marker for style in styles.values()}) == 9
+    bright = {name: style.colour for name, style in styles.items() if style.stands_out}
+    assert {*bright} == {"static_4bit", "cpt", "baseline_fp32", "matched_cost"}
+    assert len({*bright.values()}) == 4
+    assert {style.colour for style in styles.values() if not style.stands_out} == {FAINT}
+
+
+def test_an_arm_far_below_stands_at_the_foot_with_its_number():
+    arms = [*arms_of("a", [0.96]), *arms_of("b", [0.955], bits=4), *arms_of("c", [0.953], bits=3)]
+    (left, _) = accuracy_against_cost(summarise([*arms, *arms_of("bad", [0.1], bits=2)])).axes
+    low, high = left.get_ylim()
+    assert 90 < low < 95.3
+    assert high < 98
+    assert left.get_ylabel() == f"accuracy at its own width (%), from {low:.3g} on"
+    assert "bad (2): 10.0%" in [text.get_text() for text in left.texts]
+    assert accuracy_against_cost(summarise(arms)).axes[0].get_ylabel() == "accuracy at its own width (%)"
 
 
 def test_difficult_names_are_drawn():
     arms = arms_of("_hidden", [0.9]) + arms_of("$x_{$", [0.8], bits=4) + arms_of("a$b", [0.7], bits=2)
     comparison = summarise(arms)
     width, cost = accuracy_against_width(comparison), accuracy_against_cost(comparison)
-    assert all(image.startswith(b"\x89PNG") for image in render({"width": width, "cost": cost}).values())
+    assert all(image.png.startswith(b"\x89PNG") for image in render({"width": width, "cost": cost}).values())
     labels = width.axes[0].get_legend_handles_labels()[1]
     assert labels[:-2] == [" _hidden", r"\$x_{\$", r"a\$b"]
 
@@ -83,4 +99,4 @@ def test_what_had_nothing_to_draw_leaves_no_file(tmp_path, comparison):
     images = render({"none": None, "width": accuracy_against_width(comparison)})
     (path,) = save_plots(images, tmp_path / "new" / "plots")
     assert path == tmp_path / "new" / "plots" / "width.png"
-    assert path.read_bytes() == images["width"]
+    assert path.read_bytes() == images["width"].png

@@ -4,7 +4,7 @@ import pytest
 
 from bitdial.evaluation.comparison import summarise
 from bitdial.evaluation.page import Page, render_page
-from bitdial.evaluation.report import comparison_section, cost_section, difference_section, size, tiles
+from bitdial.evaluation.report import comparison_section, cost_section, difference_section, size
 from tests.evaluation.fabricate import arms_of, fabricate
 from tests.evaluation.parsing import Parsed
 
@@ -15,7 +15,7 @@ def rendered(comparison):
         *cost_section(comparison),
         *difference_section(comparison, title="Joint against each other arm", arm="joint"),
     ]
-    return render_page(Page("t", [], blocks, tiles=tiles(comparison)))
+    return render_page(Page("t", [], blocks))
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +24,15 @@ def comparison():
 
 
 def test_every_arm_stands_in_the_order_of_the_ranking_with_its_interval(comparison):
-    table = comparison_section(comparison)[1]
+    table = comparison_section(comparison)[2]
     assert [row.name for row in table.rows] == [f"{i}. {name}" for i, name in enumerate(comparison.ranking, 1)]
     assert [row.best for row in table.rows] == [name == comparison.recommended for name in comparison.ranking]
     for row, summary in zip(table.rows, comparison.summaries, strict=True):
-        assert row.cells[-1].text == f"{100 * summary.own.mean:.1f} ± {100 * summary.own.half:.1f}"
+        assert row.cells[0].text == f"{100 * summary.own.mean:.1f} ± {100 * summary.own.half:.1f}"
 
 
 def marked(comparison, mark):
-    table = comparison_section(comparison)[1]
+    table = comparison_section(comparison)[2]
     return [
         (row.name.split()[-1], heading)
         for row in table.rows
@@ -85,7 +85,7 @@ def test_differences_name_the_arm_that_is_compared(comparison):
     assert "joint is" in text
     assert "CPT" not in text
     table = difference_section(comparison, title="t", arm="x")[1]
-    marks = {row.cells[-1].text: row.cells[-1].mark for row in table.rows}
+    marks = {row.cells[0].text: row.cells[0].mark for row in table.rows}
     assert marks == {"better": "good", "worse": "bad", "not told apart": None}
 
 
@@ -97,21 +97,10 @@ def test_one_seed_says_that_there_is_no_interval():
     comparison = fabricate(seeds=1, iterations=40).comparison
     text = Parsed(rendered(comparison)).text
     assert size(comparison) == "9 arms, one seed"
-    assert "one seed: not known" in text
+    assert "One seed: no difference between arms has an interval" in text
+    assert len(difference_section(comparison, title="t", arm="x")) == 2  # a sentence, no rows of nothing
     assert "one seed: no interval" in text
     assert "± half" not in text
-
-
-def test_the_tiles_are_of_the_recommended_arm(comparison):
-    assert size(comparison) == "9 arms, 3 seeds"
-    assert [tile.value for tile in tiles(comparison)][:2] == ["static_4bit", "4"]
-    assert [tile.label for tile in tiles(comparison)][1:3] == ["bits as shipped", "accuracy as shipped, 95% interval"]
-
-
-def test_the_tiles_are_of_the_recommended_width():
-    recommended = tiles(summarise(arms_of("a", [0.9], scores={4: [0.95]})))
-    assert [tile.value for tile in recommended[:3]] == ["a", "4", "95.0%"]
-    assert recommended[1].label == "bits as shipped, which it was not trained for"
 
 
 def test_text_models_show_perplexity():
@@ -119,6 +108,6 @@ def test_text_models_show_perplexity():
         arm.model_copy(update={"own": arm.own.model_copy(update={"perplexity": 7.25})})
         for arm in arms_of("a", [0.9, 0.8])
     ]
-    table = comparison_section(summarise(arms))[1]
+    table = comparison_section(summarise(arms))[2]
     assert table.columns[-1] == "perplexity"
     assert table.rows[0].cells[-1] == "7.25"

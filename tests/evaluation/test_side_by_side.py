@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation.plot_style import render
+from bitdial.evaluation.plot_style import as_png
 from bitdial.evaluation.side_by_side import MOST_ROWS, Coded, Row, side_by_side
 
 CHINA: NDArray[np.uint8] = load_sample_images().images[0].transpose(2, 0, 1)
@@ -29,7 +29,7 @@ def row(height: int, width: int, *, name: str = "china", other: bool = True, shi
 
 
 def image_of(figure: Figure) -> NDArray[np.uint8]:
-    return np.asarray(Image.open(io.BytesIO(render({"a": figure})["a"])).convert("RGB"))
+    return np.asarray(Image.open(io.BytesIO(as_png(figure))).convert("RGB"))
 
 
 def places(image: NDArray[np.uint8], part: NDArray[np.uint8]) -> list[tuple[int, int]]:

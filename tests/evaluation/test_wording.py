@@ -7,6 +7,7 @@ from bitdial.evaluation.statistics import interval
 from bitdial.evaluation.wording import (
     MINUS,
     MISSING,
+    duration,
     engineering,
     percent,
     points,
@@ -68,3 +69,10 @@ def test_span():
 
 def test_seconds():
     assert [seconds(v) for v in (8.44, 9.96, 75.2, 12400, None)] == ["8.4", "10", "75", "12\u202f400", MISSING]
+
+
+def test_duration():
+    values = (3e-7, 6.9e-5, 0.0021, 0.9996, 8.44, 12400)
+    assert [duration(v).replace("\u00a0", " ") for v in values] == [
+        "0.3 µs", "69 µs", "2.1 ms", "1.0 s", "8.4 s", "12\u202f400 s",
+    ]  # fmt: skip

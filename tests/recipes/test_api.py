@@ -25,6 +25,7 @@ from bitdial.errors import BitdialError
 from bitdial.models import build_model
 from bitdial.recipes import recipe_of
 from bitdial.recipes.cyclic import CyclicResults
+from bitdial.recipes.cyclic.answer import answer_of
 from bitdial.recipes.saved_model import load_saved
 from bitdial.recipes.ternary import TernaryConfig, TernaryResults, load_trained
 from bitdial.training import Classification, CsvLog, TaskOutput
@@ -124,7 +125,7 @@ class TestRun:
         loaded = CyclicResults.load(folder / "results.json")
         assert (loaded.arms, loaded.comparison) == (results.arms, results.comparison)
         assert "matched_cost" in repr(results)
-        assert results.comparison.reason.split(":")[0] in " ".join(repr(results).split())
+        assert answer_of(results.arms, results.comparison).headline in repr(results)
         assert str(results) == repr(results)
         assert results._repr_html_().startswith("<pre style=")  # what a notebook shows
         assert "matched_cost" in results._repr_html_()

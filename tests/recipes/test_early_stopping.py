@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,8 @@ def states(run: Path) -> dict[str, Any]:
     """The newest state of every arm; names sort as files were written."""
     newest: dict[str, Path] = {}
     for path in sorted((run / "checkpoints").rglob("*.pt")):
+        if path.parent.name.startswith("set-aside"):
+            continue
         series = path.name.partition("-seed")[0] if "-seed" in path.name else ""
         newest[f"{path.parent.name}/{series}"] = path
     return {name: state_of(path) for name, path in newest.items()}
@@ -99,7 +102,9 @@ def test_an_arm_that_stopped_early_says_so(stopped: tuple[str, Path], capsys: py
     assert "val_test_loss" not in columns(run)
     before = (run / "results.json").read_bytes()
     assert resume(recipe, run) == 0  # it is finished
-    assert "Report:" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Report:" in printed
+    assert f"{first.key if len(results.records) > 1 else 'Training'} {TOLD[recipe]}" in printed
     assert (run / "results.json").read_bytes() == before
 
 
@@ -136,15 +141,24 @@ def test_a_cyclic_arm_costs_what_it_took(tmp_path: Path) -> None:
     assert "matched_cost has at most the BitOps that the cyclic phase really took" in notes
 
 
-def test_patience_may_be_raised_where_nothing_builds_on_the_network(tmp_path: Path) -> None:
-    words = WORDS["joint"]
-    assert train("joint", words, tmp_path / "raised") == 0
-    assert resume("joint", tmp_path / "raised", "--early_stopping_patience", "3") == 0
-    assert train("joint", words.replace("patience 2", "patience 3"), tmp_path / "whole") == 0
-    one, other = (results_of("joint", tmp_path / name).networks[0] for name in ("raised", "whole"))
-    assert one.early_stop == other.early_stop
-    assert one.early_stop.at == 4
-    assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "raised")) == []
+def test_with_patience_raised_it_is_the_run_that_had_it_from_the_start(
+    stopped: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, before = stopped
+    whole, raised = tmp_path / "whole", Path(shutil.copytree(before, tmp_path / "raised"))
+    assert resume(recipe, raised, "--early_stopping_patience", "3") == 0
+    # arms that build on one that goes on begin anew
+    assert ("static_4bit begins anew, as cpt goes on" in " ".join(capsys.readouterr().err.split())) == (
+        recipe == "cyclic"
+    )
+    assert train(recipe, WORDS[recipe].replace("patience 2", "patience 3"), whole) == 0
+    one, other = (
+        {r.key: (r.early_stop, r.steps_taken) for r in results_of(recipe, run).records} for run in (raised, whole)
+    )
+    assert one == other
+    assert any(stop is not None and stop.patience == 3 for stop, _ in one.values())
+    assert differences(states(whole), states(raised)) == []
+    assert sorted((raised / "metrics.csv").read_text().split()) == sorted((whole / "metrics.csv").read_text().split())
 
 
 def test_no_pixel_of_the_photographs_is_in_two_parts() -> None:

@@ -48,7 +48,8 @@ RUNS = {
 }
 OF_THE_MOMENT = {
     "created", "machine", "seconds", "seconds_own", "command", "run_dir", "threads", "images_per_second",
-    "points", "model_id",  # the last bits of weights, and so of files, are of the processor
+    "forward_seconds",
+    "points", "model_id", "confusion",  # the last bits of weights, and so of files, are of the processor
 }  # fmt: skip
 """Keys of results that no two runs share."""
 

@@ -224,7 +224,7 @@ def test_options_of_signals_choose(folder: Path, tmp_path: Path) -> None:
         ("joint", "--dataset recordings --data_path DATA --signals.modalities adio", "did you mean 'audio'?"),
         ("joint", "--dataset recordings --data_path DATA --signals.transform dct", "signals.transform"),
         ("ternary", "--dataset recordings --data_path DATA --cutmix", "cutmix is an augmentation of images"),
-        ("joint", "--dataset recordings --data_path DATA/none", "no folder"),
+        ("joint", "--dataset recordings --data_path DATA/none", "expected a folder or an index file at"),
     ],
 )
 def test_what_is_refused_leaves_nothing(

@@ -17,8 +17,8 @@ from bitdial.search import HyperparameterAnalyzer
 from bitdial.search.analysis_page import analysis_page, explorer_of
 from bitdial.search.overview import overview_of
 from bitdial.search.readers import Unread
+from tests.browser import Browser, browser, found_browser
 from tests.evaluation.parsing import Parsed
-from tests.search.browser import Browser, browser, found_browser
 from tests.search.conftest import Make
 from tests.search.fabricate import HOSTILE, odd, run, scatter, sweep
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -153,6 +154,22 @@ def test_points_of_a_run_that_was_killed_before_its_first_checkpoint_are_forgott
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(step + i, 2.0) for i in (1, 2, 3)]
     for file in (tmp_path / "metrics.csv", copy):
         assert [row["train_loss"] for row in csv.DictReader(file.read_text().splitlines())] == ["2.0"] * 3
+
+
+def test_numbers_of_layers_have_a_file_of_their_own_that_goes_back_with_the_log(tmp_path: Path) -> None:
+    def logged(scope: dict[str, str | int], rows: int, steps: Sequence[int], value: float) -> None:
+        with MetricsLog(tmp_path, scope=scope, tensorboard=False) as log:
+            log.rewind(rows, rows)
+            for step in steps:
+                log.write({"step": step, "epoch": 0, "val_loss": 1.0}, {"zeros/a.b": value} if step % 2 == 0 else None)
+
+    logged({"seed": 1}, 0, range(1, 7), 0.5)
+    logged({"seed": 2}, 0, range(1, 3), 0.25)
+    logged({"seed": 1}, 4, range(5, 7), 0.75)
+    header, *rows = (tmp_path / "layers.csv").read_text().splitlines()
+    assert header == "seed,step,epoch,zeros/a.b"
+    assert rows == ["1,2,0,0.5", "1,4,0,0.5", "2,2,0,0.25", "1,6,0,0.75"]
+    assert (tmp_path / "metrics.csv").read_text().startswith("seed,step,epoch,val_loss\n")
 
 
 def test_no_file_is_touched_before_the_first_row(tmp_path: Path) -> None:

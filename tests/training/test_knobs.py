@@ -25,7 +25,7 @@ from bitdial.training import (
     make_fabric,
     seed_everything,
 )
-from bitdial.training.knobs import BitOpsCounter
+from bitdial.training.knobs import BitOpsCounter, mean_width
 
 
 def network() -> nn.Module:
@@ -100,6 +100,17 @@ class TestKnob:
     def test_what_changes_is_no_float(self) -> None:
         knob: Knob[tuple[float, ...]] = Knob("bits", lambda step: (2.0, 4.0), lambda _: None, shown=sum)
         assert train(network(), hooks=[knob]).history["bits"] == [6] * 4
+
+
+def test_what_the_dial_says_and_what_it_costs_are_two_means() -> None:
+    model = quantize(network(), skip=["0"])  # two layers are quantized, one counts with 32 bits
+    dial, ledger = BitDial(model), cost(model, torch.zeros(1, 4))
+    counter = BitOpsCounter(lambda step: (2.0, 4.0), ledger, dial.gradients)
+    knob: Knob[tuple[float, ...]] = Knob("bits", lambda step: (2.0, 4.0), dial.set, shown=mean_width)
+    state = train(model, hooks=[knob, counter])
+    assert state.history["bits"] == [3.0] * 4
+    assert state.history["cost_weighted_bits"] == pytest.approx([(32 * 32 + 2 * 64 + 4 * 24) / 120] * 4)
+    assert counter.dial_sum == 12.0
 
 
 def test_hooks_get_the_batches_of_the_step_and_whether_it_was_applied() -> None:

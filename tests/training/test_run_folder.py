@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from bitdial.training import (
     restore_random_state,
     seed_everything,
 )
+from bitdial.training.progress import WholeRun
 
 
 def test_runs_are_numbered_and_begin_with_their_configuration(tmp_path: Path) -> None:
@@ -117,6 +119,44 @@ def test_without_a_terminal_there_is_a_line_now_and_then() -> None:
     assert lines[4].startswith("cyclic: cpt  step 5/10  loss 0.2  bits 4  learning rate 0.1  ")
     assert lines[4].endswith("left")
     assert lines[9] == "cyclic: cpt  step 10/10  loss 0.1  bits 4  learning rate 0.1"
+
+
+def test_without_a_terminal_units_are_those_of_the_terminal() -> None:
+    text = io.StringIO()
+    with Progress("ternary", 9, console=Console(file=text, width=200), plain_seconds=0.0) as progress:
+        progress.update(9, loss=0.25, best_accuracy=0.93312)
+        progress.scoring(9, 2, 40)
+    first, second = text.getvalue().splitlines()
+    assert first == "ternary  step 9/9  loss 0.25  best accuracy 93.3%"
+    assert second == "ternary  step 9/9  scoring 2/40"
+
+
+def test_the_whole_run_is_estimated_from_its_first_part_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 10.0, 60.0, 70.0, 80.0])
+    monkeypatch.setattr("bitdial.training.progress.time.monotonic", lambda: next(now))
+    whole = WholeRun([100, 100, 50, None])
+    whole._began = next(now)
+    whole.begin()  # was trained before
+    whole.begin()
+    assert whole.left(40, 100) is None  # where it goes on
+    assert whole.left(50, 100) == 10 / 10 * (50 + 50 + 100)
+    assert whole.left(100, 100) == 60 / 60 * 150
+    whole.begin()
+    assert whole.left(0, 50) == 70 / 60 * (50 + 50)
+    assert whole.left(20, 50) == 80 / 80 * (30 + 50)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_what_is_left_of_the_whole_run_is_shown(live: bool) -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=100, force_terminal=live, color_system=None)
+    whole = WholeRun([5, 400_000])
+    whole.begin()
+    with Progress("cpt (1/2)", 5, console=console, plain_seconds=0.0, whole=whole) as progress:
+        for step in range(4):
+            progress.update(step)
+            time.sleep(0.11)
+    assert re.search(r"all \d+h\d\d" if live else r" left, \d+\.\d min of the whole run", text.getvalue())
 
 
 def test_it_is_quiet_in_between_and_when_switched_off() -> None:

@@ -12,7 +12,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "decompress": ("bitdial.commands.compress:decompress", "make pictures of them again"),
     "analyze": ("bitdial.commands.analyze:run", "say what finished runs found: the best settings, and what mattered"),
     "bench": ("bitdial.commands.bench:run", "measure on this machine, e.g. `bitdial bench amp`"),
-    "doctor": ("bitdial.doctor.command:run", "show what this machine can do"),
+    "doctor": ("bitdial.commands.doctor:run", "show what this machine can do"),
+    "completion": ("bitdial.commands.completion:run", "let bash, zsh or fish complete commands and flags"),
 }
 """Command -> ``module:function`` and what it does. The function takes the words after the command's name and returns an
 exit status; its module is imported only when the command runs, so that help and errors come at once."""
+
+OPTIONS: dict[str, str] = {
+    "search": "bitdial.commands.search:SearchConfig",
+    "evaluate": "bitdial.commands.evaluate:EvaluateConfig",
+    "compare": "bitdial.commands.compare:CompareConfig",
+    "export": "bitdial.commands.export:ExportConfig",
+    "recommend": "bitdial.commands.recommend:RecommendConfig",
+    "compress": "bitdial.commands.compress:CompressConfig",
+    "decompress": "bitdial.commands.compress:DecompressConfig",
+    "analyze": "bitdial.commands.analyze:AnalyzeConfig",
+    "bench amp": "bitdial.commands.bench_amp:BenchAmpConfig",
+    "bench codec": "bitdial.commands.bench_codec:BenchCodecConfig",
+    "doctor": "bitdial.commands.doctor:DoctorConfig",
+}
+"""Command -> ``module:options``, for completion."""

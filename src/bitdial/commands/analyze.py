@@ -9,6 +9,8 @@ from pydantic import Field
 
 from bitdial.configuration import Config, load_config
 from bitdial.errors import BitdialError
+from bitdial.lazy import loading_torch
+from bitdial.search.readers import check_folder
 
 PROG = "bitdial analyze"
 
@@ -48,6 +50,8 @@ def run(argv: list[str]) -> int:
     report = options.report if "report" in options.model_fields_set else options.dir / "analysis.html"
     if report is not None and (report.suffix.lower() not in (".html", ".htm") or report.is_dir()):
         raise BitdialError(f"--report: expected a file that ends in .html, or none, got '{report}'")
-    from bitdial.commands.analyze_run import analyze  # needs torch, for which nobody waits who asks for help
+    check_folder(options.dir)
+    loading_torch()
+    from bitdial.commands.analyze_run import analyze
 
     return analyze(options, report)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from bitdial.configuration import Config, load_config, take_operands
 from bitdial.errors import BitdialError
+from bitdial.lazy import loading_torch
 
 
 class BenchCodecConfig(Config):
@@ -38,6 +39,7 @@ def run(argv: list[str]) -> int:
     if len(words) != 1:
         got = " ".join(f"'{word}'" for word in words) or "nothing"
         raise BitdialError(f"expected one FOLDER, before the flags, got {got}; e.g. `bitdial bench codec holiday/`")
-    from bitdial.commands.bench_codec_run import bench_codec  # needs torch, for which nobody waits who asks for help
+    loading_torch()
+    from bitdial.commands.bench_codec_run import bench_codec
 
     return bench_codec(Path(words[0]), options)

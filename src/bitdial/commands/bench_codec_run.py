@@ -111,14 +111,14 @@ def _write_plot(means: Means, out: Path | None) -> Path | None:
     if out is None:
         return None
     from bitdial.evaluation.codec_plots import rate_distortion
-    from bitdial.evaluation.plot_style import render
+    from bitdial.evaluation.plot_style import as_png
 
     curves = dict[str, list[tuple[float, float]]]()
     for mean in _for_rates(means):
         curves.setdefault(mean.codec, []).append((mean.bpp, mean.psnr))
     own = [[point] for point in curves.pop(_OWN, [])]
-    images = render({"rate_distortion": rate_distortion(curves, {_OWN: own})})
-    return next((write_atomically(out / f"{name}.png", content) for name, content in images.items()), None)
+    figure = rate_distortion(curves, {_OWN: own})
+    return None if figure is None else write_atomically(out / "rate_distortion.png", as_png(figure))
 
 
 def _print(means: Means, rates: Mapping[str, float], notes: Sequence[str], count: int) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from bitdial.configuration import Config, load_config, take_operands
 from bitdial.errors import BitdialError
+from bitdial.lazy import loading_torch
+from bitdial.training.run_folder import RunFolder
 
 
 class CompareConfig(Config):
@@ -32,6 +34,8 @@ def run(argv: list[str]) -> int:
         options.report.suffix.lower() not in (".html", ".htm") or options.report.is_dir()
     ):
         raise BitdialError(f"--report: expected a file that ends in .html, or none, got '{options.report}'")
-    from bitdial.commands.compare_run import compare  # needs torch, for which nobody waits who asks for help
+    folders = [RunFolder.open(Path(word)) for word in words]
+    loading_torch()
+    from bitdial.commands.compare_run import compare
 
-    return compare([Path(word) for word in words], options.report)
+    return compare(folders, options.report)

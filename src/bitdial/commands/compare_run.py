@@ -38,11 +38,12 @@ _WIDE, _ON_THE_PAGE = 120, ("recipe", "seeds", "seconds", "data")
 _WORDS = ["recipe", "ships", "data", "verdict"]
 
 
-def compare(paths: Sequence[Path], report: Path | None) -> int:
+def compare(folders: Sequence[RunFolder], report: Path | None) -> int:
     """Print the table, write the page, and return the exit status."""
-    runs = {str(path): _read(path) for path in paths}
-    if len(runs) < len(paths):
-        raise BitdialError(f"expected different runs to compare, got one twice: {', '.join(map(str, paths))}")
+    runs = {str(folder.path): (_results(folder), folder) for folder in folders}
+    if len(runs) < len(folders):
+        names = ", ".join(str(folder.path) for folder in folders)
+        raise BitdialError(f"expected different runs to compare, got one twice: {names}")
     entries = [entry for name, (results, folder) in runs.items() for entry in _entries(name, results, folder)]
     placed = place(entries)
     answer, told = headline(placed), notes(entries)
@@ -66,14 +67,15 @@ def compare(paths: Sequence[Path], report: Path | None) -> int:
     return 0
 
 
-def _read(path: Path) -> tuple[RunResults, RunFolder]:
-    folder = RunFolder.open(path)
+def _results(folder: RunFolder) -> RunResults:
     recipe = find_recipe(recipe_of(folder.load_config()))
     if not folder.results.is_file():
         raise BitdialError(
-            f"{path} has not finished, expected runs with results; `{recipe.prog} --resume {path}` goes on"
+            f"{folder.path} has not finished, expected runs with results; `{recipe.prog} --resume {folder.path}` "
+            "goes on"
         )
-    return recipe.results.load(folder.results), folder
+    found: RunResults = recipe.results.load(folder.results)
+    return found
 
 
 def _entries(name: str, results: RunResults, folder: RunFolder) -> list[Entry]:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from pydantic import Field
 
+from bitdial.commands.picture_paths import Way, jobs_of
 from bitdial.configuration import Config, load_config, take_operands
+from bitdial.lazy import loading_torch
 
 
 class CompressConfig(Config):
@@ -47,18 +49,29 @@ def compress(argv: list[str]) -> int:
     """Compress what the words name; return the exit status."""
     words, flags = take_operands(CompressConfig, argv)
     options = load_config(CompressConfig, {}, flags, prog="bitdial compress", positional=_OPERANDS)
-    from bitdial.commands.picture_run import compress_all  # needs torch, for which nobody waits who asks for help
+    from bitdial.data.pictures import readable_kinds, unreadable_kinds
 
-    return compress_all(words, options)
+    kinds = readable_kinds() | unreadable_kinds()  # of those that cannot be read is told
+    jobs = jobs_of(words, Way("compress", "pictures", kinds, (ENDING,), kinds))
+    loading_torch()
+    from bitdial.commands.picture_run import compress_all
+
+    return compress_all(jobs, options)
 
 
 def decompress(argv: list[str]) -> int:
     """Decompress what the words name; return the exit status."""
     words, flags = take_operands(DecompressConfig, argv)
     options = load_config(DecompressConfig, {}, flags, prog="bitdial decompress", positional=_OPERANDS)
+    from bitdial.data.pictures import WRITTEN
+
+    own = frozenset({ENDING})
+    jobs = jobs_of(words, Way("decompress", f"{ENDING} files", own, tuple(WRITTEN), own))
+    loading_torch()
     from bitdial.commands.picture_run import decompress_all
 
-    return decompress_all(words, options)
+    return decompress_all(jobs, options)
 
 
+ENDING = ".bd"
 _OPERANDS = "input... output"

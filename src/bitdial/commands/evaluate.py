@@ -7,7 +7,9 @@ from pathlib import Path
 from pydantic import Field
 
 from bitdial.configuration import load_config
+from bitdial.lazy import loading_torch
 from bitdial.recipes.options import ChangedDataOptions, Width
+from bitdial.training.run_folder import RunFolder
 
 PROG = "bitdial evaluate"
 WIDTHS = (2, 4, 8, 16, 32)
@@ -34,6 +36,8 @@ class EvaluateConfig(ChangedDataOptions):
 def run(argv: list[str]) -> int:
     """Measure and print a table; return the exit status."""
     options = load_config(EvaluateConfig, {}, argv, prog=PROG, positional="run")
-    from bitdial.commands.evaluate_run import measure_again  # needs torch, for which nobody waits who asks for help
+    folder = RunFolder.open(options.run)
+    loading_torch()
+    from bitdial.commands.evaluate_run import measure_again
 
-    return measure_again(options)
+    return measure_again(options, folder)

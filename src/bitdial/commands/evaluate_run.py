@@ -26,9 +26,8 @@ from bitdial.terminal import terminal
 from bitdial.training import RunFolder
 
 
-def measure_again(options: EvaluateConfig) -> int:
-    """Measure and print a table; return the exit status."""
-    folder = RunFolder.open(options.run)
+def measure_again(options: EvaluateConfig, folder: RunFolder) -> int:
+    """Measure what is in a folder and print a table; return the exit status."""
     recipe = find_recipe(recipe_of(folder.load_config()))
     if options.bits is not None and not recipe.dialled:
         raise BitdialError(

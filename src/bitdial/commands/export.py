@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from bitdial.configuration import Config, load_config
 from bitdial.errors import BitdialError, suggest
 from bitdial.files import write_atomically
-from bitdial.numerics import TERNARY_BITS
+from bitdial.lazy import loading_torch
 from bitdial.recipes import find_recipe, recipe_of
-from bitdial.recipes.saved_model import SavedModel, first_network, load_saved, read_saved, saved_networks
-from bitdial.recipes.start import open_run
-from bitdial.terminal import terminal
-from bitdial.training import RunFolder
+from bitdial.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bitdial.recipes.saved_model import SavedModel
 
 PROG = "bitdial export"
 
@@ -43,6 +43,13 @@ class ExportConfig(Config):
 def run(argv: list[str]) -> int:
     """Write the file, check that it loads back bit for bit, print sizes; return the exit status."""
     options = load_config(ExportConfig, {}, argv, prog=PROG, positional="run")
+    _check_there(options.run)
+    loading_torch()
+    from bitdial.export import packed_sizes
+    from bitdial.export.packed import load_packed, packed_bytes
+    from bitdial.recipes.saved_model import load_saved
+    from bitdial.terminal import terminal
+
     name, folder, file = find_network(options)
     described, model = load_saved(file)
     if not described.is_quantized:
@@ -50,9 +57,6 @@ def run(argv: list[str]) -> int:
     output = options.output or folder / f"{name}-{_contents(described, options.encoding)}.safetensors"
     if output.is_dir():
         raise BitdialError(f"output must be a file, got the folder {output}; e.g. {output / f'{name}.safetensors'}")
-    from bitdial.export import packed_sizes  # needs safetensors, as nothing above does
-    from bitdial.export.packed import load_packed, packed_bytes
-
     told = described.packed()
     write_atomically(output, packed_bytes(model, options.encoding, told))
     inputs, which = _inputs(described, file)
@@ -72,6 +76,8 @@ def _contents(described: SavedModel, encoding: str) -> str:
     widths = set(described.bits.values())
     if len(widths) > 1:
         return "mixed"
+    from bitdial.numerics import TERNARY_BITS
+
     width = widths.pop()
     if math.isclose(width, TERNARY_BITS, rel_tol=1e-6):  # in float32
         return encoding if encoding == "base3" else f"ternary-{encoding}"
@@ -87,9 +93,9 @@ def find_network(options: ExportConfig) -> tuple[str, Path, Path]:
     path = options.run
     if path.is_file():
         return path.stem, path.parent, path
-    if not path.is_dir():
-        near = suggest(path.name, (each.name for each in path.parent.iterdir())) if path.parent.is_dir() else ""
-        raise BitdialError(f"expected the folder of a finished run at {path}, got nothing{near or '; check the path'}")
+    _check_there(path)
+    from bitdial.recipes.saved_model import first_network, read_saved, saved_networks
+
     trained = saved_networks(RunFolder(path))
     first_network(RunFolder(path))  # says so, if there is none
     found = {name: file for name, file in trained.items() if _is_meant(name, options)}
@@ -102,6 +108,12 @@ def find_network(options: ExportConfig) -> tuple[str, Path, Path]:
     return name, path, found[name]
 
 
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        near = suggest(path.name, (each.name for each in path.parent.iterdir())) if path.parent.is_dir() else ""
+        raise BitdialError(f"expected the folder of a finished run at {path}, got nothing{near or '; check the path'}")
+
+
 def _is_meant(name: str, options: ExportConfig) -> bool:
     experiment, _, seed = name.rpartition("-seed")
     return options.experiment in (None, experiment) and (options.seed is None or str(options.seed) == seed)
@@ -109,6 +121,8 @@ def _is_meant(name: str, options: ExportConfig) -> bool:
 
 def _inputs(described: SavedModel, file: Path) -> tuple[Any, str]:
     """What the network was tested on, where the run's data is at hand, else noise of its shape."""
+    from bitdial.recipes.start import open_run
+
     things = "images" if described.signals is None else "segments"
     try:
         folder = RunFolder.open(next(each for each in file.parents if (each / "config.yaml").is_file()))
@@ -119,7 +133,10 @@ def _inputs(described: SavedModel, file: Path) -> tuple[Any, str]:
         return described.noise(16), f"16 {things} of noise, as the run's data is not at hand,"
 
 
-@torch.no_grad()
 def _check_equal(saved: nn.Module, loaded: nn.Module, inputs: Any, path: Path) -> None:
-    if not torch.allclose(saved(inputs), loaded(inputs), rtol=0, atol=0, equal_nan=True):
+    import torch
+
+    with torch.no_grad():
+        same = torch.allclose(saved(inputs), loaded(inputs), rtol=0, atol=0, equal_nan=True)
+    if not same:
         raise BitdialError(f"{path} did not load back bit for bit, expected equal outputs; please report this")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from bitdial.commands.picture_paths import Job, Way, jobs_of, left_to_do, printable
+from bitdial.commands.picture_paths import Job, left_to_do, printable
 from bitdial.commands.picture_progress import PictureProgress, sizes
 from bitdial.commands.picture_work import (
     Outcome,
@@ -24,11 +24,10 @@ from bitdial.commands.picture_work import (
     one_thread,
     picture_there,
 )
-from bitdial.commands.processes import in_processes, interrupted_by_sigterm
+from bitdial.commands.processes import in_processes
 from bitdial.compression.coding.container import File
-from bitdial.compression.pictures import WRITTEN_ENDINGS
-from bitdial.data.pictures import readable_kinds, unreadable_kinds
 from bitdial.errors import BitdialError, RunInterrupted
+from bitdial.interrupts import interrupted_by_sigterm
 from bitdial.machine import usable_cores
 from bitdial.recipes.compress.codecs import codec_that_wrote, newest_codec
 from bitdial.terminal import terminal
@@ -36,14 +35,11 @@ from bitdial.terminal import terminal
 if TYPE_CHECKING:
     from bitdial.commands.compress import CompressConfig, DecompressConfig
 
-ENDING = ".bd"
 Failures = dict[Path, str]
 
 
-def compress_all(words: Sequence[str], options: CompressConfig) -> int:
-    """Compress INPUT... into OUTPUT; return the exit status."""
-    kinds = readable_kinds() | unreadable_kinds()  # of those that cannot be read is told
-    jobs = jobs_of(words, Way("compress", "pictures", kinds, (ENDING,), kinds))
+def compress_all(jobs: Sequence[Job], options: CompressConfig) -> int:
+    """Compress pictures; return the exit status."""
     model = options.model or newest_codec()
     own = codec(model).model_id
     if options.model is None:
@@ -53,11 +49,8 @@ def compress_all(words: Sequence[str], options: CompressConfig) -> int:
     return _carry_out("compress", compress, tasks, len(jobs) - len(left), {}, options.jobs)
 
 
-def decompress_all(words: Sequence[str], options: DecompressConfig) -> int:
-    """Decompress INPUT... into OUTPUT; return the exit status."""
-    jobs = jobs_of(
-        words, Way("decompress", f"{ENDING} files", frozenset({ENDING}), WRITTEN_ENDINGS, frozenset({ENDING}))
-    )
+def decompress_all(jobs: Sequence[Job], options: DecompressConfig) -> int:
+    """Make pictures of files again; return the exit status."""
     failures, files = Failures(), dict[Job, File]()
     for job in jobs:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
@@ -62,19 +61,6 @@ def in_processes(
             process.kill()
 
 
-@contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the body as Ctrl-C does, so that what is half written is taken away."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
-
-
 def _first(left: Iterator[T], count: int) -> Iterator[T]:
     return (task for _, task in zip(range(count), left, strict=False))
 
@@ -122,10 +108,6 @@ def _serve(connection: Connection, work: Callable[[Any], Any], prepare: Callable
         while True:
             connection.send(work(connection.recv()))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

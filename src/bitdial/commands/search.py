@@ -14,6 +14,7 @@ from bitdial.configuration import Config, load_config
 from bitdial.configuration.flags import HELP
 from bitdial.configuration.settings import Settings
 from bitdial.errors import BitdialError
+from bitdial.lazy import loading_torch
 from bitdial.recipes import RECIPES, find_recipe
 from bitdial.search.samplers import Pruner, Sampler
 from bitdial.search.storage import check_storage
@@ -107,7 +108,8 @@ def run(argv: list[str]) -> int:
         raise BitdialError(f"expected a --direction for each --metric, got {got}; give them in the same order")
     if importlib.util.find_spec("optuna") is None:
         raise BitdialError('a search needs Optuna, which is not installed; pip install "bitdial[search]"')
-    from bitdial.commands.search_run import search  # needs torch, for which nobody waits who asks for help
+    loading_torch()
+    from bitdial.commands.search_run import search
 
     return search(recipe, options, others)
 

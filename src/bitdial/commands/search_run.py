@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import torch
 
-from bitdial.commands.processes import interrupted_by_sigterm
 from bitdial.commands.search_report import line_of, print_report
 from bitdial.commands.search_start import Search, check_devices
 from bitdial.errors import BitdialError, RunInterrupted
+from bitdial.interrupts import interrupted_by_sigterm
 from bitdial.recipes.run import say
 from bitdial.recipes.trial import rename_records, run_trial
 from bitdial.search.liveness import Heartbeat

@@ -32,7 +32,19 @@ OWNED = dict.fromkeys(
 _LUCK, _OTHER = "for it would choose by luck or by length", "for values of other data cannot be compared"
 KEPT = {
     **dict.fromkeys(("seed", "seeds"), _LUCK),
-    **dict.fromkeys(("dataset", "data_path", "test_path", "test_share", "validation_fraction", "monitor"), _OTHER),
+    **dict.fromkeys(
+        (
+            "dataset",
+            "data_path",
+            "test_path",
+            "test_share",
+            "validation_fraction",
+            "monitor",
+            "limit_train",
+            "limit_test",
+        ),
+        _OTHER,
+    ),
 }
 """Options that may be fixed, but not searched."""
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from bitdial.configuration import Config
-from bitdial.data import DATASETS, load_dataset
-from bitdial.data.recordings import is_recordings
 from bitdial.errors import BitdialError, suggest
-from bitdial.models import build_model
-from bitdial.recipes.work import check_model_name
+from bitdial.models.names import check_name
+from bitdial.names import DATASETS, NETWORKS, is_recordings
+from bitdial.recipes.options import DATASET_HELP, NETWORK_HELP
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 SHAPES = {
     "digits": (1, 8, 10),
@@ -30,11 +31,11 @@ SHAPES = {
 class WorkloadConfig(Config):
     """A network and the shape of its data."""
 
-    model: str = "resnet18"
-    """Network, by name."""
+    model: str = Field("resnet18", description=NETWORK_HELP, examples=list(NETWORKS))
 
-    dataset: str = "cifar10"
-    """Data set whose images the network takes; only folder and npz are looked at."""
+    dataset: str = Field(
+        "cifar10", description=f"{DATASET_HELP} Only folder and npz are looked at.", examples=list(DATASETS)
+    )
 
     data_path: Path | None = None
     """Where the data set folder or npz is."""
@@ -63,6 +64,8 @@ class Workload:
 
     def images(self, count: int) -> torch.Tensor:
         """Random images, ``[count, channels, side, side]``, on the CPU."""
+        import torch
+
         return torch.randn(count, self.channels, self.side, self.side)
 
 
@@ -72,7 +75,9 @@ def workload_of(options: WorkloadConfig) -> Workload:
     Raises:
         BitdialError: an unknown name, images that the network cannot take, a device that is not here.
     """
-    check_model_name(options.model)
+    from bitdial.models import build_model, check_name
+
+    check_name(options.model)
     device = _device(options.device)
     channels, side, classes = _shape(options)
     network = build_model(options.model, num_classes=classes, in_channels=channels, image_size=side)
@@ -80,7 +85,13 @@ def workload_of(options: WorkloadConfig) -> Workload:
     return Workload(network, channels, side, classes, options.batch_size, device, text)
 
 
-def _shape(options: WorkloadConfig) -> tuple[int, int, int]:
+def check_workload(options: WorkloadConfig) -> None:
+    """Refuse a network or a data set by a name that there is none of, as far as that needs no torch.
+
+    Raises:
+        BitdialError: the text lists those there are.
+    """
+    check_name(options.model)
     name = options.dataset.lower().replace("_", "-")
     if is_recordings(name):
         raise BitdialError(
@@ -89,12 +100,17 @@ def _shape(options: WorkloadConfig) -> tuple[int, int, int]:
     if name not in DATASETS:
         hint = suggest(name, DATASETS) or f"; there are: {', '.join(DATASETS)}"
         raise BitdialError(f"--dataset: expected a data set's name, got '{options.dataset}'{hint}")
+    if name in SHAPES and options.data_path is not None:
+        raise BitdialError(
+            f"--data_path is for the data sets folder and npz, got it with '{name}', whose shape is known; leave it out"
+        )
+
+
+def _shape(options: WorkloadConfig) -> tuple[int, int, int]:
+    from bitdial.data import load_dataset
+
+    name = options.dataset.lower().replace("_", "-")
     if name in SHAPES:
-        if options.data_path is not None:
-            raise BitdialError(
-                f"--data_path is for the data sets folder and npz, got it with '{name}', whose shape is known; "
-                "leave it out"
-            )
         channels, side, classes = SHAPES[name]
         return channels, options.image_size or side, classes
     data = load_dataset(name, options.data_path, image_size=options.image_size)
@@ -102,6 +118,8 @@ def _shape(options: WorkloadConfig) -> tuple[int, int, int]:
 
 
 def _device(name: str) -> torch.device:
+    import torch
+
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if has_cuda else "mps" if has_mps else "cpu")

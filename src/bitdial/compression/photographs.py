@@ -63,6 +63,10 @@ class Photographs(Sequence[Tensor]):
             check_picture(path)
         return cls(tuple(path.relative_to(folder).as_posix() for path in found), tuple(found))
 
+    def first(self, limit: int | None) -> Photographs:
+        """As many as the limit says; all without one."""
+        return self if limit is None else Photographs(self.names[:limit], self.sources[:limit])
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -8,7 +8,6 @@ import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,21 +16,10 @@ from torch import Tensor
 
 from bitdial.compression.coding.arrays import check_whole
 from bitdial.compression.coding.container import MAX_PIXELS, MODES
-from bitdial.data.pictures import as_rgb, naming
+from bitdial.data.pictures import WRITTEN, as_rgb, naming
 from bitdial.errors import BitdialError
 from bitdial.files import write_atomically
 
-_WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
-    ".png": ("PNG", {}),
-    ".bmp": ("BMP", {}),
-    ".pgm": ("PPM", {}),
-    ".ppm": ("PPM", {}),
-    ".tif": ("TIFF", {}),
-    ".tiff": ("TIFF", {}),
-    ".webp": ("WEBP", {"lossless": True}),
-}
-WRITTEN_ENDINGS = tuple(_WRITTEN)
-"""Endings of the files that pictures are written into."""
 _SOFTWARE = 305  # a tag of EXIF
 _AS_THEY_ARE = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa"})
 _OPENING = threading.Lock()  # the filters of warnings belong to the whole process
@@ -104,10 +92,10 @@ def write_picture(path: str | os.PathLike[str], pixels: Tensor, mode: str = "RGB
         BitdialError: another ending, no such pixels, or a file that cannot be written.
     """
     path = _checked(path)
-    if path.suffix.lower() not in _WRITTEN:
-        raise BitdialError(f"{path} must end in one of {', '.join(_WRITTEN)}, which keep every pixel; rename it")
+    if path.suffix.lower() not in WRITTEN:
+        raise BitdialError(f"{path} must end in one of {', '.join(WRITTEN)}, which keep every pixel; rename it")
     image = as_image(pixels, mode)
-    kind, options = _WRITTEN[path.suffix.lower()]
+    kind, options = WRITTEN[path.suffix.lower()]
     (exif := Image.Exif())[_SOFTWARE] = software
     try:
         image.save(content := io.BytesIO(), kind, **options, **({"exif": exif} if software else {}))

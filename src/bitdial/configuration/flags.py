@@ -198,7 +198,9 @@ def print_help(
     first = f" {positional.upper()}" if positional else " [PRESET]" if names else ""
     notes = (inspect.getdoc(config_type) or "").split("\n\n")
     if names:
-        notes.append(f"Presets: {', '.join(names)}. A preset is the first word, or --preset NAME.")
+        notes.append(
+            f"Presets: {', '.join(names)}. A preset is the first word, or --preset NAME; --list says what each is for."
+        )
     notes.append(
         "Settings are also read from --config FILE.yaml, whose keys are the names of the flags. "
         f"Flags win over the file{', the file over the preset' if names else ''}."

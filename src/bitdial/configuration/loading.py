@@ -17,7 +17,7 @@ from bitdial.configuration.foreign import adopt
 from bitdial.configuration.sentences import describe, sentence, setting_of, shown
 from bitdial.configuration.settings import Settings
 from bitdial.errors import BitdialError, suggest
-from bitdial.options import Config
+from bitdial.options import Config, Preset
 
 C = TypeVar("C", bound=BaseModel)
 Presets = Mapping[str, Mapping[str, Any]]
@@ -32,6 +32,7 @@ def load_config(
     positional: str | None = None,
     recipe: str | None = None,
     values: Mapping[str, Any] | None = None,
+    fits: bool = True,
 ) -> C:
     """Build a configuration from a command line, or from a call in Python.
 
@@ -48,6 +49,7 @@ def load_config(
         positional: A setting that the first word fills, instead of naming a preset.
         recipe: What a file's key ``recipe`` must say, where it has one.
         values: Settings by name, given in Python; groups are nested, or named with dots.
+        fits: Whether the preset is fitted to what else is given, as the model's `fitted` says.
 
     Raises:
         BitdialError: anything the user got wrong, as one sentence.
@@ -59,9 +61,13 @@ def load_config(
         raise SystemExit(0)
     line = read_flags(argv, command.known, prog=prog)
     layers = [*command.layers(line), command.flags(line)]
-    config = command.validated([*layers, flatten(values or {}, command.known, lambda _: "argument")])
+    layers.append(flatten(values or {}, command.known, lambda _: "argument"))
+    if fits:
+        command.fit(layers)
+    config = command.validated(layers)
     if isinstance(config, Config):
         config._notes = command.notes
+        config._preset = command.made_with(merge(layers, command.known))
     return config
 
 
@@ -76,12 +82,32 @@ class _Command(Generic[C]):
     positional: str | None
     recipe: str | None
     notes: list[str] = field(default_factory=list)
+    preset: list[str] = field(default_factory=list)
+    """Its name, once it is known."""
+
+    def made_with(self, merged: Layer) -> Preset:
+        """What the preset set that nothing over it did."""
+        if not self.preset:
+            return Preset()
+        (preset,) = self.preset
+        settings = {name for name, entry in merged.items() if entry.source.startswith(f"preset '{preset}': ")}
+        return Preset(preset, frozenset(settings))
+
+    def fit(self, layers: list[Layer]) -> None:
+        """Fit the preset among the layers to what lies over it."""
+        if not self.preset or not issubclass(self.config_type, Config):
+            return
+        _, preset, *over = layers
+        given = {name: entry.value for layer in over for name, entry in layer.items()}
+        fitted = self.config_type.fitted({name: entry.value for name, entry in preset.items()}, given)
+        layers[1] = {name: Entry(value, preset[name].source) for name, value in fitted.items()}
 
     def layers(self, line: CommandLine) -> list[Layer]:
         """Return the layers below the flags."""
         layers = [group_defaults(self.config_type, self.known)]
         preset = self._preset_name(line)
         if preset is not None:
+            self.preset[:] = [preset]
             layers.append(flatten(self.presets[preset], self.known, lambda _: f"preset '{preset}'"))
         if "config" in line.sources:
             file = read_yaml(line.sources["config"])
@@ -141,6 +167,7 @@ class _Command(Generic[C]):
                     f"expected {name.upper()} after the command, got nothing; write `{self.prog} {name.upper()}`"
                 ) from None
             text = sentence(error, self.known)
+            text = self.made_with(merged).blamed(text)
             if name is not None:
                 text = f"{merged[name].source if name in merged else f'--{name}'}: {text}"
             raise BitdialError(text if ";" in text else f"{text}; see `{self.prog} --help`") from None

@@ -21,7 +21,6 @@ BatchTransform = Callable[[Tensor, Tensor, Generator], Batch]
 # A box that does not fit is drawn again, as often as torchvision does; then the image stays whole.
 _TRIES = 10
 # torch draws Beta in float32: further out its draws are wrong (at 1e-6 every one is .5).
-LEAST_ALPHA, GREATEST_ALPHA = 0.01, 10_000.0
 
 
 @dataclass(frozen=True)
@@ -178,16 +177,6 @@ def check_probability(name: str, value: float) -> float:
     """Return `value` as a float, or refuse what is no number in [0, 1]."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
         raise BitdialError(f"{name} must be a probability in [0, 1], got {value!r}; 0 switches it off")
-    return float(value)
-
-
-def check_alpha(name: str, value: float) -> float:
-    """Return `value` as a float, or refuse what Beta(alpha, alpha) cannot be drawn with."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not LEAST_ALPHA <= value <= GREATEST_ALPHA:
-        raise BitdialError(
-            f"{name} must be a number in [{LEAST_ALPHA}, {GREATEST_ALPHA:g}], got {value!r}; it is the alpha of "
-            "Beta(alpha, alpha): 1.0 is usual, less mixes less"
-        )
     return float(value)
 
 

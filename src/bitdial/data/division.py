@@ -68,6 +68,20 @@ def divided_as(before: Fingerprint, now: Fingerprint, splits: Mapping[str, Label
     return divided
 
 
+def of_each_class(labels: torch.Tensor, count: int) -> torch.Tensor:
+    """Number the examples that stay where `count` may: the first of every class, the second ones, and so on.
+
+    Returns:
+        Their numbers, sorted.
+    """
+    order = torch.argsort(labels, stable=True)
+    sizes = torch.bincount(labels[order])
+    starts = (sizes.cumsum(0) - sizes)[labels[order]]
+    turn = torch.empty_like(order)
+    turn[order] = torch.arange(len(labels), device=labels.device) - starts
+    return torch.argsort(turn, stable=True)[:count].sort().values
+
+
 def _joined(splits: Sequence[LabelledSplit]) -> LabelledSplit:
     """One split of the examples of several."""
     labels = torch.cat([split.labels for split in splits])

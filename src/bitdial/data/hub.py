@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from bitdial.data.dataset import TEST_SHARE, ImageDataset, Request, stratified_split
+from bitdial.data.options import HUB
 from bitdial.data.tensors import dataset_from_tensors
 from bitdial.errors import BitdialError
 
-PREFIX = "hf:"
 _TEST = ("test", "validation", "valid", "val")
 
 
@@ -26,7 +26,7 @@ def load_from_hub(wanted: Request) -> ImageDataset:
     Raises:
         BitdialError: ``datasets`` is not installed, the Hub cannot be reached, or it is another kind of data set.
     """
-    name = wanted.name.removeprefix(PREFIX)
+    name = wanted.name.removeprefix(HUB)
     try:
         datasets = importlib.import_module("datasets")
     except ImportError as error:

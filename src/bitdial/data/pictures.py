@@ -20,6 +20,16 @@ _OTHER_KINDS = frozenset({
     ".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dng", ".emf", ".eps", ".exr", ".hdr", ".heic", ".heif", ".hif", ".jxl",
     ".nef", ".orf", ".ps", ".raf", ".rw2", ".svg", ".svgz", ".webp", ".wmf", ".xcf",
 })  # fmt: skip
+WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".bmp": ("BMP", {}),
+    ".pgm": ("PPM", {}),
+    ".ppm": ("PPM", {}),
+    ".tif": ("TIFF", {}),
+    ".tiff": ("TIFF", {}),
+    ".webp": ("WEBP", {"lossless": True}),
+}
+"""Ending of a file that pictures are written into -> what Pillow calls its format, and how it is written."""
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF; MaxSampleValue tells what one image uses, not its range
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from pydantic import Field, field_validator
-from torchvision.transforms import v2
 
 from bitdial.data import strong
 from bitdial.data.augment import (
@@ -15,59 +11,16 @@ from bitdial.data.augment import (
     HorizontalFlip,
     RandomCrop,
     RandomErasing,
-    check_alpha,
     check_probability,
 )
 from bitdial.data.dataset import ImageSplit, LabelledSplit, Split
+from bitdial.data.options import check_alpha
 from bitdial.data.strong import AutomaticPolicy, MixOneOf, check_colour_images
 from bitdial.errors import BitdialError, suggest
-from bitdial.options import Config
 
 AUGMENTATIONS = ("none", "standard")
 # Up to this side AutoAugment's policy found on CIFAR-10 is taken, above it the one found on ImageNet.
 _SMALL_IMAGE = 64
-
-
-class AugmentationOptions(Config):
-    """What happens to training images; `build_augmentation` puts it together."""
-
-    standard_augmentation: bool = True
-    """Random crops, and flips where a mirrored image keeps its meaning."""
-    cutmix: bool = False
-    """CutMix."""
-    cutmix_alpha: float = 1.0
-    """The share of the second image is drawn from Beta(alpha, alpha), alpha from .01 to 10000."""
-    cutmix_probability: float = Field(0.5, ge=0, le=1)
-    """Chance of each batch."""
-    mixup: bool = False
-    """MixUp; with CutMix too, a batch gets one of them or none."""
-    mixup_alpha: float = 1.0
-    """The share of the second image is drawn from Beta(alpha, alpha), alpha from .01 to 10000."""
-    mixup_probability: float = Field(0.5, ge=0, le=1)
-    """Chance of each batch."""
-    autoaugment: bool = False
-    """AutoAugment's learned policy."""
-    randaugment: bool = False
-    """RandAugment."""
-    trivialaugment: bool = False
-    """TrivialAugment."""
-    random_erasing: bool = False
-    """Random erasing."""
-    random_erasing_probability: float = Field(0.25, ge=0, le=1)
-    """Chance of each image."""
-
-    def arguments(self) -> dict[str, Any]:
-        """What `build_augmentation` takes for them."""
-        own = self.model_dump(include=set(AugmentationOptions.model_fields))
-        standard, erasing = own.pop("standard_augmentation"), own.pop("random_erasing")
-        probability = own.pop("random_erasing_probability")
-        return {**own, "standard": standard, "random_erasing": probability if erasing else 0.0}
-
-    @field_validator("cutmix_alpha", "mixup_alpha")
-    @classmethod
-    def _can_be_drawn_with(cls, value: float) -> float:
-        """Refuse here what the augmentation would refuse once the data is loaded."""
-        return check_alpha("alpha", value)
 
 
 def standard(split: ImageSplit) -> Augmentation:
@@ -174,6 +127,8 @@ def _policy(split: ImageSplit, chosen: list[str]) -> list[BatchTransform]:
         return []
     if len(chosen) > 1:
         raise BitdialError(f"{' and '.join(chosen)} are alternatives; switch on one of them, got {len(chosen)}")
+    from torchvision.transforms import v2
+
     # A split on disk decodes to uint8.
     dtype = split.images.dtype if isinstance(split, Split) else torch.uint8
     check_colour_images(chosen[0], dtype, split.in_channels)

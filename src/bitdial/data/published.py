@@ -9,13 +9,13 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import datasets
 
 from bitdial.data.cache import cache_folder
 from bitdial.data.dataset import TEST_SHARE, ImageDataset, Request, register, stratified_split
@@ -28,6 +28,18 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 _PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
+def of_sklearn(told: str) -> Path:
+    """The folder of the data that scikit-learn ships; its own readers would bring scipy and pandas, seconds of imports.
+
+    Raises:
+        BitdialError: it is not installed; the text begins with what is `told`.
+    """
+    found = find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise BitdialError(f"{told} with scikit-learn; run: pip install scikit-learn")
+    return Path(found.origin).parent / "datasets"
+
+
 @register("digits")
 def load_digits(wanted: Request) -> ImageDataset:
     """Load the handwritten digits that ship with scikit-learn: 1,797 grey images of 8x8, no download.
@@ -37,13 +49,10 @@ def load_digits(wanted: Request) -> ImageDataset:
     """
     if wanted.path is not None:
         raise BitdialError(f"the dataset 'digits' has no data_path, got {wanted.path}; leave it out")
-    try:
-        from sklearn import datasets as bundled
-    except ImportError as error:
-        raise BitdialError("the dataset 'digits' comes with scikit-learn; run: pip install scikit-learn") from error
-    raw = bundled.load_digits()
-    images = torch.from_numpy(np.rint(raw.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
-    labels = torch.from_numpy(raw.target.astype(np.int64))
+    rows = np.loadtxt(of_sklearn("the dataset 'digits' comes") / "data" / "digits.csv.gz", delimiter=",")
+    pixels = rows[:, :-1].reshape(-1, 1, 8, 8)
+    images = torch.from_numpy(np.rint(pixels * (255 / 16)).astype(np.uint8))
+    labels = torch.from_numpy(rows[:, -1].astype(np.int64))
     train, test = ((images[part], labels[part]) for part in stratified_split(labels, TEST_SHARE, seed=0))
     return dataset_from_tensors("digits", train, test, num_classes=10, image_size=wanted.image_size)
 
@@ -51,12 +60,16 @@ def load_digits(wanted: Request) -> ImageDataset:
 @register("fashion-mnist")
 def load_fashion_mnist(wanted: Request) -> ImageDataset:
     """Load Fashion-MNIST from the given path, else from Debian's package, else from the download cache."""
+    from torchvision import datasets
+
     return _load_idx(datasets.FashionMNIST, wanted, DEBIAN_FASHION_MNIST, flip=True)
 
 
 @register("mnist")
 def load_mnist(wanted: Request) -> ImageDataset:
     """Load MNIST from the given path, or from the download cache (filled by torchvision when empty)."""
+    from torchvision import datasets
+
     return _load_idx(datasets.MNIST, wanted, None, flip=False)
 
 
@@ -127,6 +140,8 @@ def load_cifar(wanted: Request) -> ImageDataset:
     that holds it or the archive as downloaded.
     """
     name = wanted.name
+    from torchvision import datasets
+
     source: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     if wanted.path is None:
         with downloading(name):

@@ -5,44 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from bitdial.data.dataset import TEST_SHARE, missing_classes
 from bitdial.data.label_cache import Known, LabelCache, below
+from bitdial.data.options import SignalOptions
 from bitdial.data.randomness import check_seed
 from bitdial.data.recording_parts import by_recording, leaks, lines_of, listed
 from bitdial.data.recording_split import PRESENT, RecordingDataset, RecordingSplit, Segments
-from bitdial.data.segments import Transform, read_segment, recording_of, transformed
+from bitdial.data.segments import read_segment, recording_of, transformed
 from bitdial.data.vehicles import vehicles
 from bitdial.errors import BitdialError, suggest
 from bitdial.files import as_text
-from bitdial.options import Config
+from bitdial.names import RECORDINGS as RECORDINGS
+from bitdial.names import is_recordings as is_recordings
 
-RECORDINGS = ("vehicles", "recordings")
-"""Names of data sets of recordings."""
 CLASSES = "class_names.txt"
 _MOST_CLASSES = 1000  # a label beyond is no class, unless there are as many segments
-
-
-class SignalOptions(Config):
-    """What is taken of recordings; images have none of it."""
-
-    modalities: list[str] | None = Field(None, min_length=1)
-    """Modalities to use, such as audio; none: all that the data has."""
-    transform: Transform = "fft"
-    """fft: real and imaginary part of the whole spectrum of each interval; rfft: half the bins, of which the others are
-    the mirror image; none: the samples as they are."""
-    split_by: Literal["recording", "segment"] = "recording"
-    """What is held out of data with a single index: whole recordings, or segments of recordings that are trained on."""
-
-
-def is_recordings(name: str) -> bool:
-    """Whether a data set of this name holds recordings."""
-    return name.lower().replace("_", "-") in RECORDINGS
 
 
 def load_recordings(

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from bitdial.data import published, supplied, supplied_arrays  # noqa: F401  (they register their sources)
 from bitdial.data.dataset import SOURCES, ImageDataset, Request
-from bitdial.data.hub import PREFIX, load_from_hub
+from bitdial.data.hub import load_from_hub
+from bitdial.data.options import HUB, check_dataset_name
 from bitdial.data.randomness import check_seed
-from bitdial.data.recordings import is_recordings
-from bitdial.errors import BitdialError, suggest
+from bitdial.errors import BitdialError
+from bitdial.names import is_recordings
 
 DATASETS = tuple(SOURCES)
 
@@ -46,12 +47,10 @@ def load_dataset(
         raise BitdialError(f"image_size must be a whole number of pixels from 1 up, got {image_size!r}")
     check_seed(seed)
     path = None if data_path is None else Path(data_path).expanduser()
-    if name.startswith(PREFIX):
+    if name.startswith(HUB):
         return load_from_hub(Request(name, path, image_size, seed, memory_limit))
     plain = name.lower().replace("_", "-")
     if is_recordings(name):
         raise BitdialError(f"expected a dataset of images, got {name!r}, which holds recordings; call load_recordings")
-    if plain not in SOURCES:
-        known = f"{', '.join(DATASETS)}, hf:NAME and file.py:function"
-        raise BitdialError(f"unknown dataset {name!r}; known are {known}{suggest(name, DATASETS)}")
+    check_dataset_name(name)
     return SOURCES[plain](Request(plain, path, image_size, seed, memory_limit))

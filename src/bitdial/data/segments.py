@@ -8,14 +8,14 @@ import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bitdial.data.options import Transform as Transform
 from bitdial.errors import BitdialError
 
-Transform = Literal["fft", "rfft", "none"]
 _GREATEST = 2**31
 
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import one_hot
-from torchvision.transforms import v2
 
-from bitdial.data.augment import BatchTransform, TorchvisionTransform, check_alpha, check_probability
+from bitdial.data.augment import BatchTransform, TorchvisionTransform, check_probability
 from bitdial.data.dataset import Batch
+from bitdial.data.options import check_alpha
 from bitdial.data.randomness import global_draws_from
 from bitdial.errors import BitdialError
 
-_POLICIES = (v2.AutoAugment, v2.RandAugment, v2.TrivialAugmentWide)
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
+
 # The method of torchvision's automatic augmentations through which every operation goes.
 _APPLY = "_apply_image_or_video_transform"
 # An operation as torchvision names it ("Rotate", "Equalize", ...) and its magnitude.
@@ -83,6 +85,8 @@ def cutmix(num_classes: int, alpha: float = 1.0) -> BatchTransform:
         BitdialError: `alpha` outside [0.01, 10000].
     """
     # A float: torchvision takes an int alpha and fails at the first draw.
+    from torchvision.transforms import v2
+
     return TorchvisionTransform(v2.CutMix(alpha=check_alpha("alpha", alpha), num_classes=num_classes))
 
 
@@ -96,6 +100,8 @@ def mixup(num_classes: int, alpha: float = 1.0) -> BatchTransform:
     Raises:
         BitdialError: `alpha` outside [0.01, 10000].
     """
+    from torchvision.transforms import v2
+
     return TorchvisionTransform(v2.MixUp(alpha=check_alpha("alpha", alpha), num_classes=num_classes))
 
 
@@ -118,8 +124,11 @@ class AutomaticPolicy:
     policy: v2.Transform
 
     def __post_init__(self) -> None:
-        if not isinstance(self.policy, _POLICIES):
-            names = ", ".join(each.__name__ for each in _POLICIES)
+        from torchvision.transforms import v2
+
+        policies = (v2.AutoAugment, v2.RandAugment, v2.TrivialAugmentWide)
+        if not isinstance(self.policy, policies):
+            names = ", ".join(each.__name__ for each in policies)
             raise BitdialError(
                 f"AutomaticPolicy takes one of {names} of torchvision.transforms.v2, got {type(self.policy).__name__}; "
                 "other transforms run as TorchvisionTransform(transform, each=True)"

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from bitdial.data.dataset import ImageDataset, Split, missing_classes
 from bitdial.errors import BitdialError
@@ -81,6 +80,8 @@ def resize_square(images: Tensor, size: int) -> Tensor:
     if tuple(images.shape[2:]) == (size, size):
         return images
     parts = torch.split(images, _CHUNK)
+    from torchvision.transforms.v2 import functional
+
     return torch.cat([functional.center_crop(functional.resize(part, size), [size, size]) for part in parts])
 
 

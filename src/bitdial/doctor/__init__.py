@@ -1,6 +1,5 @@
 """The doctor: what this machine can do, found out by trying."""
 
-from __future__ import annotations
+from bitdial.lazy import attach
 
-from bitdial.doctor.command import examine as examine
-from bitdial.doctor.findings import Finding as Finding
+__getattr__, __dir__, __all__ = attach(__name__)

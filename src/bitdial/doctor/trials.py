@@ -14,6 +14,7 @@ from functools import partial
 import torch
 
 from bitdial.doctor.findings import Finding
+from bitdial.machine import product_speeds
 
 INT8_SHAPES = ((32, 64, 32), (48, 256, 40), (17, 1024, 8))
 """(rows, inner, columns): inner long enough for sums that leave 16 bits; CUDA asks for rows > 16 and multiples of 8."""
@@ -49,6 +50,11 @@ def arithmetic() -> Iterator[Finding]:
             yield _tried(f"{device} autocast {_short(dtype)}", partial(_autocast, device, dtype))
         for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
             yield _tried(f"{device} convert {_short(dtype)}", partial(_float8_conversion, device, dtype))
+        for name, speed in product_speeds(device).items():
+            told = f"{speed:.2g} times as fast as in float32"
+            if speed < 1:
+                told = f"slower here: {1 / speed:.2g} times as long as in float32"
+            yield Finding("arithmetic", f"{device} products {name}", told, speed >= 1)
         yield _tried(f"{device} float8 matmul", partial(_float8_matmul, device))
         yield _tried(f"{device} int8 matmul", partial(int8_matmul, device))
 

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from bitdial.errors import BitdialError
 from bitdial.evaluation.codec_plots import Pairs, table
 from bitdial.evaluation.curves import running_mean
-from bitdial.evaluation.plot_style import COLOURS, FAINT, INK, new_figure, quiet
-from bitdial.evaluation.width_plots import RED, write_title
+from bitdial.evaluation.drawing import COLOURS, FAINT, INK, RED
+from bitdial.evaluation.plot_style import new_figure, quiet
+from bitdial.evaluation.svg import tell
+from bitdial.evaluation.width_plots import write_title
 
 BALANCE_CAPTION = (
     "The two losses over the steps; where they are balanced, also the logits w and the shares p of both, and gamma, "
@@ -123,10 +125,11 @@ def _curve(axes: Axes, x: NDArray[Any], y: NDArray[Any], colour: str, begin: int
     span = len(x) // 40
     smooth = noisy and span > 2
     look: dict[str, Any] = {"lw": 0.7, "alpha": 0.4} if smooth else {"lw": width, "marker": "" if span > 2 else "o"}
-    axes.plot(x, y, color=colour, ms=3, **look)
+    (line,) = axes.plot(x, y, color=colour, ms=3, **look)
     if smooth:
         mean = np.concatenate([running_mean(part, span) for part in np.split(y, [begin]) if len(part)])
-        axes.plot(x, mean, color=colour, lw=width)
+        (line,) = axes.plot(x, mean, color=colour, lw=width)
+    tell(line, next((name for name, one in _TASKS.items() if one == colour), ""))
 
 
 def _crosses(axes: Axes, x: NDArray[Any]) -> None:

@@ -15,9 +15,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation.plot_style import COLOURS, INK, new_figure, place_labels, quiet
+from bitdial.evaluation.drawing import COLOURS, INK
+from bitdial.evaluation.plot_style import new_figure, place_labels, quiet
 from bitdial.evaluation.results import Interval
 from bitdial.evaluation.statistics import interval
+from bitdial.evaluation.svg import tell
 from bitdial.evaluation.width_plots import shortened
 
 RATE_DISTORTION_CAPTION = (
@@ -63,8 +65,8 @@ def rate_distortion(others: Mapping[str, Pairs], own: Mapping[str, Sequence[Pair
     note = f" ({left_out} not finite, not shown)" if left_out else ""
     quiet(axes, title="Quality against size", x=f"bits per pixel{note}", y="PSNR (dB)")
     axes.set_xscale("log")
-    for _, colour, mine, means in lines:
-        _line(axes, means, colour, mine=mine)
+    for name, colour, mine, means in lines:
+        _line(axes, name, means, colour, mine=mine)
     _rate_axis(axes, [x.mean for *_, means in lines for x, _ in means])
     names, colours = [shortened(name, 30) for name, *_ in lines], [colour for _, colour, *_ in lines]
     ends = [(means[-1][0].mean, means[-1][1].mean) for *_, means in lines]
@@ -75,10 +77,11 @@ def rate_distortion(others: Mapping[str, Pairs], own: Mapping[str, Sequence[Pair
     return figure
 
 
-def _line(axes: Axes, means: Means, colour: str, *, mine: bool) -> None:
+def _line(axes: Axes, name: str, means: Means, colour: str, *, mine: bool) -> None:
     look: dict[str, Any] = {"lw": 2.2, "ms": 6, "zorder": 4} if mine else {"lw": 1.1, "ms": 2.5, "zorder": 3}
     x, y = [x.mean for x, _ in means], [y.mean for _, y in means]
-    axes.plot(x, y, marker="o", color=colour, **look)
+    (line,) = axes.plot(x, y, marker="o", color=colour, **look)
+    tell(line, name)
     halves = [[0.0 if each.half is None else each.half for each in axis] for axis in zip(*means, strict=True)]
     if any(map(any, halves)):
         axes.errorbar(x, y, halves[1], halves[0], fmt="none", ecolor=colour, elinewidth=1, capsize=2, zorder=4)

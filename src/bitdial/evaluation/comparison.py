@@ -71,6 +71,7 @@ def _row(group: Sequence[ArmResult]) -> ArmSummary:
     at_width = {width: [score.accuracy for run in group if (score := run.at(width))] for width in widths}
     own = interval([run.own.accuracy for run in group])
     average_bits = statistics.fmean(run.average_bits for run in group)
+    dialled = [run.dial_bits for run in group if run.dial_bits is not None]
     perplexities = [run.own.perplexity for run in group if run.own.perplexity is not None]
     apart = [run.seconds_own for run in group if run.seconds_own is not None]
     return ArmSummary(
@@ -84,6 +85,7 @@ def _row(group: Sequence[ArmResult]) -> ArmSummary:
         own_loss=interval([run.own.loss for run in group]),
         own_perplexity=interval(perplexities) if len(perplexities) == len(group) else None,
         average_bits=average_bits,
+        dial_bits=statistics.fmean(dialled) if len(dialled) == len(group) else None,
         accuracy_per_bit=100 * own.mean / average_bits,
         bitops=statistics.fmean(run.bitops for run in group),
         bitops_own=statistics.fmean(run.bitops_own for run in group),

@@ -1,8 +1,11 @@
-"""The figure of training itself: the loss, and the bits that it was trained at, over the steps."""
+"""The figure of training itself: loss, learning rate, bits and flips over the steps, as far as a run has them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,87 +13,181 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from bitdial.evaluation.plot_style import COLOURS, new_figure, quiet
+from bitdial.evaluation.drawing import AXIS, COLOURS
+from bitdial.evaluation.plot_style import legend_name, new_figure, quiet
 from bitdial.evaluation.results import History
+from bitdial.evaluation.svg import tell
+from bitdial.training import CsvLog
 
-BLUE, ORANGE = COLOURS[:2]
+LOSS, RATE, BITS, FLIPS = "training loss", "learning rate", "width (bits)", "flips (%)"
+"""The panels, from top to bottom. Flips are weights that changed their sign between two rows of the log."""
+Panels: TypeAlias = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+"""By panel, steps and the values at them."""
 FEW_CYCLES = 5
 """How many cycles the close-up shows."""
 MANY_CYCLES = 60
 """From here on a whole run is too dense for single cycles: boundaries go, and bits are drawn as a band."""
+_MOST = 2000
+"""About how many steps are drawn; of more, every so many."""
+_HEIGHTS = {LOSS: 2.2}
+_COLOURS = {LOSS: COLOURS[0], RATE: COLOURS[2], BITS: COLOURS[1], FLIPS: COLOURS[3]}
 
 
-def training_curves(history: History, name: str) -> Figure | None:
-    """Draw loss and bits over steps, whole and, where bits cycle, close up with the boundaries; None without a history.
+def panels_of(step: Sequence[float], *, loss: Sequence[float], rate: Sequence[float], bits: Sequence[float]) -> Panels:
+    """Return the panels of a history, without those that it does not have."""
+    return {name: (step, values) for name, values in ((LOSS, loss), (RATE, rate), (BITS, bits)) if len(values)}
 
-    A loss that is not finite leaves a gap and a cross. The title says whose history it is: `name`.
+
+def panels_of_log(path: Path, scope: Mapping[str, str]) -> Panels:
+    """Return the panels of one network from a run's log, whose rows are those that have the cells of `scope`.
+
+    Flips of each layer stand in ``layers.csv`` beside it, or in the log itself; drawn is their mean.
     """
-    if not history.step:
+    rows, layers = (
+        [row for row in CsvLog(file).rows() if all(row.get(name, value) == value for name, value in scope.items())]
+        for file in (path, path.with_name("layers.csv"))
+    )
+    steps = [row for row in rows if row.get("train_loss")]
+    panels: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
+    for name, column in ((LOSS, "train_loss"), (RATE, "learning_rate"), (BITS, "bits")):
+        if steps and all(row.get(column) for row in steps):
+            panels[name] = [float(row["step"]) for row in steps], [float(row[column]) for row in steps]
+    flips: dict[float, list[float]] = {}
+    for row in [*rows, *layers]:
+        if found := [float(value) for name, value in row.items() if name.startswith("flips/") and value]:
+            flips[float(row["step"])] = found
+    if flips:
+        panels[FLIPS] = list(flips), [100 * sum(each) / len(each) for each in flips.values()]
+    return panels
+
+
+def history_curves(history: History, name: str) -> Figure | None:
+    """Draw a history, whole and, where bits cycle, close up with the boundaries; None without one."""
+    step = history.step
+    panels = panels_of(step, loss=history.loss, rate=history.learning_rate, bits=history.bits)
+    return training_curves({name: panels} if step else {}, boundaries=history.cycle_boundaries)
+
+
+def training_curves(
+    runs: Mapping[str, Panels],
+    *,
+    boundaries: Sequence[int] = (),
+    colours: Mapping[str, str] | None = None,
+    unit: str = " (nats)",
+) -> Figure | None:
+    """Draw what changed over the steps, a panel each; None where there is nothing.
+
+    Of one run its loss is drawn at every step and smoothed, and a few of its cycles, if it has many, close up; of
+    several, smoothed alone. A loss that is not finite leaves a gap and a cross.
+
+    Args:
+        runs: the panels of each, by name.
+        boundaries: steps at which a cycle of the precision starts.
+        colours: of the runs, where there are several.
+        unit: of the loss, as it stands behind its name.
+    """
+    names = [name for name in _COLOURS if any(name in panels for panels in runs.values())]
+    if not names:
         return None
-    edges = [edge for edge in history.cycle_boundaries if edge <= history.step[-1]]
-    close = len(edges) > FEW_CYCLES + 1
-    figure = new_figure(10.5, 5.4)
-    grid = figure.subplots(2, 2 if close else 1, sharex="col", squeeze=False, width_ratios=[2, 1] if close else None)
-    start, stop = history.step[0], history.step[-1] + 1
+    last = max(steps[-1] for panels in runs.values() for steps, _ in panels.values())
+    edges = [edge for edge in boundaries if edge <= last]
+    close = len(edges) > FEW_CYCLES + 1 and len(runs) == 1
+    heights = [_HEIGHTS.get(name, 1.0) for name in names]
+    figure = new_figure(10.5, 1.1 + 1.15 * sum(heights))
+    ratios: dict[str, Any] = {"height_ratios": heights, "width_ratios": [2, 1] if close else None}
+    grid = figure.subplots(len(names), 2 if close else 1, sharex="col", squeeze=False, **ratios)
     dense = len(edges) > MANY_CYCLES
-    _column(grid[:, 0], history, [] if dense else edges, band=dense)
-    quiet(grid[0, 0], title=f"{name}: the whole run", x="", y="training loss (nats)")
-    quiet(grid[1, 0], title="", x="step", y="width (bits)")
-    grid[0, 0].set_xlim(start, stop)
-    if close:
-        middle = len(edges) // 2
-        window = edges[middle : middle + FEW_CYCLES + 1]
-        _column(grid[:, 1], history, window, band=False, close=True)
-        quiet(grid[0, 1], title=f"{len(window) - 1} cycles, close up", x="", y="")
-        quiet(grid[1, 1], title="", x="step", y="")
-        grid[0, 1].set_xlim(window[0], window[-1])
-        grid[0, 1].xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        grid[1, 1].set_ylim(0, max(history.bits) * 1.2)
-    finite = [loss for loss in history.loss if math.isfinite(loss)]
+    for run, panels in runs.items():
+        alone = None if len(runs) == 1 else (colours or {})[run]
+        for axes, name in zip(grid[:, 0], names, strict=True):
+            if name in panels:
+                _panel(axes, name, run, panels[name], alone, edges if dense else [])
+        if close:
+            window = edges[len(edges) // 2 :][: FEW_CYCLES + 1]
+            for axes, name in zip(grid[:, 1], names, strict=True):
+                _close_up(axes, name, panels[name], window)
+    title = f"{next(iter(runs))}: the whole run" if len(runs) == 1 else "Training"
+    _finish(grid[:, 0], names, title, [] if dense else edges)
+    finite = [loss for panels in runs.values() for loss in panels.get(LOSS, ([], []))[1] if math.isfinite(loss)]
     if finite:  # one spike must not press the rest of the curve flat
-        grid[0, 0].set_ylim(max(0.0, min(finite) * 0.9), max(float(np.quantile(finite, 0.995)) * 1.1, 1e-6))
-    grid[1, 0].set_ylim(0, max(history.bits) * (1.4 if dense else 1.2))
-    for axes in grid.flat:
-        axes.grid(visible=False, axis="x")  # vertical lines are the cycle boundaries, and nothing else
-    grid[0, 0].legend(loc="upper right", frameon=False, fontsize=9)
+        low, high = min(finite), float(np.quantile(finite, 0.995))
+        grid[0, 0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low) + 1e-9)
+    grid[0, 0].set_xlim(min(steps[0] for panels in runs.values() for steps, _ in panels.values()), last + 1)
+    if close:
+        _finish(grid[:, 1], ["" for _ in names], f"{len(window) - 1} cycles, close up", window)
+        grid[0, 1].set_xlim(window[0], window[-1])
+    found = {label: line for axes in grid[:, 0] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if found:
+        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    if LOSS in names:
+        grid[0, 0].set_ylabel(LOSS + unit)
     figure.align_ylabels()
     return figure
 
 
-def _column(axes: NDArray[np.object_], history: History, edges: list[int], *, band: bool, close: bool = False) -> None:
-    """Draw the loss above and the bits below, whole or, close up, between the first and the last of `edges`."""
-    top: Axes = axes[0]
-    bottom: Axes = axes[1]
-    step, loss, bits = np.array(history.step), np.array(history.loss), np.array(history.bits)
-    if close:
-        shown = (edges[0] <= step) & (step <= edges[-1])
-        step, loss, bits = step[shown], loss[shown], bits[shown]
-    broken = ~np.isfinite(loss)
-    top.plot(step, np.where(broken, np.nan, loss), color=BLUE, lw=1.3 if close else 0.8, alpha=1.0 if close else 0.4)
-    if not close:
+def _panel(axes: Axes, name: str, run: str, series: Any, alone: str | None, cycles: Sequence[int]) -> None:
+    """Draw one panel of a run, in a colour of the run's own where there are several."""
+    step, values = (np.asarray(each, dtype=float) for each in series)
+    colour = alone or _COLOURS[name]
+    label = legend_name(run) if alone else None
+    known = label in axes.get_legend_handles_labels()[1]
+    broken, stride = ~np.isfinite(values), -(-len(step) // _MOST)
+    if name == BITS and cycles:
+        _bits_band(axes, step, values, cycles)
+    elif name == LOSS and len(step) > 40:
         span = max(3, len(step) // 40)
-        top.plot(step, running_mean(loss, span), color=BLUE, lw=1.8, label=f"mean over {span} logged steps")
-    if broken.any():
-        across = top.get_xaxis_transform()
-        top.plot(step[broken], [0.97] * int(broken.sum()), "x", color=ORANGE, transform=across, label="not finite")
-    if band:
-        _bits_band(bottom, step, bits, history.cycle_boundaries)
+        if alone is None:
+            raw = np.where(broken, np.nan, values)
+            axes.plot(step[::stride], raw[::stride], color=colour, lw=0.8, alpha=0.4)
+            label = f"loss, mean over {span} logged steps"
+        smooth = running_mean(values, span)[::stride]
+        (line,) = axes.plot(step[::stride], smooth, color=colour, lw=1.8, label=None if known else label)
+        tell(line, run)
     else:
-        bottom.plot(step, bits, color=ORANGE, lw=1.4, drawstyle="steps-post")
-    for panel in (top, bottom):
+        style = "steps-post" if name == BITS else "default"
+        marker = "" if len(step) > 2 else "o"
+        look: dict[str, Any] = {"drawstyle": style, "marker": marker, "ms": 4, "lw": 1.4}
+        (line,) = axes.plot(step[::stride], values[::stride], color=colour, **look)
+        line.set_label("" if known or not label else label)
+        tell(line, run)
+    if name == LOSS and broken.any():
+        at = step[broken][:: -(-int(broken.sum()) // 200)]
+        look = {"color": COLOURS[1], "transform": axes.get_xaxis_transform(), "label": "not finite"}
+        axes.plot(at, [0.97] * len(at), "x", **look)
+
+
+def _close_up(axes: Axes, name: str, series: Any, window: Sequence[int]) -> None:
+    """Draw one panel between the first and the last of some boundaries."""
+    step, values = (np.asarray(each, dtype=float) for each in series)
+    shown = (window[0] <= step) & (step <= window[-1])
+    style = "steps-post" if name == BITS else "default"
+    (line,) = axes.plot(step[shown], values[shown], color=_COLOURS[name], lw=1.3, drawstyle=style)
+    tell(line, "")
+
+
+def _finish(column: Sequence[Axes], names: Sequence[str], title: str, edges: Sequence[int]) -> None:
+    """Name the axes, and mark where cycles start: vertical lines are that, and nothing else."""
+    for axes, name in zip(column, names, strict=True):
+        first, foot = axes is column[0], axes is column[-1]
+        quiet(axes, title=title if first else "", x="step" if foot else "", y=name)
+        axes.grid(visible=False, axis="x")
+        axes.yaxis.set_major_locator(MaxNLocator(6 if first else 4, integer=name == BITS))
         for edge in edges:
-            label = "start of a cycle" if panel is top and edge == edges[0] else None
-            panel.axvline(edge, color="#9a9a9a", lw=0.7, ls=(0, (2, 2)), zorder=0, label=label)
+            label = "start of a cycle" if first and name and edge == edges[0] else None
+            axes.axvline(edge, color=AXIS, lw=0.7, ls=(0, (2, 2)), zorder=0, label=label)
+        if name in (BITS, FLIPS):
+            axes.set_ylim(bottom=0)
+    column[-1].xaxis.set_major_locator(MaxNLocator(5 if not names[0] else 8, integer=True))
 
 
-def _bits_band(axes: Axes, step: NDArray[np.int_], bits: NDArray[np.float64], edges: list[int]) -> None:
+def _bits_band(axes: Axes, step: NDArray[Any], bits: NDArray[Any], edges: Sequence[int]) -> None:
     cycle = np.searchsorted(edges, step, side="right")
     parts = [bits[cycle == number] for number in np.unique(cycle)]
     starts = [step[cycle == number][0] for number in np.unique(cycle)]
     low, high = [part.min() for part in parts], [part.max() for part in parts]
-    axes.fill_between(starts, low, high, step="post", color=ORANGE, alpha=0.25, lw=0, label="lowest to highest")
-    axes.plot(starts, [part.mean() for part in parts], color=ORANGE, lw=1.4, label="mean of the cycle")
-    axes.legend(loc="upper right", frameon=False, fontsize=9)
+    colour = _COLOURS[BITS]
+    axes.fill_between(starts, low, high, step="post", color=colour, alpha=0.25, lw=0, label="bits, lowest to highest")
+    axes.plot(starts, [part.mean() for part in parts], color=colour, lw=1.4, label="bits, mean of the cycle")
 
 
 def running_mean(values: NDArray[np.float64], span: int) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""One HTML page for whatever a run found, made of blocks: no network, the figures inside, no script but an explorer's.
+"""One HTML page for whatever a run found, made of blocks: no network, figures and their script inside.
 
 A recipe says what its page shows, as a `Page` of blocks; how a page looks stands in ``page.html`` alone.
 """
@@ -6,8 +6,9 @@ A recipe says what its page shows, as a `Page` of blocks; how a page looks stand
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from bitdial.evaluation.drawing import Drawing
 from bitdial.evaluation.explorer import Explorer
 from bitdial.evaluation.results import Machine
 from bitdial.files import write_atomically
@@ -70,9 +72,9 @@ class Details:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as PNG, and what it shows in words."""
+    """A figure, and what it shows in words."""
 
-    png: bytes
+    drawing: Drawing
     caption: str
 
 
@@ -153,7 +155,8 @@ class Page:
         title: the heading of the page.
         meta: what stands small below it: sizes, dates.
         blocks: from top to bottom.
-        headline: the answer in a sentence.
+        headline: the answer, in a few words or a sentence.
+        lines: what is to be said of it next, by name: a short sentence each. With them the headline is large.
         tiles: the numbers that matter most.
     """
 
@@ -161,16 +164,19 @@ class Page:
     meta: Sequence[str]
     blocks: Sequence[Block]
     headline: str | None = None
+    lines: Mapping[str, str] = field(default_factory=dict)
     tiles: Sequence[Tile] = ()
 
 
 def render_page(page: Page) -> str:
     """Return the page as HTML; every string in it is text, never markup."""
-    extra = any(isinstance(block, Bars | Explorer) for block in page.blocks)
-    script = any(isinstance(block, Explorer) for block in page.blocks)
-    return _template().render(
-        page=page, style=_file("explorer.css") if extra else "", script=_file("explorer.js") if script else ""
-    )
+    blocks = [*_unfolded(page.blocks)]
+    drawn = any(isinstance(block, Picture) and block.drawing.svg is not None for block in blocks)
+    explored = any(isinstance(block, Explorer) for block in blocks)
+    barred = any(isinstance(block, Bars) for block in blocks)
+    styles = [_file("figures.css")] * drawn + [_file("explorer.css")] * (explored or barred)
+    scripts = [_file("figures.js")] * drawn + [_file("explorer.js")] * explored
+    return _template().render(page=page, style=Markup().join(styles), script=Markup().join(scripts))
 
 
 def write_page(page: Page, path: str | Path) -> Path:
@@ -183,7 +189,7 @@ def made(created: str) -> str:
     return f"made {created.replace('T', ' ').replace('+00:00', ' UTC')}"
 
 
-def pictures(images: Mapping[str, bytes], captions: Mapping[str, str]) -> list[Block]:
+def pictures(images: Mapping[str, Drawing], captions: Mapping[str, str]) -> list[Block]:
     """Return the figures in the order of `images`, each with the caption of its name."""
     return [Picture(image, captions[name]) for name, image in images.items()]
 
@@ -223,15 +229,29 @@ def machine_section(machine: Machine) -> list[Block]:
     ]
 
 
+def _breakable(name: str) -> Markup:
+    """Let a name break where its words end, and a number nowhere."""
+    return Markup(re.sub(r"(_|/|=|(?<=\w)\.(?=[a-z]))", r"\1<wbr>", str(escape(name))))
+
+
+def _unfolded(blocks: Sequence[Block]) -> Iterator[Block]:
+    for block in blocks:
+        yield block
+        if isinstance(block, Details):
+            yield from _unfolded(block.blocks)
+
+
 @cache
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     filters: dict[str, Callable[..., Any]] = {
         "kind": lambda block: type(block).__name__,
         "cell": lambda cell: cell if isinstance(cell, Cell) else Cell(cell),
-        "breakable": lambda name: escape(name).replace("_", Markup("_<wbr>")),
-        "lines": lambda text: Markup("<br>").join(text.split("\n")),
+        "breakable": _breakable,
+        "code": lambda text: Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(escape(text)))),
+        "lines": lambda text: Markup("<br>").join(_breakable(line) for line in text.split("\n")),
         "base64": lambda image: base64.b64encode(image).decode("ascii"),
+        "markup": Markup,
     }
     environment.filters.update(filters)
     return environment.from_string(_file("page.html"))

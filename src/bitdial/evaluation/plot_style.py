@@ -1,4 +1,4 @@
-"""What the plots share: colours that survive colour blindness, quiet axes, labels that keep apart, and their files."""
+"""What the plots share: styles of arms, quiet axes, labels that keep apart, and their files."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from bitdial.evaluation.drawing import AXIS, COLOURS, FAINT, GRID, INK, PAPER, Drawing
 from bitdial.evaluation.results import ArmSummary
+from bitdial.evaluation.svg import inline_svg
 from bitdial.files import write_atomically
 
-# Okabe & Ito, "Color Universal Design" (2008), without its yellow, which is lost on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#7F6000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-INK = "#222222"
-FAINT = "#8a8a8a"
 
 
 @dataclass(frozen=True)
@@ -31,39 +31,67 @@ class Style:
     colour: str
     marker: str
     line: str
+    stands_out: bool
+    """Whether a reader is to see it first; the others are grey, thin, and told apart by their markers."""
 
 
-def arm_styles(rows: Sequence[ArmSummary]) -> dict[str, Style]:
-    """Return a style for each arm: black for the baseline, then a colour and a marker each.
+def arm_styles(rows: Sequence[ArmSummary], recommended: str) -> dict[str, Style]:
+    """Return a style for each arm: a colour for those that matter, which are few, and grey with a marker for the rest.
 
-    Kinds differ in the line (solid for CPT and static arms, dotted for ablations, dashed for yardsticks), and an arm's
-    style does not depend on its rank, so that two runs of the same arms look alike.
+    What is recommended, the cyclic arm, its matched cost and the baseline stand out. Kinds differ in the line (solid
+    for CPT and static arms, dotted for ablations, dashed for yardsticks).
     """
     lines = {"cpt": "-", "static": "-", "matched": "--", "baseline": "--", "ablation": ":"}
+    colours = {"cpt": COLOURS[0], "matched": COLOURS[2], "baseline": INK}
     order = sorted(rows, key=lambda row: (list(lines).index(row.kind), row.own_bits, row.name))
-    coloured = [row for row in order if row.kind != "baseline"]
-    styles = {
-        row.name: Style(COLOURS[i % len(COLOURS)], _MARKERS[i % len(_MARKERS)], lines[row.kind])
-        for i, row in enumerate(coloured)
-    }
-    return {row.name: styles.get(row.name, Style(INK, "*", lines[row.kind])) for row in order}
+    styles = {}
+    for number, row in enumerate(order):
+        colour = colours.get(row.kind, COLOURS[1] if row.name == recommended else FAINT)
+        styles[row.name] = Style(colour, _MARKERS[number % len(_MARKERS)], lines[row.kind], colour != FAINT)
+    return styles
 
 
 def new_figure(width: float, height: float, dpi: int = 160) -> Figure:
     """Return an empty white figure of `width` x `height` inches, tied to Agg and to no global state."""
-    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor=PAPER)
     FigureCanvasAgg(figure)
     return figure
 
 
-def render(figures: Mapping[str, Figure | None]) -> dict[str, bytes]:
-    """Return the figures as PNG, by name and in the order given; one that had nothing to draw (None) is left out."""
-    return {name: _png(figure) for name, figure in figures.items() if figure is not None}
+def render(figures: Mapping[str, Figure | None]) -> dict[str, Drawing]:
+    """Return the figures as PNG and SVG, by name and in the order given; one without anything to draw is left out."""
+    found = {}
+    for name, figure in figures.items():
+        if figure is not None:
+            settle(figure)
+            found[name] = Drawing(as_png(figure), *inline_svg(figure, name))
+    return found
 
 
-def save_plots(images: Mapping[str, bytes], folder: str | Path) -> list[Path]:
-    """Write each image as ``NAME.png`` into `folder` (made when missing) and return the paths."""
-    return [write_atomically(Path(folder) / f"{name}.png", image) for name, image in images.items()]
+def settle(figure: Figure) -> None:
+    """Lay a figure out, once and for all files: what is placed by pixels from here on stays where it is."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
+def as_png(figure: Figure) -> bytes:
+    """Return a figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    canvas = FigureCanvasAgg(figure)
+    canvas.print_png(buffer)  # type: ignore[no-untyped-call]  # savefig would draw it twice
+    return buffer.getvalue()
+
+
+def save_plots(images: Mapping[str, Drawing], folder: str | Path) -> list[Path]:
+    """Write each figure as ``NAME.png`` into `folder` (made when missing) and return the paths."""
+    return [write_atomically(Path(folder) / f"{name}.png", image.png) for name, image in images.items()]
+
+
+def shades(colour: str = COLOURS[0], levels: int = 32) -> LinearSegmentedColormap:
+    """Return a scale from nearly nothing to a full colour: on any background, as it is the opacity that grows."""
+    return LinearSegmentedColormap.from_list("shades", [(*to_rgb(colour), 0.04), (*to_rgb(colour), 1.0)], N=levels)
 
 
 def quiet(axes: Axes, *, title: str, x: str, y: str) -> None:
@@ -72,12 +100,12 @@ def quiet(axes: Axes, *, title: str, x: str, y: str) -> None:
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
     axes.tick_params(colors=INK, labelsize=9)
-    axes.grid(True, color="#e6e6e6", linewidth=0.8)
+    axes.grid(True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
-        axes.spines[side].set_color("#999999")
+        axes.spines[side].set_color(AXIS)
 
 
 def legend_name(name: str) -> str:
@@ -103,13 +131,13 @@ def place_labels(
     """
     figure = axes.get_figure(root=True)
     assert isinstance(figure, Figure)
-    figure.draw_without_rendering()  # settles the layout, on which every position in pixels depends
+    settle(figure)
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     scale = figure.dpi / 72
     pixels = [tuple(axes.transData.transform(point)) for point in points]
     taken = [Bbox.from_bounds(x - 6 * scale, y - 6 * scale, 12 * scale, 12 * scale) for x, y in pixels]
     taken += [_bar(axes, point, half, scale) for point, half in zip(points, halves, strict=True) if half is not None]
-    spots = [axes.transData.transform(place) for place in around]
+    spots = axes.transData.transform(np.reshape(around, (-1, 2)))
     taken += [_box(x, y, (2 * scale, 2 * scale)) for x, y in spots]
     frame = axes.get_window_extent(renderer)
     for point, (x, y), name, colour in zip(points, pixels, names, colours, strict=True):
@@ -126,23 +154,19 @@ def place_labels(
             axes.plot([point[0], tail[0]], [point[1], tail[1]], color=colour, linewidth=0.8, zorder=2.5)
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
 def _free_offset(
     at: tuple[float, float], half: tuple[float, float], taken: Sequence[Bbox], frame: Bbox, scale: float
 ) -> tuple[float, float]:
+    corners = np.array([box.extents for box in taken])
     for radius in range(10, 130, 6):
         for angle in (180, 0, 90, 270, 45, 315, 135, 225, 20, 340, 160, 200):
             turn = math.radians(angle)
             dx = math.cos(turn) * (radius * scale + half[0])
             dy = math.sin(turn) * (radius * scale + half[1])
-            box = _box(at[0] + dx, at[1] + dy, half)
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            if inside and not any(box.overlaps(other) for other in taken):
+            x0, y0, x1, y1 = _box(at[0] + dx, at[1] + dy, half).extents
+            inside = frame.x0 <= x0 and x1 <= frame.x1 and frame.y0 <= y0 and y1 <= frame.y1
+            apart = (corners[:, 0] > x1) | (corners[:, 2] < x0) | (corners[:, 1] > y1) | (corners[:, 3] < y0)
+            if inside and apart.all():
                 return dx, dy
     return 10 * scale + half[0], 0.0  # a figure this full has no free place: a covered name beats a missing one
 

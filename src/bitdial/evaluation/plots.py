@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,24 +15,46 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from bitdial.evaluation.plot_style import FAINT, INK, arm_styles, legend_name, new_figure, place_labels, quiet
+from bitdial.evaluation.drawing import AXIS, FAINT, INK, STAR
+from bitdial.evaluation.plot_style import Style, arm_styles, legend_name, new_figure, place_labels, quiet
 from bitdial.evaluation.recommendation import name_of
 from bitdial.evaluation.results import ArmSummary, Candidate, Comparison
-from bitdial.evaluation.wording import engineering
+from bitdial.evaluation.svg import tell
+from bitdial.evaluation.wording import engineering, percent
 
-CLOSE_UP = 0.30
-"""When accuracies spread over more than this fraction, the upper end gets a second panel of its own."""
+CLOSE_UP = 3
+"""When accuracies spread over so many times as much as the better half of them, that half gets a panel of its own."""
 
-WIDTH_CAPTION = (
-    "Accuracy of every arm when its model is dialled to each width, batch-norm statistics re-estimated there "
-    "unless that was switched off. Bars are 95% intervals over seeds; a ring marks an arm's own width, the star what "
-    "is recommended."
-)
-COST_CAPTION = (
-    "Accuracy of every arm at its own width against the simulated cost of training, and against the wall-clock seconds "
-    "that the same steps took; the star is what is recommended. The line joins the arms that no other arm beats in "
-    "accuracy for the same cost or less."
-)
+_MATTER = {"cpt": "the cyclic arm", "matched": "its matched cost", "baseline": "the baseline"}
+
+
+def width_caption(comparison: Comparison) -> str:
+    """Return what `accuracy_against_width` shows, of this very comparison."""
+    return (
+        "Accuracy of every arm when its model is dialled to each width, batch-norm statistics re-estimated there "
+        f"unless that was switched off. {_coloured(comparison)} A ring marks an arm's own width, the star what is "
+        f"recommended.{_bars(comparison)}"
+    )
+
+
+def cost_caption(comparison: Comparison) -> str:
+    """Return what `accuracy_against_cost` shows, of this very comparison."""
+    return (
+        "Accuracy of every arm at its own width against the simulated cost of training, and against the wall-clock "
+        f"seconds that the same steps took; the star is what is recommended. {_coloured(comparison)} The line joins "
+        f"the arms that no other arm beats in accuracy for the same cost or less.{_bars(comparison)}"
+    )
+
+
+def _coloured(comparison: Comparison) -> str:
+    kinds = [row.kind for row in comparison.summaries]
+    there = ["what is recommended", *(words for kind, words in _MATTER.items() if kind in kinds)]
+    return f"Coloured: {', '.join(there)}; grey: the others."
+
+
+def _bars(comparison: Comparison) -> str:
+    several = any(row.own.half is not None for row in comparison.summaries)
+    return " Bars are 95% intervals over seeds." if several else ""
 
 
 def accuracy_against_width(comparison: Comparison) -> Figure | None:
@@ -45,16 +68,16 @@ def accuracy_against_width(comparison: Comparison) -> Figure | None:
     if not widths:
         return None
     means = [value.mean for row in rows for value in row.accuracy.values() if math.isfinite(value.mean)]
-    split = len(means) > 3 and max(means) - min(means) > CLOSE_UP
+    better = [mean for mean in means if mean >= float(np.median(means))] if means else []
+    split = len(means) > 3 and max(means) - min(means) > CLOSE_UP * (max(better) - min(better))
     figure = new_figure(10.5, 4.6)
     panels = list(figure.subplots(1, 2 if split else 1, squeeze=False).flat)
-    headings = (("Accuracy at each width", "accuracy (%)"), ("The same, close up", ""))
-    for axes, (title, y) in zip(panels, headings, strict=False):
+    for axes, title in zip(panels, ("Accuracy at each width", "The same, close up"), strict=False):
         _width_curves(axes, comparison, widths)
-        quiet(axes, title=title, x="width of weights and activations (bits)", y=y)
+        quiet(axes, title=title, x="width of weights and activations (bits)", y="accuracy (%)")
     if split:
-        floor = float(np.median(means))
-        panels[1].set_ylim(*_padded([100 * mean for mean in means if mean >= floor]))
+        low, high = _padded([100 * mean for mean in better])
+        panels[1].set(ylim=(low, high), ylabel=f"accuracy (%), from {low:.3g} on")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     return figure
@@ -83,40 +106,47 @@ def accuracy_against_cost(comparison: Comparison) -> Figure | None:
     ]
     chosen = comparison.summary(comparison.recommended)
     shown = [*rows, *_apart(comparison)]
-    styles = arm_styles(rows)
+    styles = arm_styles(rows, comparison.recommended)
+    low, high = _readable([100 * row.own.mean for row in shown])
+    fronts = []
     for axes, cost, title, x, y in panels:
         _star(axes, cost(chosen), comparison.chosen, size=22, label="recommended")
         for row in shown:
             style = styles[row.name]
-            look: dict[str, Any] = {"fmt": style.marker, "color": style.colour, "ms": 8, "elinewidth": 1, "capsize": 3}
-            axes.errorbar([cost(row)], [100 * row.own.mean], yerr=_half(row), zorder=3, **look)
-        _front(axes, rows, cost)
+            look: dict[str, Any] = {"fmt": style.marker, "color": style.colour, "elinewidth": 1, "capsize": 3}
+            look |= {"ms": 9, "zorder": 4} if style.stands_out else {"ms": 6, "zorder": 3}
+            there = 100 * row.own.mean >= low  # one far below the others stands at the foot, and says so
+            place, half = (100 * row.own.mean, _half(row)) if there else (low, None)
+            line = axes.errorbar([cost(row)], [place], yerr=half, clip_on=there, **look)[0]
+            unit = f"{engineering(row.bitops)} BitOps, {row.seconds:.3g} s"
+            tell(line, "", [f"{row.name}, {row.own_label} bits\n{percent(row.own)}\n{unit}"])
+        fronts.append(_front(axes, rows, cost))
         quiet(axes, title=title, x=x, y=y)
-    names = [legend_name(f"{row.name} ({row.own_label.replace(' alternating', '')})") for row in shown]
-    for axes, cost, *_ in panels:
-        points = [(cost(row), 100 * row.own.mean) for row in shown]
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    left.set_ylim(low, high)
+    cut = min(100 * row.own.mean for row in shown) < low
+    if cut:
+        left.set_ylabel(f"accuracy at its own width (%), from {low:.3g} on")
+    names = [
+        f"{row.name} ({row.own_label.replace(' alternating', '')})"
+        + (f": {percent(row.own)}" if 100 * row.own.mean < low else "")
+        for row in shown
+    ]
+    for (axes, cost, *_), front in zip(panels, fronts, strict=True):
+        points = [(cost(row), max(100 * row.own.mean, low)) for row in shown]
         _cost_axis(axes, [x for x, _ in points])
-        place_labels(axes, points, names, [_half(row) for row in shown], [styles[row.name].colour for row in shown])
+        halves = [_half(row) if 100 * row.own.mean >= low else None for row in shown]
+        place_labels(axes, points, names, halves, [styles[row.name].colour for row in shown], front)
     return figure
 
 
 def _width_curves(axes: Axes, comparison: Comparison, widths: list[float]) -> None:
-    rows, chosen = comparison.summaries, comparison.chosen
-    styles, starred = arm_styles(rows), chosen.bits
+    chosen = comparison.chosen
+    styles, starred = arm_styles(comparison.summaries, comparison.recommended), chosen.bits
+    rows = sorted(comparison.summaries, key=lambda row: not styles[row.name].stands_out)
     for index, row in enumerate(rows):
-        style = styles[row.name]
         shift = 2 ** ((index - (len(rows) - 1) / 2) * 0.035)
-        measured = [(width, row.accuracy[f"{width:g}"]) for width in widths if f"{width:g}" in row.accuracy]
-        x = [width * shift for width, _ in measured]
-        y = [100 * value.mean for _, value in measured]
-        halves = [100 * value.half if value.half is not None else math.nan for _, value in measured]
-        line: dict[str, Any] = {"ls": style.line, "color": style.colour, "marker": style.marker, "ms": 5, "lw": 1.4}
-        axes.plot(x, y, label=legend_name(row.name), zorder=3, **line)
-        if any(math.isfinite(half) for half in halves):
-            axes.errorbar(x, y, yerr=halves, fmt="none", ecolor=style.colour, elinewidth=1, capsize=2, alpha=0.5)
-        own_x, own_y = row.own_bits * shift, 100 * row.own.mean
-        axes.plot([own_x], [own_y], style.marker, ms=5, color=style.colour, zorder=4)
-        axes.plot([own_x], [own_y], "o", ms=11, mfc="none", mec=style.colour, mew=1.4, zorder=4)
+        _arm(axes, row, styles[row.name], widths, shift)
         starred = chosen.bits * shift if row.name == chosen.arm else starred
     axes.plot([], [], "o", ms=11, mfc="none", mec=FAINT, mew=1.4, label="ring: own width")
     _star(axes, starred, chosen, size=17, label=legend_name(f"recommended: {name_of(chosen)}"))
@@ -126,9 +156,30 @@ def _width_curves(axes: Axes, comparison: Comparison, widths: list[float]) -> No
     axes.set_ylim(top=min(101.0, axes.get_ylim()[1]), bottom=max(-1.0, axes.get_ylim()[0]))
 
 
+def _arm(axes: Axes, row: ArmSummary, style: Style, widths: list[float], shift: float) -> None:
+    measured = [(width, row.accuracy[f"{width:g}"]) for width in widths if f"{width:g}" in row.accuracy]
+    x = [width * shift for width, _ in measured]
+    y = [100 * value.mean for _, value in measured]
+    halves = [100 * value.half if value.half is not None else math.nan for _, value in measured]
+    order = 3 if style.stands_out else 2
+    line: dict[str, Any] = {"ls": style.line, "color": style.colour, "marker": style.marker, "zorder": order}
+    line |= {"ms": 6, "lw": 2.2} if style.stands_out else {"ms": 4.5, "lw": 1.0}
+    (drawn,) = axes.plot(x, y, label=legend_name(row.name), **line)
+    tell(drawn, row.name, [f"{width:g} bits: {percent(value)}" for width, value in measured])
+    if any(math.isfinite(half) for half in halves):
+        alpha = 0.6 if style.stands_out else 0.3
+        axes.errorbar(x, y, yerr=halves, fmt="none", ecolor=style.colour, elinewidth=1, capsize=2, alpha=alpha)
+    at = row.own_bits * shift, 100 * row.own.mean
+    axes.plot(*[[each] for each in at], style.marker, ms=line["ms"], color=style.colour, zorder=order)
+    (ring,) = axes.plot(*[[each] for each in at], "o", ms=11, mfc="none", mec=style.colour, mew=1.4, zorder=order)
+    if f"{row.own_bits:g}" not in row.accuracy:  # of mixed widths, whose mean is none of the others
+        tell(ring, row.name, [f"{row.own_label} bits: {percent(row.own)}"])
+
+
 def _star(axes: Axes, x: float, chosen: Candidate, *, size: float, label: str) -> None:
-    look: dict[str, Any] = {"mfc": "#F0E442", "mec": INK, "mew": 1.0, "zorder": 2.8, "ls": "none"}
-    axes.plot([x], [100 * chosen.accuracy.mean], "*", ms=size, label=label, **look)
+    look: dict[str, Any] = {"mfc": STAR, "mec": INK, "mew": 1.0, "zorder": 2.8, "ls": "none"}
+    (star,) = axes.plot([x], [100 * chosen.accuracy.mean], "*", ms=size, label=label, **look)
+    tell(star, "", [f"recommended: {name_of(chosen)}\n{percent(chosen.accuracy)}"])
 
 
 def _apart(comparison: Comparison) -> list[ArmSummary]:
@@ -142,14 +193,20 @@ def _half(row: ArmSummary) -> float | None:
     return None if row.own.half is None else 100 * row.own.half
 
 
-def _front(axes: Axes, rows: list[ArmSummary], cost: Callable[[ArmSummary], float]) -> None:
+def _front(axes: Axes, rows: list[ArmSummary], cost: Callable[[ArmSummary], float]) -> list[tuple[float, float]]:
+    """Draw the Pareto front; return places along it."""
     front: list[ArmSummary] = []
     for row in sorted(rows, key=lambda row: (cost(row), -row.own.mean)):
         if not front or row.own.mean > front[-1].own.mean:
             front.append(row)
     x, y = [cost(row) for row in front], [100 * row.own.mean for row in front]
-    axes.step(x, y, where="post", color="#b0b0b0", lw=1.6, zorder=1, label="Pareto front")
-    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    (line,) = axes.step(x, y, where="post", color=AXIS, lw=1.6, zorder=1, label="Pareto front")
+    tell(line, "", ())
+    places = []
+    for (x0, y0), (x1, y1) in pairwise(zip(x, y, strict=True)):
+        places += [(x0 * (x1 / x0) ** part if x0 > 0 else x1 * part, y0) for part in np.linspace(0, 1, 30).tolist()]
+        places += [(x1, y0 + part * (y1 - y0)) for part in np.linspace(0, 1, 12).tolist()]
+    return places
 
 
 def _cost_axis(axes: Axes, cost: list[float]) -> None:
@@ -173,6 +230,13 @@ def _cost_axis(axes: Axes, cost: list[float]) -> None:
 def _tick(value: float) -> str:
     number, _, prefix = engineering(value).partition(" ")
     return f"{float(number):g} {prefix}".rstrip()
+
+
+def _readable(values: list[float]) -> tuple[float, float]:
+    """Limits of an axis on which the better half can be told apart, however bad the worst is."""
+    high = max(values)
+    near = max(8 * (high - float(np.median(values))), 1.0)
+    return _padded([value for value in values if value >= high - near])
 
 
 def _padded(values: list[float]) -> tuple[float, float]:

@@ -75,7 +75,8 @@ class RangeTestResult:
         """Draw progress against width to a picture file and return its path."""
         from matplotlib.ticker import NullLocator
 
-        from bitdial.evaluation.plot_style import COLOURS, new_figure, quiet
+        from bitdial.evaluation.drawing import COLOURS
+        from bitdial.evaluation.plot_style import new_figure, quiet
 
         widths = [row.bits for row in self.rows]
         # A width whose loss blew up has no progress to draw; it would press the rest flat, and is named instead.

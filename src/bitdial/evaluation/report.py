@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from bitdial.evaluation import wording
-from bitdial.evaluation.page import Block, Cell, Mark, Row, Section, Table, Text, Tile
+from bitdial.evaluation.page import Block, Cell, Details, Mark, Row, Section, Table, Text
 from bitdial.evaluation.recommendation import name_of
 from bitdial.evaluation.results import ArmSummary, Comparison, PairedDifference, Verdict
 from bitdial.evaluation.statistics import corrected
@@ -26,20 +26,6 @@ def size(comparison: Comparison) -> str:
     return f"{len(comparison.summaries)} arms, {'one seed' if seeds == 1 else f'{seeds} seeds'}"
 
 
-def tiles(comparison: Comparison) -> list[Tile]:
-    """Return the numbers of the recommended candidate; the sentence before them is ``comparison.reason``."""
-    best = comparison.chosen
-    interval = {1: "", 2: ", of two seeds"}.get(best.accuracy.n, ", 95% interval")
-    untrained = "" if best.trained_for else ", which it was not trained for"
-    return [
-        Tile(best.arm, "recommended"),
-        Tile(best.label, f"bits as shipped{untrained}"),
-        Tile(f"{wording.percent(best.accuracy, sign='')}%", f"accuracy as shipped{interval}"),
-        Tile(wording.engineering(best.bitops), "BitOps to train (simulated)"),
-        Tile(f"{wording.seconds(best.seconds)} s", "to train (wall-clock)"),
-    ]
-
-
 def comparison_section(comparison: Comparison) -> list[Block]:
     """Return the ranking: accuracy of every arm at each target width, and at its own."""
     text_task = any(row.own_perplexity for row in comparison.summaries)
@@ -47,22 +33,29 @@ def comparison_section(comparison: Comparison) -> list[Block]:
     untrained = " Faint italics: a candidate at a width that it was not trained for." if comparison.candidates else ""
     return [
         Section("Comparison"),
+        Text(comparison.reason),
         _by_arm(
             comparison,
             {
-                **{f"{key} bit": partial(_accuracy, comparison, key) for key in target_widths(comparison)},
-                "own width\n(bits)": lambda row: row.own_label,
                 "at its\nown width": partial(_own, comparison),
+                "own width\n(bits)": lambda row: row.own_label,
+                **{f"{key} bit": partial(_accuracy, comparison, key) for key in target_widths(comparison)},
                 **({"perplexity": _perplexity} if text_task else {}),
             },
             f"Accuracy in per cent; {spread}. The framed value is what to ship.{untrained}",
             ranked=True,
         ),
-        *_how_chosen(comparison),
-        Text(
-            "Arms are ranked by accuracy at their own widths. Arms whose difference lies inside its interval, and "
-            "within one percentage point, tie; ties go to the narrower own width, then to the arm cheaper to train.",
-            soft=True,
+        Details(
+            "How it was chosen",
+            [
+                *_how_chosen(comparison),
+                Text(
+                    "Arms are ranked by accuracy at their own widths. Arms whose difference lies inside its interval, "
+                    "and within one percentage point, tie; ties go to the narrower own width, then to the arm cheaper "
+                    "to train.",
+                    soft=True,
+                ),
+            ],
         ),
     ]
 
@@ -104,13 +97,13 @@ def _how_chosen(comparison: Comparison) -> list[Block]:
 def cost_section(comparison: Comparison) -> list[Block]:
     """Return what every arm cost: simulated BitOps, and beside them the seconds of the same steps."""
     columns: dict[str, Callable[[ArmSummary], str | Cell]] = {
-        "average bits\nin training": lambda row: f"{row.average_bits:.3g}",
+        "Pareto\nfront": lambda row: "yes" if row.pareto else "",
         "BitOps\n(simulated)": lambda row: wording.engineering(row.bitops),
         "seconds\n(wall-clock)": lambda row: wording.seconds(row.seconds),
         "own BitOps\n(simulated)": lambda row: wording.engineering(row.bitops_own),
         "own seconds\n(wall-clock)": lambda row: wording.seconds(row.seconds_own),
-        "accuracy per\naverage bit": lambda row: f"{row.accuracy_per_bit:.1f}",
-        "Pareto\nfront": lambda row: "yes" if row.pareto else "",
+        "cost-weighted\nbits": lambda row: f"{row.average_bits:.3g}",
+        "accuracy\nper bit": lambda row: f"{row.accuracy_per_bit:.1f}",
     }
     return [
         Section("Cost"),
@@ -122,8 +115,10 @@ def cost_section(comparison: Comparison) -> list[Block]:
         ),
         Text(
             "BitOps and seconds count what an arm was fine-tuned from too; the “own” columns count its own steps "
-            "alone. Accuracy per average bit is percentage points at the own width, divided by the average width in "
-            "training. The front is that of accuracy at the own width against simulated BitOps.",
+            "alone. Cost-weighted bits are the width in training, averaged over steps and over all layers (those left "
+            "unquantized count as 32), weighted with their multiply-accumulates. Accuracy per bit is percentage "
+            "points at the own width, divided by these. The front is that of accuracy at the own width against "
+            "simulated BitOps.",
             soft=True,
         ),
     ]
@@ -133,11 +128,14 @@ def difference_section(comparison: Comparison, *, title: str, arm: str) -> list[
     """Return one arm, called `arm` in headings, against every other, paired by seed; nothing without a pair."""
     if not comparison.cpt_differences:
         return []
+    if all(item.verdict == "no interval" for item in comparison.cpt_differences):
+        alone = "One seed: no difference between arms has an interval, and a small one may be chance. The accuracies "
+        return [Section(title), Text(f"{alone}stand above; --seeds 3 or more compares them in pairs.")]
     verdict = f"{arm} is"
     blocks: list[Block] = [
         Section(title),
         Table(
-            columns=["against", f"{arm} at\n(bits)", "arm at\n(bits)", "difference", "95% interval", "seeds", verdict],
+            columns=["against", verdict, "difference", "95% interval", "seeds", f"{arm} at\n(bits)", "arm at\n(bits)"],
             rows=[_difference(item) for item in comparison.cpt_differences],
             caption=f"Accuracy of the {arm} model minus that of the arm, in percentage points, paired by seed.",
             words=[verdict],
@@ -198,11 +196,11 @@ def _difference(item: PairedDifference) -> Row:
     return Row(
         item.arm,
         [
-            f"{item.cpt_bits:g}",
-            item.arm_label,
+            Cell(words, mark),
             wording.points(item.difference.mean),
             wording.span(item.difference) or wording.MISSING,
             str(item.difference.n),
-            Cell(words, mark),
+            f"{item.cpt_bits:g}",
+            item.arm_label,
         ],
     )

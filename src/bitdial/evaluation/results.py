@@ -91,13 +91,14 @@ class Scored(Record):
 
     metrics: dict[str, Measured] = {}
     """What else the task scores, by name: means over the predictions; left out where there are none."""
+    confusion: list[list[int]] = []
+    """How often each class (column) was predicted for examples of each class (row); of up to 20 classes, else left
+    out."""
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = handler(self)
-        if not self.metrics:
-            content.pop("metrics", None)
-        return content
+        return {name: value for name, value in content.items() if value or name not in ("metrics", "confusion")}
 
 
 class WidthScore(Scored):
@@ -121,7 +122,7 @@ class History(Record):
     loss: list[Measured] = []
     """Training loss at that step; null where it was not finite."""
     bits: list[float] = []
-    """Width at that step, in bits: the mean over the layers, weighted with their multiply-accumulates."""
+    """Width at that step, in bits: what the dial says, the mean over the quantized layers."""
     learning_rate: list[float] = []
     """Learning rate at that step; may be empty."""
     cycle_boundaries: list[int] = []
@@ -160,6 +161,15 @@ class EarlyStop(Record):
         """In words."""
         best = "with no finite score" if self.best is None else f"best at {self.best}"
         return f"stopped early at {self.unit} {self.at} of {self.of}, {best}"
+
+
+class WidthCost(Record):
+    """What a network takes once it ships, at one width."""
+
+    size_bytes: int
+    """Bytes on the disk with packed weights, computed from its layers."""
+    bitops: float
+    """Simulated BitOps of a forward pass for one example."""
 
 
 class ArmRecord(Record):
@@ -203,6 +213,8 @@ class ArmResult(ArmRecord):
     width."""
     average_bits: float = Field(gt=0, le=32)
     """Width of the forward pass over this arm's own steps, in bits: a mean weighted with multiply-accumulates."""
+    dial_bits: float | None = None
+    """Width over this arm's own steps as the dial says: the mean over the quantized layers; null in older files."""
     bitops: float = Field(ge=0)
     """Simulated BitOps of training this arm, what it was fine-tuned from included."""
     bitops_own: float = Field(ge=0)
@@ -213,6 +225,10 @@ class ArmResult(ArmRecord):
     """Wall-clock seconds of this arm's own steps; null when they were not measured apart."""
     iterations: int = Field(ge=0)
     """How many optimizer steps of its own the arm took."""
+    costs: dict[str, WidthCost] = {}
+    """What it takes to ship at each width, by the width in words; empty in files of earlier versions."""
+    forward_seconds: float | None = None
+    """Wall-clock seconds of one prediction as it is computed here, at any width; null in files of earlier versions."""
     history: History = History()
     """What was logged while it was trained."""
     precision_note: str | None = None
@@ -272,7 +288,9 @@ class ArmSummary(Record):
     own_perplexity: Interval | None = None
     """Perplexity at that width, for text."""
     average_bits: float
-    """Mean over seeds of the training width, in bits."""
+    """Mean over seeds of the training width, in bits, weighted with multiply-accumulates, unquantized layers too."""
+    dial_bits: float | None = None
+    """Mean over seeds of the training width as the dial says, over the quantized layers; null in older files."""
     accuracy_per_bit: Measured
     """Own accuracy in percentage points divided by `average_bits`."""
     bitops: float
@@ -428,6 +446,8 @@ class RunResults(Record):
     """The configuration of the run, with every default filled in."""
     machine: Machine
     """What it ran on."""
+    class_names: list[str] = []
+    """What the classes are called, in the order of `confusion`; empty where there is none, or nobody knows."""
     notes: list[str] = []
     """What a reader has to know to read the numbers rightly."""
 
@@ -444,13 +464,22 @@ class RunResults(Record):
         """Print the table as wide as the console, and what is to be said of it, with places of files in `folder`."""
         raise NotImplementedError
 
+    def show(self, console: Console, folder: Path | None = None) -> None:
+        """Print all there is to print: what the recipe has to say, and which arms stopped early."""
+        self.print(console, folder)
+        several = len(self.records) > 1
+        for record in self.records:
+            stop: EarlyStop | None = getattr(record, "early_stop", None)
+            if stop is not None:
+                console.print(f"{record.key if several else 'Training'} {stop.told()}", soft_wrap=True)
+
     def __repr__(self) -> str:
         """The table as text."""
-        return as_text(self.print)
+        return as_text(self.show)
 
     def _repr_html_(self) -> str:
         """The table, for a notebook."""
-        return as_html(self.print)
+        return as_html(self.show)
 
     __str__ = __repr__
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitdial.errors import BitdialError
-from bitdial.evaluation.plot_style import INK, new_figure
+from bitdial.evaluation.drawing import INK
+from bitdial.evaluation.plot_style import new_figure
 from bitdial.evaluation.width_plots import fit_text
 
 SIDE_BY_SIDE_CAPTION = (

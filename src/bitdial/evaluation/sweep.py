@@ -18,8 +18,9 @@ from bitdial.layers import BitDial, reestimate_batch_norm
 from bitdial.layers.names import evaluating, modes_kept
 from bitdial.layers.widths import held_widths
 from bitdial.terminal import as_html, as_text
-from bitdial.training.batches import to_device
-from bitdial.training.tasks import Classification, Task
+from bitdial.training.batches import length_of, to_device
+from bitdial.training.passes import expecting, one_more
+from bitdial.training.tasks import CONFUSION, Classification, Task
 
 RECALIBRATION_LIMIT = 32
 """How many batches statistics are re-estimated from, unless told otherwise."""
@@ -92,30 +93,44 @@ def sweep(
     device = _device(model)
 
     def calibrate(network: nn.Module, batch: Any) -> Tensor:
-        return how.logits(network, to_device(batch, device))
+        logits = how.logits(network, to_device(batch, device))
+        one_more()
+        return logits
 
     scores = Scores()
-    for width in bits:
-        with unchanged(model), dial.held(width):
-            if reestimate:
-                reestimate_batch_norm(model, batches, limit=recalibration_limit, forward=calibrate)
-            metrics = evaluate(model, loader, task=how)
-            loss, accuracy = metrics.pop("loss"), metrics.pop("accuracy", math.nan)
-        mean = statistics.fmean(width) if isinstance(width, Sequence) else float(width)
-        scores.append(
-            WidthScore(
-                bits=mean,
-                accuracy=accuracy,
-                loss=loss,
-                perplexity=_exp(loss) if perplexity else None,
-                metrics=metrics,
+    estimated, scored = length_of(batches), length_of(loader)
+    if estimated is not None:
+        estimated = min(estimated, recalibration_limit or estimated) if reestimate else 0
+    with expecting(None if estimated is None or scored is None else len(bits) * (estimated + scored)):
+        for width in bits:
+            with unchanged(model), dial.held(width):
+                if reestimate:
+                    reestimate_batch_norm(model, batches, limit=recalibration_limit, forward=calibrate)
+                tables: dict[str, Tensor] = {}
+                metrics = evaluate(model, loader, task=how, tables=tables)
+                loss, accuracy = metrics.pop("loss"), metrics.pop("accuracy", math.nan)
+            mean = statistics.fmean(width) if isinstance(width, Sequence) else float(width)
+            scores.append(
+                WidthScore(
+                    bits=mean,
+                    accuracy=accuracy,
+                    loss=loss,
+                    perplexity=_exp(loss) if perplexity else None,
+                    metrics=metrics,
+                    confusion=tables[CONFUSION].tolist() if CONFUSION in tables else [],
+                )
             )
-        )
     return scores
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Iterable[Any], *, task: Task | None = None) -> dict[str, float]:
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    task: Task | None = None,
+    tables: dict[str, Tensor] | None = None,
+) -> dict[str, float]:
     """Return what `task` scores of `model` at the widths it has now: means over all predictions, by name.
 
     The model is put in evaluation mode for it, and every module back in its own.
@@ -124,6 +139,7 @@ def evaluate(model: nn.Module, loader: Iterable[Any], *, task: Task | None = Non
         model: Any model that `task` can score.
         loader: Batches; each is weighted with its number of predictions, so a short last batch counts for less.
         task: How a batch is scored; ``Classification`` when left out.
+        tables: Takes the sums that are tables, such as ``confusion``.
 
     Raises:
         BitdialError: the loader gave no predictions, or the task scores in another form.
@@ -133,9 +149,12 @@ def evaluate(model: nn.Module, loader: Iterable[Any], *, task: Task | None = Non
     device = _device(model)
     totals: dict[str, Tensor] = {}
     count: int | Tensor = 0
-    with evaluating(model):
+    with evaluating(model), expecting(length_of(loader)):
         for batch in loader:
-            sums, size = _scored(how.score(model, to_device(batch, device)))
+            found, size = _scored(how.score(model, to_device(batch, device)))
+            sums = {name: value for name, value in found.items() if name != CONFUSION}
+            if tables is not None and CONFUSION in found:
+                tables[CONFUSION] = tables.get(CONFUSION, 0) + found[CONFUSION]
             if totals and sums.keys() != totals.keys():
                 first, later = ", ".join(totals), ", ".join(sums)
                 raise BitdialError(f"a task must score the same in every batch, got {first} and then {later}")
@@ -144,6 +163,7 @@ def evaluate(model: nn.Module, loader: Iterable[Any], *, task: Task | None = Non
                 total = totals.setdefault(name, torch.zeros((), dtype=torch.float64, device=_widest(device)))
                 total += value.detach().to(total)
             count = count + size
+            one_more()
     count = int(count)
     if count == 0:
         raise BitdialError("loader must give at least one batch to score, got none; is the split empty?")
@@ -162,7 +182,9 @@ def _scored(given: Any) -> tuple[Mapping[str, Tensor], int | Tensor]:
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Mapping):
         sums, count = given
         named = "loss" in sums and all(isinstance(name, str) for name in sums)
-        summed = all(isinstance(value, Tensor) and value.ndim == 0 for value in sums.values())
+        summed = all(
+            isinstance(value, Tensor) and value.ndim == 2 * (name == CONFUSION) for name, value in sums.items()
+        )
         whole = isinstance(count, Tensor) and count.ndim == 0 and not count.is_floating_point()
         if named and summed and (whole or (isinstance(count, int) and count >= 0)):
             return sums, count

@@ -53,7 +53,7 @@ def comparison_table(comparison: Comparison, *, width: int = WIDE) -> Table:
             Text(f"{'>' if best else ' '}{row.name}", no_wrap=True, overflow="ellipsis"),
             *(_accuracy(row.accuracy.get(key), stacked=stacked, framed=key == framed) for key in widths),
             _own(row, stacked=stacked, framed=row.own_label == framed),
-            f"{row.average_bits:.3g}",
+            f"{row.average_bits if row.dial_bits is None else row.dial_bits:.3g}",
             engineering(row.bitops).replace(" ", "" if stacked else " "),
             seconds(row.seconds),
             style="bold green" if best else None,

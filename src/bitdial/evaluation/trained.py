@@ -23,6 +23,7 @@ class PhaseResult:
         history: loss, bits and learning rate at every step.
         bitops: simulated BitOps of all its steps.
         average_bits: mean forward width over its steps, weighted with multiply-accumulates.
+        dial_bits: mean width of the quantized layers over its steps.
         seconds: wall-clock, over all resumptions.
         iterations: optimizer steps.
         precision_note: which of them a narrow format lost, and where it changed; None where all went well.
@@ -33,6 +34,7 @@ class PhaseResult:
     history: History
     bitops: float
     average_bits: float
+    dial_bits: float
     seconds: float
     iterations: int
     precision_note: str | None = None
@@ -55,6 +57,7 @@ class PhaseResult:
             ),
             bitops=counter.bitops,
             average_bits=counter.bits_sum / max(state.step, 1),
+            dial_bits=counter.dial_sum / max(state.step, 1),
             seconds=state.seconds,
             iterations=state.step,
             precision_note=state.control.trouble(),

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.evaluation import wording
-from bitdial.evaluation.plot_style import COLOURS, FAINT, INK, new_figure, quiet
+from bitdial.evaluation.drawing import AXIS, COLOURS, FAINT, INK, RED
+from bitdial.evaluation.plot_style import new_figure, quiet
 from bitdial.evaluation.sensitivity import MEASURES, LayerSensitivity
 from bitdial.numerics import check_bits
 
-BLUE, ORANGE, RED = COLOURS[0], COLOURS[1], "#C8102E"
+BLUE, ORANGE = COLOURS[:2]
 _NAME = 36
 """How many characters of a layer's name are shown, unless more are needed to tell names apart."""
 
@@ -74,7 +75,7 @@ def plot_bitwidth_vs_accuracy(
     x = f"configuration (all at {wording.bits(bits[0])})" if one else "average width of the weights (bits)"
     quiet(axes, title="", x=x, y="accuracy (%)")
     write_title(figure, title, "" if epoch is None else f", epoch {epoch}")
-    box = {"boxstyle": "round,pad=0.35", "facecolor": "#f4f4f4", "edgecolor": "#bbbbbb", "linewidth": 0.8}
+    box = {"boxstyle": "round,pad=0.35", "facecolor": "none", "edgecolor": AXIS, "linewidth": 0.8}
     axes.set_title(_summary(bits, [y for _, y in sound]), loc="left", fontsize=9.5, color=INK, bbox=box, pad=10)
     _limits(axes, [y for _, y in sound])
     ticks: dict[str, Any] = {"steps": [1, 2, 2.5, 5, 10], "min_n_ticks": 1}
@@ -131,7 +132,7 @@ def plot_layer_sensitivity(
     axes.set_yticks(rows, names, fontsize=8, parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
-    axes.axvline(0, color="#999999", linewidth=0.8)
+    axes.axvline(0, color=AXIS, linewidth=0.8)
     write_title(figure, title)
     return figure
 

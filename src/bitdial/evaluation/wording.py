@@ -13,6 +13,7 @@ MINUS = "\u2212"
 """The sign, as wide as the plus."""
 _T_OF_TWO = math.tan(0.475 * math.pi)
 """t(0.975) with one degree of freedom, 12.7: the 95% interval of two values is this times as wide as they lie apart."""
+KIB = 1024
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
@@ -44,6 +45,11 @@ def two_values(value: Interval) -> tuple[float, float] | None:
     if value.half is None or value.n != 2:
         return None
     return value.mean - value.half / _T_OF_TWO, value.mean + value.half / _T_OF_TWO
+
+
+def spread_name(value: Interval) -> str:
+    """Return what a label says of the `spread` that stands behind a mean, with a comma before it."""
+    return {1: "", 2: ", both of two seeds in brackets"}.get(value.n, ", 95% interval")
 
 
 def spread_note(seeds: Iterable[int]) -> str:
@@ -94,3 +100,16 @@ def seconds(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return MISSING
     return f"{value:.1f}" if value < 9.95 else f"{value:,.0f}".replace(",", "\u202f")
+
+
+def duration(value: float) -> str:
+    """Return seconds with the unit that suits them and stays beside them: ``"0.3 ms"``, ``"42 ms"``, ``"8.4 s"``."""
+    for unit, size in (("µs", 1e-6), ("ms", 1e-3)):
+        if value < 999.5 * size:
+            return f"{seconds(value / size)}\u00a0{unit}"
+    return f"{seconds(value)}\u00a0s"
+
+
+def bytes_text(count: int) -> str:
+    """Return a number of bytes as KiB or MiB: ``"94.2 KiB"``, ``"1.03 MiB"``."""
+    return f"{count / KIB:.1f} KiB" if count < KIB**2 else f"{count / KIB**2:.2f} MiB"

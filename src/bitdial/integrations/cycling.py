@@ -12,7 +12,8 @@ from torch.utils.hooks import RemovableHandle
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.layers import BitDial, QuantizedLayer
-from bitdial.layers.cycling import CyclicPrecisionConfig, CyclicPrecisionScheduler
+from bitdial.layers.cycling import CyclicPrecisionScheduler
+from bitdial.layers.options import CyclicPrecisionConfig
 from bitdial.numerics import check_bits
 
 _BASE = "learning_rate_before_bits"

@@ -13,7 +13,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from bitdial.errors import BitdialError
 from bitdial.layers.convert import REPORT
-from bitdial.layers.names import check_model, evaluating, plain_names, unwrapped
+from bitdial.layers.names import check_model, evaluating, plain_names, uncompiled, unwrapped
 from bitdial.layers.norm_rows import (
     ROW,
     BatchNorm1dPerWidth,
@@ -212,7 +212,7 @@ def reestimate_batch_norm(
                 layer.range_momentum = 0.0
                 layer.train()
             # Uncompiled: this mixture of modes would be one more graph, for a few batches.
-            with torch.compiler.set_stance("force_eager"):
+            with uncompiled():
                 for batch in islice(batches, limit):
                     forward(model, batch)
                     used += 1

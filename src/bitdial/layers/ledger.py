@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bitdial.errors import BitdialError
 from bitdial.layers.convert import KIND_NAMES, KINDS, reasons_against
 from bitdial.layers.dial import Bits, spread
-from bitdial.layers.names import check_model, evaluating, plain_names
+from bitdial.layers.names import check_model, evaluating, plain_names, uncompiled
 from bitdial.layers.quantized import QuantizedLayer
 from bitdial.numerics import UNQUANTIZED, check_bits, min_max
 from bitdial.trees import map_tensors, tensors
@@ -273,7 +273,7 @@ def cost(model: nn.Module, example_input: Any, *, count: Literal["layer", "cpt"]
         for parameter in parameters:  # a frozen layer still hands its input's gradient on
             parameter.requires_grad_(parameter.is_floating_point())
         # Uncompiled: the hooks would break a compiled graph.
-        eager = torch.compiler.set_stance("force_eager")
+        eager = uncompiled()
         with eager, evaluating(model), torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
             model(*arguments, **named)
     finally:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 
 from bitdial.errors import BitdialError
@@ -132,3 +134,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     with modes_kept(model):
         model.eval()
         yield
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Have nothing compiled inside of a ``with`` block; where no compiler was loaded yet, it is not loaded for that."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

@@ -1,11 +1,5 @@
 """Networks by name, all of them safe to quantize: no layer's input is overwritten after the layer ran."""
 
-from bitdial.models.foreign import forbid_inplace as forbid_inplace
-from bitdial.models.registry import MODELS as MODELS
-from bitdial.models.registry import build_model as build_model
-from bitdial.models.registry import check_name as check_name
-from bitdial.models.registry import own_network as own_network
-from bitdial.models.signals import SIGNAL_NETWORKS as SIGNAL_NETWORKS
-from bitdial.models.signals import SignalNetwork as SignalNetwork
-from bitdial.models.signals import build_signal_model as build_signal_model
-from bitdial.models.signals import check_signal_name as check_signal_name
+from bitdial.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(__name__)

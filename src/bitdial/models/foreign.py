@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.func import functional_call
-from torchvision import models
 
 from bitdial.errors import BitdialError, suggest
 
@@ -103,6 +102,8 @@ def guarded(name: str, build: Callable[[], nn.Module]) -> nn.Module:
 
 def check_torchvision_name(name: str) -> str:
     """Return `torchvision/NAME`, or refuse a name that torchvision does not have."""
+    from torchvision import models
+
     known = [f"torchvision/{each}" for each in models.list_models(module=models)]
     label = f"torchvision/{name}"
     if label not in known:
@@ -119,6 +120,8 @@ def torchvision_model(
     are 1000 classes. The image size is passed on to the networks that are built for one size; `options` are further
     arguments of the network's class.
     """
+    from torchvision import models
+
     label = check_torchvision_name(name)
     for reserved in ("weights", "progress", "num_classes"):
         if reserved in options:

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from bitdial.errors import BitdialError
 from bitdial.models.foreign import forbid_inplace, replace_stem
@@ -146,6 +145,8 @@ def resnet18(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
 
     With the CIFAR stem, colour and ten classes it has 11.17 million parameters.
     """
+    from torchvision import models
+
     model: nn.Module = models.resnet18(num_classes=num_classes)
     if image_size <= SMALL_IMAGE:
         stem = nn.Conv2d(in_channels, 64, 3, 1, 1, bias=False)
@@ -224,6 +225,8 @@ def mobilenetv2(
         [6, 160, 3, 2],
         [6, 320, 1, 1],
     ]
+    from torchvision import models
+
     model: nn.Module = models.MobileNetV2(num_classes, width, stages, dropout=dropout)
     if small:
         stem = model.get_submodule("features.0.0")

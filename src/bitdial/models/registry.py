@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import re
 from typing import Any
 
 from torch import nn
 
 from bitdial.errors import BitdialError, suggest
 from bitdial.models.foreign import LIBRARIES, forbid_inplace
+from bitdial.models.names import check_name as check_plain_name
 from bitdial.models.networks import NETWORKS, check_positive
-from bitdial.models.signals import SIGNAL_NETWORKS
 from bitdial.own_files import call, is_place, own_function
 
 MODELS = tuple(NETWORKS)
-_FAMILY = re.compile(r"(v?\d|_).*")
-"""What is behind the name of a family in that of a network."""
 
 
 def check_name(name: str) -> None:
@@ -28,19 +25,10 @@ def check_name(name: str) -> None:
     if is_place(name):
         own_function(name)
         return
+    check_plain_name(name)
     library, _, inner = name.partition("/")
-    if library in LIBRARIES and inner:
-        check, _ = LIBRARIES[library]
-        check(inner)
-    elif name not in NETWORKS:
-        if name in SIGNAL_NETWORKS:
-            raise BitdialError(
-                f"{name} is a network for recordings, such as --dataset vehicles, got images; choose another"
-            )
-        raise BitdialError(
-            f"unknown model {name!r}; known are {', '.join(MODELS)}, torchvision/NAME, timm/NAME and file.py:function"
-            f"{suggest(name, MODELS)}"
-        )
+    if inner:
+        LIBRARIES[library][0](inner)
 
 
 def own_network(place: str, **shape: Any) -> nn.Module:
@@ -93,34 +81,3 @@ def build_model(name: str, *, num_classes: int, in_channels: int, image_size: in
                 f"{suggest(option, offered)}"
             )
     return builder(num_classes, in_channels, image_size, **options)
-
-
-def variant_of(family: str, variant: str | None = None) -> str:
-    """Return the name of a network that may be given as a family (``ResNet``) and one of its variants (``resnet18``).
-
-    Args:
-        family: a network's name, or what the names of its variants begin with, before a number, in any case.
-        variant: which of them; None where `family` is a name, or has one variant only.
-
-    Raises:
-        BitdialError: no such family or variant, or a family of several without a variant; the text lists them.
-    """
-    if variant is None and ("/" in family or family in NETWORKS or family in SIGNAL_NETWORKS):
-        return family
-    variants = [name for name in MODELS if family.lower() in (name, _FAMILY.sub("", name))]
-    if not variants:
-        near = suggest(family.lower(), ({_FAMILY.sub("", name) for name in MODELS} if variant else set()) | {*MODELS})
-        raise BitdialError(
-            f"unknown model {family!r}; known are {', '.join(MODELS)}, torchvision/NAME and timm/NAME{near}"
-        )
-    if variant is None and len(variants) > 1:
-        raise BitdialError(
-            f"model {family!r} is a family, expected one of its variants beside it, got none; "
-            f"give --model_variant, one of {', '.join(variants)}"
-        )
-    if variant is not None and variant not in variants:
-        raise BitdialError(
-            f"model_variant must be one of {', '.join(variants)} for the model {family!r}, "
-            f"got {variant!r}{suggest(variant.lower(), variants)}"
-        )
-    return variant or variants[0]

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitdial.errors import BitdialError, suggest
+from bitdial.models.names import check_signal_name
 from bitdial.models.networks import check_positive, resnet18
-from bitdial.own_files import call, is_place, own_function
+from bitdial.own_files import call, is_place
 
 Shapes = Mapping[str, tuple[int, int, int]]
 """Modality -> channels, intervals and samples of an interval."""
-DEFAULT = "signal_cnn"
 FEATURES = 64
 """Of each modality, in the small network."""
 _LONG, _SHORT = 256, 32  # more samples are taken by eights, by fours, one by one
@@ -133,23 +132,8 @@ def _features(channels: int, size: int) -> nn.Module:
     return encoder
 
 
-SIGNAL_NETWORKS: dict[str, Callable[..., SignalNetwork]] = {DEFAULT: signal_cnn, "resnet18": signal_resnet18}
+SIGNAL_NETWORKS: dict[str, Callable[..., SignalNetwork]] = {"signal_cnn": signal_cnn, "resnet18": signal_resnet18}
 """Name -> builder `(num_classes, shapes, *, options)`."""
-
-
-def check_signal_name(name: str) -> None:
-    """Refuse what `build_signal_model` has no network for.
-
-    Raises:
-        BitdialError: an unknown name, or that of a network for images alone.
-    """
-    if is_place(name):
-        own_function(name)
-    elif name not in SIGNAL_NETWORKS:
-        raise BitdialError(
-            f"model must be a network for recordings ({', '.join(SIGNAL_NETWORKS)}), got {name!r}"
-            f"{suggest(name, SIGNAL_NETWORKS)}"
-        )
 
 
 def build_signal_model(name: str, *, num_classes: int, shapes: Shapes, **options: Any) -> SignalNetwork:

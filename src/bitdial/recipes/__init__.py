@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from bitdial.errors import BitdialError, suggest
 
 if TYPE_CHECKING:
+    from bitdial.recipes.choices import Choices
     from bitdial.recipes.recipe import Recipe
 
 RECIPES: dict[str, tuple[str, str]] = {
@@ -26,8 +27,8 @@ RECIPES: dict[str, tuple[str, str]] = {
         "train an image codec whose files are real, and compare it",
     ),
 }
-"""Recipe name -> ``module:record``, and what it does in a line of at most 67 characters. The module is imported only
-when the recipe runs, so that help and errors come at once."""
+"""Recipe name -> ``module:record``, and what it does in a line of at most 67 characters. The module brings torch,
+and is imported only when the recipe runs; ``options`` beside it has the `CHOICES`, which help and errors need."""
 
 
 def find_recipe(name: str) -> Recipe[Any, Any, Any, Any]:
@@ -36,12 +37,26 @@ def find_recipe(name: str) -> Recipe[Any, Any, Any, Any]:
     Raises:
         BitdialError: there is none of that name.
     """
+    found: Recipe[Any, Any, Any, Any] = resolve_name(_home(name))
+    return found
+
+
+def find_choices(name: str) -> Choices:
+    """What can be chosen of a recipe, without loading torch.
+
+    Raises:
+        BitdialError: there is none of that name.
+    """
+    package = _home(name).partition(":")[0].rpartition(".")[0]
+    found: Choices = resolve_name(f"{package}.options:CHOICES")
+    return found
+
+
+def _home(name: str) -> str:
     if name not in RECIPES:
         hint = suggest(str(name), RECIPES) or f"; there are: {', '.join(RECIPES)}"
         raise BitdialError(f"unknown recipe '{name}'{hint}")
-    module, _, record = RECIPES[name][0].partition(":")
-    found: Recipe[Any, Any, Any, Any] = getattr(importlib.import_module(module), record)
-    return found
+    return RECIPES[name][0]
 
 
 def recipe_of(config: Mapping[str, Any]) -> str:

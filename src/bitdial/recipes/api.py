@@ -15,7 +15,7 @@ from bitdial.errors import BitdialError, suggest
 from bitdial.evaluation.results import RunResults
 from bitdial.layers import BitDial
 from bitdial.layers.names import named_as
-from bitdial.models.signals import DEFAULT
+from bitdial.names import SIGNAL_NETWORKS
 from bitdial.recipes import find_recipe, recipe_of
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import SavedModel, bits_of, first_network, load_saved, read_saved
@@ -71,7 +71,7 @@ def run(
     words = [*([preset] if preset else []), *(["--config", str(config)] if config else [])]
     values = {**options, **({"model": model} if isinstance(model, str) else {})}
     if model is None and isinstance(data, RecordingDataset):
-        values = {"model": DEFAULT, **values}
+        values = {"model": SIGNAL_NETWORKS[0], **values}
     own = None if isinstance(model, str) else model
     work = None
     if own is not None or data is not None or task is not None:

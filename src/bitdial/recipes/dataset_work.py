@@ -22,7 +22,7 @@ from bitdial.data import (
     make_loader,
 )
 from bitdial.data.dataset import missing_classes, stratified_split
-from bitdial.data.division import divided_as
+from bitdial.data.division import divided_as, of_each_class
 from bitdial.errors import BitdialError
 from bitdial.models import build_model
 from bitdial.recipes.options import SharedConfig
@@ -163,7 +163,7 @@ class ImageWork(DatasetWork[ImageDataset, ImageSplit]):
         Raises:
             BitdialError: no such data, or too few images to hold some out.
         """
-        dataset = dataset or load_dataset(options.dataset, options.data_path)
+        dataset = limited(dataset or load_dataset(options.dataset, options.data_path), options)
         fraction = getattr(options, "validation_fraction", None)
         if not fraction:
             return cls(options, dataset, dataset.train)
@@ -188,6 +188,16 @@ class ImageWork(DatasetWork[ImageDataset, ImageSplit]):
     def facts(self) -> dict[str, Any]:
         """The same, and the shape of an image."""
         return {**super().facts(), "in_channels": self.dataset.in_channels, "image_size": self.dataset.image_size}
+
+
+def limited(dataset: D, options: SharedConfig) -> D:
+    """The data set with as many examples as options say."""
+    limits = {"train": options.limit_train, "validation": options.limit_test, "test": options.limit_test}
+    for part, limit in limits.items():
+        split = getattr(dataset, part, None)
+        if limit is not None and split is not None and limit < len(split):
+            dataset = replace(dataset, **{part: split.subset(of_each_class(split.labels.cpu(), limit))})
+    return dataset
 
 
 def check_classes(work: DatasetWork[Any, Any]) -> None:

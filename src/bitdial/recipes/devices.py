@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from bitdial.errors import BitdialError
+from bitdial.machine import CLEARLY, NARROW, fastest, product_speeds
 from bitdial.options import part
 from bitdial.recipes.options import RunOptions
 from bitdial.terminal import terminal
@@ -17,10 +18,12 @@ from bitdial.training.devices import STARTS_FUNCTIONS
 from bitdial.training.mixed_precision import PrecisionControl, parse_policies
 from bitdial.training.sharding import check_shardable, is_sharded
 from bitdial.training.step.config import prepare_layers
-from bitdial.training.step.formats import best_format, check_device, format_name, is_native, to_dtype
+from bitdial.training.step.formats import best_format, check_device, format_name, to_dtype
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+O = TypeVar("O", bound=RunOptions)  # noqa: E741  (options)
 
 
 def fabric_for(options: RunOptions) -> Fabric:
@@ -45,6 +48,16 @@ def fabric_for(options: RunOptions) -> Fabric:
             f"{max(options.batch_size // world, 1) * world} would do"
         )
     return fabric
+
+
+def decided(options: O, fabric: Fabric) -> O:
+    """Options with the format that ``precision="auto"`` stands for on the device, as its products are timed here.
+
+    Several processes could time different things, and keep "auto", which is then what the device says of itself.
+    """
+    if options.precision != "auto" or fabric.world_size > 1:
+        return options
+    return options.model_copy(update={"precision": fastest(product_speeds(fabric.device.type))})
 
 
 def mixed_precision_of(options: RunOptions, device: torch.device) -> MixedPrecisionConfig:
@@ -82,13 +95,15 @@ def check_layers(
 
 
 def tell_if_slow(precision: MixedPrecisionConfig, fabric: Fabric) -> None:
-    """Say, once, that the device does not compute in a format natively, so that it saves no time here."""
-    dtype, device = precision.format, fabric.device
-    if not fabric.is_global_zero or is_native(dtype, device):
+    """Say, once, that products in a format take longer than in float32 here, as timed."""
+    name, kind = format_name(precision.format), fabric.device.type
+    if not fabric.is_global_zero or name not in NARROW:
         return
-    name = format_name(dtype)
+    speed = product_speeds(kind).get(name, 1.0)
+    if speed * CLEARLY > 1:
+        return
     terminal(stderr=True).print(
-        f"{name} is not native on this {device.type}: expect slower steps than in float32 (`bitdial bench amp --dtype "
-        f"{name}` measures it)",
+        f"{name} products take {1 / speed:.1f} times as long as float32's on this {kind}: expect slower steps "
+        f"(`bitdial bench amp --dtype {name}` measures them)",
         soft_wrap=True,
     )

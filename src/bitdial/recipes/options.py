@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from bitdial.data import SignalOptions
-from bitdial.data.recordings import is_recordings
+from bitdial.data.options import SignalOptions
 from bitdial.errors import BitdialError
-from bitdial.layers.cycling import Width as Width
-from bitdial.models.signals import DEFAULT
-from bitdial.numerics import QUANTIZERS, TERNARY_BITS
+from bitdial.layers.options import Width as Width
+from bitdial.names import DATASETS, NETWORKS, RECORDINGS, SIGNAL_NETWORKS, is_recordings, quantizers
 from bitdial.options import Config
 from bitdial.own_files import absolute
-from bitdial.training.batches import length_of
 from bitdial.training.options import DeviceOptions, LengthOptions
 from bitdial.training.trackers import TrackerName
 
@@ -42,10 +39,18 @@ if TYPE_CHECKING:
     TernaryName = str
     BatchSize = int
 else:  # whatever is registered can be chosen, and help lists it
-    GridName = Literal[tuple(name for name, each in QUANTIZERS.items() if each.fixed_bits is None)]
-    TernaryName = Literal[*(name for name, each in QUANTIZERS.items() if each.fixed_bits == TERNARY_BITS), "none"]
+    GridName = Literal[tuple(name for name, ternary in quantizers().items() if ternary is None)]
+    TernaryName = Literal[*(name for name, ternary in quantizers().items() if ternary), "none"]
     BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_size_of_batch)]
 
+NETWORK_HELP = (
+    f"Network, by name: {', '.join(NETWORKS)}, torchvision/NAME, timm/NAME or file.py:function; for recordings "
+    f"{' or '.join(SIGNAL_NETWORKS)}, the former if none is given."
+)
+DATASET_HELP = (
+    f"Data set, by name: {', '.join(DATASETS)}, hf:NAME (of the Hugging Face Hub) or file.py:function; "
+    f"{' and '.join(RECORDINGS)} hold recordings."
+)
 OWN = "(own)"
 """What options call a network or data that a script brought."""
 BROUGHT = (
@@ -72,10 +77,8 @@ class BatchOptions(Config):
 class WorkOptions(Config):
     """What is learned."""
 
-    model: OwnPlace = "resnet20"
-    """Network to train, by name or file.py:function; for recordings signal_cnn if none is given."""
-    dataset: OwnPlace = "digits"
-    """Data set to train on, by name, hf:NAME (of the Hugging Face Hub), or file.py:function."""
+    model: OwnPlace = Field("resnet20", description=NETWORK_HELP, examples=[*NETWORKS, SIGNAL_NETWORKS[0]])
+    dataset: OwnPlace = Field("digits", description=DATASET_HELP, examples=[*DATASETS, *RECORDINGS])
     data_path: Path | None = None
     """Folder that holds the data set (or into which it is downloaded)."""
     signals: SignalOptions = SignalOptions()
@@ -84,7 +87,7 @@ class WorkOptions(Config):
     @model_validator(mode="after")
     def _network_fits_data(self) -> Self:
         if is_recordings(self.dataset) and "model" not in self.model_fields_set:  # the default is one for images
-            self.__dict__["model"] = DEFAULT
+            self.__dict__["model"] = SIGNAL_NETWORKS[0]
         return self
 
 
@@ -115,6 +118,11 @@ class RunOptions(DeviceOptions, BatchOptions, LengthOptions, ChangedDataOptions)
     """Learning rate (also --learning_rate)."""
     seeds: int = Field(1, ge=1)
     """How many random seeds: everything is repeated for each, and results carry an interval from two on."""
+    limit_train: int | None = Field(None, ge=1)
+    """Train on so many examples alone, the first ones of each class in turn, for a smoke test; validation data is held
+    out of these."""
+    limit_test: int | None = Field(None, ge=1)
+    """Measure on so many examples alone, chosen likewise."""
     resume: bool | Path = False
     """Go on: auto or nothing after it takes the newest run; else the folder of a run or, where the run trains a single
     network, a checkpoint or a state dict."""
@@ -170,6 +178,8 @@ def total_steps(options: RunOptions, loader: Iterable[Any]) -> int:
     """
     if options.steps is not None:
         return options.steps
+    from bitdial.training.batches import length_of  # brings torch
+
     size = length_of(loader)
     if size is None:
         raise BitdialError("epochs of a loader without a length cannot be counted in steps; give steps instead")

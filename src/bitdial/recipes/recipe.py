@@ -12,16 +12,17 @@ from torch import nn
 
 from bitdial.data import Fingerprint
 from bitdial.errors import BitdialError
-from bitdial.evaluation.page import Page
-from bitdial.evaluation.results import ArmRecord, RunResults, WidthScore
+from bitdial.evaluation.drawing import Drawing
+from bitdial.evaluation.results import ArmRecord, EarlyStop, RunResults, WidthScore
 from bitdial.evaluation.sweep import sweep
 from bitdial.recipes.options import RunOptions
 from bitdial.recipes.saved_model import SavedModel
-from bitdial.training import CheckpointManager, Progress, RunFolder, Setup, Task, TrainingState
+from bitdial.training import CheckpointManager, RunFolder, Setup, Task, TrainingState
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from bitdial.evaluation.page import Page
     from bitdial.recipes.run import Run
 
 O = TypeVar("O", bound=RunOptions)  # noqa: E741  (options)
@@ -126,6 +127,8 @@ class Arm:
         needs: further arms of the same seed whose trained networks it uses (a teacher, say).
         options: its own options, where they differ from those of the run.
         rehearsed: whether it is tried out on two examples before a run begins; one of several that are alike is enough.
+        steps: about how many it takes, where arms differ, to tell how long the run will take; None: as many as others.
+        follows: arms of the same seed whose records its length or the like goes by.
     """
 
     name: str
@@ -133,6 +136,8 @@ class Arm:
     needs: tuple[str, ...] = ()
     options: Any = field(default=None, repr=False)
     rehearsed: bool = True
+    steps: int | None = None
+    follows: tuple[str, ...] = ()
 
     @property
     def before(self) -> set[str]:
@@ -176,16 +181,15 @@ class Bench(Generic[O]):
         return self.setup.fabric is None or bool(self.setup.fabric.is_global_zero)
 
     def sweep(self, widths: Sequence[Any]) -> list[WidthScore]:
-        """`bitdial.sweep` of its network on the test batches, under a line that shows how far it is."""
-        shown = self.setup.progress or Progress("", enabled=False)
-        scores: list[WidthScore] = []
-        with shown.passing("measuring", len(widths)) as progress:
-            for width in widths:
-                recalibration = self.loaders.recalibration
-                task = self.setup.task
-                scores += sweep(self.model, self.loaders.test, [width], recalibration_batches=recalibration, task=task)
-                progress.update(len(scores))
-        return scores
+        """`bitdial.sweep` of its network on the test batches."""
+        recalibration, task = self.loaders.recalibration, self.setup.task
+        return sweep(self.model, self.loaders.test, widths, recalibration_batches=recalibration, task=task)
+
+
+def patience_suffices(options: Any, record: ArmRecord) -> bool:
+    """Whether an arm was trained to its end, or as long as early stopping has patience now."""
+    stop: EarlyStop | None = getattr(record, "early_stop", None)
+    return stop is None or stop.patience >= options.early_stopping_patience
 
 
 def _yes(*_: Any) -> bool:
@@ -227,7 +231,7 @@ class Recipe(Generic[O, A, R, S]):
         conclude: the results of a run, of all its records and of what all recipes put in.
         results: the type of ``results.json``.
         page: the report.
-        figures: name -> PNG of every plot, of the results and of what the run's folder has besides.
+        figures: name -> every plot, of the results and of what the run's folder has besides.
         may_change: options that may differ when a run is resumed, besides where it runs.
         may_grow: options that may be raised then, never lowered.
         column: what the log calls an arm.
@@ -238,7 +242,6 @@ class Recipe(Generic[O, A, R, S]):
         saves_plots: whether the plots are wanted as files.
         dialled: whether its networks can be measured at any width, by ``bitdial evaluate``.
         evaluated: the table that this prints of an arm with a seed, where it is none of accuracy and loss.
-        listed: print the presets, for ``--list``; None: there is no such flag.
         tuned: how a search judges it.
     """
 
@@ -252,19 +255,18 @@ class Recipe(Generic[O, A, R, S]):
     measure: Callable[[A, Bench[O], TrainingState], R]
     conclude: Callable[[Sequence[R], Run[O, A, R, S], dict[str, Any]], S]
     results: type[S]
-    page: Callable[[S, Mapping[str, bytes]], Page]
-    figures: Callable[[S, RunFolder], dict[str, bytes]]
+    page: Callable[[S, Mapping[str, Drawing]], Page]
+    figures: Callable[[S, RunFolder], dict[str, Drawing]]
     may_change: frozenset[str] = frozenset()
     may_grow: frozenset[str] = frozenset()
     column: str = "arm"
     own_folders: bool = False
     keeping: Callable[[O], Mapping[str, Any]] = lambda options: {"keep_last_n": 2, "keep_best": 0}
-    suffices: Callable[[O, R], bool] = _yes
+    suffices: Callable[[O, R], bool] = patience_suffices
     leave: Callable[[S, Run[O, A, R, S]], None] = _nothing
     saves_plots: Callable[[O], bool] = _yes
     dialled: bool = True
     evaluated: Callable[[Run[O, A, R, S], str, int], Table] | None = None
-    listed: Callable[[], None] | None = None
     tuned: Tuned = Tuned()
 
     @property

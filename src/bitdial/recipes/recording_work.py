@@ -11,7 +11,7 @@ from bitdial.data import AugmentationOptions, RecordingDataset, RecordingSplit, 
 from bitdial.data.recordings import held_out_recordings
 from bitdial.errors import BitdialError
 from bitdial.models import build_signal_model
-from bitdial.recipes.dataset_work import DatasetWork
+from bitdial.recipes.dataset_work import DatasetWork, limited
 from bitdial.recipes.options import SharedConfig
 
 
@@ -33,7 +33,7 @@ class RecordingWork(DatasetWork[RecordingDataset, RecordingSplit]):
         for name in ("cutmix", "mixup", "autoaugment", "randaugment", "trivialaugment", "random_erasing"):
             if augmented.get(name):
                 raise BitdialError(f"{name} is an augmentation of images, got it with recordings; leave it out")
-        dataset = dataset or load_recordings(options.dataset, options.data_path, options.signals)
+        dataset = limited(dataset or load_recordings(options.dataset, options.data_path, options.signals), options)
         fraction = getattr(options, "validation_fraction", None)
         if dataset.validation is not None or not fraction:
             return cls(options, dataset, dataset.train, dataset.validation)

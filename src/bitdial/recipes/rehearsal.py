@@ -16,6 +16,7 @@ from bitdial.recipes.devices import check_layers
 from bitdial.recipes.states import Foreign
 from bitdial.training import Distillation, LoopConfig, Setup, Task, TrainingState
 from bitdial.training.batches import length_of
+from bitdial.training.foreign_scores import adapted
 from bitdial.trees import map_tensors, tensors
 
 
@@ -59,6 +60,7 @@ class Rehearsal(Setup):
             batches = length_of(loader) or 1
             foreign = Foreign.read(self.file, -(-batches // config.gradient_accumulation_steps))
             foreign.check(model, optimizer, self.file)
+            adapted(foreign.state, config.monitor, more.get("early_stopping"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is worth a warning is said when training starts
             see_two(model, loader, task)

@@ -33,12 +33,27 @@ def read_options(
         BitdialError: anything the user got wrong.
     """
     known = recipe.presets if presets is None else presets
-    return load_config(recipe.options, known, argv, prog=recipe.prog, recipe=recipe.name, values=values)
+    fits = presets is None  # those given are options of runs, which stay what they are
+    return load_config(recipe.options, known, argv, prog=recipe.prog, recipe=recipe.name, values=values, fits=fits)
 
 
 def options_of(recipe: Recipe[O, Any, Any, Any], run: RunFolder) -> O:
     """The options that a run was started with."""
     return read_options(recipe, ["--config", str(run.config)])
+
+
+def check_recipe(recipe: Recipe[Any, Any, Any, Any], run: RunFolder) -> None:
+    """Refuse to go on with a run of another recipe.
+
+    Raises:
+        BitdialError: the text says how to go on with it.
+    """
+    told = run.load_config().get("recipe", recipe.name)
+    if told != recipe.name:
+        raise BitdialError(
+            f"resume must be a run of {recipe.name}, got {run.path}, a run of {told}; "
+            f"write `bitdial train {told} --resume {shlex.quote(str(run.path))}`"
+        )
 
 
 def options_over(
@@ -73,6 +88,8 @@ def asked_of(
     if wanted.measures_batch:  # it has been, with memory used like this
         machine.return_large_blocks()
         wanted = wanted.model_copy(update={"batch_size": stored.batch_size, "memory_limit": None})
+    if wanted.precision == "auto":  # likewise, and a clock may say something else today
+        wanted = wanted.model_copy(update={"precision": stored.precision})
     free = WHERE_IT_RUNS | recipe.may_change | recipe.may_grow
     _refuse_changes(stored.model_dump(), wanted.model_dump(), run, free)
     for name in sorted(recipe.may_grow):
@@ -114,7 +131,7 @@ def named(what: str, how_to_resume: str, *, saved: bool) -> Iterator[None]:
         raise type(error)(f"{what}: {error}") from error
     except KeyboardInterrupt:  # outside of the steps, which save first
         kept = f"what was saved before is kept; to go on: {how_to_resume}" if saved else "nothing was saved"
-        raise RunInterrupted(f"{what}: stopped by Ctrl-C between training and measuring; {kept}") from None
+        raise RunInterrupted(f"{what}: stopped by Ctrl-C or SIGTERM outside of the steps; {kept}") from None
 
 
 def _names_preset(recipe: Recipe[Any, Any, Any, Any], argv: Sequence[str]) -> bool:

@@ -25,7 +25,8 @@ from bitdial.layers.names import named_as
 from bitdial.recipes.recipe import A, ArmFiles, Bench, O, R, Recipe, S, Work
 from bitdial.recipes.resuming import named, plain
 from bitdial.recipes.saved_model import SavedModel, load_weights, quantized
-from bitdial.recipes.states import NEW, DescribedCheckpoints, Foreign, Source, set_aside_newer
+from bitdial.recipes.source import NEW, Source
+from bitdial.recipes.states import DescribedCheckpoints, Foreign, set_aside_newer
 from bitdial.terminal import terminal
 from bitdial.training import (
     CheckpointManager,
@@ -36,6 +37,9 @@ from bitdial.training import (
     seed_everything,
 )
 from bitdial.training.options import CopiedLogOptions
+from bitdial.training.passes import watching
+from bitdial.training.progress import WholeRun
+from bitdial.training.tasks import MOST_CLASSES
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -82,11 +86,13 @@ class Run(Generic[O, A, R, S]):
 
     def conclude(self, records: Sequence[R], told: str = "", config: Mapping[str, Any] | None = None) -> S:
         """The results of a run, of the records of all its arms."""
+        names = self.work.facts().get("class_names", [])
         common = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": told,
             "config": plain(self.options) if config is None else dict(config),
             "machine": describe_machine(),
+            "class_names": names if len(names) <= MOST_CLASSES else [],
         }
         results = self.recipe.conclude(records, self, common)
         results.notes.extend(self.data.told() if self.data is not None else [])
@@ -114,16 +120,23 @@ class Run(Generic[O, A, R, S]):
         """
         plan = self.recipe.arms(self.options)
         records: list[R] = []
+        whole = WholeRun([self._steps_left(arm, seed) for seed in self.seeds for arm in plan])
         for seed in self.seeds:
             trained: dict[str, nn.Module] = {}
             done: dict[str, R] = {}
             for arm in plan:
                 label = self._label(plan, arm, seed)
+                whole.begin()
                 with named(label, self.setup.how_to_resume, saved=self.folder is not None):
-                    done[arm.name] = self._arm(arm, seed, plan, trained, done, label)
+                    done[arm.name] = self._arm(arm, seed, plan, trained, done, label, whole)
                 release_memory()
             records += done.values()
         return records
+
+    def _steps_left(self, arm: A, seed: int) -> int | None:
+        record = self.record_of(arm, seed)
+        done = record is not None and self.recipe.suffices(arm.options or self.options, record)
+        return 0 if done else arm.steps
 
     def new_model(self, arm: A, seed: int) -> nn.Module:
         """The network of an arm with the weights that a seed gives it."""
@@ -180,7 +193,14 @@ class Run(Generic[O, A, R, S]):
         return None if self.folder is None else ArmFiles(self.folder, f"{arm.name}-seed{seed}", self.recipe.own_folders)
 
     def _arm(
-        self, arm: A, seed: int, plan: Sequence[A], trained: dict[str, nn.Module], done: Mapping[str, R], label: str
+        self,
+        arm: A,
+        seed: int,
+        plan: Sequence[A],
+        trained: dict[str, nn.Module],
+        done: Mapping[str, R],
+        label: str,
+        whole: WholeRun,
     ) -> R:
         options: Any = arm.options or self.options
         needed_later = any(arm.name in other.before for other in plan)
@@ -190,6 +210,8 @@ class Run(Generic[O, A, R, S]):
             if needed_later:
                 trained[arm.name] = self.load_arm(arm.name, seed)
             return record
+        if record is not None:
+            self._begin_followers_anew(arm, seed, plan)
         model = deepcopy(trained[arm.starts_from]) if arm.starts_from else self.new_model(arm, seed)
         self._set_aside(files)
         manager = None if files is None else self._manager(files, arm)
@@ -203,6 +225,7 @@ class Run(Generic[O, A, R, S]):
                 label,
                 enabled=self.show_progress,
                 label_width=max(len(self._label(plan, each, seed)) for each in plan),
+                whole=whole if len(plan) * len(self.seeds) > 1 else None,
             ),
             resume=None if files is None or manager is None else self._state(files, manager),
         )
@@ -210,7 +233,8 @@ class Run(Generic[O, A, R, S]):
         seed_everything(seed, rank=0 if setup.fabric is None else setup.fabric.global_rank)
         with manager or nullcontext(), log or nullcontext():
             state = self.recipe.train(arm, bench)
-            record = self.recipe.measure(arm, bench, state)
+            with watching(_Measuring(setup.progress)):
+                record = self.recipe.measure(arm, bench, state)
         stop = getattr(record, "early_stop", None)
         if stop is not None and self.is_first and self.show_progress:
             say(f"{label}: {stop.told()}")
@@ -300,9 +324,45 @@ class Run(Generic[O, A, R, S]):
                 self._tell([f"newer checkpoints were moved to {folder}"])
         self.fabric.barrier()
 
+    def _begin_followers_anew(self, arm: A, seed: int, plan: Sequence[A]) -> None:
+        """Before an arm goes on, forget what those that build on it gave: they would be of the arm as it was."""
+        changed = {arm.name}
+        for other in plan:
+            files = self.files(other, seed)
+            if not changed & {*other.before, *other.follows} or files is None:
+                continue
+            changed.add(other.name)
+            if self.is_first:
+                files.record.unlink(missing_ok=True)
+                folder = set_aside_newer(files, None)
+                if folder is not None:
+                    self._tell([f"{other.name} begins anew, as {arm.name} goes on; it was moved to {folder}"])
+        if self.setup.fabric is not None:
+            self.setup.fabric.barrier()
+
     def _tell(self, notes: Sequence[str]) -> None:
         for note in notes if self.is_first else ():
             say(f"resume: {note}")
+
+
+class _Measuring:
+    """Shows how far the measuring of an arm is."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress or Progress("", enabled=False)
+
+    def begin(self, batches: int | None) -> None:
+        """So many follow."""
+        self._line = self._progress.passing("measuring", batches)
+        self._line.__enter__()
+
+    def look(self, done: int) -> None:
+        """So many are done."""
+        self._line.update(done)
+
+    def end(self) -> None:
+        """All are done."""
+        self._line.__exit__()
 
 
 def release_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset, TensorDataset
-from torchvision.datasets import DatasetFolder
 
 from bitdial.data.fingerprint import Part, part_of_tensors
 from bitdial.errors import BitdialError
@@ -21,6 +21,25 @@ def pair_of(part: object) -> tuple[Tensor, Tensor] | None:
     if isinstance(part, tuple | list) and len(part) == 2 and all(isinstance(each, Tensor) for each in part):
         return part[0], part[1]
     return None
+
+
+def first_of(part: Any, limit: int | None) -> Any:
+    """The first examples of tensors or of a Dataset, as many as the limit says.
+
+    Raises:
+        BitdialError: there is a limit, and something else.
+    """
+    pair = pair_of(part)
+    if limit is None:
+        return part
+    if pair is not None:
+        return pair[0][:limit], pair[1][:limit]
+    if isinstance(part, Dataset) and hasattr(part, "__len__"):
+        return Subset(part, range(min(limit, len(part))))
+    raise BitdialError(
+        f"limit_train and limit_test need data whose examples are known, tensors or a torch Dataset, got "
+        f"{type(part).__name__}; leave them out, or give fewer batches"
+    )
 
 
 def identified(part: Any, name: str) -> Part | int | None:
@@ -37,7 +56,8 @@ def identified(part: Any, name: str) -> Part | int | None:
             return len(pair[0])
         x, y = pair if chosen is None else (pair[0][chosen], pair[1][chosen])
         return part_of_tensors(x, y, prefix=f"{name}:")
-    if isinstance(part, DatasetFolder):
+    vision = sys.modules.get("torchvision.datasets")
+    if vision is not None and isinstance(part, vision.DatasetFolder):
         files = [Path(file) for file, _ in part.samples]
         files = files if chosen is None else [files[number] for number in chosen]
         called = [as_text(file.relative_to(part.root).as_posix()) for file in files]

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -15,17 +14,17 @@ from rich.text import Text
 
 from bitdial import machine
 from bitdial.errors import BitdialError, RunInterrupted
-from bitdial.evaluation.page import write_page
-from bitdial.evaluation.plot_style import save_plots
 from bitdial.files import write_atomically
-from bitdial.recipes.devices import fabric_for, mixed_precision_of, tell_if_slow
+from bitdial.interrupts import interrupted_by_sigterm
+from bitdial.recipes.devices import decided, fabric_for, mixed_precision_of, tell_if_slow
 from bitdial.recipes.fitting import agreed, fit_batch, sized
 from bitdial.recipes.recipe import A, O, R, Recipe, S
 from bitdial.recipes.rehearsal import Rehearsal, Rehearsed
-from bitdial.recipes.resuming import asked_of, command_of, options_of, plain, read_options
+from bitdial.recipes.resuming import asked_of, check_recipe, command_of, options_of, plain, read_options
 from bitdial.recipes.run import Run, say, seeds_of
 from bitdial.recipes.same_data import noted, settle, sources_of
-from bitdial.recipes.states import NEW, Foreign, Source, find_source, newest_run
+from bitdial.recipes.source import NEW, Source, source_of
+from bitdial.recipes.states import Foreign
 from bitdial.terminal import terminal
 from bitdial.training import RunFolder, Setup, TrainingDiverged, preserved_random_state
 from bitdial.training.metrics_log import check_copy
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
 
 def command(recipe: Recipe[Any, Any, Any, Any], argv: Sequence[str]) -> int:
     """Run a recipe with the words after its name; print what it found; return the exit status."""
-    if recipe.listed is not None and "--list" in argv:
-        recipe.listed()
-        return 0
     results, run = start(recipe, argv)
     if results is not None:
         show(results, run, terminal())
@@ -73,28 +69,23 @@ def start(
     """
     options = read_options(recipe, argv, values)
     told = told or shlex.join([*recipe.prog.split(), *argv])
-    source = _source(recipe, options)
+    source = source_of(recipe.name, options)
     if source.run is not None:
+        check_recipe(recipe, source.run)
         options = asked_of(recipe, source.run, argv, values)
         told = command_of(recipe, source.run, argv, options) if values is None else told
         if source.checkpoint is None:
             finished = finished_results(recipe, options, source.run)
             if finished is not None:
                 return finished, source.run
-    run = prepare(recipe, options, source, work)
+    try:
+        run = prepare(recipe, options, source, work)
+    except BitdialError as error:
+        error.args = (options.blamed(str(error)), *error.args[1:])
+        raise
     assert run.folder is not None
-    with told_once(run.fabric, RunInterrupted, TrainingDiverged):
+    with told_once(run.fabric, RunInterrupted, TrainingDiverged), interrupted_by_sigterm():
         return finish(run, told), run.folder
-
-
-def _source(recipe: Recipe[O, Any, Any, Any], options: O) -> Source:
-    if options.resume is False:
-        return NEW
-    if isinstance(options.resume, Path) and options.resume != Path("auto"):
-        return find_source(options.resume)
-    if options.run_dir is not None:
-        return Source(RunFolder.open(options.run_dir), None)
-    return Source(newest_run(options.root, recipe.name), None)
 
 
 def finished_results(recipe: Recipe[O, A, R, S], options: O, folder: RunFolder) -> S | None:
@@ -113,7 +104,7 @@ def finished_results(recipe: Recipe[O, A, R, S], options: O, folder: RunFolder) 
 
 def show(results: Any, folder: RunFolder, console: Console) -> None:
     """Print the table, what is to be said of it, and where the report is."""
-    results.print(console, folder.path)
+    results.show(console, folder.path)
     console.print(Text(f"Report: {folder.report}"), soft_wrap=True)
 
 
@@ -138,6 +129,9 @@ def prepare(
     """
     run = checked(recipe, options, source, work)
     fabric = run.fabric
+    if options.precision != run.options.precision:
+        tell(f"precision auto: {run.options.precision}, as products were timed on this {fabric.device.type}")
+    options = run.options
     if options.measures_batch:
         machine.return_large_blocks()
         run = fit_batch(run, options.memory_limit)
@@ -183,6 +177,7 @@ def checked(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: 
         check_copy(options.csv_log)
     check_tracker(options.log)
     fabric = fabric_for(options)
+    options = decided(options, fabric)
     precision = mixed_precision_of(options, fabric.device)
     if options.measures_batch:
         options = sized(options, 2 * fabric.world_size)  # to look at it before it is measured
@@ -239,6 +234,9 @@ def finish(run: Run[O, A, R, S], told: str) -> S | None:
     if not run.is_first:
         return None
     results = run.conclude(records, told)
+    from bitdial.evaluation.page import write_page  # both bring what only a finished run needs
+    from bitdial.evaluation.plot_style import save_plots
+
     images = recipe.figures(results, folder)  # the report shows them in any case
     if recipe.saves_plots(options):
         save_plots(images, folder.plots)

@@ -16,77 +16,20 @@ from bitdial.layers.names import named_as
 from bitdial.layers.widths import SQUARES, WIDTHS
 from bitdial.recipes.recipe import ArmFiles
 from bitdial.recipes.saved_model import SavedModel, bits_of, load_weights
-from bitdial.training import CheckpointManager, RunFolder, read_checkpoint
-from bitdial.training.checkpoint import resolved
+from bitdial.training import CheckpointManager, read_checkpoint
 from bitdial.training.optimizer_state import load_optimizer
 
 _MANAGERS_OWN = ("metric", "metric_name", "model_state_dict", "optimizer_state_dict", "epoch")
 
 
-@dataclass(frozen=True)
-class Source:
-    """What ``--resume`` names.
-
-    Attributes:
-        run: the run to go on with, or None for a new run.
-        checkpoint: the file to go on from, or None for the newest of the run.
-    """
-
-    run: RunFolder | None
-    checkpoint: Path | None
-
-
-NEW = Source(None, None)
-"""Nothing: a run from its beginning."""
-
-
-def find_source(path: Path) -> Source:
-    """Tell a run folder, a checkpoint inside one, and a file from elsewhere apart.
-
-    Raises:
-        BitdialError: there is nothing.
-    """
-    path = resolved(path)
-    if path.is_file():
-        above = [folder for folder in path.absolute().parents if folder.name == "checkpoints"]
-        inside = bool(above) and (above[0].parent / "config.yaml").is_file()
-        return Source(RunFolder.open(_relative(above[0].parent)) if inside else None, path)
-    if path.name == "checkpoints" and (path.parent / "config.yaml").is_file():
-        path = path.parent
-    if not path.exists():
-        raise BitdialError(f"expected a run folder or a checkpoint to resume at {path}, got nothing; check the path")
-    return Source(RunFolder.open(path), None)
-
-
-def _relative(folder: Path) -> Path:
-    """A folder as a user would write it."""
-    here = Path.cwd()
-    return folder.relative_to(here) if folder.is_relative_to(here) else folder
-
-
-def newest_run(root: Path, recipe: str) -> RunFolder:
-    """The run folder with the highest number.
-
-    Raises:
-        BitdialError: there is none.
-    """
-    numbered = sorted(
-        (int(path.name.rpartition("-")[2]), path)
-        for path in (root.glob(f"{recipe}-*") if root.is_dir() else ())
-        if path.name.rpartition("-")[2].isdigit() and (path / "config.yaml").is_file()
-    )
-    if not numbered:
-        raise BitdialError(f"expected a run to resume under {root}/, got none; start one, or give --resume FOLDER")
-    return RunFolder.open(numbered[-1][1])
-
-
-def set_aside_newer(files: ArmFiles, chosen: Path) -> Path | None:
-    """Move the checkpoints that are newer than the one to go on from into a folder of their own.
+def set_aside_newer(files: ArmFiles, chosen: Path | None) -> Path | None:
+    """Move the checkpoints that are newer than the one to go on from (None: all) into a folder of their own.
 
     The run goes on another way from there: what it left before must not be taken for its best or newest. Returns the
     folder, or None where nothing was newer. Names of checkpoints sort as they were saved.
     """
-    newer = [path for path in sorted(files.folder.glob(f"{files.prefix}-*.pt")) if path.name > chosen.name]
+    found = sorted(files.folder.glob(f"{files.prefix}-*.pt"))
+    newer = [path for path in found if chosen is None or path.name > chosen.name]
     if not newer:
         return None
     number = 1

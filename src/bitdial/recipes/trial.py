@@ -14,8 +14,8 @@ from bitdial.recipes.recipe import Bench, Recipe
 from bitdial.recipes.rehearsal import Rehearsal, Rehearsed
 from bitdial.recipes.resuming import WHERE_IT_RUNS, options_of
 from bitdial.recipes.run import Run
+from bitdial.recipes.source import NEW, Source
 from bitdial.recipes.start import checked, prepare
-from bitdial.recipes.states import NEW, Source
 from bitdial.search.pruning import TrialWatch
 from bitdial.training import RunFolder, TrainingState
 from bitdial.training.scoring import scores_of

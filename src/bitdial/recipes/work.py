@@ -31,7 +31,7 @@ from bitdial.recipes.options import BROUGHT, SharedConfig
 from bitdial.recipes.options import OWN as OWN
 from bitdial.recipes.recipe import Loaders
 from bitdial.recipes.recording_work import RecordingWork
-from bitdial.recipes.script_data import batches_of, identified, pair_of
+from bitdial.recipes.script_data import batches_of, first_of, identified, pair_of
 from bitdial.training import Classification, Task
 
 W = TypeVar("W", ImageWork, RecordingWork)
@@ -158,11 +158,12 @@ def work_of(
             "data must be (train, test) or (train, test, recalibration), each a pair of tensors, a torch Dataset or an "
             f"iterable of batches, got {type(data).__name__}"
         )
+    limits = (options.limit_train, options.limit_test, options.limit_train)
+    parts = [first_of(part, limit) for part, limit in zip(data, limits, strict=False)]
     own = options.model if make is None and is_place(options.model) else None
     if make is None and (own is None or _image_pairs(data)):
         return _classes(ImageWork.of(options, _images(data, name)), task)
     make = make or partial(own_network, options.model)
-    parts = data
 
     def sized(batch_size: int) -> Callable[[int, int, int], Loaders]:
         def loaders(seed: int, rank: int, world_size: int) -> Loaders:

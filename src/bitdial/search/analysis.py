@@ -13,7 +13,8 @@ from bitdial.errors import BitdialError
 from bitdial.search.columns import Column
 from bitdial.search.groups import Configuration, Ranked, configurations, ranking
 from bitdial.search.importance import importance_of, study_of
-from bitdial.search.readers import FoundRun, Unread, read_runs
+from bitdial.search.readers import FoundRun, Unread, check_folder, read_runs
+from bitdial.search.shares import as_fractions
 from bitdial.search.table import RunTable, larger
 
 if TYPE_CHECKING:
@@ -37,9 +38,7 @@ class Analysis:
         if not isinstance(results_dir, str | os.PathLike):
             raise BitdialError(f"results_dir must be the path of a folder, got {results_dir!r:.60}")
         self.results_dir = Path(results_dir)
-        if not self.results_dir.is_dir():
-            what = "a file" if self.results_dir.exists() else "nothing"
-            raise BitdialError(f"expected a folder of runs at {self.results_dir}, got {what}; check the path")
+        check_folder(self.results_dir)
         if isinstance(parameters, str) or not all(isinstance(name, str) for name in parameters):
             raise BitdialError(f"parameters must be a list of names, got {parameters!r:.60}")
         self._asked, self._lambda = list(parameters), lambda_name
@@ -64,7 +63,8 @@ class Analysis:
 
     @cached_property
     def _found(self) -> tuple[list[FoundRun], list[Unread]]:
-        return read_runs(self.results_dir)
+        runs, unread = read_runs(self.results_dir)
+        return as_fractions(runs), unread
 
     @cached_property
     def table(self) -> RunTable:

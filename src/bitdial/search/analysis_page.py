@@ -195,7 +195,7 @@ def _figures(analyzer: HyperparameterAnalyzer, found: Overview, lambda_value: fl
     over = f" over all values of {analyzer.table.lam.name}" if many and analyzer.table.lam else ""
     kinds: dict[str, Any] = {}
     for one, other in [(one, other) for place, one in enumerate(first) for other in first[place + 1 :]]:
-        caption = f"{one} and {other}: mean {name} of the runs{over}; grey: no run has the pair. The best is framed."
+        caption = f"{one} and {other}: mean {name} of the runs{over}; a dash: no run has the pair. The best is framed."
         kinds[caption] = lambda one=one, other=other: analyzer.plot_heatmap(one, other, name, lambda_value, maximize=up)
     if first:
         caption = f"{name} of every run by {first[0]}, with means and 95% intervals over the runs of a value."

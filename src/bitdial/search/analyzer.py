@@ -44,7 +44,7 @@ class HyperparameterAnalyzer(Analysis):
     ) -> Figure:
         """Draw the mean of a metric for each pair of values of two parameters.
 
-        A pair that no run has is grey with a dash. Of more than 30 values numbers are put in bins.
+        A pair that no run has is empty, with a dash. Of more than 30 values numbers are put in bins.
 
         Args:
             param1: the one that goes down; none: the two most important ones. A number is taken for `lambda_value`.

@@ -13,7 +13,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bitdial.evaluation.plot_style import COLOURS, FAINT, INK, new_figure, place_labels, quiet
+from bitdial.evaluation.drawing import COLOURS, FAINT, INK
+from bitdial.evaluation.plot_style import new_figure, place_labels, quiet
+from bitdial.evaluation.svg import tell
 from bitdial.evaluation.width_plots import write_title
 from bitdial.search.columns import Column, shown
 from bitdial.search.drawing import drawable
@@ -140,10 +142,13 @@ def pareto(
     axes = figure.subplots()
     if points:
         x, y = zip(*[point for _, point in points], strict=True)
-        axes.plot(x, y, "o", color=FAINT, ms=4 if len(points) > 100 else 5, mew=0, alpha=0.6, label="configuration")
+        look: dict[str, Any] = {"ms": 4 if len(points) > 100 else 5, "mew": 0, "alpha": 0.6}
+        (line,) = axes.plot(x, y, "o", color=FAINT, label="configuration", **look)
+        tell(line, "", [_said(group, names, across, up, point) for group, point in points])
     best = sorted(points[number][1] for number in front)
     if best:
-        axes.plot(*zip(*best, strict=True), "o-", color=COLOURS[1], ms=6, lw=1.3, label="Pareto front")
+        (line,) = axes.plot(*zip(*best, strict=True), "o-", color=COLOURS[1], ms=6, lw=1.3, label="Pareto front")
+        tell(line, "", ())  # its points are configurations, which tell of themselves
     quiet(axes, title="", x="", y="")
     ways = ["higher is better" if each else "lower is better" for each in maximize]
     axes.set_xlabel(f"{drawable(across.name, 40)} ({ways[0]})", parse_math=False)
@@ -160,6 +165,13 @@ def pareto(
         at = [points[number][1] for number in front]
         place_labels(axes, at, labels, [None] * len(at), [FAINT] * len(at), around=others)
     return figure
+
+
+def _said(
+    group: Configuration, names: Mapping[int, str], across: Column, up: Column, point: tuple[float, float]
+) -> str:
+    more = f" and {len(group.runs) - 1} more" if len(group.runs) > 1 else ""
+    return f"{names[group.runs[0]]}{more}\n{across.name}: {point[0]:.5g}\n{up.name}: {point[1]:.5g}"
 
 
 def pareto_points(

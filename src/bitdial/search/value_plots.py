@@ -14,8 +14,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from bitdial.evaluation.plot_style import COLOURS, INK, legend_name, new_figure, quiet
+from bitdial.evaluation.drawing import COLOURS, INK, PAPER
+from bitdial.evaluation.plot_style import legend_name, new_figure, quiet, shades
 from bitdial.evaluation.statistics import interval
+from bitdial.evaluation.svg import tell
 from bitdial.evaluation.width_plots import write_title
 from bitdial.search.columns import Column, shown
 from bitdial.search.drawing import digits, drawable, places, thin
@@ -31,7 +33,7 @@ _NAMED = 10
 def heat_map(
     down: Column, across: Column, metric: Column, runs: Sequence[int], *, maximize: bool, title: str
 ) -> Figure:
-    """Draw the mean of a metric for each pair of values; a pair that no run has is grey with a dash."""
+    """Draw the mean of a metric for each pair of values; a pair that no run has is empty, with a dash."""
     rows, columns = places(down, runs), places(across, runs)
     cells: dict[tuple[int, int], list[float]] = {}
     for run in runs:
@@ -47,8 +49,9 @@ def heat_map(
     flat = all(0.07 * len(label) < inches[0] / wide - 0.1 for label in columns.labels)
     figure = new_figure(max(6.4, inches[0] + 2.4), max(2.6, inches[1] + (1.4 if flat else 2.4)))
     axes = figure.subplots()
-    palette = matplotlib.colormaps["viridis" if maximize else "viridis_r"]
-    picture = axes.pcolormesh(np.ma.masked_invalid(means), cmap=palette, edgecolors="white", linewidth=0.5)
+    palette = shades() if maximize else shades().reversed()
+    picture = axes.pcolormesh(np.ma.masked_invalid(means), cmap=palette, edgecolors=PAPER, linewidth=0.5)
+    tell(picture, "", _said(means, cells, rows.labels, columns.labels, (down.name, across.name, metric.name)))
     axes.set(xlim=(0, wide), ylim=(0, high))
     _cells(axes, means, picture, maximize=maximize, written=written)
     quiet(axes, title="", x="", y="")
@@ -68,24 +71,33 @@ def heat_map(
     return figure
 
 
+def _said(means: NDArray[Any], cells: Any, down: Sequence[str], across: Sequence[str], names: Any) -> list[str]:
+    """What is told of each cell: both values, the mean, and of how many runs."""
+    told = []
+    for row, column in np.ndindex(*means.shape):
+        where = [f"{names[0]}: {down[row]}", f"{names[1]}: {across[column]}"] if down and across else []
+        count = len(cells.get((row, column), ()))
+        there = f"{names[2]}: {means[row, column]:.5g}, {count} run{'s' * (count != 1)}"
+        told.append("\n".join([*where, there if count else "no run"]))
+    return told
+
+
 def _cells(axes: Axes, means: NDArray[Any], picture: Any, *, maximize: bool, written: bool) -> None:
     """Write numbers and dashes into the cells, and frame the best one."""
     there = np.isfinite(means)
     form = digits([float(value) for value in means[there]]) if there.any() else ""
     for row, column in np.ndindex(*means.shape):
         value = means[row, column]
-        if not there[row, column]:
-            axes.add_patch(Rectangle((column, row), 1, 1, facecolor="#e9e9e9", edgecolor="white", linewidth=0.5))
         if written:
-            light = sum(picture.cmap(picture.norm(value))[:3]) > 1.6 if there[row, column] else True
+            deep = there[row, column] and picture.cmap(picture.norm(value))[3] > 0.55
             words = format(value, form) if there[row, column] else "\u2013"
             look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8 if len(words) < 8 else 6.5}
-            axes.text(column + 0.5, row + 0.5, words, color=INK if light else "white", **look)
+            axes.text(column + 0.5, row + 0.5, words, color=PAPER if deep else INK, **look)
     if there.any():
         place = np.nanargmax(means) if maximize else np.nanargmin(means)
         row, column = np.unravel_index(place, means.shape)
         frame = Rectangle(
-            (float(column), float(row)), 1, 1, fill=False, edgecolor="#D55E00", linewidth=2.2, clip_on=False
+            (float(column), float(row)), 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=2.2, clip_on=False
         )
         axes.add_patch(frame)
 
@@ -184,13 +196,16 @@ def _series(
         "elinewidth": 1.2,
     }
     centres = [place(value) for value in at]
-    axes.errorbar(centres, [m.mean for m in means], yerr=halves, color=colour, label=legend_name(name), **look)
+    drawn = axes.errorbar(centres, [m.mean for m in means], yerr=halves, color=colour, label=legend_name(name), **look)
+    halves_said = ["" if mean.half is None else f" \u00b1 {mean.half:.3g}" for mean in means]
+    told = [f"{shown(v)}: {m.mean:.5g}{half}, {m.n} runs" for v, m, half in zip(at, means, halves_said, strict=True)]
+    tell(drawn[0], name, told)
 
 
 def _colour(number: int, count: int) -> Any:
     if count == 1:
         return COLOURS[0]
-    return matplotlib.colormaps["viridis"](0.92 * number / (count - 1))
+    return matplotlib.colormaps["viridis"](0.3 + 0.5 * number / (count - 1))  # is seen on white and on black
 
 
 def _order(value: Any) -> tuple[bool, Any]:

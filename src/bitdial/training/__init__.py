@@ -1,48 +1,5 @@
 """Training: the loop, tasks, optimizers, logs, progress, and what makes a run stoppable at any step."""
 
-from bitdial.training.batch_size import find_batch_size as find_batch_size
-from bitdial.training.batch_size import peak_memory as peak_memory
-from bitdial.training.batches import BatchStream as BatchStream
-from bitdial.training.checkpoint import CheckpointManager as CheckpointManager
-from bitdial.training.checkpoint import DamagedCheckpoint as DamagedCheckpoint
-from bitdial.training.checkpoint import LoadedCheckpoint as LoadedCheckpoint
-from bitdial.training.checkpoint import read_checkpoint as read_checkpoint
-from bitdial.training.devices import make_fabric as make_fabric
-from bitdial.training.hooks import Hook as Hook
-from bitdial.training.knobs import Knob as Knob
-from bitdial.training.learning_rate import LearningRateConfig as LearningRateConfig
-from bitdial.training.learning_rate import LearningRateFactor as LearningRateFactor
-from bitdial.training.learning_rate import learning_rate_factor as learning_rate_factor
-from bitdial.training.loop import Interrupts as Interrupts
-from bitdial.training.metrics_log import CsvLog as CsvLog
-from bitdial.training.metrics_log import MetricsLog as MetricsLog
-from bitdial.training.mixed_precision import AdaptiveMixedPrecisionTrainer as AdaptiveMixedPrecisionTrainer
-from bitdial.training.mixed_precision import MixedPrecisionConfig as MixedPrecisionConfig
-from bitdial.training.mixed_precision import MixedPrecisionTrainer as MixedPrecisionTrainer
-from bitdial.training.mixed_precision import train_with_mixed_precision as train_with_mixed_precision
-from bitdial.training.optimizers import OptimizerConfig as OptimizerConfig
-from bitdial.training.optimizers import WeightAverage as WeightAverage
-from bitdial.training.optimizers import build_optimizer as build_optimizer
-from bitdial.training.optimizers import scaled_learning_rate as scaled_learning_rate
-from bitdial.training.options import LoopConfig as LoopConfig
-from bitdial.training.progress import Progress as Progress
-from bitdial.training.recorder import TrainingDiverged as TrainingDiverged
-from bitdial.training.run_folder import RunFolder as RunFolder
-from bitdial.training.saving import CheckpointSaver as CheckpointSaver
-from bitdial.training.scoring import EarlyStopping as EarlyStopping
-from bitdial.training.scoring import Evaluate as Evaluate
-from bitdial.training.seeding import preserved_random_state as preserved_random_state
-from bitdial.training.seeding import random_state as random_state
-from bitdial.training.seeding import restore_random_state as restore_random_state
-from bitdial.training.seeding import seed_everything as seed_everything
-from bitdial.training.setup import Setup as Setup
-from bitdial.training.setup import fit as fit
-from bitdial.training.sharding import whole_weights as whole_weights
-from bitdial.training.state import TrainingState as TrainingState
-from bitdial.training.step.optimizer_step import StepResult as StepResult
-from bitdial.training.tasks import Classification as Classification
-from bitdial.training.tasks import Distillation as Distillation
-from bitdial.training.tasks import Scored as Scored
-from bitdial.training.tasks import Task as Task
-from bitdial.training.tasks import TaskOutput as TaskOutput
-from bitdial.training.weight_statistics import WeightStatistics as WeightStatistics
+from bitdial.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(__name__)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from bitdial.errors import BitdialError, suggest
+from bitdial.lazy import defer
+from bitdial.machine import version
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -57,7 +59,9 @@ def make_fabric(
     devices = _check_devices(devices, kind)
     alone = num_nodes == 1 and (devices == 1 or (isinstance(devices, list) and len(devices) == 1))
     processes = "auto" if strategy in _SHARDED and alone else _SHARDED.get(strategy, strategy)
-    from lightning.fabric import Fabric  # seconds of imports, only for those who train
+    defer("lightning")  # else its trainer comes with Fabric,
+    defer("torchmetrics", __version__=version("torchmetrics"))  # and seconds of metrics with a look at their version
+    from lightning.fabric import Fabric
 
     if not verbose:
         for name in _CHATTY:  # after the import, which sets the levels

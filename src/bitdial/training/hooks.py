@@ -21,6 +21,9 @@ class Hook:
     Ctrl-C does. What it must remember over a resume belongs into its `state_dict`.
     """
 
+    per_layer = False
+    """Whether its `metrics` are of single layers: they go to ``layers.csv`` then."""
+
     @property
     def state_key(self) -> str:
         """Name of this hook's state in a checkpoint; two stateful hooks of one class must differ in it."""

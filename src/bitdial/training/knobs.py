@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Generic, TypeVar
 
 from bitdial.layers import Ledger
+from bitdial.numerics import UNQUANTIZED
 from bitdial.training.hooks import Hook
 from bitdial.training.state import TrainingState
 from bitdial.training.step.optimizer_step import StepResult
@@ -57,9 +59,14 @@ Widths = tuple[float, ...]
 """One width for each quantized layer."""
 
 
+def mean_width(widths: Sequence[float]) -> float:
+    """Return what a dial says: the plain mean over the quantized layers; 32 bits where there is none."""
+    return statistics.fmean(widths) if widths else UNQUANTIZED
+
+
 @dataclass(eq=False)
 class BitOpsCounter(Hook):
-    """Counts what the steps cost at the widths of a schedule, and the mean of these.
+    """Counts what the steps cost at the widths of a schedule, and the mean of these; logs ``cost_weighted_bits``.
 
     The widths are asked of the schedule and not of the dial: a dial on a GPU would make the host wait for the device.
     """
@@ -72,8 +79,10 @@ class BitOpsCounter(Hook):
     bitops: float = field(default=0.0, init=False)
     """Simulated BitOps of all steps."""
     bits_sum: float = field(default=0.0, init=False)
-    """Sum over the steps of the mean forward width, weighted with multiply-accumulates."""
-    _known: tuple[Any, float, float] = field(default=(None, 0.0, 0.0), init=False)
+    """Sum over the steps of the mean forward width, weighted with multiply-accumulates: of unquantized layers too."""
+    dial_sum: float = field(default=0.0, init=False)
+    """Sum over the steps of the mean width of the quantized layers, which is what the dial says."""
+    _known: tuple[Any, float, float, float] = field(default=(None, 0.0, 0.0, 0.0), init=False)
 
     @property
     def state_key(self) -> str:
@@ -87,18 +96,22 @@ class BitOpsCounter(Hook):
             passes: Any = widths if widths and isinstance(widths[0], Sequence) else [widths]
             costs = [self.ledger.step_bitops(each, each, self.gradients).total for each in passes]
             means = [self.ledger.average_bits(each) for each in passes]
-            self._known = (widths, sum(costs), sum(means) / len(means))
+            dialled = sum(map(mean_width, passes)) / len(passes)
+            self._known = (widths, sum(costs), sum(means) / len(means), dialled)
+        state.values["cost_weighted_bits"] = self._known[2]
 
     def after_step(self, state: TrainingState, result: StepResult) -> None:
         """Count the step (its batches are alike, on every process)."""
         examples = result.output.examples * len(result.batches) * state.fabric.world_size
         self.bitops += self._known[1] * examples
         self.bits_sum += self._known[2]
+        self.dial_sum += self._known[3]
 
     def state_dict(self) -> dict[str, Any]:
         """The running sums."""
-        return {"bitops": self.bitops, "bits_sum": self.bits_sum}
+        return {"bitops": self.bitops, "bits_sum": self.bits_sum, "dial_sum": self.dial_sum}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the sums."""
         self.bitops, self.bits_sum = float(state["bitops"]), float(state["bits_sum"])
+        self.dial_sum = float(state.get("dial_sum", self.bits_sum))  # older checkpoints do not say

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from bitdial.errors import BitdialError, RunInterrupted, suggest
+from bitdial.interrupts import Interrupts, write_to_stderr
 from bitdial.layers.names import train_mode
 from bitdial.training.devices import is_lost_process
 from bitdial.training.metrics_log import MetricsLog
 from bitdial.training.options import LoopConfig
+from bitdial.training.passes import watching
 from bitdial.training.progress import Progress
 from bitdial.training.recorder import TrainingDiverged
 from bitdial.training.saving import Saves
@@ -28,39 +27,32 @@ from bitdial.training.state import TrainingState
 from bitdial.training.step.optimizer_step import OptimizerStep
 
 
-class Interrupts:
-    """Catch SIGINT and SIGTERM in the body: the first asks for a stop at the next step, the second stops at once.
+class _Left(Exception):  # noqa: N818  (nothing went wrong)
+    """An evaluation was left, because a stop was asked for."""
 
-    The loop reads `requested` between steps. Outside the main thread, where Python allows no handlers, nothing is
-    caught and `requested` stays None.
-    """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+@dataclass
+class _Evaluation:
+    """Shows how far an evaluation in training is, and leaves it when a stop is asked for."""
 
-    def __init__(self) -> None:
-        self.requested: str | None = None
-        """Name of the signal that asked for a stop (``"SIGINT"``), or None."""
-        self._former: dict[signal.Signals, Any] = {}
+    progress: Progress | None
+    interrupts: Interrupts
+    step: int
+    batches: int | None = None
 
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            for number in self.SIGNALS:
-                self._former[number] = signal.signal(number, self._catch)
-        return self
+    def begin(self, batches: int | None) -> None:
+        """So many follow."""
+        self.batches = batches
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._former.items():
-            # None: the former handler was set by C code and cannot be put back from Python
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._former.clear()
+    def look(self, done: int) -> None:
+        """So many are done."""
+        if self.interrupts.requested is not None:
+            raise _Left
+        if self.progress is not None:
+            self.progress.scoring(self.step, done, self.batches)
 
-    def _catch(self, number: int, frame: FrameType | None) -> None:
-        if self.requested is None:
-            self.requested = signal.Signals(number).name
-            return
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + number)
+    def end(self) -> None:
+        """All are done."""
 
 
 @dataclass(eq=False)
@@ -104,12 +96,17 @@ class Loop:
         if names:
             told = ", ".join(f"'{name}'" for name in names[:3]) + (", ..." if len(names) > 3 else "")
             state.control.tell(f"in evaluation mode before training, and so left in it: {told}")
+        if state.fabric.is_global_zero:
+            notebook = self.progress is not None and self.progress.console.is_jupyter
+            self.interrupts.tell = self.progress.note if self.progress and notebook else write_to_stderr
         with self.interrupts, self.progress or nullcontext():
             for note in notes:
                 if self.progress is not None:
                     self.progress.note(f"resume: {note}")
                 elif state.fabric.is_global_zero:
                     warnings.warn(f"resume: {note}", stacklevel=3)
+            if state.unscored is not None:  # the run was stopped in the middle of an evaluation
+                self._score(**state.unscored)
             while not self._finished():
                 for batches, epoch_over in state.stream.epoch(state.epoch, state.batch_in_epoch):
                     if batches:
@@ -171,18 +168,44 @@ class Loop:
         if not (logs or evaluates or saves or stop):
             return
         state.recorder.flush(state.fabric)
-        row = self._training_row(epoch_over) if logs else {}
+        row, layers = self._training_row(epoch_over) if logs else ({}, {})
         if evaluates:
-            scores, is_best = self._evaluate()
-            row.update(scores)
-            saves = saves or (is_best and config.checkpoint_best)
-        if row:
-            self._write(row)
-        if saves or stop or self._finished():
-            self.saves.save(state.scores.get(config.monitor, math.nan) if evaluates else math.nan)
+            saved = self._score(row, layers, saves)
+        else:
+            if row:
+                self._write(row, layers)
+            saved = saves or self._finished()
+            if saved:
+                self.saves.save(math.nan)
         if stop:
-            self.saves.settle()
-            raise RunInterrupted(self._stopped_because(stop))
+            if not saved:
+                self.saves.save(state.scores.get(config.monitor, math.nan) if evaluates else math.nan)
+            self._stop(stop)
+
+    def _score(self, row: dict[str, Any], layers: dict[str, float], saves: bool) -> bool:
+        """Evaluate, write a row of the log, save where that is due or the score is the best; return whether it was."""
+        state = self.state
+        state.unscored = {"row": row, "layers": layers, "saves": saves}
+        self.interrupts.doing = "pass"
+        # several processes go on together: none may leave alone
+        watcher = _Evaluation(self.progress, self.interrupts, state.step) if state.fabric.world_size == 1 else None
+        try:
+            with watching(watcher):
+                scores, is_best = self._evaluate()
+        except _Left:
+            self.saves.save(math.nan)
+            self._stop(self.interrupts.requested or "")
+        self.interrupts.doing = "step"
+        state.unscored = None
+        self._write({**row, **scores}, layers)
+        if saves or (is_best and self.config.checkpoint_best) or self._finished():
+            self.saves.save(state.scores.get(self.config.monitor, math.nan))
+            return True
+        return False
+
+    def _stop(self, reason: str) -> NoReturn:
+        self.saves.settle()
+        raise RunInterrupted(self._stopped_because(reason))
 
     def _finished(self) -> bool:
         state, config = self.state, self.config
@@ -204,7 +227,8 @@ class Loop:
         anybody = float(fabric.all_reduce(asked, reduce_op="sum")) > 0  # type: ignore[arg-type]
         return (reason or "another process") if anybody else None
 
-    def _training_row(self, epoch_over: bool) -> dict[str, Any]:
+    def _training_row(self, epoch_over: bool) -> tuple[dict[str, Any], dict[str, float]]:
+        """Return the columns of the log, and those of single layers."""
         state = self.state
         means = state.recorder.take_window()
         state.loss = means.get("loss", state.loss)
@@ -213,9 +237,10 @@ class Loop:
             row.update({f"train_{name}_epoch": mean for name, mean in state.recorder.take_epoch().items()})
         if self.optimizer_step.checks:
             row.update(state.control.metrics())
+        layers: dict[str, float] = {}
         for hook in state.hooks:
-            row.update(hook.metrics(state))
-        return row
+            (layers if hook.per_layer else row).update(hook.metrics(state))
+        return row, layers
 
     def _evaluate(self) -> tuple[dict[str, float], bool]:
         """Return the scores as columns of the log, and whether they are the best so far."""
@@ -245,13 +270,13 @@ class Loop:
                     self.log.draw(tag, figure, state.step)
         return {name if "/" in name else f"val_{name}": value for name, value in state.scores.items()}, is_best
 
-    def _write(self, row: dict[str, Any]) -> None:
+    def _write(self, row: dict[str, Any], layers: dict[str, float]) -> None:
         state = self.state
         rate = state.last_learning_rate
         head = {"step": state.step, "applied_steps": state.applied_steps, "epoch": state.epoch, "learning_rate": rate}
         state.log_rows += 1
         if self.log is not None:
-            self.log.write({**head, **state.values, **row})
+            self.log.write({**head, **state.values, **row}, layers)
         if self.progress is not None:
             shown = {name: state.values[name] for name in ("bits",) if name in state.values}
             self.progress.update(

@@ -1,4 +1,4 @@
-"""The log of a run: every row in `metrics.csv`, every number in TensorBoard."""
+"""The log of a run: every row in `metrics.csv`, of single layers in `layers.csv`, every number in TensorBoard."""
 
 from __future__ import annotations
 
@@ -101,13 +101,14 @@ class MetricsLog:
     """Write rows of numbers to ``FOLDER/metrics.csv``, to TensorBoard event files, and to `copy`, a second CSV file.
 
     `scope` are constant columns that tell the phases of one run apart, such as ``{"phase": "static_4bit", "seed": 1}``.
-    The phases share `metrics.csv`; each has its own folder of event files, ``tensorboard/cpt-0`` say, because steps
+    Numbers of single layers go to ``layers.csv``, so that `metrics.csv` stays narrow enough to be read as it grows.
+    The phases share these files; each has its own folder of event files, ``tensorboard/cpt-0`` say, because steps
     start anew in each.
 
     The tracker that is `tracked` meanwhile, or a run of wandb that the process has begun (``wandb.init()``), gets every
     number too, under the names of TensorBoard.
 
-    The log holds nothing that depends on the clock, so that a resumed run's `metrics.csv` equals that of a run that was
+    The log holds nothing that depends on the clock, so that the files of a resumed run equal those of a run that was
     never stopped. No file is touched before the first `rewind` or `write`: only one process of a run may do these.
     """
 
@@ -123,6 +124,7 @@ class MetricsLog:
         self.scope = dict(scope or {})
         self._tensorboard = tensorboard
         self._csv: CsvLog | None = None
+        self._layers: CsvLog | None = None
         self._copy_path = copy
         self._copy: CsvLog | None = None
         self._events: SummaryWriter | None = None
@@ -135,36 +137,54 @@ class MetricsLog:
         told to forget what comes after `step`. A fresh run rewinds to ``(0, 0)``, and one that begins with a checkpoint
         of another log to the rows and the step that this had.
         """
-        seen = 0
+        seen, steps = 0, set[str]()
+
+        def mine(row: dict[str, str]) -> bool:
+            return all(row.get(name, "") == str(value) for name, value in self.scope.items())
 
         def wanted(row: dict[str, str]) -> bool:
             nonlocal seen
-            if any(row.get(name, "") != str(value) for name, value in self.scope.items()):
+            if not mine(row):
                 return True
             seen += 1
-            return seen <= rows and float(row.get("step") or 0) <= step
+            if seen > rows or float(row.get("step") or 0) > step:
+                return False
+            steps.add(row.get("step", ""))
+            return True
 
         self._file().keep(wanted)
+        self._layers_file().keep(lambda row: not mine(row) or row.get("step", "") in steps)
         self._first_step = step + 1 if rows else 0
         if self._copy_path is not None:  # made again from what is left
             kept = self._file().rows()
+            try:
+                self._copy_path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise BitdialError(f"cannot make the folder of csv_log {self._copy_path}: {error.strerror}") from error
             self._copy = CsvLog(self._copy_path)
             self._copy.keep(lambda _: False)
             for row in kept:
                 self._copy.append(row)
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: Mapping[str, Any], layers: Mapping[str, float] | None = None) -> None:
         """Write one row; ``row["step"]`` is its place in TensorBoard.
 
         Values are numbers, or text, which goes to `metrics.csv` only. NaN is written as ``nan``.
+
+        Args:
+            row: of the network as a whole.
+            layers: of its layers.
         """
+        if layers:
+            place = {name: row[name] for name in ("step", "epoch") if name in row}
+            self._layers_file().append({**self.scope, **place, **layers})
         self._file().append({**self.scope, **row})
         if self._copy is not None:
             self._copy.append({**self.scope, **row})
         # train_loss is shown as train/loss; a name that has a slash of its own is a tag as it stands
         numbers = {
             re.sub("^(train|val)_", r"\1/", name): float(value)
-            for name, value in row.items()
+            for name, value in {**row, **(layers or {})}.items()
             if name != "step" and not isinstance(value, str) and value is not None
         }
         if (events := self._writer()) is not None:
@@ -199,10 +219,10 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close all files."""
-        for file in (self._csv, self._copy, self._events):
+        for file in (self._csv, self._layers, self._copy, self._events):
             if file is not None:
                 file.close()
-        self._csv = self._copy = self._events = None
+        self._csv = self._layers = self._copy = self._events = None
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -215,14 +235,23 @@ class MetricsLog:
             self._csv = CsvLog(self.folder / "metrics.csv")
         return self._csv
 
+    def _layers_file(self) -> CsvLog:
+        if self._layers is None:
+            self._layers = CsvLog(self.folder / "layers.csv")
+        return self._layers
+
 
 def check_copy(path: Path) -> None:
-    """Refuse (`BitdialError`) a copy of a log that would write over something, or whose folder does not exist."""
+    """Refuse (`BitdialError`) a copy of a log that would write over something, or that no folder can be made for."""
     if path.exists():
         what = "a folder" if path.is_dir() else "a file"
         raise BitdialError(f"csv_log must name a new file, got {path}, which is {what} already; choose another name")
-    if not path.absolute().parent.is_dir():
-        raise BitdialError(f"csv_log must lie in a folder that exists, got {path}; make the folder first")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        what = "may not be written to" if above.is_dir() else "is a file"
+        raise BitdialError(
+            f"csv_log must lie where a folder can be made, got {path}, but {above} {what}; choose another"
+        )
 
 
 def _cell(value: Any) -> str:

@@ -213,8 +213,8 @@ class DeviceOptions(Config):
     """Where a run computes, and in which format."""
 
     precision: Precision = "float32"
-    """Floating-point format of the arithmetic, under the quantization; auto: the narrowest that the device is good at.
-    Takes a wider one by itself where numbers overflow again and again."""
+    """Floating-point format of the arithmetic, under the quantization; auto: the one whose products are timed as
+    clearly the fastest on the device. Takes a wider one by itself where numbers overflow again and again."""
     mixed_precision: MixedPrecisionOptions = MixedPrecisionOptions()
     """How a narrow format is kept from losing gradients."""
     devices: int | list[int] | Literal["auto"] = "auto"

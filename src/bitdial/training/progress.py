@@ -25,6 +25,33 @@ ROOM, MORE_ROOM = 34, 44
 
 
 @dataclass
+class WholeRun:
+    """How long all that a run trains will take, judged by the steps that were done since the program began."""
+
+    ahead: list[int | None]
+    """Steps of each network that is not begun yet; None: as many as the one under way has."""
+    _began: float = field(default_factory=time.monotonic)
+    _done: float = 0.0
+    _before: float = 0.0
+    _first: int | None = None
+
+    def begin(self) -> None:
+        """The next network is under way, or was trained before."""
+        self.ahead.pop(0)
+        self._first = None
+
+    def left(self, step: int, total: int) -> float | None:
+        """Seconds until the end of the run; None: nobody can tell yet."""
+        if self._first is None:
+            self._first, self._before = step, self._done
+        self._done = self._before + step - self._first
+        if self._done < 1:
+            return None
+        rest = total - step + sum(total if steps is None else steps for steps in self.ahead)
+        return (time.monotonic() - self._began) / self._done * rest
+
+
+@dataclass
 class Progress:
     """Show how far a run is: phase, bar, step, loss, bits, learning rate, best accuracy, time left.
 
@@ -45,11 +72,14 @@ class Progress:
     """Columns that the label takes at least, so that the lines of several phases stand in columns."""
     transient: bool = False
     """Whether the live line goes when it is done."""
+    whole: WholeRun | None = None
+    """The run that this is a part of; None: the whole of it."""
 
     def __post_init__(self) -> None:
         self._live: RichProgress | None = None
         self._task: Any = None
         self._shown: dict[str, float] = {}
+        self._scoring = ""
         self._began = self._last = time.monotonic()
         self._began_at: int | None = None
 
@@ -62,9 +92,9 @@ class Progress:
             self._guard(self._live.stop)
             self._live = None
 
-    def passing(self, doing: str, total: int) -> Progress:
+    def passing(self, doing: str, total: int | None) -> Progress:
         """A line like this one for something short that follows, which goes when it is done."""
-        return replace(self, label=f"{doing} {self.label}", total=total, transient=True)
+        return replace(self, label=f"{doing} {self.label}", total=total, transient=True, whole=None)
 
     def update(self, step: int, **values: float | None) -> None:
         """Show `step` steps done, and `values` (loss, bits, learning_rate, best, ...); those not given stay.
@@ -75,8 +105,18 @@ class Progress:
             return
         if self._began_at is None:
             self._began_at = step
+        self._scoring = ""
         if values:
             self._shown.update({name: value for name, value in values.items() if value is not None})
+        self._maybe_show(step, at_once=bool(values) and step == self.total)
+
+    def scoring(self, step: int, done: int, batches: int | None) -> None:
+        """Show how far an evaluation after `step` is, in batches."""
+        if self.enabled:
+            self._scoring = f"scoring {done}" + ("" if batches is None else f"/{batches}")
+            self._maybe_show(step)
+
+    def _maybe_show(self, step: int, *, at_once: bool = False) -> None:
         now = time.monotonic()
         if self._live is not None:
             pause = REDRAW_SECONDS
@@ -84,7 +124,7 @@ class Progress:
             pause = self.plain_seconds
         else:
             pause = 5.0 if self.console.is_jupyter else 30.0
-        if now - self._last >= pause or (values and step == self.total):
+        if now - self._last >= pause or at_once:
             self._last = now
             self._guard(lambda: self._show(step, now))
 
@@ -99,7 +139,8 @@ class Progress:
             count = 2 * len(str(self.total)) + 1 if self.total is not None else 9
             label = max(len(self.label), self.label_width)
             numbers = self._room()
-            room = self.console.width - count - numbers - len("00:00") - 5
+            whole = 0 if self.whole is None else len("all 99h59")
+            room = self.console.width - count - numbers - len("00:00") - 5 - (whole + 1 if whole else 0)
             bar = min(24, max(5, room - label))
             label = max(8, min(label, room - bar))
             name = self.label if len(self.label) <= label else f"{self.label[: label - 1]}\u2026"
@@ -108,31 +149,36 @@ class Progress:
                 BarColumn(bar_width=bar),
                 TextColumn("{task.fields[count]:>" + str(count) + "}", style="progress.download", markup=False),
                 TextColumn("{task.fields[shown]:" + str(numbers) + "}", markup=False),
+                *([TextColumn("{task.fields[whole]:" + str(whole) + "}", markup=False)] if whole else []),
                 TimeRemainingColumn(compact=True, elapsed_when_finished=True),
                 console=self.console,
                 transient=self.transient,
             )
-            self._task = self._live.add_task(f"{name:{label}}", total=self.total, shown="", count="")
+            self._task = self._live.add_task(f"{name:{label}}", total=self.total, shown="", count="", whole="")
             self._live.start()
 
     def _show(self, step: int, now: float) -> None:
         if self._live is not None:
             count = str(step) if self.total is None else f"{step}/{self.total}"
-            self._live.update(self._task, completed=step, shown=self._in_short(), count=count)
+            seconds = self._whole_left(step)
+            whole = "" if seconds is None else f"all {_clock(seconds)}"
+            self._live.update(self._task, completed=step, shown=self._in_short(), count=count, whole=whole)
             return
-        shown = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in self._shown.items())
+        shown = "  ".join(f"{name.replace('_', ' ')} {_number(name, value, 4)}" for name, value in self._shown.items())
+        shown = self._scoring or shown
         of = f"/{self.total}" if self.total is not None else ""
         line = f"{self.label}  step {step}{of}  {shown}{self._time_left(step, now)}"
         self.console.print(Text(line), soft_wrap=True)
 
     def _in_short(self) -> str:
         """The values as the live line has room for them, in columns."""
+        if self._scoring:
+            return self._scoring
         parts: list[str] = []
         for name, value in self._shown.items():
             short, width = SHORT.get(name, (name.replace("_", " "), 6))
             digits = 2 if name == "learning_rate" else 3
-            number = f"{100 * value:.1f}%" if name.endswith("accuracy") else f"{value:.{digits}g}"
-            part = f"{short} {number:<{width}}"
+            part = f"{short} {_number(name, value, digits):<{width}}"
             if len(" ".join([*parts, part])) <= self._room():
                 parts.append(part)
         return " ".join(parts)
@@ -144,8 +190,12 @@ class Progress:
         done = step - (self._began_at or 0)
         if self.total is None or done < 1 or step >= self.total:
             return ""
-        seconds = (now - self._began) / done * (self.total - step)
-        return f"  {seconds / 60:.1f} min left" if seconds >= 90 else f"  {seconds:.0f} s left"
+        whole = self._whole_left(step)
+        more = "" if whole is None else f", {_duration(whole)} of the whole run"
+        return f"  {_duration((now - self._began) / done * (self.total - step))} left{more}"
+
+    def _whole_left(self, step: int) -> float | None:
+        return None if self.whole is None or self.total is None else self.whole.left(step, self.total)
 
     def _guard(self, act: Callable[[], object]) -> None:
         try:
@@ -154,3 +204,16 @@ class Progress:
             self.enabled = False
             self._live = None
             warnings.warn(f"the progress display was switched off: {type(error).__name__}: {error}", stacklevel=3)
+
+
+def _number(name: str, value: float, digits: int) -> str:
+    return f"{100 * value:.1f}%" if name.endswith("accuracy") else f"{value:.{digits}g}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes:02d}:{rest:02d}" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -13,7 +13,6 @@ from pydantic import BaseModel
 
 from bitdial.errors import BitdialError
 from bitdial.files import write_atomically
-from bitdial.training.devices import in_first_process
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -87,7 +86,11 @@ class RunFolder:
                 ) from error
             return str(run.path)
 
-        return cls(Path(make() if fabric is None else in_first_process(fabric, make)))
+        if fabric is None:
+            return cls(Path(make()))
+        from bitdial.training.devices import in_first_process  # brings torch
+
+        return cls(Path(in_first_process(fabric, make)))
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from bitdial.errors import BitdialError
 from bitdial.training.batches import BatchStream
 from bitdial.training.devices import make_fabric
+from bitdial.training.foreign_scores import adapted
 from bitdial.training.hooks import Hook, hooks_state
 from bitdial.training.knobs import Knob
 from bitdial.training.learning_rate import LearningRateFactor, make_scheduler
@@ -80,7 +81,7 @@ def fit(
         checkpoints: gets the whole state; its `metric_value` is the monitored score where this very step was evaluated,
             NaN else.
         progress: the live line, started here.
-        resume: a loaded checkpoint to go on from.
+        resume: a loaded checkpoint to go on from; scores of another program in per cent, or negated, are converted.
         how_to_resume: what to tell a user whose run was stopped.
 
     Returns:
@@ -120,9 +121,13 @@ def fit(
         stream = BatchStream(loader, config.gradient_accumulation_steps, fabric.world_size)
         recorder = StepRecorder(config.history_interval)
         state = TrainingState(
-            fabric, model, optimizer, scheduler, stream, recorder, control, hooks, ema, early_stopping
-        )
-        notes = state.load_state_dict(resume) if resume is not None else []
+            fabric, model, optimizer, scheduler, stream, recorder, control, hooks, ema, early_stopping,
+            monitor=config.monitor,
+        )  # fmt: skip
+        notes: list[str] = []
+        if resume is not None:
+            resume, notes = adapted(resume, config.monitor, early_stopping)
+            notes = [*notes, *state.load_state_dict(resume)]
         with in_shards(state) if sharded else nullcontext():
             saves = Saves(state, checkpoints)
             Loop(state, config, OptimizerStep(state, task), evaluate, log, saves, progress, how_to_resume).run(notes)

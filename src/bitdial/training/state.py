@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _PLAIN = (
     "step", "applied_steps", "epoch", "batch_in_epoch", "lr_scale", "last_learning_rate", "loss", "best_score",
-    "best_step", "best_epoch", "seconds", "log_rows",
+    "best_step", "best_epoch", "seconds", "log_rows", "unscored",
 )  # fmt: skip
 
 
@@ -51,6 +51,8 @@ class TrainingState:
     hooks: Sequence[Hook] = ()
     ema: WeightAverage | None = None
     early_stopping: EarlyStopping | None = None
+    monitor: str = "accuracy"
+    """The score that best_score and early stopping are of."""
     step: int = 0
     """Optimizer steps done, skipped ones included."""
     applied_steps: int = 0
@@ -85,6 +87,8 @@ class TrainingState:
     """The newest one of this process that is on the disk."""
     length: tuple[Literal["epoch", "step"], int | None] = ("step", None)
     """What the length of the run is counted in, and how many that are."""
+    unscored: dict[str, Any] | None = None
+    """What is to be done with the evaluation that the run was stopped in, which comes first when it goes on."""
     stop_requested: str | None = None
     """A reason to stop before the next step, or None."""
 
@@ -128,6 +132,7 @@ class TrainingState:
             "accuracy": self.scores.get("accuracy"),
             "scores": dict(self.scores),
             "values": dict(self.values),
+            "monitor": self.monitor,
             **{name: getattr(self, name) for name in _PLAIN},
         }
 

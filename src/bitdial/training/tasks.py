@@ -45,7 +45,14 @@ class TaskOutput:
 
 
 Scored = tuple[dict[str, Tensor], Count]
-"""Sums over the predictions of a batch, by name, as 0-dim tensors; and how many predictions they are over."""
+"""Sums over the predictions of a batch, by name, as 0-dim tensors; and how many predictions they are over.
+
+A sum called ``confusion`` is a table, ``[K, K]``: predictions of each class (column) for examples of each class (row).
+"""
+
+CONFUSION = "confusion"
+MOST_CLASSES = 20
+"""Of more classes no table of confusions is kept."""
 
 
 @runtime_checkable
@@ -151,10 +158,12 @@ class Classification(Task):
 
     @torch.no_grad()
     def score(self, model: nn.Module, batch: Any) -> Scored:
-        """Sum cross-entropy (without label smoothing) and right answers over the examples that count."""
+        """Sum cross-entropy (without label smoothing), right answers and confusions over the examples that count."""
         logits = self.logits(model, batch)
         labels = _labels(logits, batch)
         sums = {"loss": _cross_entropy(logits, labels, "sum", 0.0), "accuracy": _hits(logits, labels).sum()}
+        if logits.shape[1] <= MOST_CLASSES:
+            sums[CONFUSION] = _confusion(logits, labels)
         return sums, _count(labels, _ignored(labels))
 
 
@@ -303,3 +312,12 @@ def _at_least_one(count: Count) -> Count:
 def _hits(logits: Tensor, labels: Tensor) -> Tensor:
     """Return a boolean ``[B]``: whether each row's largest logit is at its label."""
     return logits.argmax(dim=1) == (labels.argmax(dim=1) if labels.is_floating_point() else labels)
+
+
+def _confusion(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how often each class (column) was predicted for each class (row), int64 ``[K, K]``."""
+    classes = logits.shape[1]
+    true = labels.argmax(dim=1) if labels.is_floating_point() else labels
+    counts = torch.zeros(classes**2, dtype=torch.int64, device=logits.device)
+    place = true.clamp(min=0) * classes + logits.argmax(dim=1)
+    return counts.index_add_(0, place, (true >= 0).long()).view(classes, classes)

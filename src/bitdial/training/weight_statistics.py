@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class WeightStatistics(Hook):
-    """Log ``zeros/LAYER`` and ``flips/LAYER`` in every row of the log, as shares from 0 to 1.
+    """Log ``zeros/LAYER`` and ``flips/LAYER`` with every row of the log, in ``layers.csv``, as shares from 0 to 1.
 
     Zeros are the quantized weights that are exactly 0 now. Flips are those whose sign (-1, 0 or 1, which of a ternary
     weight is all there is) differs from what it was at the last row, or at the first step for the first row; a weight
@@ -31,6 +31,8 @@ class WeightStatistics(Hook):
 
     Where weights are in shards (strategy "fsdp"), a row gathers them for the moment.
     """
+
+    per_layer = True
 
     def __init__(self) -> None:
         self._signs: dict[str, Tensor] = {}

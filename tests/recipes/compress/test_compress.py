@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import shlex
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import bitdial
 from bitdial.cli import main
 from bitdial.compression import MeanScaleHyperprior
 from bitdial.compression.pictures import read_picture
+from bitdial.recipes.compress.answer import answer_of
 from bitdial.recipes.compress.codecs import codec_that_wrote, newest_codec
 from bitdial.recipes.compress.results import CompressResults
 from tests.recipes.ternary.tiny import differences, state_of, stopped_before
@@ -56,7 +58,11 @@ def test_what_a_run_leaves(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     }
     assert main(["train", "compress", "--resume", str(run)]) == 0  # finished: shown again
     text = " ".join(capsys.readouterr().out.split())
-    assert results.sentence in text
+    answer = answer_of(results)
+    assert f"{answer.headline} Quality {answer.quality}" in text
+    assert answer.headline.endswith("there is no JPEG of that size")  # four channels give next to no bits
+    assert "Quality Nearest in size: JPEG " in text
+    assert html.escape(answer.headline) in page
     assert "bitdial λ 0.013" in text
 
 

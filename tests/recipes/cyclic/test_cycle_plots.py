@@ -19,10 +19,11 @@ def test_pyplot_and_its_global_figures_are_not_touched(results):
 
 def test_cyclic_curves_show_every_cycle_boundary_and_units(results):
     figure = cyclic_curves(results)
-    loss, _, bits, _ = figure.axes
+    loss, _, rate, _, bits, _ = figure.axes
     boundaries = {float(line.get_xdata()[0]) for line in loss.lines if len(set(line.get_xdata())) == 1}
     assert boundaries == set(map(float, range(0, 200, 20)))
     assert loss.get_ylabel() == "training loss (nats)"
+    assert rate.get_ylabel() == "learning rate"
     assert bits.get_ylabel() == "width (bits)"
     assert bits.get_xlabel() == "step"
 
@@ -36,7 +37,7 @@ def test_a_loss_that_is_not_finite_is_marked():
 def test_thousands_of_cycles_become_a_band():
     figure = cyclic_curves(fabricate(seeds=1, iterations=4000, cycle_length=10))
     assert len(figure.axes[0].lines) < 5
-    assert len(figure.axes[2].collections) == 1
+    assert len(figure.axes[4].collections) == 1
 
 
 def test_cycle_statistics_show_each_cycle(results):

@@ -13,7 +13,9 @@ import bitdial
 from bitdial.cli import main
 from bitdial.data import load_dataset, make_loader
 from bitdial.evaluation import evaluate_loss_accuracy
+from bitdial.evaluation.results import EarlyStop
 from bitdial.models import build_model
+from bitdial.recipes.joint.answer import answer_of
 from bitdial.recipes.joint.results import JointResults
 from tests.recipes.ternary.tiny import differences, state_of, stopped_before
 
@@ -55,8 +57,32 @@ def test_what_a_run_leaves(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["train", "joint", "--resume", str(run)]) == 0  # finished: shown again
     text = capsys.readouterr().out
     assert "bits   accuracy" in text
-    assert results.sentence.split(":")[0] in " ".join(text.split())
+    assert f"Ship {results.ship_bits:g} bits" in text
+    assert results.sentence.split(":")[0] in page
     assert str(run / "report.html") in text
+
+
+def test_the_answer_is_the_width_to_ship(run: Path) -> None:
+    results = JointResults.load(run / "results.json")
+    (network,) = results.networks
+    scores = [
+        score.model_copy(update={"bits": bits, "accuracy": accuracy})
+        for score, bits, accuracy in zip(network.scores, (2, 8, 32), (0.5, 0.945, 0.95), strict=True)
+    ]
+    ended = {"early_stop": EarlyStop(unit="step", at=9, of=12, best=5, patience=4)}
+    shown = results.model_copy(
+        update={"networks": [network.model_copy(update={"scores": scores, **ended})], "ship_bits": 8.0}
+    )
+    answer = answer_of(shown)
+    assert answer.headline == "Ship 8 bits"
+    assert answer.quality == "94.5%, 0.5 points below float (95.0%)."
+    assert "nearest is 2 bits (44.5 points less)" in answer.certainty
+    assert answer.lines["Training"] == "joint (seed 0) stopped early at step 9 of 12, best at 5."
+    assert answer.cost.startswith("10.1 KiB, 5.6x smaller than float (57.1 KiB); ")
+    unclear = results.verdict.model_copy(update={"kind": "unclear"})
+    assert answer_of(shown.model_copy(update={"verdict": unclear})).headline == "Not decided: 8 bits for now"
+    plain = answer_of(results.model_copy(update={"ship_bits": None}))
+    assert plain.headline.endswith("unquantized: there are no widths to choose from")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,10 @@ def older(tmp_path: Path) -> Path:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     model(torch.randn(4, 1, 8, 8)).sum().backward()
     optimizer.step()
-    content = {"epoch": 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    content = {
+        "epoch": 1, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "best_accuracy": 0.2,
+        "early_stopping": {"counter": 3, "best_score": 0.2, "patience": 4}, "accuracy": 7.5,
+    }  # fmt: skip
     torch.save(content, tmp_path / "older.pt")
     return tmp_path / "older.pt"
 
@@ -61,12 +64,26 @@ def test_its_weights_are_the_first_ones(plain: Path, tmp_path: Path) -> None:
 
 def test_an_older_checkpoint(older: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    assert train(f"{LENGTH} --resume {older} --run_dir {run}") == 0
-    said = capsys.readouterr().err
+    flags = f"{LENGTH} --early_stopping --early_stopping_patience 4"
+    assert train(f"{flags} --resume {older} --run_dir {run}") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "0.2 of early stopping in the checkpoint is in per cent: it is taken as 0.002" in said
+    state = state_of(run)
+    assert state["early_stopping"]["counter"] == 0  # .2 per cent is less than a fraction of anything
+    assert state["best_score"] == state["scores"]["accuracy"]
     assert "does not say at which step it was made: it is taken up after epoch 1, step 5" in said
     assert "momentum starts at 0" not in said
     network = TernaryResults.load(run / "results.json").networks[0]
     assert (network.epochs, network.steps) == (2, 10)
+
+
+def test_patience_that_was_used_up_is_refused_before_anything_is_written(
+    older: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "--early_stopping --early_stopping_patience 3"
+    assert train(f"{LENGTH} {words} --resume {older} --run_dir {tmp_path / 'run'}") == 2
+    assert "has waited for 3 evaluations already" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_run_no_longer_needs_the_file(plain: Path, tmp_path: Path) -> None:

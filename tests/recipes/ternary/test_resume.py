@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from bitdial.cli import main
 from bitdial.recipes.ternary import TernaryResults
 from tests.recipes.ternary.tiny import AUGMENTED, differences, resume, state_of, stopped_before, train
 
@@ -136,14 +137,6 @@ def test_early_stopping_goes_on_counting(tmp_path: Path) -> None:
     assert differences(state_of(tmp_path / "whole"), state_of(tmp_path / "parts")) == []
 
 
-def test_patience_may_be_raised(tmp_path: Path) -> None:
-    flags = "--epochs 5 --early_stopping --early_stopping_patience 1 --early_stopping_min_delta .9 --warmup_epochs 0"
-    assert train(f"{flags} --run_dir {tmp_path / 'run'}") == 0
-    assert TernaryResults.load(tmp_path / "run" / "results.json").networks[0].epochs == 2
-    assert resume(f"--resume {tmp_path / 'run'} --early_stopping_patience 2") == 0
-    assert TernaryResults.load(tmp_path / "run" / "results.json").networks[0].epochs == 3
-
-
 def test_a_checkpoint_has_the_keys_that_people_look_for(whole: Path) -> None:
     state = torch.load(next((whole / "checkpoints").glob("*-step15.pt")), weights_only=True)
     for key in ("epoch", "model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "loss", "accuracy"):
@@ -152,3 +145,10 @@ def test_a_checkpoint_has_the_keys_that_people_look_for(whole: Path) -> None:
     assert {"scaler_state_dict", "ema_state_dict", "dial", "rng_state", "batch_in_epoch"} <= state.keys()
     assert set(state["dial"]) == {"weights", "activations", "gradients"}
     assert set(state["dial"]["activations"].values()) == {4.0}
+
+
+def test_a_run_of_another_recipe_is_told_as_such(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "cyclic", "--resume", str(whole)]) == 2
+    said = capsys.readouterr().err
+    assert f"resume must be a run of cyclic, got {whole}, a run of ternary" in said
+    assert f"write `bitdial train ternary --resume {whole}`" in said

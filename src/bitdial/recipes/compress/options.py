@@ -9,9 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from bitdial.compression.balance.gamma import STRATEGIES, AdaptiveGammaScheduler
-from bitdial.compression.models import CodecOptions
-from bitdial.compression.models.registry import check_model
+from bitdial.compression.models.options import CodecOptions, check_model
 from bitdial.errors import BitdialError
+from bitdial.names import CODECS
+from bitdial.recipes.choices import Choices
 from bitdial.recipes.options import OWN, OwnPlace, RunOptions, Width
 from bitdial.training.options import LongRunOptions, StepOptions, ValidationOptions
 
@@ -43,7 +44,7 @@ class CompressConfig(StepOptions, LongRunOptions, ValidationOptions, RunOptions)
         "clip_max_norm": "max_grad_norm",
     }
 
-    model: OwnPlace = "mean_scale_hyperprior"
+    model: OwnPlace = Field("mean_scale_hyperprior", examples=list(CODECS))
     """Network to train: factorized, scale_hyperprior, mean_scale_hyperprior, hpcm_tiny, hpcm_base or hpcm_large."""
     model_options: CodecOptions = CodecOptions()
     """What it is built with."""
@@ -172,3 +173,6 @@ class CompressConfig(StepOptions, LongRunOptions, ValidationOptions, RunOptions)
         elif self.gamma_strategy == "adaptive":
             how = {"window_size": self.adaptive_window, "threshold": self.adaptive_threshold}
         return AdaptiveGammaScheduler(turned, self.gamma_strategy, self.gamma, self.gamma_final, epochs, **how)
+
+
+CHOICES = Choices(CompressConfig)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from torch import Tensor
@@ -22,14 +22,15 @@ from bitdial.compression.photographs import Photographs
 from bitdial.compression.pictures import Picture, write_picture
 from bitdial.compression.rate_distortion import Balance
 from bitdial.evaluation import describe_machine
-from bitdial.evaluation.plot_style import render
+from bitdial.evaluation.drawing import Drawing
+from bitdial.evaluation.plot_style import as_png
 from bitdial.evaluation.side_by_side import MOST_ROWS, Coded, Row, side_by_side
 from bitdial.evaluation.trained import early_stop_of
 from bitdial.files import write_atomically
+from bitdial.lazy import later
 from bitdial.numerics import UNQUANTIZED
 from bitdial.recipes.compress.codecs import load_codec
 from bitdial.recipes.compress.options import CompressConfig
-from bitdial.recipes.compress.report import codec_table, draw, report_page
 from bitdial.recipes.compress.results import CodecHistory, CodecResult, CompressResults
 from bitdial.recipes.compress.train import train
 from bitdial.recipes.compress.work import PictureWork, work_of
@@ -37,6 +38,9 @@ from bitdial.recipes.recipe import Arm, Bench, Recipe, Tuned
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import SavedCodec
 from bitdial.training import Progress, RunFolder, TrainingState
+
+if TYPE_CHECKING:
+    from bitdial.evaluation.side_by_side import Coded
 
 NAME = "bitdial"
 """What tables and figures call the codec."""
@@ -126,6 +130,8 @@ def measured_again(run: CompressRun, name: str, seed: int) -> Table:
     found = _compared(codec, _coded_pictures(run.work, run.options), Progress("", enabled=False), **how)
     points = [point for each in found for point in each.points]
     again = [record.model_copy(update={"points": points})]
+    from bitdial.recipes.compress.report import codec_table  # brings matplotlib
+
     return codec_table(CompressResults(networks=again, created="", config={}, machine=describe_machine()))
 
 
@@ -145,10 +151,12 @@ def _keep_pictures(codec: Codec, pictures: Photographs, folder: Path) -> None:
             file = nearest_in_size(partial(encode_other, pixels, kind, mode=picture.mode), len(data)).file
             other = _coded(kind, file.data, pixels, decode_other(file.data, picture.mode))
         rows.append(Row(name, pixels, _coded(NAME, data, pixels, back), other))
-    write_atomically(folder / FIGURE, render({FIGURE: side_by_side(rows)})[FIGURE])
+    write_atomically(folder / FIGURE, as_png(side_by_side(rows)))
 
 
 def _coded(name: str, data: bytes, pixels: Tensor, back: Tensor) -> Coded:
+    from bitdial.evaluation.side_by_side import Coded
+
     decibels = psnr(pixels[None].double() / 255, back[None].double() / 255).item()
     return Coded(name, back, bpp(len(data), *pixels.shape[-2:]), decibels if math.isfinite(decibels) else None)
 
@@ -226,11 +234,13 @@ def notes_of(networks: Sequence[CodecResult], run: CompressRun) -> list[str]:
     return [*notes, *dict.fromkeys(note for network in networks for note in network.notes)]
 
 
-def figures(results: CompressResults, folder: RunFolder) -> dict[str, bytes]:
+def figures(results: CompressResults, folder: RunFolder) -> dict[str, Drawing]:
     """The plots of the results, and the pictures of the first codec side by side."""
+    from bitdial.recipes.compress.report import draw
+
     images = draw(results)
     beside = folder.path / "pictures" / results.networks[0].key / FIGURE
-    return {**images, "side_by_side": beside.read_bytes()} if beside.is_file() else images
+    return {**images, "side_by_side": Drawing(beside.read_bytes())} if beside.is_file() else images
 
 
 COMPRESS: Recipe[CompressConfig, Arm, CodecResult, CompressResults] = Recipe(
@@ -245,8 +255,8 @@ COMPRESS: Recipe[CompressConfig, Arm, CodecResult, CompressResults] = Recipe(
     conclude=conclude,
     results=CompressResults,
     figures=figures,
-    page=report_page,
-    may_grow=frozenset({"seeds"}),
+    page=later("bitdial.recipes.compress.report:report_page"),
+    may_grow=frozenset({"seeds", "early_stopping_patience"}),
     may_change=frozenset({"test_path", "coded_pictures"}),
     dialled=False,
     evaluated=measured_again,

@@ -13,14 +13,20 @@ from bitdial.evaluation import interval, wording
 from bitdial.evaluation import page as pages
 from bitdial.evaluation.balance_plots import BALANCE_CAPTION, balance_curves
 from bitdial.evaluation.codec_plots import RATE_DISTORTION_CAPTION, rate_distortion
+from bitdial.evaluation.curves import panels_of, training_curves
+from bitdial.evaluation.drawing import Drawing
 from bitdial.evaluation.page import Page, Row, Section, Table
 from bitdial.evaluation.plot_style import render
 from bitdial.evaluation.side_by_side import SIDE_BY_SIDE_CAPTION
+from bitdial.recipes.compress.answer import answer_of
 from bitdial.recipes.compress.results import CodecResult, CompressResults
 
 CAPTIONS = {
     "rate_distortion": RATE_DISTORTION_CAPTION,
     "side_by_side": SIDE_BY_SIDE_CAPTION,
+    "training": (
+        "The cost, \u03bb\u00b7255\u00b2\u00b7MSE + bits per pixel, and the learning rate over the first codec's steps."
+    ),
     "balance": BALANCE_CAPTION,
 }
 COLUMNS = ("codec", "bpp", "PSNR (dB)", "MS-SSIM", "encode (s)", "decode (s)")
@@ -69,15 +75,22 @@ def codec_table(results: CompressResults) -> Terminal:
     return table
 
 
-def draw(results: CompressResults) -> dict[str, bytes]:
-    """Quality against size, and training itself, as PNG."""
+def draw(results: CompressResults) -> dict[str, Drawing]:
+    """Quality against size, and training itself."""
     first = results.networks[0]
     others: dict[str, list[tuple[float, float]]] = {}
     for mean in first.means:
         if mean.part == "curve":
             others.setdefault(mean.codec, []).append((mean.bpp, mean.psnr))
     own = [[(n.own.bpp, n.own.psnr) for n in networks if n.own] for networks in results.by_lambda().values()]
-    return render({"rate_distortion": rate_distortion(others, {"bitdial": own}), "balance": _balance(first)})
+    history = first.history
+    panels = panels_of(history.step, loss=history.loss, rate=history.learning_rate, bits=())
+    figures = {
+        "rate_distortion": rate_distortion(others, {"bitdial": own}),
+        "training": training_curves({f"{first.name}, seed {first.seed}": panels} if history.step else {}, unit=""),
+        "balance": _balance(first),
+    }
+    return render(figures)
 
 
 def _balance(network: CodecResult) -> Figure | None:
@@ -96,7 +109,7 @@ def _balance(network: CodecResult) -> Figure | None:
     )
 
 
-def report_page(results: CompressResults, images: Mapping[str, bytes]) -> Page:
+def report_page(results: CompressResults, images: Mapping[str, Drawing]) -> Page:
     """The report of `CompressResults`, as a page of blocks."""
     rows = [Row(row[0], row[1:], best=own) for own, row in rows_of(results)]
     caption = (
@@ -108,6 +121,7 @@ def report_page(results: CompressResults, images: Mapping[str, bytes]) -> Page:
     if results.bd_rates:
         told = ", ".join(f"{kind} {rate:+.1f}%" for kind, rate in results.bd_rates.items())
         extra = [pages.Text(f"BD-rate, the bits that the codec needs at equal PSNR beside other kinds: {told}.")]
+    answer = answer_of(results)
     return Page(
         title="An image codec",
         meta=[
@@ -115,7 +129,9 @@ def report_page(results: CompressResults, images: Mapping[str, bytes]) -> Page:
             f"{results.config['model']}, {wording.engineering(results.networks[0].parameters)} parameters",
             f"\u03bb {', '.join(f'{value:g}' for value in results.by_lambda())}",
         ],
-        headline=results.sentence or None,
+        headline=answer.headline,
+        lines=answer.lines,
+        tiles=answer.tiles,
         blocks=[
             Section("Quality and size"),
             Table(COLUMNS, rows, caption),

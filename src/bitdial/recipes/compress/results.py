@@ -146,10 +146,10 @@ class CompressResults(RunResults):
 
     def print(self, console: Any, folder: Path | None = None) -> None:
         """Print what the codec makes of pictures, and how to use it."""
+        from bitdial.recipes.compress.answer import answer_of
         from bitdial.recipes.compress.report import codec_table  # brings matplotlib
 
-        if self.sentence:
-            console.print(Text(self.sentence))
         console.print(codec_table(self))
+        answer_of(self).print(console)
         if folder is not None:
             console.print(Text(f"Use it: bitdial compress PICTURE FILE.bd --model {folder}"), soft_wrap=True)

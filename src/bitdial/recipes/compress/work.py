@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from bitdial.compression.coding.coder import constriction
@@ -16,6 +17,7 @@ from bitdial.compression.models import CompressionModel, build_codec_model
 from bitdial.compression.photographs import CropLoader, Photographs, WholePictures, split_off
 from bitdial.compression.rate_distortion import RateDistortion
 from bitdial.data import Fingerprint
+from bitdial.data.published import of_sklearn
 from bitdial.errors import BitdialError
 from bitdial.own_files import call, is_place
 from bitdial.recipes.compress.options import PHOTOGRAPHS, CompressConfig
@@ -132,7 +134,8 @@ class PictureWork:
             if self.validation is not None:
                 columns["train"] -= self.validation[0].shape[-1]
             where = f"the {'right' if part == 'test' else 'left'} {columns[part or 'train']} columns"
-            return f"{where} of the two photographs that ship with scikit-learn"
+            which = "two photographs" if len(self.test if part == "test" else self.train) == 2 else "first photograph"
+            return f"{where} of the {which} that ship{'s' * (which[0] == 'f')} with scikit-learn"
         if part == "test":
             return f"{_count(self.test)} held out of {self.name}"
         return f"{self.name}, {_count(self.train)} to train on and {_count(self.test)} to measure with"
@@ -172,6 +175,8 @@ def work_of(options: CompressConfig, model: object = None, data: object = None, 
         data = call(name)
     if data is None and options.data_path is None:
         train, test, validation = _photographs(held_out)
+        train, test = train.first(options.limit_train), test.first(options.limit_test)
+        validation = validation and validation.first(options.limit_train)
         return PictureWork(options, PHOTOGRAPHS, train, test, validation, make)
     if data is not None:
         train, test = _given(data)
@@ -179,6 +184,7 @@ def work_of(options: CompressConfig, model: object = None, data: object = None, 
         assert options.data_path is not None
         name = options.data_path.resolve().name or str(options.data_path)
         train, test = _of_folders(options, Photographs.of_folder(options.data_path))
+    train, test = train.first(options.limit_train), test.first(options.limit_test)
     if held_out:
         train, validation = split_off(train, held_out, options.seed, _HELD_OUT)
     else:
@@ -202,11 +208,9 @@ def _of_folders(options: CompressConfig, pictures: Photographs) -> tuple[Photogr
 
 def _photographs(held_out: float) -> tuple[Photographs, Photographs, Photographs | None]:
     """The left of both to train on, the right to measure with; a share of the left, at its right end, held out."""
-    from sklearn.datasets import load_sample_images
-
-    found = load_sample_images()
-    names = tuple(Path(name).stem for name in found.filenames)
-    pixels = [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in found.images]
+    files = sorted((of_sklearn("the two photographs come") / "images").glob("*.jpg"))
+    names = tuple(file.stem for file in files)
+    pixels = [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files]
     end = _COLUMNS - (min(max(1, round(held_out * _COLUMNS)), _COLUMNS - 1) if held_out else 0)
 
     def columns(called: str, first: int, last: int | None) -> Photographs:

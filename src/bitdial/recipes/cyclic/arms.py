@@ -10,7 +10,7 @@ from typing import Any
 from bitdial import schedules
 from bitdial.errors import BitdialError
 from bitdial.evaluation.results import ArmKind
-from bitdial.layers.cycling import CyclicPrecisionConfig
+from bitdial.layers.options import CyclicPrecisionConfig
 from bitdial.recipes import recipe
 from bitdial.recipes.cyclic.options import Ablation, CyclicConfig, ModelConfig, StaticBits
 from bitdial.schedules import LayerSchedule
@@ -69,21 +69,40 @@ def plan_arms(options: CyclicConfig) -> list[Arm]:
             f"steps down, got {steps}"
         )
     taught: dict[str, Any] = {"needs": (BASELINE,) if distils else ()}
+    # how many an epoch has is not known here
+    whole = None if options.epochs is not None else options.steps or options.num_cpt_iterations
     arms: list[Arm] = []
     if static.compare_to_baseline:
-        arms.append(Arm(name=BASELINE, kind="baseline", ships_at=32.0, trains_at=32, rehearsed=distils))
-    arms.append(Arm(name=CPT, kind="cpt", ships_at=default, **taught))
+        arms.append(Arm(name=BASELINE, kind="baseline", ships_at=32.0, trains_at=32, rehearsed=distils, steps=whole))
+    arms.append(Arm(name=CPT, kind="cpt", ships_at=default, steps=whole, **taught))
     for name, bits in static.test_configurations.items():
         ships_at = min(model.bit_widths) if bits == "progressive" else bits
         arms.append(
-            Arm(name=f"static_{name}", kind="static", ships_at=ships_at, trains_at=bits, starts_from=CPT, **taught)
+            Arm(
+                name=f"static_{name}",
+                kind="static",
+                ships_at=ships_at,
+                trains_at=bits,
+                starts_from=CPT,
+                steps=steps,
+                **taught,
+            )
         )
     arms.append(
-        Arm(name=MATCHED, kind="matched", ships_at=default, trains_at=default, rehearsed=False, **taught),
+        Arm(
+            name=MATCHED,
+            kind="matched",
+            ships_at=default,
+            trains_at=default,
+            rehearsed=False,
+            follows=(CPT,),
+            steps=whole,
+            **taught,
+        ),
     )
     for ablation in options.experiment.ablations_on:
         name = f"{ABLATION}{ablation}"
-        arms.append(Arm(name=name, kind="ablation", ships_at=default, rehearsed=False, **taught))
+        arms.append(Arm(name=name, kind="ablation", ships_at=default, rehearsed=False, steps=whole, **taught))
     return arms
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from bitdial.errors import BitdialError, suggest
-from bitdial.layers.cycling import CyclicPrecisionConfig
+from bitdial.layers.options import CyclicPrecisionConfig
 from bitdial.options import Config, part
+from bitdial.recipes.choices import Choices
 from bitdial.recipes.options import ARM_NAME, BatchOptions, GridName, SharedConfig, Width, autocast_format, total_steps
 from bitdial.training.options import DistillationOptions, EarlyStoppingOptions, StepOptions, ValidationOptions
 
@@ -172,6 +173,13 @@ class CyclicConfig(TrainingOptions, ValidationOptions, SharedConfig):
             self.__dict__["eval_interval"] = self.cyclic.cycle_length
         return self
 
+    @classmethod
+    def fitted(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Leave out what would bend a profile, which is smooth by itself, where the user gives one."""
+        bent = {f"cyclic.{name}" for name in ("smooth_transitions", "use_reverse_cycle", "progressive_cycles")}
+        bent = bent if given.get("cyclic.profile") is not None else set()
+        return {name: value for name, value in preset.items() if name not in bent}
+
     @property
     def root(self) -> Path:
         """Where run folders are numbered."""
@@ -207,3 +215,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Name -> settings, written as in a YAML file: ``bitdial train cyclic conservative``."""
+CHOICES = Choices(
+    CyclicConfig,
+    PRESETS,
+    {
+        "conservative": "Smooth, long cycles between 8 and 4 bits, for networks that are easily upset.",
+        "aggressive": "Short cycles that jump between 8 and 2 bits.",
+        "research": "Three seeds, an ablation with random cycling, the weights of every cycle.",
+    },
+)

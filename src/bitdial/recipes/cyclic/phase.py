@@ -33,7 +33,7 @@ from bitdial.training import (
     learning_rate_factor,
     make_fabric,
 )
-from bitdial.training.knobs import BitOpsCounter, Knob, Widths
+from bitdial.training.knobs import BitOpsCounter, Knob, Widths, mean_width
 
 
 def quantization(options: ModelConfig, gradient_bits: float = 32) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def train_phase(
     stopping = EarlyStopping.of(training, monitor["monitor_mode"], held_out)
     factor = scheduler.factor if isinstance(scheduler, CyclicPrecisionScheduler) else None
     hooks = [
-        Knob("bits", widths, scheduler.dial.set, shown=ledger.average_bits, rate=factor),
+        Knob("bits", widths, scheduler.dial.set, shown=mean_width, rate=factor),
         BitOpsCounter(widths, ledger, scheduler.dial.gradients),
     ]
 

@@ -14,10 +14,13 @@ from torch import nn
 from bitdial.errors import BitdialError
 from bitdial.evaluation import ArmResult
 from bitdial.evaluation.equal_cost import batches_in_step, ledger_of, matched_steps, schedule_bitops
+from bitdial.evaluation.results import width_key
 from bitdial.evaluation.trained import PhaseResult
+from bitdial.evaluation.width_costs import forward_seconds, width_costs
 from bitdial.files import write_atomically
 from bitdial.layers import BitDial, PrecisionScheduler, skipped_layers
 from bitdial.layers.cycling import CyclicPrecisionScheduler
+from bitdial.lazy import later
 from bitdial.recipes.cyclic.arms import (
     ABLATION,
     BASELINE,
@@ -30,7 +33,6 @@ from bitdial.recipes.cyclic.arms import (
 )
 from bitdial.recipes.cyclic.options import PRESETS, CyclicConfig, CyclicTrainingConfig
 from bitdial.recipes.cyclic.phase import quantization, train_phase
-from bitdial.recipes.cyclic.report import render, report_page
 from bitdial.recipes.cyclic.results import CyclicResults, collect_results
 from bitdial.recipes.recipe import Bench, Loaders, Recipe, Tuned
 from bitdial.recipes.run import Run
@@ -136,6 +138,7 @@ def measure(arm: Arm, bench: Bench[CyclicConfig], state: TrainingState) -> ArmRe
     widths: list[Any] = [*targets, *([] if ships in targets else [ships])]
     scores = bench.sweep(widths)
     cycled = set(map(options.cyclic.schedule(), range(phase.iterations))) if arm.kind == "cpt" else None
+    names = {**{width_key(bits): bits for bits in targets}, arm.label: ships}
     before: ArmResult | None = bench.done[arm.starts_from] if arm.starts_from else None
     return ArmResult(
         name=arm.name,
@@ -146,11 +149,14 @@ def measure(arm: Arm, bench: Bench[CyclicConfig], state: TrainingState) -> ArmRe
         own_label=arm.label,
         visited=None if cycled is None else [w for w in targets if any(abs(w - bits) < 0.5 for bits in cycled)],
         average_bits=phase.average_bits,
+        dial_bits=phase.dial_bits,
         bitops=phase.bitops + (before.bitops if before else 0.0),
         bitops_own=phase.bitops,
         seconds=phase.seconds + (before.seconds if before else 0.0),
         seconds_own=phase.seconds,
         iterations=phase.iterations,
+        costs=width_costs(ledger_of(bench.model, bench.loaders.test), names),
+        forward_seconds=forward_seconds(bench.model, bench.loaders.test, bench.work.task),
         history=phase.history,
         precision_note=phase.precision_note,
         early_stop=phase.early_stop,
@@ -221,10 +227,10 @@ CYCLIC: Recipe[CyclicConfig, Arm, ArmResult, CyclicResults] = Recipe(
     measure=measure,
     conclude=conclude,
     results=CyclicResults,
-    figures=lambda results, folder: render(results),
-    page=report_page,
+    figures=lambda results, folder: later("bitdial.recipes.cyclic.report:render")(results),
+    page=later("bitdial.recipes.cyclic.report:report_page"),
     leave=leave,
-    may_grow=frozenset({"seeds"}),
+    may_grow=frozenset({"seeds", "early_stopping_patience"}),
     column="phase",
     own_folders=True,
     tuned=Tuned({"eval_interval": 40, "validation_fraction": 0.1}, arm=CPT),

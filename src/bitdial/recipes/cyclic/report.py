@@ -14,19 +14,23 @@ from matplotlib.ticker import MaxNLocator
 
 from bitdial.evaluation import page as pages
 from bitdial.evaluation import plot_style, plots, report, wording
-from bitdial.evaluation.curves import training_curves
+from bitdial.evaluation.confusion import confusion_caption, confusion_matrix
+from bitdial.evaluation.curves import history_curves
+from bitdial.evaluation.drawing import COLOURS, FAINT, INK, PAPER, Drawing
 from bitdial.evaluation.page import Block, Page, Row, Section, Table, Text
+from bitdial.evaluation.recommendation import name_of
+from bitdial.recipes.cyclic.answer import answer_of
 from bitdial.recipes.cyclic.cycles import TOLERANCE, CycleAnalysis
 from bitdial.recipes.cyclic.results import CyclicResults
 
-BLUE, ORANGE = plot_style.COLOURS[:2]
+BLUE, ORANGE = COLOURS[:2]
 
 
 def cyclic_curves(results: CyclicResults) -> Figure | None:
-    """Draw loss and bits of the first CPT arm (any arm when there is none) over its steps."""
+    """Draw loss, learning rate and bits of the first CPT arm (any arm when there is none) over its steps."""
     logged = [arm for arm in results.arms if arm.history.step]
     arm = next((arm for arm in logged if arm.kind == "cpt"), logged[0] if logged else None)
-    return None if arm is None else training_curves(arm.history, f"{arm.name}, seed {arm.seed}")
+    return None if arm is None else history_curves(arm.history, f"{arm.name}, seed {arm.seed}")
 
 
 def cycle_statistics(results: CyclicResults) -> Figure | None:
@@ -50,8 +54,19 @@ def cycle_statistics(results: CyclicResults) -> Figure | None:
     )
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.legend(loc="upper right", frameon=False, fontsize=9)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     return figure
+
+
+def confusion(results: CyclicResults) -> Figure | None:
+    """Draw the mistakes of what is recommended, over all seeds; None of more than a few classes, or none."""
+    chosen = results.comparison.chosen
+    scores = [
+        arm.own if arm.own_label == chosen.label else arm.at(chosen.bits)
+        for arm in results.arms
+        if arm.name == chosen.arm
+    ]
+    return confusion_matrix([score.confusion for score in scores if score], results.class_names, "Confusion (%)")
 
 
 FIGURES: dict[str, Callable[[CyclicResults], Figure | None]] = {
@@ -59,25 +74,30 @@ FIGURES: dict[str, Callable[[CyclicResults], Figure | None]] = {
     "accuracy_by_width": lambda results: plots.accuracy_against_width(results.comparison),
     "cycle_statistics": cycle_statistics,
     "accuracy_by_cost": lambda results: plots.accuracy_against_cost(results.comparison),
+    "confusion": confusion,
 }
 """File name (without ``.png``) and drawing function of each figure, in reading order."""
 
-CAPTIONS = {
-    "bits_and_loss": (
-        "Training loss and the width of the forward pass over the steps of the cyclic arm. Dotted lines mark where a "
-        "cycle starts; on the right, a few cycles from the middle of the run."
-    ),
-    "accuracy_by_width": plots.WIDTH_CAPTION,
-    "cycle_statistics": (
-        "Left: training loss within each cycle. Right: change of the mean from one complete cycle to the next; "
-        f"the band is ±{100 * TOLERANCE:g}%."
-    ),
-    "accuracy_by_cost": plots.COST_CAPTION,
-}
+
+def captions(results: CyclicResults) -> dict[str, str]:
+    """Return what each figure shows, of these very results."""
+    return {
+        "bits_and_loss": (
+            "Training loss, learning rate and the width of the forward pass over the steps of one arm, as far as they "
+            "were logged."
+        ),
+        "accuracy_by_width": plots.width_caption(results.comparison),
+        "cycle_statistics": (
+            "Left: training loss within each cycle. Right: change of the mean from one complete cycle to the next; "
+            f"the band is ±{100 * TOLERANCE:g}%."
+        ),
+        "accuracy_by_cost": plots.cost_caption(results.comparison),
+        "confusion": confusion_caption(name_of(results.comparison.chosen)),
+    }
 
 
-def render(results: CyclicResults) -> dict[str, bytes]:
-    """Return every figure that the results hold data for, as PNG."""
+def render(results: CyclicResults) -> dict[str, Drawing]:
+    """Return every figure that the results hold data for."""
     return plot_style.render({name: draw(results) for name, draw in FIGURES.items()})
 
 
@@ -94,15 +114,15 @@ def write_report(results: CyclicResults, path: str | Path) -> Path:
     return pages.write_page(report_page(results, render(results)), path)
 
 
-def report_page(results: CyclicResults, images: Mapping[str, bytes]) -> Page:
+def report_page(results: CyclicResults, images: Mapping[str, Drawing]) -> Page:
     """Return the report as a page of blocks; `images` is what `render` gave."""
-    comparison = results.comparison
+    comparison, answer = results.comparison, answer_of(results.arms, results.comparison)
     blocks = [
         *report.comparison_section(comparison),
         *report.cost_section(comparison),
         *report.difference_section(comparison, title="Cyclic training against each other arm", arm="CPT"),
         Section("Plots"),
-        *pages.pictures(images, CAPTIONS),
+        *pages.pictures(images, captions(results)),
     ]
     if "bits_and_loss" not in images:
         blocks.append(Text("No arm has a history, so its loss over steps is not drawn."))
@@ -118,8 +138,9 @@ def report_page(results: CyclicResults, images: Mapping[str, bytes]) -> Page:
     return Page(
         title=f"{results.experiment}: which precision is worth shipping",
         meta=[report.size(comparison), pages.made(results.created)],
-        headline=comparison.reason,
-        tiles=report.tiles(comparison),
+        headline=answer.headline,
+        lines=answer.lines,
+        tiles=answer.tiles,
         blocks=blocks,
     )
 
@@ -132,12 +153,12 @@ def _cycles_section(cycles: list[CycleAnalysis]) -> list[Block]:
         Table(
             columns=[
                 "arm",
+                "state",
                 "seed",
                 "cycles",
                 "loss, first → last",
                 "slope per cycle",
                 "last quarter",
-                "state",
                 "stability score",
             ],
             rows=[_cycles_row(item) for item in cycles],
@@ -157,12 +178,12 @@ def _cycles_row(item: CycleAnalysis) -> Row:
     return Row(
         item.arm or "",
         [
+            item.convergence,
             str(item.seed),
             str(len(item.cycles)),
             f"{item.cycles[0].mean:.3f} → {item.cycles[-1].mean:.3f}",
             slope,
             wording.MISSING if item.change is None else wording.change(item.change),
-            item.convergence,
             f"{item.stability_score:.2f}",
         ],
     )
@@ -180,7 +201,7 @@ def _cycle_bands(axes: Axes, shown: CycleAnalysis, others: list[CycleAnalysis]) 
         axes.plot(
             [cycle.index for cycle in other.cycles],
             [cycle.mean for cycle in other.cycles],
-            color=plot_style.FAINT,
+            color=FAINT,
             lw=0.9,
             label="mean of the other seeds" if number == 0 else None,
         )
@@ -191,7 +212,7 @@ def _cycle_bands(axes: Axes, shown: CycleAnalysis, others: list[CycleAnalysis]) 
             [cycle.mean for cycle in unfinished],
             "o",
             ms=6,
-            mfc="white",
+            mfc=PAPER,
             mec=BLUE,
             label="incomplete cycle",
         )
@@ -207,7 +228,7 @@ def _changes(axes: Axes, shown: CycleAnalysis) -> None:
     colours = [ORANGE if value > 0 else BLUE for value in change]
     axes.bar([b.index for _, b in pairs], change, color=colours, width=0.75, zorder=2)
     limit = 100 * TOLERANCE
-    axes.axhspan(-limit, limit, color="#009E73", alpha=0.18, lw=0)
-    axes.axhline(0, color=plot_style.INK, lw=0.8)
+    axes.axhspan(-limit, limit, color=COLOURS[2], alpha=0.18, lw=0)
+    axes.axhline(0, color=INK, lw=0.8)
     if not pairs:
-        axes.text(0.5, 0.6, "too few complete cycles", ha="center", transform=axes.transAxes, color=plot_style.INK)
+        axes.text(0.5, 0.6, "too few complete cycles", ha="center", transform=axes.transAxes, color=INK)

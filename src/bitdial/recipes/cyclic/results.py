@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from rich.console import Console
-from rich.text import Text
 
 from bitdial.evaluation import describe_machine
 from bitdial.evaluation.comparison import summarise
@@ -55,9 +54,11 @@ class CyclicResults(RunResults):
         return [Shipped(name_of(chosen), by_seed, bitops=chosen.bitops, seconds=chosen.seconds)]
 
     def print(self, console: Console, folder: Path | None = None) -> None:
-        """Print the comparison and the recommendation."""
+        """Print the comparison and the answer."""
+        from bitdial.recipes.cyclic.answer import answer_of
+
         console.print(comparison_table(self.comparison, width=console.width))
-        console.print(Text(f"\n{self.comparison.reason}\n"))
+        answer_of(self.arms, self.comparison).print(console)
 
 
 def collect_results(

@@ -13,7 +13,8 @@ from bitdial.evaluation import WidthScore
 from bitdial.evaluation.sweep import sweep
 from bitdial.evaluation.trained import PhaseResult
 from bitdial.layers import BitDial, PrecisionScheduler
-from bitdial.layers.cycling import CyclicPrecisionConfig, CyclicPrecisionScheduler
+from bitdial.layers.cycling import CyclicPrecisionScheduler
+from bitdial.layers.options import CyclicPrecisionConfig
 from bitdial.options import part
 from bitdial.recipes.cyclic.arms import final_widths, static_schedule
 from bitdial.recipes.cyclic.options import (

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from bitdial.errors import BitdialError
-from bitdial.models.registry import variant_of
-from bitdial.numerics import ACTIVATION_QUANTIZERS, QUANTIZERS
+from bitdial.models.names import variant_of
+from bitdial.names import activation_quantizers, quantizers
+from bitdial.recipes.choices import Choices
 from bitdial.recipes.options import LEARNING_RATES, OWN, GridName, SharedConfig, Width
 from bitdial.training.options import VALIDATION_FRACTION, OptimizerOptions, StepOptions, ValidationOptions
 
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     WeightName = str
     ActivationName = str
 else:  # whatever is registered can be chosen
-    WeightName = Literal[tuple(QUANTIZERS)]
-    ActivationName = Literal[tuple(ACTIVATION_QUANTIZERS)]
+    WeightName = Literal[tuple(quantizers())]
+    ActivationName = Literal[activation_quantizers()]
 
 _OWN = (
     "training_method", "bitwidth_options", "joint_quantization_batch_size", "loss_weights", "quantizer",
@@ -124,7 +125,7 @@ class JointConfig(OptimizerOptions, StepOptions, ValidationOptions, SharedConfig
     @classmethod
     def _points_elsewhere(cls, given: object) -> object:
         """Names of other options are often meant to stand here."""
-        for option, names in (("training_method", get_args(TrainingMethod)), ("quantizer", QUANTIZERS)):
+        for option, names in (("training_method", get_args(TrainingMethod)), ("quantizer", quantizers())):
             if given in names and given != "any_precision":
                 raise BitdialError(
                     f"expected any_precision, got {given!r}, which is a {option.replace('_', ' ')}; "
@@ -186,3 +187,6 @@ class JointConfig(OptimizerOptions, StepOptions, ValidationOptions, SharedConfig
                 "validation_bits belong to validation_function fixed_bitwidth, got "
                 f"{self.validation_function}; leave them out, or choose it"
             )
+
+
+CHOICES = Choices(JointConfig)

@@ -6,19 +6,22 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from bitdial.errors import BitdialError
 from bitdial.evaluation import LayerSensitivity, WidthScore, layer_sensitivity, width_verdict
 from bitdial.evaluation.equal_cost import ledger_of
 from bitdial.evaluation.sweep import RECALIBRATION_LIMIT, evaluate
 from bitdial.evaluation.trained import PhaseResult, notes_on
+from bitdial.evaluation.width_costs import forward_seconds, width_costs
 from bitdial.export import save_packed
 from bitdial.layers import BitDial
 from bitdial.layers.norm_rows import PerWidth
+from bitdial.lazy import later
 from bitdial.numerics import UNQUANTIZED
 from bitdial.options import part
 from bitdial.recipes.joint.methods import InPasses, Turns, plan
 from bitdial.recipes.joint.options import JointConfig
-from bitdial.recipes.joint.report import draw, report_page
 from bitdial.recipes.joint.results import JointResult, JointResults
 from bitdial.recipes.joint.validation import Validation
 from bitdial.recipes.options import total_steps
@@ -39,7 +42,8 @@ from bitdial.training import (
     learning_rate_factor,
     preserved_random_state,
 )
-from bitdial.training.knobs import BitOpsCounter
+from bitdial.training.knobs import BitOpsCounter, mean_width
+from bitdial.training.tasks import CONFUSION
 
 MOST_PACKED = 8
 """The widest weights that a packed file holds in their real bits."""
@@ -84,7 +88,7 @@ def train(arm: Arm, bench: Bench[JointConfig]) -> TrainingState:
         task = passes = InPasses(task, dial, turns(0))
 
         def mean(step: Turns) -> float:
-            return sum(ledger.average_bits(turn.widths) for turn in step) / len(step)
+            return sum(mean_width(turn.widths) for turn in step) / len(step)
 
         counter = BitOpsCounter(lambda step: tuple(turn.widths for turn in turns(step)), ledger, dial.gradients)
         evaluation: Any = Validation(bench, ledger, steps)
@@ -139,9 +143,11 @@ def measure(arm: Arm, bench: Bench[JointConfig], state: TrainingState) -> JointR
     if options.quantize:
         scores = bench.sweep(widths)
     else:
-        found = evaluate(model, bench.loaders.test, task=bench.work.task)
+        tables: dict[str, Tensor] = {}
+        found = evaluate(model, bench.loaders.test, task=bench.work.task, tables=tables)
         loss, accuracy = found.pop("loss"), found.pop("accuracy", math.nan)
-        scores = [WidthScore(bits=UNQUANTIZED, accuracy=accuracy, loss=loss, metrics=found)]
+        confusion = tables[CONFUSION].tolist() if CONFUSION in tables else []
+        scores = [WidthScore(bits=UNQUANTIZED, accuracy=accuracy, loss=loss, metrics=found, confusion=confusion)]
     if bench.files is not None and bench.saved is not None and bench.is_first:
         bench.saved.save(model, bench.files.run.models / f"{bench.files.key}.pt")
     validation = next((hook for hook in state.hooks if isinstance(hook, Validation)), None)
@@ -152,7 +158,10 @@ def measure(arm: Arm, bench: Bench[JointConfig], state: TrainingState) -> JointR
         scores=scores,
         relative_bitops=[ledger.step_bitops(width, width).forward / full for width in widths],
         size_bytes=[ledger.size_bytes(width) for width in widths],
+        float32=width_costs(ledger, {"32": UNQUANTIZED})["32"],
+        forward_seconds=forward_seconds(model, bench.loaders.test, bench.work.task),
         average_bits=phase.average_bits,
+        dial_bits=phase.dial_bits,
         bitops=phase.bitops,
         seconds=phase.seconds,
         seconds_validation=0.0 if validation is None else validation.seconds,
@@ -263,12 +272,9 @@ JOINT: Recipe[JointConfig, Arm, JointResult, JointResults] = Recipe(
     measure=measure,
     conclude=conclude,
     results=JointResults,
-    figures=lambda results, folder: draw(results),
-    page=report_page,
+    figures=lambda results, folder: later("bitdial.recipes.joint.report:draw")(results),
+    page=later("bitdial.recipes.joint.report:report_page"),
     leave=leave,
     may_grow=frozenset({"seeds", "early_stopping_patience"}),
-    suffices=lambda options, record: (
-        record.early_stop is None or record.early_stop.patience >= options.early_stopping_patience
-    ),
     may_change=frozenset({"strict"}),
 )

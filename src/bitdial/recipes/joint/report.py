@@ -10,19 +10,34 @@ from rich.table import Table as Terminal
 
 from bitdial.evaluation import WidthValidation, plot_bitwidth_vs_accuracy, plot_layer_sensitivity, wording
 from bitdial.evaluation import page as pages
-from bitdial.evaluation.curves import training_curves
+from bitdial.evaluation.confusion import confusion_caption, confusion_matrix
+from bitdial.evaluation.curves import history_curves
+from bitdial.evaluation.drawing import COLOURS, Drawing
 from bitdial.evaluation.page import Block, Page, Pre, Row, Section, Table, Text
-from bitdial.evaluation.plot_style import COLOURS, new_figure, quiet, render
+from bitdial.evaluation.plot_style import new_figure, quiet, render
+from bitdial.evaluation.svg import tell
+from bitdial.recipes.joint.answer import answer_of
 from bitdial.recipes.joint.results import JointResults
 
-CAPTIONS = {
-    "accuracy_by_width": "Accuracy on the test data with every layer at one width; bars are 95% intervals over seeds.",
-    "bitwidth_vs_accuracy": "The last validation: a configuration has a width for every layer; first seed.",
-    "validation": "Accuracy of the drawn configurations after each epoch: mean, worst and best; first seed.",
-    "layer_sensitivity": "Loss that one layer alone at the narrowest width adds, all others at the widest; first seed.",
-    "bits_and_loss": "Training loss, and the mean of the widths of the passes, over the steps of the first seed.",
-}
 COLUMNS = ("bits", "accuracy", "loss", "BitOps", "size")
+
+
+def captions(results: JointResults) -> dict[str, str]:
+    """What each figure shows, of these very results."""
+    bars = "; bars are 95% intervals over seeds" if len(results.networks) > 1 else ""
+    of = "the network" if results.ship_bits is None else f"the network at {results.ship_bits:g} bits"
+    return {
+        "accuracy_by_width": f"Accuracy on the test data with every layer at one width{bars}.",
+        "bitwidth_vs_accuracy": "The last validation: a configuration has a width for every layer; first seed.",
+        "validation": "Accuracy of the drawn configurations after each epoch: mean, worst and best; first seed.",
+        "layer_sensitivity": (
+            "Loss that one layer alone at the narrowest width adds, all others at the widest; first seed."
+        ),
+        "bits_and_loss": (
+            "Training loss, learning rate and the mean of the widths of the passes, over the steps of the first seed."
+        ),
+        "confusion": confusion_caption(of),
+    }
 
 
 def rows_of(results: JointResults) -> list[tuple[str, ...]]:
@@ -57,8 +72,8 @@ def width_table(results: JointResults) -> Terminal:
     return table
 
 
-def draw(results: JointResults) -> dict[str, bytes]:
-    """Accuracy against width, at one width and at drawn ones, and training itself, as PNG."""
+def draw(results: JointResults) -> dict[str, Drawing]:
+    """Accuracy against width, at one width and at drawn ones, and training itself."""
     first, last = results.networks[0], results.networks[0].validation
     drawn = last is not None and last.accuracy.mean == last.accuracy.mean
     figures = {
@@ -66,7 +81,8 @@ def draw(results: JointResults) -> dict[str, bytes]:
         "bitwidth_vs_accuracy": _configurations(last, first.epochs[-1].epoch) if last is not None and drawn else None,
         "validation": _validations(results) if drawn and len(first.epochs) > 1 else None,
         "layer_sensitivity": plot_layer_sensitivity(first.sensitivity, measure="loss") if first.sensitivity else None,
-        "bits_and_loss": training_curves(first.history, f"{first.name}, seed {first.seed}"),
+        "bits_and_loss": history_curves(first.history, f"{first.name}, seed {first.seed}"),
+        "confusion": _confusion(results),
     }
     return render(figures)
 
@@ -79,16 +95,25 @@ def _configurations(last: WidthValidation, epoch: int) -> Any:
     return figure
 
 
+def _confusion(results: JointResults) -> Any:
+    bits = max(results.accuracy()) if results.ship_bits is None else results.ship_bits
+    tables = [score.confusion for network in results.networks for score in network.scores if score.bits == bits]
+    return confusion_matrix(tables, results.class_names, "Confusion (%)")
+
+
 def _by_width(results: JointResults) -> Any:
     figure, values = new_figure(8.0, 4.2), results.accuracy()
     axes = figure.subplots()
     means = [100 * value.mean for value in values.values()]
     halves = [100 * (value.half or 0.0) for value in values.values()]
-    axes.errorbar(list(values), means, yerr=halves, fmt="o-", color=COLOURS[0], capsize=3)
+    (line, *_) = axes.errorbar(list(values), means, yerr=halves, fmt="o-", color=COLOURS[0], capsize=3)
+    tell(line, "", [f"{bits:g} bits: {wording.percent(value)}" for bits, value in values.items()])
     if results.ship_bits in values:
         best = 100 * values[results.ship_bits].mean
-        axes.plot([results.ship_bits], [best], "o", markersize=14, fillstyle="none", color=COLOURS[1], label="ship")
-        axes.legend(loc="lower right", frameon=False, fontsize=9)
+        axes.plot(
+            [results.ship_bits], [best], "o", markersize=14, fillstyle="none", color=COLOURS[1], label="worth shipping"
+        )
+        figure.legend(loc="outside lower center", frameon=False, fontsize=9)
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(values), [f"{bits:g}" for bits in values])
     axes.minorticks_off()
@@ -105,7 +130,7 @@ def _validations(results: JointResults) -> Any:
     low, high, mean = ([100 * getattr(scores.accuracy, part) for scores in epochs] for part in ("min", "max", "mean"))
     axes.fill_between(steps, low, high, color=COLOURS[0], alpha=0.2, linewidth=0, label="worst to best configuration")
     axes.plot(steps, mean, "o-", color=COLOURS[0], markersize=3, label="mean")
-    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     quiet(axes, title="Validation after each epoch", x="step", y="accuracy (%)")
     return figure
 
@@ -120,7 +145,7 @@ def validation_section(results: JointResults) -> list[Block]:
     return [Section("Validation"), Text("The last one of the first seed:"), Pre(last.text()), Text(share)]
 
 
-def report_page(results: JointResults, images: Mapping[str, bytes]) -> Page:
+def report_page(results: JointResults, images: Mapping[str, Drawing]) -> Page:
     """The report of `JointResults`, as a page of blocks."""
     rows = [
         Row(row[0], row[1:], best=results.ship_bits is not None and row[0] == f"{results.ship_bits:g}")
@@ -130,6 +155,7 @@ def report_page(results: JointResults, images: Mapping[str, bytes]) -> Page:
         "Every layer at the width, on the test data. BitOps of a forward pass against those at 32 bits, simulated; "
         "size with packed weights."
     )
+    answer = answer_of(results)
     return Page(
         title="One network for many widths",
         meta=[
@@ -137,11 +163,14 @@ def report_page(results: JointResults, images: Mapping[str, bytes]) -> Page:
             f"{results.config['model']} on {results.config['dataset']}",
             results.config.get("training_method", "joint_quantization"),
         ],
-        headline=results.sentence or None,
+        headline=answer.headline,
+        lines=answer.lines,
+        tiles=answer.tiles,
         blocks=[
             Section("Accuracy"),
+            *([Text(results.sentence)] if results.sentence else []),
             Table(COLUMNS, rows, caption),
-            *pages.pictures(images, CAPTIONS),
+            *pages.pictures(images, captions(results)),
             *validation_section(results),
             *pages.notes_section(results.notes),
             *pages.reproduction_section(

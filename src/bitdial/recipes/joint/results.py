@@ -18,7 +18,7 @@ from bitdial.evaluation import (
     interval,
     wording,
 )
-from bitdial.evaluation.results import ArmRecord, EarlyStop, History, Record, RunResults
+from bitdial.evaluation.results import ArmRecord, EarlyStop, History, Record, RunResults, WidthCost
 from bitdial.evaluation.shipped import Shipped
 
 
@@ -52,8 +52,14 @@ class JointResult(ArmRecord):
     """Simulated BitOps of a forward pass at each width, as a fraction of those at 32 bits."""
     size_bytes: list[int] = []
     """What the network takes on the disk at each width, its weights packed, in bytes."""
+    float32: WidthCost | None = None
+    """What it takes unquantized; null in files of earlier versions."""
+    forward_seconds: float | None = None
+    """Wall-clock seconds of one prediction as it is computed here, at any width; null in files of earlier versions."""
     average_bits: float
-    """Mean forward width of training, weighted with multiply-accumulates."""
+    """Mean forward width of training, weighted with multiply-accumulates, unquantized layers too."""
+    dial_bits: float | None = None
+    """Mean width of training as the dial says: the mean over the quantized layers; null in older files."""
     bitops: float
     """Simulated BitOps of training."""
     seconds: float
@@ -127,11 +133,11 @@ class JointResults(RunResults):
         ]
 
     def print(self, console: Any, folder: Path | None = None) -> None:
-        """Print which width to ship, and what each scores."""
+        """Print what each width scores, and which one to ship."""
+        from bitdial.recipes.joint.answer import answer_of
         from bitdial.recipes.joint.report import width_table  # brings matplotlib
 
-        if self.sentence:
-            console.print(Text(self.sentence))
         console.print(width_table(self))
+        answer_of(self).print(console)
         if self.packed_file is not None and folder is not None:
             console.print(Text(f"Packed: {folder / self.packed_file}"), soft_wrap=True)

@@ -13,7 +13,6 @@ from bitdial.evaluation import (
     VALIDATION_FUNCTIONS,
     Spread,
     WidthValidation,
-    plot_bitwidth_vs_accuracy,
 )
 from bitdial.layers import Ledger
 from bitdial.recipes.joint.options import JointConfig
@@ -100,6 +99,8 @@ class Validation(Hook):
         due = (state.batch_in_epoch == 0 and state.epoch % EPOCHS_BETWEEN_FIGURES == 0) or state.step >= self.last_step
         if not due or self.last is None or self.last.accuracy.mean != self.last.accuracy.mean:
             return {}
+        from bitdial.evaluation import plot_bitwidth_vs_accuracy
+
         began = time.perf_counter()
         figure = plot_bitwidth_vs_accuracy(self.last.bitwidths, self.last.accuracies, epoch=self.epoch)
         self.seconds += time.perf_counter() - began
@@ -111,6 +112,7 @@ class Validation(Hook):
             "epochs": [scores.model_dump() for scores in self.epochs],
             "last": None if self.last is None else self.last.model_dump(),
             "seconds": self.seconds,
+            "at": [self.epoch, self.step],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -118,6 +120,7 @@ class Validation(Hook):
         self.epochs = [EpochScores.model_validate(scores) for scores in state["epochs"]]
         self.last = None if state["last"] is None else WidthValidation.model_validate(state["last"])
         self.seconds = float(state["seconds"])
+        self.epoch, self.step = state.get("at", (0, 0))  # where it was stopped in mid-evaluation
 
 
 def _columns(group: str, name: str, spread: Spread) -> dict[str, float]:

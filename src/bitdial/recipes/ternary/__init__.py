@@ -1,11 +1,5 @@
 """Ternary training: weights in {-1, 0, 1} x scale through a long run that can be stopped and resumed, then packed."""
 
-from bitdial.recipes.saved_model import SavedModel as SavedModel
-from bitdial.recipes.saved_model import load_saved as load_saved
-from bitdial.recipes.saved_model import load_saved as load_trained  # noqa: F401  (the name that scripts know)
-from bitdial.recipes.ternary.options import PRESETS as PRESETS
-from bitdial.recipes.ternary.options import TernaryConfig as TernaryConfig
-from bitdial.recipes.ternary.recipe import TERNARY as TERNARY
-from bitdial.recipes.ternary.recipe import share_of_zeros as share_of_zeros
-from bitdial.recipes.ternary.results import NetworkResult as NetworkResult
-from bitdial.recipes.ternary.results import TernaryResults as TernaryResults
+from bitdial.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(__name__)

@@ -9,15 +9,15 @@ from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
-from rich.table import Table
 
 from bitdial.configuration.files import Loader
 from bitdial.configuration.sentences import sentence
 from bitdial.configuration.settings import Settings
-from bitdial.data import AugmentationOptions
+from bitdial.data.options import AugmentationOptions
 from bitdial.errors import BitdialError, suggest
+from bitdial.names import is_recordings
+from bitdial.recipes.choices import Choices
 from bitdial.recipes.options import ARM_NAME, AUTO, LEARNING_RATES, SharedConfig, TernaryName, Width
-from bitdial.terminal import terminal
 from bitdial.training.options import (
     CopiedLogOptions,
     DistillationOptions,
@@ -32,11 +32,15 @@ DEFAULT_EPOCHS = 30
 FLOAT = "none"
 """The quantizer that leaves weights as they are."""
 
+POLICIES = ("autoaugment", "randaugment", "trivialaugment")
+"""Ways to augment images that exclude each other."""
+
 _SAME_FOR_ALL = frozenset(
     {
         "resume", "run_dir", "experiments", "seeds", "seed", "dataset", "data_path", "signals", "devices", "num_nodes",
         "strategy", "precision", "mixed_precision", "compile", "workers", "csv_log", "log", "log_interval",
         "validation_fraction", "start_from", "memory_limit",
+        "limit_train", "limit_test",
     }
 )  # fmt: skip
 """Options that belong to the run, not to one of its arms."""
@@ -55,7 +59,7 @@ class TernaryConfig(
 ):
     """Train ternary weights through a long run that can be stopped and resumed, and pack them.
 
-    Without --epochs or --steps it trains for 30 epochs. --list says what each preset is for.
+    Without --epochs or --steps it trains for 30 epochs.
     """
 
     defaults = {
@@ -128,7 +132,7 @@ class TernaryConfig(
                 f"{self.early_stopping_mode}; "
                 f"give --monitor {'loss' if mode == 'max' else 'accuracy'} with it, or leave it out"
             )
-        policies = [name for name in ("autoaugment", "randaugment", "trivialaugment") if getattr(self, name)]
+        policies = [name for name in POLICIES if getattr(self, name)]
         if len(policies) > 1:
             raise BitdialError(f"{' and '.join(policies)} exclude each other, got both; give only one of them")
         if self.epochs is not None and (self.warmup_epochs or 0) >= self.epochs and self.scheduler != "none":
@@ -137,6 +141,23 @@ class TernaryConfig(
             )
         if self.teacher is not None and self.quantizer == FLOAT and self.activation_bits == 32:
             raise BitdialError("teacher needs a quantized student, got quantizer none; leave one of the two out")
+
+    @classmethod
+    def fitted(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Scale the warm-up with the length, and leave out what the user's choice rules out."""
+        kept = dict(preset)
+        if is_recordings(str(given.get("dataset"))):
+            kept = {name: value for name, value in kept.items() if name not in AugmentationOptions.model_fields}
+        if given.get("steps") is not None:
+            kept.pop("warmup_epochs", None)
+        epochs, before = given.get("epochs"), preset.get("epochs")
+        if isinstance(epochs, int) and before and "warmup_epochs" in kept:
+            kept["warmup_epochs"] = kept["warmup_epochs"] * min(1.0, epochs / before)
+        if given.get("validation_fraction") == 0:
+            kept.pop("early_stopping", None)
+        if any(given.get(policy) for policy in POLICIES):
+            kept = {name: value for name, value in kept.items() if name not in POLICIES}
+        return kept
 
     @property
     def monitor_mode(self) -> Literal["max", "min"]:
@@ -196,19 +217,9 @@ def summaries() -> dict[str, str]:
     return {name: _text(name).split("\n", 1)[0].lstrip("# ") for name in ORDER}
 
 
-def list_presets() -> None:
-    """Print the presets, one a line."""
-    console = terminal()
-    table = Table.grid(padding=(0, 2))
-    for name, summary in summaries().items():
-        table.add_row(f"  {name}", summary)
-    console.print("Presets of `bitdial train ternary PRESET [--flag value ...]`:\n")
-    console.print(table)
-    console.print("\nFlags win over the preset; `bitdial train ternary --help` lists them.")
-
-
 def _text(name: str) -> str:
     return resources.files(__package__).joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
 
 
 PRESETS = read_presets()
+CHOICES = Choices(TernaryConfig, PRESETS, summaries())

@@ -12,25 +12,28 @@ from typing import Any
 import torch
 from torch import nn
 
+from bitdial.evaluation.equal_cost import ledger_of
 from bitdial.evaluation.sweep import evaluate
 from bitdial.evaluation.trained import early_stop_of
+from bitdial.evaluation.width_costs import forward_seconds
 from bitdial.export import packed_sizes, save_packed
 from bitdial.files import write_atomically
 from bitdial.layers import QuantizedLayer, skipped_layers
 from bitdial.layers.names import plain_names
+from bitdial.lazy import later
 from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
 from bitdial.recipes.dataset_work import DatasetWork
 from bitdial.recipes.recipe import Arm, Bench, Recipe, Tuned, Work
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import bits_of
-from bitdial.recipes.ternary.options import FLOAT, PRESETS, TernaryConfig, list_presets
-from bitdial.recipes.ternary.report import render_plots, report_page
+from bitdial.recipes.ternary.options import FLOAT, PRESETS, TernaryConfig
 from bitdial.recipes.ternary.results import Curve, NetworkResult, Score, Sizes, TernaryResults, summarise
 from bitdial.recipes.ternary.train import train
 from bitdial.recipes.ternary.winner import winner
 from bitdial.recipes.work import check_model_name, work_of
 from bitdial.training import CsvLog, Task, TrainingState
 from bitdial.training.step.formats import format_name
+from bitdial.training.tasks import CONFUSION
 
 BEST_MODEL = "ternary_best_model"
 TernaryRun = Run[TernaryConfig, Arm, NetworkResult, TernaryResults]
@@ -89,6 +92,7 @@ def measure(arm: Arm, bench: Bench[TernaryConfig], state: TrainingState) -> Netw
     found = asdict(packed_sizes(shipped, description=told)) if packs else {}
     task, validation = bench.work.task, bench.loaders.validation
     test = _score(shipped, bench.loaders.test, task)
+    ledger = ledger_of(shipped, bench.loaders.test)
     return NetworkResult(
         experiment=arm.name,
         seed=bench.seed,
@@ -109,6 +113,9 @@ def measure(arm: Arm, bench: Bench[TernaryConfig], state: TrainingState) -> Netw
         zeros=share_of_zeros(shipped),
         unquantized=skipped_layers(shipped) if bits_of(shipped) else {},
         sizes=Sizes(**{name: found[name] for name in Sizes.model_fields}) if packs else None,
+        bitops=ledger.step_bitops().forward,
+        float_bitops=ledger.step_bitops(UNQUANTIZED, UNQUANTIZED).forward,
+        forward_seconds=forward_seconds(shipped, bench.loaders.test, task),
         file=str(file.relative_to(files.run.path)),
         precision_note=state.control.trouble(),
         packed_file=str(file.with_suffix(".safetensors").relative_to(files.run.path)) if packs else None,
@@ -134,8 +141,11 @@ def _best(last: nn.Module, bench: Bench[TernaryConfig]) -> tuple[nn.Module, int]
 
 
 def _score(model: nn.Module, batches: Any, task: Task) -> Score:
-    metrics = evaluate(model, batches, task=task)
-    return Score(accuracy=metrics.pop("accuracy", math.nan), loss=metrics.pop("loss"), metrics=metrics)
+    tables: dict[str, torch.Tensor] = {}
+    metrics = evaluate(model, batches, task=task, tables=tables)
+    confusion = tables[CONFUSION].tolist() if CONFUSION in tables else []
+    accuracy, loss = metrics.pop("accuracy", math.nan), metrics.pop("loss")
+    return Score(accuracy=accuracy, loss=loss, metrics=metrics, confusion=confusion)
 
 
 def read_curve(path: Path, scope: Mapping[str, str]) -> Curve:
@@ -236,7 +246,6 @@ TERNARY: Recipe[TernaryConfig, Arm, NetworkResult, TernaryResults] = Recipe(
     name="ternary",
     options=TernaryConfig,
     presets=PRESETS,
-    listed=list_presets,
     work=work,
     arms=plan_arms,
     quantize=quantization,
@@ -245,8 +254,8 @@ TERNARY: Recipe[TernaryConfig, Arm, NetworkResult, TernaryResults] = Recipe(
     conclude=conclude,
     leave=leave,
     results=TernaryResults,
-    figures=lambda results, folder: render_plots(results),
-    page=report_page,
+    figures=lambda results, folder: later("bitdial.recipes.ternary.report:render_plots")(results, folder.metrics),
+    page=later("bitdial.recipes.ternary.report:report_page"),
     may_grow=frozenset({"epochs", "steps", "early_stopping_patience"}),
     may_change=frozenset({"save_freq", "checkpoint_interval", "keep_last_n", "log_interval", "csv_log"}),
     column="experiment",

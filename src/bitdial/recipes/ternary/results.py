@@ -16,8 +16,7 @@ from bitdial.evaluation import Interval, interval, paired_difference, wording
 from bitdial.evaluation.results import ArmRecord, EarlyStop, Record, RunResults, Scored
 from bitdial.evaluation.shipped import Shipped
 from bitdial.evaluation.table import WIDE
-
-KIB = 1024
+from bitdial.evaluation.wording import bytes_text
 
 
 class Score(Scored):
@@ -108,6 +107,12 @@ class NetworkResult(ArmRecord):
     """Layers that were left alone, each with the reason."""
     sizes: Sizes | None = None
     """Sizes of the packed file; null for an unquantized network."""
+    bitops: float | None = None
+    """Simulated BitOps of a forward pass for one example, as shipped; null in files of earlier versions."""
+    float_bitops: float | None = None
+    """Those at 32 bits."""
+    forward_seconds: float | None = None
+    """Wall-clock seconds of one prediction as it is computed here; null in files of earlier versions."""
     file: str
     """The trained network, relative to the run's folder."""
     packed_file: str | None = None
@@ -183,10 +188,11 @@ class TernaryResults(RunResults):
         return [Shipped(name, {each.seed: each.test.accuracy for each in runs}, bytes=size, seconds=seconds)]
 
     def print(self, console: Console, folder: Path | None = None) -> None:
-        """Print the table, which experiment to ship, and the sizes."""
+        """Print the table, the answer and the sizes."""
+        from bitdial.recipes.ternary.answer import answer_of
+
         console.print(results_table(self, width=console.width))
-        if self.sentence:
-            console.print(Text(f"\n{self.sentence}"))
+        answer_of(self).print(console)
         for line in sizes_text(self, folder or Path()):
             console.print(Text(line), soft_wrap=True)
 
@@ -286,11 +292,6 @@ def difference_text(value: Interval) -> str:
     return f"{wording.points(value.mean)}{wording.spread(value, written)}"
 
 
-def bytes_text(count: int) -> str:
-    """A number of bytes, as KiB or MiB."""
-    return f"{count / KIB:.1f} KiB" if count < KIB**2 else f"{count / KIB**2:.2f} MiB"
-
-
 def sizes_text(results: TernaryResults, folder: Path) -> list[str]:
     """Where the packed file is, and what is how small: of what ships, else of the first network that has one."""
     packed = [each for each in results.networks if each.sizes is not None]
@@ -299,7 +300,7 @@ def sizes_text(results: TernaryResults, folder: Path) -> list[str]:
         return []
     sizes = network.sizes
     return [
-        f"\nPacked: {folder / (network.packed_file or '')}",
+        f"Packed: {folder / (network.packed_file or '')}",
         f"  weights alone       {bytes_text(sizes.weights)} of {bytes_text(sizes.float32_weights)} in float32 "
         f"({sizes.float32_weights / max(sizes.weights, 1):.1f}x)",
         f"  whole file          {bytes_text(sizes.file)} of {bytes_text(sizes.float32)} "

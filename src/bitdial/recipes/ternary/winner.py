@@ -23,8 +23,7 @@ def winner(networks: Sequence[NetworkResult]) -> tuple[str, str] | None:
     for network in networks:
         if network.quantizer != "none":
             groups.setdefault(network.experiment, []).append(network)
-    held_out = all(network.validation is not None for network in networks)
-    scores = {name: {each.seed: _chosen_by(each, held_out) for each in group} for name, group in groups.items()}
+    held_out, scores = judged_by(networks)
     if len(groups) < 2 or not all(math.isfinite(value) for each in scores.values() for value in each.values()):
         return None
     means = {name: fmean(each.values()) for name, each in scores.items()}
@@ -55,5 +54,12 @@ def winner(networks: Sequence[NetworkResult]) -> tuple[str, str] | None:
     return chosen, f"{told}, {others}, not told apart from {near} (lead over {second}: {numbers})."
 
 
-def _chosen_by(network: NetworkResult, held_out: bool) -> float:
-    return network.validation.accuracy if held_out and network.validation is not None else network.test.accuracy
+def judged_by(networks: Sequence[NetworkResult]) -> tuple[bool, dict[str, dict[int, float]]]:
+    """Whether images held out decide, and the accuracy that each quantized experiment is judged by, for each seed."""
+    held_out = all(network.validation is not None for network in networks)
+    scores: dict[str, dict[int, float]] = {}
+    for each in networks:
+        if each.quantizer != "none":
+            score = each.validation if held_out and each.validation is not None else each.test
+            scores.setdefault(each.experiment, {})[each.seed] = score.accuracy
+    return held_out, scores

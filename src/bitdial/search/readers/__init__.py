@@ -11,7 +11,18 @@ from pathlib import Path
 from bitdial.errors import BitdialError
 from bitdial.search.readers.found import FoundRun, Unread
 
-__all__ = ["FoundRun", "Unread", "read_runs"]
+__all__ = ["FoundRun", "Unread", "check_folder", "read_runs"]
+
+
+def check_folder(path: Path) -> None:
+    """Refuse what is no folder.
+
+    Raises:
+        BitdialError: the text says what is there.
+    """
+    if not path.is_dir():
+        what = "a file" if path.exists() else "nothing"
+        raise BitdialError(f"expected a folder of runs at {path}, got {what}; check the path")
 
 
 def read_runs(folder: Path) -> tuple[list[FoundRun], list[Unread]]:

@@ -22,7 +22,15 @@ from bitdial.search.readers.json_folders import load_mapping
 from bitdial.search.readers.tables import Log, Table
 
 OWN_FILES = frozenset(
-    {"config.yaml", "data.json", "metrics.csv", "results.json", "cyclic_precision_results.json", "tracker.json"}
+    {
+        "config.yaml",
+        "data.json",
+        "metrics.csv",
+        "layers.csv",
+        "results.json",
+        "cyclic_precision_results.json",
+        "tracker.json",
+    }
 )
 OWN_FOLDERS = frozenset({"checkpoints", "models", "pictures", "plots", "tensorboard", "wandb"})
 """What lies in the folder of a run and is no run of its own."""

@@ -19,14 +19,13 @@ from bitdial.errors import BitdialError, suggest
 from bitdial.layers.names import without_wrappers
 from bitdial.training.checkpoint.sealing import DamagedCheckpoint, verify
 from bitdial.training.checkpoint.series import Record, Registry, prefix_of
+from bitdial.training.foreign_scores import OF_THE_LOOP
 
 logger = logging.getLogger("bitdial.training.checkpoint")
 
 MODEL_KEYS = ("model_state_dict", "state_dict", "model_state", "model", "net", "weights")
 OPTIMIZER_KEYS = ("optimizer_state_dict", "optimizer_state", "optimizer")
 _NAMED = re.compile(r"(?:(?P<prefix>.+)-)?(?P<which>best|last)\.pt")
-_OF_THE_LOOP = "log_rows"
-"""What only a checkpoint of `bitdial.training.fit` has; it holds plain names."""
 WITHOUT = {
     "optimizer_state_dict": "the optimizer starts afresh (momentum and step counts are zero)",
     "scheduler_state_dict": "the learning-rate schedule starts from its beginning",
@@ -236,7 +235,7 @@ def _normalise(path: Path, state: dict[str, Any]) -> tuple[dict[str, Any], list[
             f"{path} has no model: expected 'model_state_dict' or a plain state dict, got the keys {got}"
         )
     plain, taken = without_wrappers(state["model_state_dict"])
-    if taken and _OF_THE_LOOP not in state:
+    if taken and OF_THE_LOOP not in state:  # one of the loop holds plain names
         state["model_state_dict"] = plain
         notes.append(f"took '{taken}' off the parameter names of {path.name}")
     return state, notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,9 @@ from bitdial.layers import cost
 from bitdial.layers.convert import KINDS
 from bitdial.layers.ledger import arguments_of
 from bitdial.layers.names import check_model
-from bitdial.machine import free_memory
+from bitdial.machine import fastest, free_memory
 from bitdial.training.step.config import MixedPrecisionConfig
-from bitdial.training.step.formats import best_format, format_name, narrow_format, parse_device
+from bitdial.training.step.formats import FORMATS, best_format, format_name, narrow_format, parse_device
 
 GB = 1 << 30
 """Bytes of a GB, as memory is sold."""
@@ -70,6 +71,7 @@ def should_use_mixed_precision(
     *,
     device: torch.device | str | None = None,
     example_input: Any = None,
+    speeds: Mapping[str, float] | None = None,
 ) -> PrecisionDecision:
     """Decide whether a network would gain from mixed precision on a device; a rule of thumb, which a benchmark beats.
 
@@ -77,7 +79,7 @@ def should_use_mixed_precision(
 
     | fact | points |
     |---|--:|
-    | the device computes in no narrow format natively | no, whatever the rest says |
+    | the device computes in no narrow format natively, or is no faster in it as timed | no, whatever the rest says |
     | more than 1 million parameters | +2 |
     | fewer than 100 thousand parameters | -3 |
     | a batch of 8 or more | +1 |
@@ -95,6 +97,8 @@ def should_use_mixed_precision(
         available_memory: GB; None asks the device what is free.
         device: where it will train; by default where it is (on "meta": the GPU, else the CPU).
         example_input: as for `bitdial.cost`; the work is then counted in operations, else in weights.
+        speeds: format -> how many times as fast as float32 its products are, where that was timed
+            (`bitdial.machine.product_speeds`); None: what the device says of itself decides.
 
     Raises:
         BitdialError: an argument that is out of range, or a model without parameters.
@@ -102,11 +106,9 @@ def should_use_mixed_precision(
     parameters, where, memory = _facts(model, batch_size, available_memory, device)
     share = share_of_products(model, example_input)
     part = f"{share:.0%} of its {'weights are' if example_input is None else 'work is'}"
-    native = best_format(where) != torch.float32
+    dtype, slow = _narrow(where, speeds)
     weighed = (
-        (not native, 0,
-         f"This device ({where}) computes neither bfloat16 nor float16 natively, so narrow steps would not take less "
-         "time than float32; this decides."),
+        (slow is not None, 0, f"{slow}, so narrow steps would not take less time than float32; this decides."),
         (parameters > 1_000_000, 2,
          f"It has {parameters / 1e6:.1f} million parameters, so its products are large (above 1 million)."),
         (parameters < 100_000, -3,
@@ -120,11 +122,11 @@ def should_use_mixed_precision(
     )  # fmt: skip
     points = sum(worth for holds, worth, _ in weighed if holds)
     return PrecisionDecision(
-        use=native and points >= 2,
+        use=slow is None and points >= 2,
         reasons_for=tuple(reason for holds, worth, reason in weighed if holds and worth > 0),
         reasons_against=tuple(reason for holds, worth, reason in weighed if holds and worth <= 0),
         points=points,
-        dtype=narrow_format(where),
+        dtype=dtype,
         device=str(where),
         parameters=parameters,
         product_share=share,
@@ -147,12 +149,15 @@ def advised_settings(
     available_memory: float | None = None,
     *,
     device: torch.device | str | None = None,
+    speeds: Mapping[str, float] | None = None,
 ) -> tuple[AdvisedSetting, ...]:
     """Return the settings of `optimize_mixed_precision_settings`, each with its reason; arguments and errors alike."""
     parameters, where, _ = _facts(model, batch_size, available_memory, device)
-    dtype = narrow_format(where)
+    dtype, slow = _narrow(where, speeds)
     name = format_name(dtype)
-    native = best_format(where) == dtype
+    reason = f"{name} is {'native on' if slow is None else 'not native, yet least slow on'} {where.type}"
+    if speeds:
+        reason = f"{name} products are {speeds[name]:.2g} times as fast as float32's on {where.type}, as timed"
     scaled = "" if dtype == torch.float16 else " (of use in float16 only)"
     size = f"{parameters / 1e6:.1f} million parameters" if parameters >= 1_000_000 else f"{parameters:,} parameters"
     if parameters > 100_000_000:
@@ -164,8 +169,7 @@ def advised_settings(
     efficient = parameters >= 10_000_000
     keeping = "are worth freeing between steps" if efficient else "are small: overwriting spares the allocations"
     return (
-        AdvisedSetting("dtype", dtype, f"{name} {'is native on' if native else 'is not native, yet least slow on'} "
-                                       f"{where.type}"),
+        AdvisedSetting("dtype", dtype, reason),
         AdvisedSetting("init_scale", scale, f"{size}, {why}{scaled}"),
         AdvisedSetting("growth_factor", growth, f"how fast the scale rises when all goes well{scaled}"),
         AdvisedSetting("memory_efficient", efficient, f"gradients of {4 * parameters / 1e6:,.1f} MB {keeping}"),
@@ -228,6 +232,19 @@ def create_mixed_precision_config(
             raise BitdialError(str(error["ctx"]["error"])) from None
         name, expected = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Input should be ")
         raise BitdialError(f"{name} must be {expected}, got {error['input']!r}; change it") from None
+
+
+def _narrow(where: torch.device, speeds: Mapping[str, float] | None) -> tuple[torch.dtype, str | None]:
+    """The narrow format that is judged, and why it takes no less time than float32; None where it does."""
+    if speeds:
+        name = fastest(speeds)
+        best = max(speeds, key=lambda each: speeds[each]) if name == "float32" else name
+        told = f"Products in {best} were timed here ({where}) at {speeds[best]:.2g} times the speed of float32"
+        return FORMATS[best], told if name == "float32" else None
+    native = best_format(where) != torch.float32
+    return narrow_format(where), None if native else (
+        f"This device ({where}) computes neither bfloat16 nor float16 natively"
+    )
 
 
 def _facts(

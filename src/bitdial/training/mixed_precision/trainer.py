@@ -21,6 +21,7 @@ from bitdial.errors import BitdialError
 from bitdial.layers.names import unwrapped
 from bitdial.training.checkpoint.writing import save_text
 from bitdial.training.mixed_precision.criterion import Criterion, check_parts, counted, counts_labels, is_sum, loss_of
+from bitdial.training.mixed_precision.hand_steps import HandSteps
 from bitdial.training.optimizers import check_step
 from bitdial.training.step.config import MixedPrecisionConfig, prepare_layers
 from bitdial.training.step.control import PrecisionControl
@@ -105,6 +106,8 @@ class MixedPrecisionTrainer:
         self._calls, self._seconds = 0, 0.0
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._micro: MicroBatches | None = None
+        self._hand = HandSteps()
+        self._scheduler: LRScheduler | None = None
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Make a model ready, in place, before it is wrapped for several devices; return it.
@@ -136,7 +139,8 @@ class MixedPrecisionTrainer:
 
         Gradients are cleared after the optimizer's step; there is no `zero_grad` to call. A step's gradients are those
         of its own calls: what another `backward` left in the optimizer's parameters is dropped when the step begins, or
-        goes on (between its calls they hold no gradient). What is to be added belongs into the criterion's loss.
+        goes on (between its calls they hold no gradient). What is to be added belongs into the criterion's loss. A
+        caller who calls ``optimizer.step()`` all the same, after several calls, accumulates by it, and is warned once.
 
         Args:
             model: gets `data`; a tuple or list as several arguments, a mapping as keywords.
@@ -165,7 +169,8 @@ class MixedPrecisionTrainer:
         if torch.is_autocast_enabled(self.control.device.type):
             raise BitdialError("train_step must be called outside of autocast, got one around it; it brings its own")
         micro.sums = is_sum(criterion)
-        last = len(micro) + 1 >= self.config.accumulation_steps
+        last = not self._hand.drives and len(micro) + 1 >= self.config.accumulation_steps
+        self._hand.calls, self._scheduler = self._hand.calls + 1, scheduler
         output = micro.add((data, target, criterion), last=last)
         if last:
             stepped, norm = self._finish(scheduler)
@@ -276,7 +281,7 @@ class MixedPrecisionTrainer:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or one that is pickled, goes on between two steps: without model, optimizer and gradients."""
-        return {**vars(self), "_micro": None}
+        return {**vars(self), "_micro": None, "_hand": HandSteps(), "_scheduler": None}
 
     @property
     def _batches_under_way(self) -> int:
@@ -316,6 +321,8 @@ class MixedPrecisionTrainer:
         self._micro = MicroBatches(
             self.control, model, unwrapped(model), optimizer, self._forward, count=counted, check=self._check_parts
         )
+        accumulates = self.config.accumulation_steps > 1
+        self._hand.watch(self._micro, accumulates, lambda: self.finish_step(self._scheduler))
         return self._micro
 
     def _forward(self, model: nn.Module, batch: tuple[Any, Any, Criterion]) -> TaskOutput:

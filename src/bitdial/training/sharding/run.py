@@ -85,7 +85,7 @@ def in_shards(state: TrainingState) -> Iterator[None]:
         sharded = [ShardedModel(network, mesh, device) for network in networks]
         trained = sharded[0]
         _move_optimizer(state.optimizer, trained.given, trained.parts, _cut)
-    sharing = state.model.register_forward_pre_hook(_share_buffers)
+    sharing = state.model.register_forward_pre_hook(torch.compiler.disable(_share_buffers))  # type: ignore[no-untyped-call]
     gather = False
     try:
         yield
@@ -167,7 +167,6 @@ def _cut(value: Any, parameter: nn.Parameter) -> Any:
     return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _share_buffers(model: nn.Module, inputs: Any) -> None:
     """Before a pass of training, give every process the first one's buffers, as DistributedDataParallel does."""
     if not (model.training and torch.is_grad_enabled()):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitdial.layers.names import uncompiled
 from bitdial.training.devices import is_distributed
 from bitdial.trees import tensors
 
@@ -43,7 +44,7 @@ def first_not_finite(model: nn.Module, losses: Callable[[], Iterable[Tensor]]) -
     for name, parameter in model.named_parameters():
         if not _finite(parameter):
             return Culprit(name.rpartition(".")[0], f"the parameter '{name}', which is not finite itself")
-    with ExitStack() as hooks, torch.compiler.set_stance("force_eager"):
+    with ExitStack() as hooks, uncompiled():
         watch = _Watch(model, hooks)
         for loss in losses():
             if watch.found is None and not bool(torch.isfinite(loss)):

@@ -119,6 +119,12 @@ class MicroBatches:
             self.clear()
             raise
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the optimizer's parameters hold no gradient but what was left in them after the last step."""
+        left = self._gradients()
+        return not left or left == self._cleared
+
     def hide(self) -> None:
         """Keep the gradients out of the parameters until the step goes on, so that nobody adds to them meanwhile."""
         self._hidden = {parameter: parameter.grad for parameter in self._parameters()}

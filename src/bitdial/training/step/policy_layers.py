@@ -199,9 +199,12 @@ def _cast_query(args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtyp
     return (*positional, *args[3:]), {name: cast.get(name, value) for name, value in kwargs.items()}
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # older compilers cannot trace the question
 def _has_autocast(kind: str) -> bool:
     return torch.amp.is_autocast_available(kind)
+
+
+# As `torch.compiler.assume_constant_result`, which would load the compiler; older ones cannot trace the question.
+_has_autocast._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _first_tensor(value: Any) -> Tensor | None:

@@ -1,0 +1,47 @@
+(() => {
+  // Every piece of text that can be seen, with its box; of a figure's texts also what they are drawn in.
+  const pieces = [], cut = [], faint = [];
+  const light = (colour) => {
+    const [r, g, b] = colour.match(/[\d.]+/g).map((part) => (part / 255 <= 0.03928 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const turned = (element) => {
+    const angle = Number(/rotate\((-?[\d.]+)/.exec(element.getAttribute("transform") ?? "")?.[1] ?? 0);
+    return angle % 90 ? angle : 0;
+  };
+  const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode, parent = node.parentElement, words = node.textContent.trim();
+    if (!words || parent.closest("script, style, .told") || !parent.checkVisibility({ visibilityProperty: true })) continue;
+    const drawing = parent.closest("figure.drawn svg"), window = parent.closest(".scroll")?.getBoundingClientRect();
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    for (const box of drawing ? [parent.getBoundingClientRect()] : range.getClientRects()) {
+      const scrolledAway = window && (box.top >= window.bottom || box.bottom <= window.top);
+      if (box.width > 0.5 && box.height > 0.5 && !scrolledAway) pieces.push({ node, words, box, drawing, angle: drawing ? turned(parent) : 0 });
+    }
+    if (!drawing) continue;
+    const box = parent.getBoundingClientRect(), frame = drawing.getBoundingClientRect();
+    if (box.left < frame.left - 1 || box.right > frame.right + 1 || box.top < frame.top - 1 || box.bottom > frame.bottom + 1) cut.push(words);
+    const below = getComputedStyle(drawing.closest("figure")).backgroundColor;
+    const [one, other] = [light(getComputedStyle(parent).fill), light(below)];
+    const onCells = /^[\d.\-–]+$/.test(words); // numbers in a map have the colour of its cells behind them
+    if (!onCells && (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05) < 2.5) faint.push(words);
+  }
+  const covered = [];
+  pieces.sort((a, b) => a.box.top - b.box.top);
+  pieces.forEach((one, index) => {
+    for (let next = index + 1; next < pieces.length && pieces[next].box.top < one.box.bottom; next++) {
+      const other = pieces[next];
+      if (one.node === other.node || (one.angle && one.angle === other.angle)) continue;
+      const wide = Math.min(one.box.right, other.box.right) - Math.max(one.box.left, other.box.left);
+      const high = Math.min(one.box.bottom, other.box.bottom) - other.box.top;
+      if (wide > 1.5 && high > 2.5) covered.push(`'${one.words}' and '${other.words}'`);
+    }
+  });
+  const page = document.documentElement;
+  return {
+    texts: pieces.length, figures: document.querySelectorAll("figure").length, covered, cut, "hardly seen": faint,
+    "wider than the screen": page.scrollWidth > page.clientWidth ? page.scrollWidth : 0,
+  };
+})()
