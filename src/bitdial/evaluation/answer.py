@@ -74,12 +74,13 @@ def against_float(own: Interval, baseline: Interval | None, gap: Interval | None
     """
     if baseline is None or gap is None or not math.isfinite(gap.mean):
         return f"{percent(own)}; no float baseline to set it against: {missing}."
+    unquantized = percent(baseline).replace(" (", ", ").removesuffix(")")  # of two seeds both, inside brackets
     if round(1000 * gap.mean) == 0:
-        return f"{percent(own)}, as float ({percent(baseline)})."
+        return f"{percent(own)}, as float ({unquantized})."
     way = f"{points(abs(gap.mean)).lstrip('+')} points {'above' if gap.mean > 0 else 'below'} float"
     ends = [f"95% interval {span(gap)}"] if gap.n > 2 else []
     ends += ["perhaps by chance"] if verdict(gap) == "inside the interval" else []
-    return f"{percent(own)}, {way} ({'; '.join([percent(baseline), ', '.join(ends)]).removesuffix('; ')})."
+    return f"{percent(own)}, {way} ({'; '.join([unquantized, ', '.join(ends)]).removesuffix('; ')})."
 
 
 def against_float_cost(

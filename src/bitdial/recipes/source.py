@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitdial.errors import BitdialError
+from bitdial.lazy import loading_torch
 from bitdial.recipes.options import RunOptions
 from bitdial.training import RunFolder
 
@@ -33,8 +34,9 @@ def find_source(path: Path) -> Source:
     Raises:
         BitdialError: there is nothing.
     """
-    if path.name.endswith(("best.pt", "last.pt")):
-        from bitdial.training.checkpoint import resolved  # needs torch
+    if path.name.endswith(("best.pt", "last.pt")) and not path.exists():
+        loading_torch()
+        from bitdial.training.checkpoint import resolved
 
         path = resolved(path)
     if path.is_file():

@@ -58,6 +58,7 @@ def network(experiment: str, seed: int, accuracy: float, quantizer: str = "twn",
 
 def results(networks: list[NetworkResult]) -> TernaryResults:
     summaries, reference = summarise(networks)
+    chosen, why = winner(networks) or (None, "")
     return TernaryResults(
         created="2026-01-01T00:00:00+00:00",
         command="bitdial train ternary <&>",
@@ -66,6 +67,8 @@ def results(networks: list[NetworkResult]) -> TernaryResults:
         networks=networks,
         summaries=summaries,
         reference=reference,
+        winner=chosen,
+        sentence=why,
     )
 
 
@@ -183,16 +186,16 @@ def test_the_answer_is_how_accurate_in_how_little() -> None:
         "(`--epochs`)."
     )
     both = answer_of(results(TWO))
-    assert both.headline == "twn: 82.0% ± 25.4 in 0.1 KiB, 4.0x smaller than float"
-    assert both.quality.startswith("twn: 82.0% ± 25.4, 7.0 points below float (89.0% ± 12.7; perhaps by chance).")
+    assert both.headline == "twn: 82.0% (80.0 to 84.0) in 0.1 KiB, 4.0x smaller than float"
+    assert both.quality.startswith("twn: 82.0% (80.0 to 84.0), 7.0 points below float (89.0%, 88.0 to 90.0; perhaps by chance).")
     assert answer_of(results([network("float", 0, 0.9, "none")])).headline == "90.0% unquantized: nothing is ternary"
 
 
 def test_of_several_the_answer_names_the_best_where_it_is_told_apart() -> None:
     twn, ttq = network("twn", 0, 0.90), network("ttq", 0, 0.88, "ttq")
-    assert answer_of(results([ttq, twn])).headline.startswith("twn: 90.0% in")
+    assert answer_of(results([ttq, twn])).headline.startswith("Ship twn: 90.0% in")
     close = network("ttq", 0, 0.895, "ttq")
-    assert answer_of(results([close, twn])).headline == "Not decided: twn or ttq"
+    assert answer_of(results([close, twn])).headline == "Not decided: twn for now"
 
 
 def test_the_answer_says_where_training_stopped_early() -> None:
