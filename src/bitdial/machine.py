@@ -10,6 +10,7 @@ import ctypes
 import os
 import platform
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -68,6 +69,12 @@ def most_used_memory(*, anew: bool = False) -> int | None:
         return next(int(row.split()[1]) * 1024 for row in rows if row.startswith("VmHWM"))
     except (OSError, StopIteration):
         return None
+
+
+def return_free_memory() -> None:
+    """Have the C library give back to the system what is free in its heap; glibc only."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def return_large_blocks(size: int = 2**20) -> bool:

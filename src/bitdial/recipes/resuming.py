@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from bitdial.configuration import load_config, read_yaml, to_yaml
 from bitdial import machine
+from bitdial.configuration import load_config, read_yaml, to_yaml
 from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.recipes.options import RunOptions
 from bitdial.recipes.recipe import O, Recipe
