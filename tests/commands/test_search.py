@@ -20,6 +20,7 @@ import yaml
 
 from bitdial.cli import main
 from bitdial.commands import search_run
+from bitdial.commands.search_report import line_of
 from bitdial.recipes import RECIPES, find_recipe
 from bitdial.recipes.trial import JudgedArm
 from bitdial.search.storage import open_storage
@@ -365,3 +366,9 @@ def test_three_workers_of_whom_one_is_killed(recipe: str) -> None:
     assert len(counted) == 12
     assert len({str(each.params) for each in counted}) == 12
     assert len({each.user_attrs["folder"] for each in counted}) == 12
+
+
+def test_the_trial_of_a_dead_worker_says_whose_it_was() -> None:
+    trial = optuna.trial.create_trial(value=0.5, user_attrs={"retry_of": 2})
+    trial.number = 3
+    assert line_of(trial, ["loss"]).plain == "trial 3 (trial 2 again, whose worker died): loss 0.5"

@@ -25,6 +25,19 @@ def test_what_matters_comes_first(analyzer_of: Make, evaluator: str, metric: str
     assert sum(shares.values()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("evaluator", ["ped-anova", "fanova"])
+def test_a_number_with_two_values_does_not_seem_to_decide(analyzer_of: Make, evaluator: str) -> None:
+    """A short search: the loss falls with every rate, and the batch size is 2 in most of the best runs."""
+    rates = [6.4, 13.3, 3.2, 10.4, 18.6, 10.3, 6.4, 2.2, 3.7, 24.5, 24.1, 1.2]
+    sizes = [4, 2, 4, 2, 2, 2, 2, 2, 4, 4, 2, 2]
+    runs = [
+        run(str(number), {"lr": rate * 1e-4, "batch_size": size}, {"loss": 300 / rate})
+        for number, (rate, size) in enumerate(zip(rates, sizes, strict=True))
+    ]
+    shares = analyzer_of(runs).importance("loss", evaluator)
+    assert shares["lr"] > 0.9
+
+
 def test_the_direction_is_that_of_the_metric(analyzer_of: Make) -> None:
     """Only what is good is looked at: `a` decides among the best, `b` among the worst."""
     draw = random.Random(0)

@@ -15,7 +15,7 @@ from bitdial.commands.picture_paths import printable
 from bitdial.configuration.files import to_flow
 from bitdial.recipes.recipe import Recipe
 from bitdial.search.space import Choices
-from bitdial.search.study import FOLDER, HOST, PLANNED, REASON, STEPS, SharedStudy
+from bitdial.search.study import FOLDER, HOST, PLANNED, REASON, RETRY_OF, STEPS, SharedStudy
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -35,7 +35,9 @@ def line_of(trial: FrozenTrial, metrics: Sequence[str]) -> Text:
         told = f"failed: {reason}"
     else:
         told = "is left to others"
-    return Text(printable(f"trial {trial.number}: {told}  {_options(trial)}".rstrip()))
+    earlier = trial.user_attrs.get(RETRY_OF)
+    again = "" if earlier is None else f" (trial {earlier} again, whose worker died)"
+    return Text(printable(f"trial {trial.number}{again}: {told}  {_options(trial)}".rstrip()))
 
 
 def print_report(

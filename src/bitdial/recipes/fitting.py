@@ -21,16 +21,13 @@ from bitdial.training.batch_size import (
     BatchFit,
     find_batch_size,
     free_for_tensors,
-    heap_overhead,
-    peak_memory,
+    memory_beyond,
     told_bytes,
 )
 from bitdial.training.batches import length_of
 from bitdial.training.devices import in_first_process
 from bitdial.training.seeding import preserved_random_state
 
-_LARGE = 2**28
-"""Bytes from which on what the heap adds can be told from what measuring takes; the margin has room for less."""
 C = TypeVar("C", bound=RunOptions)
 
 
@@ -139,17 +136,14 @@ def _found(run: Run[Any, Any, Any, Any], limit_gib: float | None) -> tuple[int, 
     alone = make_fabric([device.index or 0] if device.type == "cuda" else 1)
     trial = Trial(alone, run.setup.precision, task=run.work.task)
     plan = run.recipe.arms(run.options)
-    overhead = 1.0
-    if device.type == "cpu" and budget >= _LARGE:
-        overhead = _overhead(run, plan[-1], trial, budget, examples)
-        budget = int(budget / overhead)
+    taken_by = memory_beyond(own, budget, device)
     fit: BatchFit | None = None
     for arm in plan:
         if arm.options is not None and arm.options.batch_size != run.options.batch_size:
             continue  # it has a number of its own
 
-        def peak(size: int, arm: Arm = arm) -> int:
-            return peak_memory(lambda: _try(run, arm, size, trial), device) + _exchanged(run, arm)
+        def peak(size: int, arm: Arm = arm) -> float:
+            return taken_by(lambda: _try(run, arm, size, trial)) + _exchanged(run, arm)
 
         if fit is not None and _fits(peak, fit.size, budget):
             continue  # an arm before needs as much or more
@@ -161,27 +155,16 @@ def _found(run: Run[Any, Any, Any, Any], limit_gib: float | None) -> tuple[int, 
     if fit is None:
         raise BitdialError("batch_size auto is for arms without a batch_size of their own, got none; leave it out")
     most = None if examples is None else examples - examples % world
-    return fit.size, told(fit, limit, own, most, overhead)
+    return fit.size, told(fit, limit, own, most)
 
 
-def told(fit: BatchFit, limit: int, own: int, examples: int | None, overhead: float = 1.0) -> str:
+def told(fit: BatchFit, limit: int, own: int, examples: int | None) -> str:
     """Which size was found, and why."""
-    fixed, slope = own + overhead * max(fit.fixed, 0), overhead * fit.per_example
-    each = f"{told_bytes(fixed)} + {told_bytes(slope)} an example"
+    each = f"{told_bytes(own + max(fit.fixed, 0))} + {told_bytes(fit.per_example)} an example"
     within = told_bytes(limit)
     if fit.size == examples:
         return f"batch size: {fit.size} (there are no more examples; {each}, of {within})"
     return f"batch size: {fit.size} (largest that fits in {within}, {MARGIN:.0%} of it left free: {each})"
-
-
-def _overhead(run: Run[Any, Any, Any, Any], arm: Arm, trial: Setup, budget: int, examples: int | None) -> float:
-    """What the process takes for each byte of tensors, by a batch whose tensors take a third of the memory at most."""
-    size = 2 * run.fabric.world_size
-    first = peak_memory(lambda: _try(run, arm, size, trial))
-    more = size * max(budget // (3 * first), 1)
-    if examples is not None and more >= examples:
-        return 1.0  # all of them fit by far
-    return heap_overhead(lambda: _try(run, arm, more, trial))
 
 
 def _fits(peak: Any, size: int, budget: int) -> bool:

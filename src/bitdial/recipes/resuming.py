@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from bitdial import machine
 from bitdial.configuration import load_config, read_yaml, to_yaml
 from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.recipes.options import RunOptions
@@ -69,7 +70,8 @@ def asked_of(
     stored = options_of(recipe, run)
     own = {name: value for name, value in read_yaml(run.config).values.items() if name != "recipe"}
     wanted = options_over(recipe, own, str(run.path), argv, values)
-    if wanted.measures_batch:  # it has been
+    if wanted.measures_batch:  # it has been, with memory used like this
+        machine.return_large_blocks()
         wanted = wanted.model_copy(update={"batch_size": stored.batch_size, "memory_limit": None})
     free = WHERE_IT_RUNS | recipe.may_change | recipe.may_grow
     _refuse_changes(stored.model_dump(), wanted.model_dump(), run, free)

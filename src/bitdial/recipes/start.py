@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from bitdial import machine
 from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.evaluation.page import write_page
 from bitdial.evaluation.plot_style import save_plots
@@ -137,6 +138,7 @@ def prepare(
     run = checked(recipe, options, source, work)
     fabric = run.fabric
     if options.measures_batch:
+        machine.return_large_blocks()
         run = fit_batch(run, options.memory_limit)
     fabric.launch()
     if options.measures_batch:

@@ -19,6 +19,8 @@ Evaluator = Literal["ped-anova", "fanova"]
 EVALUATORS: dict[str, str] = {"ped-anova": "PED-ANOVA", "fanova": "fANOVA"}
 FEWEST = 4
 """Runs that an assessment needs at least; even then it is a guess."""
+_FEW = 16
+"""Up to so many different values a number may be a choice."""
 _TOP = 5
 """How many runs PED-ANOVA's best part should hold, as its authors advise."""
 
@@ -107,6 +109,15 @@ def _distribution(column: Column) -> BaseDistribution | None:
 
     if not column.distinct:
         return None
-    if column.numeric:
+    if column.numeric and not _is_choice(column):
         return FloatDistribution(column.distinct[0], column.distinct[-1], log=column.log)
     return CategoricalDistribution(column.distinct)
+
+
+def _is_choice(column: Column) -> bool:
+    """Whether a number was rather one of a few than anything between two.
+
+    PED-ANOVA smooths numbers by kernels, which are so narrow between two or three values that any difference in how
+    often each is among the best counts as all that mattered.
+    """
+    return len(column.distinct) <= min(_FEW, len(column.present) / 2)

@@ -27,7 +27,9 @@ from bitdial.training.step.memory import is_out_of_memory
 MARGIN = 0.1
 """Share of a limit that is left free: for what no tensor holds (workspaces of libraries, gaps between blocks)."""
 USUAL_OVERHEAD = 1.4
-"""What the C library's heap takes for each byte of tensors, where it cannot be measured; 1.3 to 1.4 with glibc."""
+"""What a C library's heap takes for each byte of tensors, where it cannot be measured; glibc's 1.3 to 1.5."""
+_LARGE = 2**25
+"""Bytes from which on the memory of a process tells what a step takes."""
 _CLOSE = 16
 """A size is the largest when one that is larger by this share of it does not fit."""
 GIB = 2**30
@@ -39,7 +41,7 @@ class BatchFit:
 
     Attributes:
         size: examples.
-        fixed: bytes that do not depend on it, by the line through the two largest sizes that were tried.
+        fixed: bytes that do not depend on it, by the line through the smallest and the largest size that ran.
         per_example: bytes of each example, by the same line.
         limit: bytes that it had to fit in.
         most: the largest size that was allowed, or None.
@@ -115,7 +117,7 @@ def find_batch_size(
             points.append((guess, found))
         else:
             high, high_bytes = guess, found
-    slope, fixed = _line(sorted((n, b) for n, b in tried.items() if math.isfinite(b))[-2:])
+    slope, fixed = _line(sorted((n, b) for n, b in tried.items() if math.isfinite(b)))
     return BatchFit(low * multiple, fixed, slope, limit, most, tried)
 
 
@@ -201,19 +203,36 @@ def _allocations(events: Sequence[Any]) -> Iterator[tuple[int, int, int]]:
         yield from _allocations(event.children)
 
 
-def heap_overhead(work: Callable[[], Any]) -> float:
-    """Do something on the CPU, and return how much more memory than its tensors the process took for it, as a factor.
+def memory_beyond(own: int, budget: int, device: torch.device) -> Callable[[Callable[[], Any]], float]:
+    """How to measure what something takes beyond what the process had: a function of the work that returns bytes.
 
-    The C library keeps what was freed for blocks to come, and has gaps between them. Where the system does not tell,
-    it is a usual value.
+    On a CPU it is all that the system says the process held (Linux), so that workspaces and the heap count too, and
+    measuring takes no memory itself. Where a budget is small against what varies there, or the system does not tell,
+    the tensors are counted (see `peak_memory`), with what the heap usually adds.
+
+    Args:
+        own: bytes that the process had.
+        budget: bytes that the work may take.
+        device: it works on.
     """
-    before = machine.used_memory()
+    if device.type == "cuda":
+        return lambda work: peak_memory(work, device)
+    if budget < _LARGE:
+        return peak_memory
     if machine.most_used_memory(anew=True) is None:
-        return USUAL_OVERHEAD
-    tensors = peak_memory(work)
-    after = machine.most_used_memory()
-    assert after is not None
-    return max((after - before) / max(tensors, 1), 1.0)
+        return lambda work: USUAL_OVERHEAD * peak_memory(work)
+
+    def by_system(work: Callable[[], Any]) -> float:
+        gc.collect()
+        release_workspace()
+        machine.return_free_memory()
+        machine.most_used_memory(anew=True)
+        work()
+        most = machine.most_used_memory()
+        assert most is not None
+        return max(most - own, 1)
+
+    return by_system
 
 
 def free_for_tensors(device: torch.device, limit_gib: float | None, processes: int = 1) -> tuple[int, int, int]:
