@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bitdial.evaluation.page import Details, Page, Pre, Row, Table, write_page
-from tests.search.browser import browser, found_browser
+from tests.browser import browser, found_browser
 
 HINT = "getComputedStyle(document.querySelector('.hint')).display"
 FITS = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
