@@ -127,3 +127,6 @@ def test_what_loads_torch_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.delitem(sys.modules, "torch")
     loading_torch()
     assert capsys.readouterr().err == "loading torch ...\n"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    loading_torch()
+    assert capsys.readouterr().err == ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -70,5 +71,5 @@ def later(place: str) -> Callable[..., Any]:
 
 def loading_torch() -> None:
     """Tell that torch is being loaded, unless it is: whoever waits for a command should know what for."""
-    if "torch" not in sys.modules:
+    if "torch" not in sys.modules and os.environ.get("LOCAL_RANK", "0") == "0":  # one of several processes says it
         print("loading torch ...", file=sys.stderr, flush=True)

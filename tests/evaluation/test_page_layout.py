@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.search.browser import browser, found_browser
 
 from bitdial.evaluation.page import Details, Page, Pre, Row, Table, write_page
+from tests.browser import browser, found_browser
 
 HINT = "getComputedStyle(document.querySelector('.hint')).display"
 FITS = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"

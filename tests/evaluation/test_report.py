@@ -103,6 +103,14 @@ def test_one_seed_says_that_there_is_no_interval():
     assert "± half" not in text
 
 
+def test_the_bits_of_the_dial_stand_apart_from_the_cost_weighted_mean():
+    arms = [arm.model_copy(update={"average_bits": 5.16, "dial_bits": 4.0}) for arm in arms_of("a", [0.9, 0.8])]
+    table = cost_section(summarise(arms))[1]
+    shown = dict(zip(table.columns[1:], table.rows[0].cells, strict=True))
+    assert (shown["bits of\nthe dial"], shown["cost-weighted\nbits"]) == ("4", "5.16")
+    assert "bits of\nthe dial" not in cost_section(summarise(arms_of("a", [0.9])))[1].columns
+
+
 def test_text_models_show_perplexity():
     arms = [
         arm.model_copy(update={"own": arm.own.model_copy(update={"perplexity": 7.25})})

@@ -54,10 +54,11 @@ class Answer:
         return {name: text for name, text in named.items() if text}
 
     def print(self, console: Console) -> None:
-        """Print headline and lines."""
+        """Print headline and lines; of early stops `RunResults.show` tells."""
         grid = Table.grid(padding=(0, 2))
         for name, text in self.lines.items():
-            grid.add_row(Text(name, style="dim"), Text(text))
+            if name != "Training":
+                grid.add_row(Text(name, style="dim"), Text(text))
         console.print(Text(f"\n{self.headline}", style="bold"))
         console.print(grid)
         console.print()

@@ -102,6 +102,11 @@ def cost_section(comparison: Comparison) -> list[Block]:
         "seconds\n(wall-clock)": lambda row: wording.seconds(row.seconds),
         "own BitOps\n(simulated)": lambda row: wording.engineering(row.bitops_own),
         "own seconds\n(wall-clock)": lambda row: wording.seconds(row.seconds_own),
+        **(
+            {"bits of\nthe dial": lambda row: wording.MISSING if row.dial_bits is None else f"{row.dial_bits:.3g}"}
+            if any(row.dial_bits is not None for row in comparison.summaries)
+            else {}
+        ),
         "cost-weighted\nbits": lambda row: f"{row.average_bits:.3g}",
         "accuracy\nper bit": lambda row: f"{row.accuracy_per_bit:.1f}",
     }
@@ -115,10 +120,10 @@ def cost_section(comparison: Comparison) -> list[Block]:
         ),
         Text(
             "BitOps and seconds count what an arm was fine-tuned from too; the “own” columns count its own steps "
-            "alone. Cost-weighted bits are the width in training, averaged over steps and over all layers (those left "
-            "unquantized count as 32), weighted with their multiply-accumulates. Accuracy per bit is percentage "
-            "points at the own width, divided by these. The front is that of accuracy at the own width against "
-            "simulated BitOps.",
+            "alone. Bits of the dial are the mean width of quantized layers in training, cost-weighted bits that of "
+            "all layers (those left unquantized count as 32), weighted with their multiply-accumulates. Accuracy per "
+            "bit is percentage points at the own width, divided by cost-weighted bits. The front is that of accuracy "
+            "at the own width against simulated BitOps.",
             soft=True,
         ),
     ]

@@ -187,7 +187,9 @@ def test_the_answer_is_how_accurate_in_how_little() -> None:
     )
     both = answer_of(results(TWO))
     assert both.headline == "twn: 82.0% (80.0 to 84.0) in 0.1 KiB, 4.0x smaller than float"
-    assert both.quality.startswith("twn: 82.0% (80.0 to 84.0), 7.0 points below float (89.0%, 88.0 to 90.0; perhaps by chance).")
+    assert both.quality.startswith(
+        "twn: 82.0% (80.0 to 84.0), 7.0 points below float (89.0%, 88.0 to 90.0; perhaps by chance)."
+    )
     assert answer_of(results([network("float", 0, 0.9, "none")])).headline == "90.0% unquantized: nothing is ternary"
 
 

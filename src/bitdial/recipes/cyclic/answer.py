@@ -24,9 +24,9 @@ from bitdial.evaluation.statistics import TIE_MARGIN, corrected, seed_difference
 def answer_of(arms: Sequence[ArmResult], comparison: Comparison) -> Answer:
     """Say which width to ship.
 
-    It is not decided where another width may be as good or better: with one seed, where a narrower one is at most a
-    percentage point less accurate; with several, where the lead over the nearest one at another width is more than a
-    point and its interval holds 0. (What lies within a point and its interval ties, and the narrower one is shipped.)
+    Another width may be as good with one seed, where a narrower one is at most a percentage point less accurate. With
+    several it is not decided where the lead over the nearest one at another width is more than a point and its interval
+    holds 0. (What lies within a point and its interval ties, and the narrower one is shipped.)
     """
     chosen = comparison.chosen
     if not math.isfinite(chosen.accuracy.mean):
@@ -51,6 +51,8 @@ def answer_of(arms: Sequence[ArmResult], comparison: Comparison) -> Answer:
     headline = f"Ship {_width(chosen.label)}"
     if rival is not None and not _decided(chosen, rival, gap):
         headline = f"Not decided: {rival.label} or {_width(chosen.label)}"
+        if gap is not None and gap.low is None:
+            headline = f"Ship {_width(chosen.label)}; {rival.label} may be as good"
     sure = certainty(gap, "" if rival is None else name_of(rival), confidence=level)
     if any(still_falling(arm.history.loss) for arm in arms if arm.name == chosen.arm):
         sure += (
