@@ -12,7 +12,7 @@ from bitdial.configuration import Config
 from bitdial.errors import BitdialError, suggest
 from bitdial.models.names import check_name
 from bitdial.names import DATASETS, NETWORKS, is_recordings
-from bitdial.recipes.options import DATASET_HELP, NETWORK_HELP
+from bitdial.recipes.options import NETWORK_HELP
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,9 @@ class WorkloadConfig(Config):
     model: str = Field("resnet18", description=NETWORK_HELP, examples=list(NETWORKS))
 
     dataset: str = Field(
-        "cifar10", description=f"{DATASET_HELP} Only folder and npz are looked at.", examples=list(DATASETS)
+        "cifar10",
+        description=f"Data set, by name: {', '.join(DATASETS)}. Only folder and npz are looked at.",
+        examples=list(DATASETS),
     )
 
     data_path: Path | None = None

@@ -66,7 +66,9 @@ class Choices:
         data = _AT_PATH.get(getattr(options, "dataset", None))
         for name, expected in {**_READ, **({"data_path": data} if data else {})}.items():
             path = getattr(options, name, None)
-            if isinstance(path, Path) and not path.expanduser().exists():
+            if is_place(str(path)):
+                own_file(str(path))
+            elif isinstance(path, Path) and not path.expanduser().exists():
                 raise BitdialError(f"--{name}: expected {expected} at {path}, got nothing; check the path")
 
 

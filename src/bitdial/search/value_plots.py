@@ -21,6 +21,7 @@ from bitdial.evaluation.svg import tell
 from bitdial.evaluation.width_plots import write_title
 from bitdial.search.columns import Column, shown
 from bitdial.search.drawing import digits, drawable, places, thin
+from bitdial.search.groups import written
 
 _WRITTEN = 12
 """Up to so many rows and columns, each cell has its number written in."""
@@ -197,8 +198,7 @@ def _series(
     }
     centres = [place(value) for value in at]
     drawn = axes.errorbar(centres, [m.mean for m in means], yerr=halves, color=colour, label=legend_name(name), **look)
-    halves_said = ["" if mean.half is None else f" \u00b1 {mean.half:.3g}" for mean in means]
-    told = [f"{shown(v)}: {m.mean:.5g}{half}, {m.n} runs" for v, m, half in zip(at, means, halves_said, strict=True)]
+    told = [f"{shown(v)}: {written(m)}, {m.n} runs" for v, m in zip(at, means, strict=True)]
     tell(drawn[0], name, told)
 
 
