@@ -23,8 +23,6 @@ from bitdial.compression.pictures import Picture, write_picture
 from bitdial.compression.rate_distortion import Balance
 from bitdial.evaluation import describe_machine
 from bitdial.evaluation.drawing import Drawing
-from bitdial.evaluation.plot_style import as_png
-from bitdial.evaluation.side_by_side import MOST_ROWS, Coded, Row, side_by_side
 from bitdial.evaluation.trained import early_stop_of
 from bitdial.files import write_atomically
 from bitdial.lazy import later
@@ -137,6 +135,9 @@ def measured_again(run: CompressRun, name: str, seed: int) -> Table:
 
 def _keep_pictures(codec: Codec, pictures: Photographs, folder: Path) -> None:
     """Leave the files of some pictures, what they decode to, and a figure of them beside another kind."""
+    from bitdial.evaluation.plot_style import as_png  # brings matplotlib
+    from bitdial.evaluation.side_by_side import MOST_ROWS, Row, side_by_side
+
     folder.mkdir(parents=True, exist_ok=True)
     kind = next((kind for kind in ("AVIF", "WebP", "JPEG") if kind in available_kinds()), None)
     rows = []
