@@ -63,7 +63,7 @@ def test_a_star_stands_at_the_recommended_candidate():
         (star,) = [line for line in figure.axes[0].lines if line.get_label().startswith("recommended")]
         assert list(star.get_xdata()) == [pytest.approx(x, rel=0.05)]
         assert list(star.get_ydata()) == [pytest.approx(95.5)]
-    assert [text.get_text() for text in figure.axes[0].texts] == ["a (8)", "b (2): 55.0% ± 63.5", "a (4)"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["a (8)", "b (2): 55.0% (50.0 to 60.0)", "a (4)"]
 
 
 def test_what_matters_has_a_colour_and_the_rest_is_grey_with_a_marker_each(comparison):
