@@ -55,7 +55,7 @@ def results_of(run: Path) -> dict[str, Any]:
     return loaded
 
 
-TIMED = {"seconds", "seconds_own", "created"}
+TIMED = {"seconds", "seconds_own", "forward_seconds", "created"}
 
 
 def without_time(value: Any) -> Any:

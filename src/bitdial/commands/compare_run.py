@@ -29,11 +29,11 @@ COLUMNS = (
     "seeds",
     "size",
     "BitOps to train\n(simulated)",
-    "seconds",
+    "seconds\nto train",
     "data",
     "verdict",
 )
-_WIDE, _ON_THE_PAGE = 120, ("recipe", "seeds", "seconds", "data")
+_WIDE, _ON_THE_PAGE = 120, ("recipe", "seeds", "BitOps to train\n(simulated)", "data")
 """From which width on a terminal shows all columns, and those that it leaves to the page below that."""
 _WORDS = ["recipe", "ships", "data", "verdict"]
 

@@ -149,7 +149,7 @@ def notes(entries: Sequence[Entry]) -> list[str]:
                 f"of {least}. A fair comparison trains at equal cost, as matched_cost in a cyclic run does."
             )
     if len(counted) < len(entries):
-        told.append("Training BitOps are not counted by every recipe: seconds stand beside them.")
+        told.append("Training BitOps are not counted by every recipe; the seconds are.")
     seeds = wording.spread_note(len(each.shipped.by_seed) for each in entries)
     return [*told, f"{seeds[0].upper()}{seeds[1:]}; differences are paired by seed."]
 

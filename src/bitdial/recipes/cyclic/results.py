@@ -51,7 +51,9 @@ class CyclicResults(RunResults):
         runs = [arm for arm in self.arms if arm.name == chosen.arm]
         scores = {arm.seed: arm.own if arm.own_label == chosen.label else arm.at(chosen.bits) for arm in runs}
         by_seed = {seed: score.accuracy for seed, score in scores.items() if score is not None}
-        return [Shipped(name_of(chosen), by_seed, bitops=chosen.bitops, seconds=chosen.seconds)]
+        costs = runs[0].costs.get(chosen.label)
+        size = None if costs is None else costs.size_bytes
+        return [Shipped(name_of(chosen), by_seed, bytes=size, bitops=chosen.bitops, seconds=chosen.seconds)]
 
     def print(self, console: Console, folder: Path | None = None) -> None:
         """Print the comparison and the answer."""
