@@ -16,6 +16,7 @@ from bitdial.evaluation import evaluate_loss_accuracy
 from bitdial.export import load_packed
 from bitdial.recipes.saved_model import load_saved
 from bitdial.recipes.ternary import TernaryConfig, TernaryResults
+from bitdial.recipes.ternary.answer import answer_of
 from bitdial.recipes.work import ImageWork
 from tests.recipes.ternary.tiny import train
 
@@ -206,7 +207,8 @@ def test_several_experiments_and_seeds_in_one_table(tmp_path: Path, capsys: pyte
     assert len(list((tmp_path / "run" / "models").glob("*.pt"))) == 6
     found = TernaryResults.load(tmp_path / "run" / "results.json")
     assert found.winner in ("twn", "ttq")
-    assert found.sentence in " ".join(text.split())
+    assert answer_of(found).headline in text
+    assert found.sentence in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     for end in ("pt", "safetensors"):  # what ships of the winner, under one name
         model = tmp_path / "run" / "models" / f"{found.winner}-seed0.{end}"
         assert (tmp_path / "run" / f"ternary_best_model.{end}").read_bytes() == model.read_bytes()
