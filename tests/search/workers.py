@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import optuna
@@ -31,15 +32,18 @@ def join(storage: str, total: int, name: str = "s") -> SharedStudy:
     return SharedStudy(study, SPACE, total)
 
 
-def work(storage: str, total: int, seconds: float, killed_in: int | None = None) -> None:
-    """Claim and tell trials until there are enough; die in the middle of the given one."""
+def work(storage: str, total: int, seconds: float, dead: Event | None = None, killed_in: int | None = None) -> None:
+    """Claim and tell trials until there are enough; die in the middle of the given one, or wait in one for who does."""
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     shared = join(storage, total)
     done = 0
     while (trial := shared.claim()) is not None:
         lr = shared.choose(trial)["lr"]
-        if done == killed_in:
+        if dead is not None and done == killed_in:
+            dead.set()
             os.kill(os.getpid(), signal.SIGKILL)
+        if dead is not None and killed_in is None:
+            dead.wait(60)
         time.sleep(random.uniform(0, seconds))
         shared.tell(trial, [lr], "COMPLETE", {"pid": os.getpid()})
         done += 1
@@ -47,10 +51,12 @@ def work(storage: str, total: int, seconds: float, killed_in: int | None = None)
 
 
 @contextmanager
-def workers(count: int, *how: object, **first: object) -> Iterator[list[BaseProcess]]:
-    """So many of them; the first with arguments of its own."""
+def workers(count: int, *how: object, killed_in: int | None = None) -> Iterator[list[BaseProcess]]:
+    """So many of them; the first may be killed in a trial of its own, while the others are in one."""
     context = multiprocessing.get_context("spawn")
-    made = [context.Process(target=work, args=how, kwargs=first if number == 0 else {}) for number in range(count)]
+    more = {} if killed_in is None else {"dead": context.Event()}
+    own = more if killed_in is None else {**more, "killed_in": killed_in}
+    made = [context.Process(target=work, args=how, kwargs=own if number == 0 else more) for number in range(count)]
     for each in made:
         each.start()
     try:
