@@ -41,7 +41,8 @@ def test_stopped_in_the_middle_of_files(number: int, tmp_path: Path) -> None:
             [sys.executable, "-m", "tests.commands.slow_writer", tmp_path],
             cwd=ROOT, start_new_session=True, stderr=said,
         )  # fmt: skip
-    assert soon(lambda: len(list(tmp_path.glob(".*.part"))) == 2)
+    old = [tmp_path / "a", tmp_path / "b"]
+    assert soon(lambda: all(path.exists() for path in old) and len(list(tmp_path.glob(".*.part"))) == 2)
     processes = psutil.Process(running.pid).children(recursive=True)
     assert len(processes) >= 2
     if number == signal.SIGINT:

@@ -232,17 +232,6 @@ def test_batches_of_a_script_cannot_be_held_out(recipe: str, tmp_path: Path) -> 
         assert bitdial.run(recipe, model=model, data=data, **how).records
 
 
-@pytest.mark.parametrize("recipe", ["cyclic", "compress"])
-def test_patience_must_stay_where_arms_build_on_one_another(
-    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with stopped_before(1):
-        assert train(recipe, WORDS[recipe], tmp_path / "run") == 130
-    capsys.readouterr()
-    assert resume(recipe, tmp_path / "run", "--early_stopping_patience", "3") == 2
-    assert "early_stopping_patience must stay 2" in capsys.readouterr().err
-
-
 def test_a_single_picture_cannot_be_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("train", "test"):
         (tmp_path / name).mkdir()

@@ -131,14 +131,13 @@ def prepare(
     fabric = run.fabric
     if options.precision != run.options.precision:
         tell(f"precision auto: {run.options.precision}, as products were timed on this {fabric.device.type}")
-    options = run.options
     if options.measures_batch:
         machine.return_large_blocks()
         run = fit_batch(run, options.memory_limit)
     fabric.launch()
     if options.measures_batch:
         run = agreed(run)
-        options = run.options
+    options = run.options
     assert run.setup.precision is not None
     tell_if_slow(run.setup.precision, fabric)
     written = {"recipe": recipe.name, **plain(options)}

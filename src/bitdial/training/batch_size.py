@@ -41,7 +41,7 @@ class BatchFit:
 
     Attributes:
         size: examples.
-        fixed: bytes that do not depend on it, by the line through the smallest and the largest size that ran.
+        fixed: bytes that do not depend on it, by the line through the smallest size that was tried and the one found.
         per_example: bytes of each example, by the same line.
         limit: bytes that it had to fit in.
         most: the largest size that was allowed, or None.
@@ -117,7 +117,7 @@ def find_batch_size(
             points.append((guess, found))
         else:
             high, high_bytes = guess, found
-    slope, fixed = _line(sorted((n, b) for n, b in tried.items() if math.isfinite(b)))
+    slope, fixed = _line([min(tried.items()), (low * multiple, tried[low * multiple])])
     return BatchFit(low * multiple, fixed, slope, limit, most, tried)
 
 

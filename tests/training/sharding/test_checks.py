@@ -38,7 +38,7 @@ class FullDisk:
     def rewind(self, rows: int, step: int) -> None:
         pass
 
-    def write(self, row: Any) -> None:
+    def write(self, row: Any, layers: Any = None) -> None:
         pass
 
     def flush(self) -> None:
