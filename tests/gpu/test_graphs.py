@@ -46,7 +46,7 @@ def steps(model: nn.Module, call: nn.Module, device: str, *, train: bool) -> lis
 @pytest.mark.parametrize(
     "quantizer",
     [
-        pytest.param(each, marks=() if torch.cuda.is_available() or each in ("uniform", "lsq") else pytest.mark.slow)
+        pytest.param(each, marks=() if torch.cuda.is_available() or each == "uniform" else pytest.mark.slow)
         for each in QUANTIZERS
     ],
 )
