@@ -201,3 +201,13 @@ def test_a_run_of_wandb_that_the_process_has_begun_gets_every_number(
     with MetricsLog(tmp_path / "other", tensorboard=False) as log:
         log.write({"step": 1, "val_loss": 2})
     assert len(rows) == 2
+
+
+def test_logs_of_one_second_are_read_in_the_order_in_which_they_were_written(tmp_path: Path) -> None:
+    """TensorBoard takes event files by name: the tenth of a process would come before its ninth."""
+    for part in range(3):
+        with MetricsLog(tmp_path) as log:
+            log.rewind(part, 10 * part)
+            log.write({"step": 10 * part, "loss": 1.0})
+    seconds = [int(path.name.split(".")[3]) for path in tmp_path.glob("events.out.tfevents.*")]
+    assert len(set(seconds)) == 3

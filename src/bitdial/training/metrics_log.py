@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -205,6 +206,7 @@ class MetricsLog:
             from torch.utils.tensorboard import SummaryWriter  # a second of imports, for the one process that logs
 
             place = self.folder / "tensorboard" / self._phase if self._phase else self.folder
+            _wait_for_a_later_second(place)
             self._events = SummaryWriter(str(place), purge_step=self._first_step, flush_secs=10)
         return self._events
 
@@ -239,6 +241,18 @@ class MetricsLog:
         if self._layers is None:
             self._layers = CsvLog(self.folder / "layers.csv")
         return self._layers
+
+
+def _wait_for_a_later_second(place: Path) -> None:
+    """Wait until event files that are there were made in an earlier second, which their names begin with.
+
+    Readers take them in the order of their names, so that of two of one second the later steps might come first, and be
+    dropped as those of a run that was begun again.
+    """
+    made = [path.name.split(".")[3] for path in place.glob("events.out.tfevents.*")]
+    newest = max((int(second) for second in made if second.isdigit()), default=0)
+    while 0 <= newest - int(time.time()) < 2:  # one from the future, of a clock that was wrong, is not waited for
+        time.sleep(0.02)
 
 
 def check_copy(path: Path) -> None:
