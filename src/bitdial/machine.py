@@ -92,19 +92,14 @@ def return_free_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def return_large_blocks(size: int = 2**20) -> bool:
+def return_large_blocks(size: int = 2**20) -> None:
     """Have the C library give blocks of `size` bytes or more back to the system as soon as they are freed; glibc only.
 
     By itself it keeps freed blocks of up to 32 MiB for later ones, which lie in gaps that do not fit them: a training
     step then takes up to twice what its tensors do, and never the same twice. A step becomes some percent slower.
-
-    Returns:
-        Whether it will.
     """
-    try:
-        return bool(ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, size))
-    except (AttributeError, OSError, TypeError):  # another C library
-        return False
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, size)
 
 
 def memory_left() -> int:
