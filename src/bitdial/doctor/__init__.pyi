@@ -1,2 +1,2 @@
-from bitdial.doctor.examination import examine as examine
 from bitdial.doctor.findings import Finding as Finding
+from bitdial.doctor.trials import examine as examine

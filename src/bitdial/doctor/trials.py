@@ -1,4 +1,4 @@
-"""What is really tried on this machine: number formats and products on tiny tensors, and whatever is compiled.
+"""The examination: facts, and what is really tried: number formats and products on tiny tensors, and what is compiled.
 
 What is compiled (torch.compile, the native kernels) is tried in a process of its own: a compiler that hangs or crashes
 must not take the doctor along.
@@ -10,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 
 from bitdial.doctor.findings import Finding
+from bitdial.doctor.machine import accelerators, machine, optional_packages, software
 from bitdial.machine import product_speeds
 
 INT8_SHAPES = ((32, 64, 32), (48, 256, 40), (17, 1024, 8))
@@ -158,3 +160,19 @@ def _in_process(trial: str, *arguments: str, limit: float) -> tuple[str, str | N
         return done.stdout, None
     lines = [line for line in done.stderr.splitlines() if "Error" in line] or done.stderr.splitlines() or ["no output"]
     return done.stdout, lines[-1].strip()[:200]
+
+
+def examine(folder: Path | None = None, *, compile: bool = True) -> Iterator[Finding]:
+    """Yield what this machine can do; `folder` is where runs would be written, by default the current one.
+
+    With `compile` also try what is compiled here (torch.compile, the native kernels), which takes some seconds.
+    """
+    yield from machine(folder or Path.cwd())
+    yield from software()
+    yield from accelerators()
+    yield from arithmetic()
+    if compile:
+        for device in devices():
+            yield compilation(device)
+        yield native_kernels()
+    yield from optional_packages()
