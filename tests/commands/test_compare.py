@@ -29,7 +29,7 @@ def test_runs_of_several_recipes(
     for order in (
         ["runs/joint", "runs/ternary"],
         ["runs/ternary", "runs/joint"],
-    ):  # one of them is not that of the ranks
+    ):  # one is not that of ranks
         assert main(["compare", *order]) == 0
         page = Path("comparison.html").read_text().replace("<wbr>", "")
         assert re.findall(r"<span>(runs/\w+)</span></th>", page.partition("Options that differ")[2])[:2] == order
