@@ -120,10 +120,10 @@ class JobManager:
         return folder.name
 
     def resume(self, run: str) -> str:
-        """Go on with a run that was stopped or failed, from its newest sound checkpoint, in the same folder; return its id.
+        """Go on with a run that was stopped or failed, from its newest sound checkpoint; return its id, which stays.
 
-        It waits for its device like a new one. A run that was stopped before it began starts from its beginning; one that
-        is finished would have nothing to do, and is refused.
+        It waits for its device like a new one. A run that was stopped before it began starts from its beginning; one
+        that is finished would have nothing to do, and is refused.
 
         Raises:
             BitdialError: no such run, it lives, or it is finished.
@@ -212,7 +212,7 @@ class JobManager:
 
         Its processes get SIGINT now, SIGTERM where they still live after the grace period, and SIGKILL a third of it
         later, children included; a process of its own sees to that, whatever becomes of the caller. A run that is about
-        to stop already is left at it. Of a run that was started by hand, the training process and its children are meant.
+        to stop already is left at it. Of a run that was started by hand, the training and its children are meant.
 
         Args:
             run: its id.
@@ -263,7 +263,7 @@ class JobManager:
         except OSError as error:
             raise BitdialError(f"cannot remove {run}: {error.strerror}; check the folder's rights") from error
 
-    def files(self, run: str) -> list[FileEntry]:
+    def files(self, run: str) -> Sequence[FileEntry]:
         """Return the files of a run that may be offered: results, report, plots, tables, networks; none is a link.
 
         Raises:
@@ -291,7 +291,7 @@ class JobManager:
         self,
         folder: Path,
         recipe: str,
-        command: list[str],
+        command: Sequence[str],
         devices: Sequence[str],
         created: float,
         former: Job | None = None,
@@ -301,7 +301,7 @@ class JobManager:
         try:
             job = Job(
                 recipe=recipe,
-                command=command,
+                command=[*command],
                 cwd=str(Path.cwd()) if former is None else former.cwd,
                 devices=list(devices),
                 token=secrets.token_hex(16),

@@ -25,7 +25,6 @@ yet, because it is being started."""
 MOST_RESULTS = 64 << 20
 _NOBODY_KNOWS = "it is not finished, and nothing tells why; it can be resumed"
 _KILLED = "its process was killed, or the machine went down; it can be resumed"
-_GONE = "failed", _KILLED
 
 
 def look(folder: Path, kept: dict[Path, tuple[Any, Any]]) -> RunStatus:
@@ -106,7 +105,7 @@ def _state_by_hand(folder: Path, told: Mapping[str, Any], process: ProcessMark |
         alive = process is not None and time.time() - (_number(told.get("updated")) or 0) < 10 * SILENT_SECONDS
     if alive:
         return "running", ""
-    return ("finished", "") if finished else _GONE
+    return ("finished", "") if finished else ("failed", _KILLED)
 
 
 def _state_of_job(folder: Path, job: Job) -> tuple[State, str]:

@@ -25,7 +25,7 @@ MOST = 500
 
 
 def offered(folder: Path) -> list[FileEntry]:
-    """The files of a run that are offered, the important ones first, at most 500; neither links nor what lies behind one."""
+    """The files of a run that are offered, the important ones first, at most 500; never a link."""
     found = [each for each in _plain(folder, "") if each.name in FIRST or each.name.endswith(TOP)]
     rank = {name: at for at, name in enumerate(FIRST)}
     found.sort(key=lambda each: (rank.get(each.name, len(rank)), each.name))

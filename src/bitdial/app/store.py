@@ -1,4 +1,4 @@
-"""The files of runs under a root: which folders are runs, and `job.json`, which is read by all and written under a lock."""
+"""The files of runs under a root: which folders are runs, and `job.json`, read by all and written under a lock."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def folder_of(root: Path, run: str) -> Path:
 
 
 def read_bytes(path: Path, most: int = BIGGEST) -> bytes | None:
-    """What a plain file holds; None where it is missing, is something else (a link, a pipe), or holds more than that."""
+    """What a plain file holds; None where it is missing, is something else (a link, a pipe), or holds more."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
 """The process that stands behind a job: it waits for the devices, trains, and notes how that ended.
 
-``python -m bitdial.app.supervisor FOLDER HANDLE`` leads the job's process group and holds its ticket, which the training
-inherits. Whoever started it may end: nothing here depends on them. Where it is killed itself, the training goes on,
-and whoever looks at the run next finds how it ended.
+``python -m bitdial.app.supervisor FOLDER HANDLE`` leads the job's process group and holds its ticket, which the
+training inherits. Whoever started it may end: nothing here depends on them. Where it is killed itself, the training
+goes on, and whoever looks at the run next finds how it ended.
 """
 
 from __future__ import annotations

@@ -106,8 +106,8 @@ def problems_of(
         for key, each in [(f"{name}.{key}", each) for key, each in inner] or [(str(name), value)]:
             try:
                 given |= flatten({key: each}, command.known, lambda _: "")
-            except BitdialError as error:
-                found.append((command.known.canonical(key), str(error).partition(": ")[2].removeprefix(f"{key}: ")))
+            except BitdialError as fault:
+                found.append((command.known.canonical(key), str(fault).partition(": ")[2].removeprefix(f"{key}: ")))
     layers.append(given)
     command.fit(layers)
     merged = merge(layers, command.known)
@@ -115,8 +115,8 @@ def problems_of(
         config = config_type.model_validate(nested(merged))
     except ValidationError as failure:
         blame = command.made_with(merged).blamed
-        for error in failure.errors(include_url=False):
-            found.append((setting_of(error["loc"], command.known) or "", blame(sentence(error, command.known))))
+        for each in failure.errors(include_url=False):
+            found.append((setting_of(each["loc"], command.known) or "", blame(sentence(each, command.known))))
         return None, found
     return (None if found else config), found
 
