@@ -177,9 +177,7 @@ def test_jobs_started_at_once_run_one_after_the_other(jobs: JobManager) -> None:
         "os.close(os.open(place, os.O_CREAT | os.O_EXCL)); time.sleep(.3); os.unlink(place)"
     )
     started = list[str]()
-    threads = [
-        threading.Thread(target=lambda: started.append(launch(JobManager(jobs.root), alone))) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: started.append(launch(JobManager(jobs.root), alone))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -310,7 +308,9 @@ def test_a_training_by_hand_is_found_and_stopped(jobs: JobManager, tmp_path: Pat
         status = jobs.status("mine")
         assert (status.state, status.managed, status.pid, status.percent) == ("running", False, training.pid, 25)
         assert (status.recipe, status.model, status.dataset) == ("cyclic", "mlp", "digits")
-        until(lambda: Path(f"/proc/{training.pid}/status").read_text(), lambda text: "SigCgt:\t0000000000000002" in text)
+        until(
+            lambda: Path(f"/proc/{training.pid}/status").read_text(), lambda text: "SigCgt:\t0000000000000002" in text
+        )
         jobs.stop("mine")
         assert training.wait(30) == 130
     assert jobs.status("mine").state == "failed"  # this one does not note how it ended
