@@ -1,7 +1,7 @@
 """What jobs cost: listing 200 runs, a look at one, and what noting its progress costs a run.
 
-Run with ``python -m benchmarks.app``, a minute. Half of the runs are of today, with ``progress.json``; the others are of
-before, and are judged by configuration and results. The fastest of five is told, but for the first listing.
+Run with ``python -m benchmarks.app``, a minute. Half of the runs are of today, with ``progress.json``; the others are
+of before, and are judged by configuration and results. The fastest of five is told, but for the first listing.
 """
 
 from __future__ import annotations

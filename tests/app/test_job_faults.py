@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -246,7 +247,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         run = launch(jobs, SAVES)
         until_begun(jobs, run)
         filler = disk / "filler"
-        with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(b"x" * 4096)
         with pytest.raises(BitdialError, match="No space left"):
