@@ -1,0 +1,7 @@
+from bitdial.app.jobs import JobManager as JobManager
+from bitdial.app.records import FileEntry as FileEntry
+from bitdial.app.records import LogPart as LogPart
+from bitdial.app.records import Problem as Problem
+from bitdial.app.records import RunStatus as RunStatus
+from bitdial.app.records import Score as Score
+from bitdial.app.records import SeriesPart as SeriesPart
