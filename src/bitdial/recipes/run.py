@@ -38,7 +38,7 @@ from bitdial.training import (
 )
 from bitdial.training.options import CopiedLogOptions
 from bitdial.training.passes import watching
-from bitdial.training.progress import WholeRun
+from bitdial.training.progress import Measuring, WholeRun
 from bitdial.training.progress_file import ProgressFile
 from bitdial.training.tasks import MOST_CLASSES
 
@@ -240,7 +240,7 @@ class Run(Generic[O, A, R, S]):
             state = self.recipe.train(arm, bench)
             if self.progress is not None:
                 self.progress.tell(at_once=True, doing="measuring")
-            with watching(_Measuring(setup.progress)):
+            with watching(Measuring(setup.progress)):
                 record = self.recipe.measure(arm, bench, state)
         stop = getattr(record, "early_stop", None)
         if stop is not None and self.is_first and self.show_progress:
@@ -350,26 +350,6 @@ class Run(Generic[O, A, R, S]):
     def _tell(self, notes: Sequence[str]) -> None:
         for note in notes if self.is_first else ():
             say(f"resume: {note}")
-
-
-class _Measuring:
-    """Shows how far the measuring of an arm is."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress or Progress("", enabled=False)
-
-    def begin(self, batches: int | None) -> None:
-        """So many follow."""
-        self._line = self._progress.passing("measuring", batches)
-        self._line.__enter__()
-
-    def look(self, done: int) -> None:
-        """So many are done."""
-        self._line.update(done)
-
-    def end(self) -> None:
-        """All are done."""
-        self._line.__exit__()
 
 
 def release_memory() -> None:

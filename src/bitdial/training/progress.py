@@ -236,6 +236,26 @@ class Progress:
             warnings.warn(f"the progress display was switched off: {type(error).__name__}: {error}", stacklevel=3)
 
 
+class Measuring:
+    """Shows how far an evaluation is that is no part of training (a `passes.Watcher`), in a line like the one given."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress or Progress("", enabled=False)
+
+    def begin(self, batches: int | None) -> None:
+        """So many follow."""
+        self._line = self._progress.passing("measuring", batches)
+        self._line.__enter__()
+
+    def look(self, done: int) -> None:
+        """So many are done."""
+        self._line.update(done)
+
+    def end(self) -> None:
+        """All are done."""
+        self._line.__exit__()
+
+
 def _number(name: str, value: float, digits: int) -> str:
     return f"{100 * value:.1f}%" if name.endswith("accuracy") else f"{value:.{digits}g}"
 
