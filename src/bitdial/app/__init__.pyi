@@ -1,0 +1,3 @@
+from bitdial.app.interface import benchmark_mixed_precision_interface as benchmark_mixed_precision_interface
+from bitdial.app.interface import get_mixed_precision_recommendations as get_mixed_precision_recommendations
+from bitdial.app.interface import train_model_with_mixed_precision_interface as train_model_with_mixed_precision_interface
