@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,7 +88,7 @@ def train_page(recipe: str, manager: JobManager, roots: Sequence[Path]) -> None:
 
 
 def _component(field: Field) -> Any:
-    shared: dict[str, Any] = {"label": field.label, "info": _as_markdown(field.help), "elem_id": f"field-{field.name}", "min_width": 280}
+    shared: dict[str, Any] = {"label": field.label, "info": field.help.replace("*", "\u2217"), "elem_id": f"field-{field.name}", "min_width": 280}
     if field.kind == "switch":
         return gr.Checkbox(value=field.default == "true", **shared)
     if field.kind == "choice":
@@ -98,11 +97,6 @@ def _component(field: Field) -> Any:
         return gr.Dropdown(list(field.choices), value=field.default, allow_custom_value=True, **shared)
     shown = "" if field.default in ("none", "") else field.default
     return gr.Textbox(placeholder=shown or "none", max_lines=1, **shared)
-
-
-def _as_markdown(text: str) -> str:
-    """Help as Gradio shows it: its Markdown would take the stars of names for emphasis."""
-    return re.sub(r"([*_<>`])", r"\\\1", text)
 
 
 def _prefilled(field: Field, text: str) -> Any:
