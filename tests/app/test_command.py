@@ -70,7 +70,9 @@ def test_the_password_comes_from_a_file_or_the_environment(tmp_path: Path, monke
     assert login_of(None) is None
 
 
-def test_without_gradio_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_gradio_there_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["app"]) == 2
     assert "needs gradio, which is not installed; install bitdial[app]" in capsys.readouterr().err

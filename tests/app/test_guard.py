@@ -35,7 +35,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     place = tmp_path_factory.mktemp("guard")
     runs = place / "runs"
     (place / "secret.txt").write_text(SECRET)
-    folder = made_up(runs, "joint-1", report__html="<p>report", results__json="{}", metrics__csv="step,train_loss\n1,2\n")
+    folder = made_up(
+        runs, "joint-1", report__html="<p>report", results__json="{}", metrics__csv="step,train_loss\n1,2\n"
+    )
     (folder / "plots").mkdir()
     (folder / "linked.json").symlink_to(place / "secret.txt")
     (folder / "report2.html").symlink_to(place / "secret.txt")
@@ -129,7 +131,11 @@ def test_no_upload_is_taken_and_no_pickle_read(served: Served) -> None:
         def __reduce__(self) -> tuple[object, tuple[str, str]]:
             return (Path.write_text, (mark, "x"))  # type: ignore[return-value]
 
-    data = b"--b\r\nContent-Disposition: form-data; name=files; filename=m.pt\r\n\r\n" + pickle.dumps(Bomb()) + b"\r\n--b--"
+    data = (
+        b"--b\r\nContent-Disposition: form-data; name=files; filename=m.pt\r\n\r\n"
+        + pickle.dumps(Bomb())
+        + b"\r\n--b--"
+    )
     for path in ("/gradio_api/upload", "/upload", "/gradio_api/upload?upload_id=1", "/gradio_api/process_recording"):
         assert ask(served, path, "POST", data, Content_Type="multipart/form-data; boundary=b")[0] in (404, 405)
     named = {"path": str(mark), "meta": {"_type": "gradio.FileData"}}
@@ -155,7 +161,9 @@ def test_posts_from_other_sites_are_refused(served: Served, headers: dict[str, s
         assert ask(served, path, "POST", b"{}", **headers)[0] == 403
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:7860", "10.0.0.1", "", "[", "a b"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "evil.example:7860", "10.0.0.1", "", "[", "a b"]
+)
 def test_a_name_that_somebody_else_points_here_is_refused(served: Served, host: str) -> None:
     for method in ("GET", "POST"):
         assert ask(served, "/api/runs", method, Host=host)[0] in (400, 421)
@@ -199,7 +207,15 @@ def test_a_password_guards_everything(tmp_path: Path) -> None:
     made_up(tmp_path / "runs", "joint-1", results__json="{}")
     (tmp_path / "password").write_text("right\n")
     with serving(tmp_path, "--port", "0", "--auth", "anna:password") as served:
-        for path in ("/", "/runs", "/api/runs", "/files/joint-1/results.json", "/gradio_api/info", "/config", "/theme.css"):
+        for path in (
+            "/",
+            "/runs",
+            "/api/runs",
+            "/files/joint-1/results.json",
+            "/gradio_api/info",
+            "/config",
+            "/theme.css",
+        ):
             assert ask(served, path)[0] == 401, path
             for given in ("anna:wrong", "anna:", ":right", "anna:right ", "otto:right", "anna"):
                 word = base64.b64encode(given.encode()).decode()

@@ -83,7 +83,7 @@ def test_the_same_call_gives_the_same_network() -> None:
 
 def test_benchmark_measures_both_formats() -> None:
     found = json.loads(app.benchmark_mixed_precision_interface("conv", 4))
-    assert [row["name"] for row in found["rows"]][0] == "float32"
+    assert found["rows"][0]["name"] == "float32"
     assert all(row["seconds"] > 0 and row["memory_bytes"] > 0 for row in found["rows"])
     assert found["batch_size"] == 4
     assert found["verdict"]

@@ -73,7 +73,9 @@ def login_of(auth: str | None) -> tuple[str, str] | None:
             f"({getattr(error, 'strerror', None) or 'not text'}); a password itself is never written there"
         ) from error
     if not password or "\n" in password:
-        raise BitdialError(f"--auth: expected one line with the password in {file}, got {'several' if password else 'none'}")
+        raise BitdialError(
+            f"--auth: expected one line with the password in {file}, got {'several' if password else 'none'}"
+        )
     return user, password
 
 

@@ -83,7 +83,7 @@ def explore_page(manager: JobManager, worker: Worker) -> None:
     run.input(open_run, run, opened, trigger_mode="always_last", **bound)
     inputs = [run, arm, images, example, names, *groups]
     asked = {**bound, "trigger_mode": "always_last"}
-    everything.release(lambda width: [width] * GROUPS, everything, groups, show_progress="hidden", api_visibility="private").then(
-        measure, inputs, found, **asked
-    )
+    everything.release(
+        lambda width: [width] * GROUPS, everything, groups, show_progress="hidden", api_visibility="private"
+    ).then(measure, inputs, found, **asked)
     button.click(measure, inputs, found, **asked)

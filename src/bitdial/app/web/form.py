@@ -212,7 +212,7 @@ def _default(setting: Setting, known: Settings) -> str:
     """The default of a setting, with what the default of its group sets."""
     value: Any = known.groups[""]
     for part in setting.name.split("."):
-        if isinstance(value, type):
+        if isinstance(value, type) and issubclass(value, BaseModel):
             value = value.model_fields[part].get_default(call_default_factory=True)
         else:
             value = getattr(value, part)
@@ -290,7 +290,9 @@ def check(recipe: str, preset: str, values: Mapping[str, object], roots: Sequenc
         faults[name] = fault
     known = Settings(find_choices(recipe).options)
     given = [] if faults else words[1 + len(chosen) :]
-    return Checked(words, preset if chosen else None, faults, read_flags(given, known, prog=f"bitdial train {recipe}").values)
+    return Checked(
+        words, preset if chosen else None, faults, read_flags(given, known, prog=f"bitdial train {recipe}").values
+    )
 
 
 def _blamed(fault: str, flags: Mapping[str, Sequence[str]]) -> str:

@@ -22,7 +22,9 @@ def listen(host: str, port: int | None) -> socket.socket:
             family = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0][0]
             made = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
-            raise BitdialError(f"--host: expected an address of this machine, got {host!r:.60} ({error.strerror})") from error
+            raise BitdialError(
+                f"--host: expected an address of this machine, got {host!r:.60} ({error.strerror})"
+            ) from error
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             made.bind((host, number))

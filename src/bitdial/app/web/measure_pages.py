@@ -74,7 +74,9 @@ def _workload() -> tuple[Any, Any, Any]:
 def _asked(worker: Worker, name: str, model: str, dataset: str, batch: str, **more: Any) -> str:
     try:
         if is_place(str(model)) or str(model).endswith(".py"):
-            raise BitdialError(f"model: expected a network's name, got the file {str(model)!r:.60}; choose one of the list")
+            raise BitdialError(
+                f"model: expected a network's name, got the file {str(model)!r:.60}; choose one of the list"
+            )
         size = int(batch) if str(batch).strip().isdecimal() else batch
         found = worker.ask(name, {"model": model, "dataset": dataset, "batch_size": size, **more})
     except BitdialError as error:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 
 import gradio as gr
+from gradio.components import Navbar
 
 from bitdial.app.jobs import JobManager
 from bitdial.app.web.explore_page import explore_page
@@ -20,6 +21,7 @@ from bitdial.recipes import RECIPES
 def build(manager: JobManager, worker: Worker, roots: Sequence[Path]) -> gr.Blocks:
     """All pages; each knows its run from its own address, and its state from the run's folder."""
     first, *others = RECIPES
+    pages: gr.Blocks
     with gr.Blocks(title="bitdial", analytics_enabled=False) as pages:
         _bar()
         train_page(first, manager, roots)
@@ -27,12 +29,13 @@ def build(manager: JobManager, worker: Worker, roots: Sequence[Path]) -> gr.Bloc
         with pages.route(f"Train {name}", f"/train-{name}", show_in_navbar=False):
             _bar()
             train_page(name, manager, roots)
-    for title, path, fill in (
+    rest: tuple[tuple[str, str, Callable[[], None]], ...] = (
         ("Runs", "runs", lambda: runs_page(manager)),
         ("Explore", "explore", lambda: explore_page(manager, worker)),
         ("Benchmark", "benchmark", lambda: benchmark_page(worker)),
         ("Recommend", "recommend", lambda: recommend_page(worker)),
-    ):
+    )
+    for title, path, fill in rest:
         with pages.route(title, f"/{path}"):
             _bar()
             fill()
@@ -46,7 +49,7 @@ def build(manager: JobManager, worker: Worker, roots: Sequence[Path]) -> gr.Bloc
 
 
 def _bar() -> None:
-    gr.Navbar(main_page_name="Train")
+    Navbar(main_page_name="Train")
 
 
 def look() -> tuple[gr.Theme, str, str]:

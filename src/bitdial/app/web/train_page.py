@@ -41,8 +41,15 @@ def train_page(recipe: str, manager: JobManager, roots: Sequence[Path]) -> None:
                 for each in fields:
                     parts[each.name] = _component(each)
     names, inputs = list(parts), [preset, *parts.values()]
-    line = gr.Code(value=f"bitdial train {recipe}", language="shell", label="The same on the command line", interactive=False,
-                   lines=1, wrap_lines=True, elem_classes="command")  # fmt: skip
+    line = gr.Code(
+        value=f"bitdial train {recipe}",
+        language="shell",
+        label="The same on the command line",
+        interactive=False,
+        lines=1,
+        wrap_lines=True,
+        elem_classes="command",
+    )
     told = gr.HTML(elem_classes="told")
     start = gr.Button("Start training", variant="primary", elem_id="start")
     started = gr.Textbox(visible=False)
@@ -70,7 +77,10 @@ def train_page(recipe: str, manager: JobManager, roots: Sequence[Path]) -> None:
 
     def prefill(request: gr.Request) -> list[Any]:
         asked = dict(request.query_params)
-        return [gr.update(value=_prefilled(form.fields[name], asked[name])) if name in asked else gr.skip() for name in names]
+        return [
+            gr.update(value=_prefilled(form.fields[name], asked[name])) if name in asked else gr.skip()
+            for name in names
+        ]
 
     gr.on(
         [preset.change, *(part.change for part in parts.values())],
@@ -88,7 +98,12 @@ def train_page(recipe: str, manager: JobManager, roots: Sequence[Path]) -> None:
 
 
 def _component(field: Field) -> Any:
-    shared: dict[str, Any] = {"label": field.label, "info": field.help.replace("*", "\u2217"), "elem_id": f"field-{field.name}", "min_width": 280}
+    shared: dict[str, Any] = {
+        "label": field.label,
+        "info": field.help.replace("*", "\u2217"),
+        "elem_id": f"field-{field.name}",
+        "min_width": 280,
+    }
     if field.kind == "switch":
         return gr.Checkbox(value=field.default == "true", **shared)
     if field.kind == "choice":
@@ -119,5 +134,8 @@ def query_of(command: str) -> str:
     line = read_flags(words, Settings(find_choices(recipe).options), prog="")
     values: Mapping[str, Any] = line.values
     page = "/" if recipe == next(iter(RECIPES)) else f"/train-{recipe}"
-    texts = {name: value if isinstance(value, str) else to_flow(value).removesuffix("\n...") for name, value in values.items()}
+    texts = {
+        name: value if isinstance(value, str) else to_flow(value).removesuffix("\n...")
+        for name, value in values.items()
+    }
     return f"{page}?{urlencode(texts)}"

@@ -61,7 +61,7 @@ def _when(seconds: float) -> str:
 def _module() -> Any:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"duration": duration, "size": size, "score": score_text, "when": _when, "markup": Markup}
-    environment.globals |= {"shown_values": SHOWN_VALUES, "rows_of": benchmark_rows}
+    environment.globals |= {"shown_values": SHOWN_VALUES, "rows_of": benchmark_rows, "machine_rows": machine_rows}
     return environment.from_string(resources.files(__package__).joinpath("views.html").read_text("utf-8"))
 
 
@@ -85,6 +85,19 @@ def benchmark_rows(found: Mapping[str, Any]) -> list[list[str]]:
                 f"{row['memory_bytes'] / 1e6:.1f}",
             ]
         )
+    return rows
+
+
+def machine_rows(found: Any) -> list[tuple[str, str]]:
+    """Names and values of what is nested in groups."""
+    if not isinstance(found, Mapping):
+        return []
+    rows: list[tuple[str, str]] = []
+    for name, value in found.items():
+        if isinstance(value, Mapping) and "works" in value:  # a finding
+            value = value["value"]
+        inner = machine_rows(value)
+        rows += inner or [(str(name), " ".join(map(str, value)) if isinstance(value, list) else str(value))]
     return rows
 
 
@@ -120,9 +133,13 @@ def charts_of(series: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Markup]
 
 def _named(run: str, row: Mapping[str, Any], column: str, columns: Sequence[str]) -> str:
     phase = str(row.get("phase") or row.get("arm") or row.get("experiment") or "")
-    kind = {"train_": "training", "val_": "held out"}.get(column[: column.find("_") + 1], "") if len(columns) > 1 else ""
+    kind = (
+        {"train_": "training", "val_": "held out"}.get(column[: column.find("_") + 1], "") if len(columns) > 1 else ""
+    )
     seed = row.get("seed")
-    scope = " ".join(each for each in (phase, f"seed {seed:g}" if isinstance(seed, float | int) and seed else "") if each)
+    scope = " ".join(
+        each for each in (phase, f"seed {seed:g}" if isinstance(seed, float | int) and seed else "") if each
+    )
     return " · ".join(each for each in (run, scope, kind) if each) or column.rpartition("/")[2].replace("_", " ")
 
 

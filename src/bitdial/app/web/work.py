@@ -139,7 +139,9 @@ def groups_of(names: Sequence[str]) -> dict[str, list[str]]:
     share = -(-len(parts) // MOST_GROUPS)
     joined = [parts[start : start + share] for start in range(0, len(parts), share)]
     return {
-        (each[0][0] if len(each) == 1 else f"{each[0][0]} to {each[-1][0]}"): [name for _, names in each for name in names]
+        (each[0][0] if len(each) == 1 else f"{each[0][0]} to {each[-1][0]}"): [
+            name for _, names in each for name in names
+        ]
         for each in joined
     }
 
@@ -179,7 +181,9 @@ def explore(folder: str, arm: str, widths: Mapping[str, float], images: int, exa
         "columns": ["width", "prediction", "probability"],
         "rows": rows,
         "caption": f"Test image {example} at each width",
-        "notes": ["BitOps are simulated: fake quantization saves no time. Batch-norm statistics are re-estimated at each width."],
+        "notes": [
+            "BitOps are simulated: fake quantization saves no time. Batch-norm statistics are re-estimated at each."
+        ],
     }
 
 
@@ -239,7 +243,8 @@ def _example(
         return str(names[index]) if index < len(names) else str(index)
 
     rows = []
-    for text, widths in [("as chosen", list(chosen)), *((f"{width} bits", float(width)) for width in WIDTHS)]:
+    settings: list[tuple[str, float | list[float]]] = [("as chosen", list(chosen))]
+    for text, widths in [*settings, *((f"{width} bits", float(width)) for width in WIDTHS)]:
         with unchanged(model), dial.held(widths), torch.no_grad():
             reestimate_batch_norm(model, opened.train, limit=RECALIBRATION_LIMIT)
             model.eval()

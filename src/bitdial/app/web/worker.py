@@ -44,7 +44,9 @@ class Worker:
             answer: Mapping[str, Any] = pool.submit(_call, name, *values).result(MOST_SECONDS)
         except BrokenProcessPool:
             self._forget(pool)
-            raise BitdialError("the process that computes for the page ended, perhaps for lack of memory; try again") from None
+            raise BitdialError(
+                "the process that computes for the page ended, perhaps for lack of memory; try again"
+            ) from None
         except TimeoutError:
             self._forget(pool)
             raise BitdialError(f"that took more than {MOST_SECONDS} seconds and was given up; ask for less") from None
