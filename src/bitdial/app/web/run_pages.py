@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -100,7 +101,9 @@ def runs_page(manager: JobManager) -> None:
     table = gr.HTML(elem_classes="head")
 
     def look() -> str:
-        return views.view("runs", manager.list(), str(manager.root))
+        here = Path.cwd()
+        root = manager.root.relative_to(here) if manager.root.is_relative_to(here) else manager.root
+        return views.view("runs", manager.list(), str(root))
 
     gr.on(None, look, None, table, show_progress="hidden", api_visibility="private")
     again = gr.Button("Look again", elem_id="again", elem_classes="small", size="sm")
