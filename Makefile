@@ -15,7 +15,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
-run: $(STAMP)  ## train with cycling precision and compare with static precision, about a minute
+run: $(STAMP)  ## train with cycling precision and compare with static precision, 1 to 1.5 minutes
 	@$(BIN)/bitdial train cyclic $(ARGS)
 
 test: lint  ## every check that CI runs: style, types, room boundaries, tests

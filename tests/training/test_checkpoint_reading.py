@@ -185,6 +185,43 @@ class TestNames:
         (tmp_path / "best.pt").write_bytes(saved[2].read_bytes())  # a file of that name is itself
         assert resolved(tmp_path / "best.pt") == tmp_path / "best.pt"
 
+    def test_links_follow_every_save_and_name_what_is_there(self, tmp_path: Path) -> None:
+        def named() -> dict[str, int]:
+            links = [path for path in tmp_path.iterdir() if path.is_symlink()]
+            return {link.name: torch.load(link, weights_only=True)["epoch"] for link in links}
+
+        mine = tmp_path / "checkpoint-last.pt"
+        mine.write_text("mine")
+        with CheckpointManager(tmp_path, keep_last_n=1, keep_best=1, links=True) as manager:
+            for epoch, loss in enumerate([0.5, 0.1, 0.9, 0.05]):
+                manager.save_checkpoint(epoch, {"w": torch.tensor(epoch)}, None, loss)
+                best = {0: 0, 1: 1, 2: 1, 3: 3}[epoch]
+                assert named() == {"last.pt": epoch, "best.pt": best, "checkpoint-best.pt": best}
+            assert manager.checkpoints == [manager.latest]
+        assert mine.read_text() == "mine"
+        assert manager.latest is not None
+        manager.latest.write_bytes(manager.latest.read_bytes()[:-1] + b"x")
+        with pytest.raises(BitdialError, match="no sound checkpoint"):  # what a link names may be damaged
+            resolved(tmp_path / "last.pt")
+        (tmp_path / "last.pt").unlink()
+        manager.latest.unlink()
+        manager = CheckpointManager(tmp_path, links=True)
+        assert named() == {}  # nothing dangles
+        manager.save_checkpoint(7, {"w": torch.zeros(1)}, None, None)
+        with CheckpointManager(tmp_path, prefix="other", links=True) as other:
+            other.save_checkpoint(8, {"w": torch.zeros(1)}, None, None)
+        assert named() == {"checkpoint-best.pt": 7, "other-best.pt": 8, "other-last.pt": 8}
+
+    def test_a_disk_without_links_has_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(Path, "symlink_to", refuse)
+        with CheckpointManager(tmp_path, links=True) as manager:
+            file = manager.save_checkpoint(0, {"w": torch.zeros(1)}, None, 0.5)
+        assert not any(path.is_symlink() for path in tmp_path.iterdir())
+        assert resolved(tmp_path / "last.pt") == resolved(tmp_path / "best.pt") == file
+
     def test_of_several_series_each_has_its_own(self, tmp_path: Path) -> None:
         for prefix in ("a", "b"):
             with CheckpointManager(tmp_path, prefix=prefix, metric="accuracy", higher_is_better=True) as manager:

@@ -15,6 +15,7 @@ import pytest
 from bitdial.cli import main
 from bitdial.errors import BitdialError
 from bitdial.training import MetricsLog
+from bitdial.training.metrics_log import CsvLog
 from bitdial.training.trackers import TrackerName, check_tracker, tracked
 
 Calls = list[tuple[str, Any]]
@@ -66,6 +67,19 @@ def test_one_logged_run_for_a_folder(name: TrackerName, tmp_path: Path, monkeypa
     logged = [value[0] for what, value in calls if what == "log"]
     assert logged == [{"cpt/train/loss": 0.5, "cpt/step": 1}, {"cpt/train/loss": 0.5, "cpt/step": 2}]
     assert [what for what, _ in calls] == ["init", "log", "finish"] * 2
+
+
+def test_a_step_after_the_last_checkpoint_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: Calls = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+    for begins in (0, 1):  # the second time it goes on from the checkpoint at step 1
+        monkeypatch.setitem(sys.modules, "mlflow", fake("mlflow", calls))
+        with tracked("mlflow", tmp_path, {}), MetricsLog(tmp_path, tensorboard=False) as log:
+            log.rewind(begins, begins)
+            for step in range(begins + 1, begins + 4):
+                log.write({"step": step, "train_loss": 0.5})
+    assert [value[0]["step"] for what, value in calls if what == "log"] == [1, 2, 3, 4]
+    assert [row["step"] for row in CsvLog(tmp_path / "metrics.csv").rows()] == ["1", "2", "3", "4"]
 
 
 def test_a_tracker_that_fails_does_not_cost_the_run(

@@ -175,8 +175,8 @@ class JobManager:
 
         Args:
             run: its id.
-            since: where to begin, as an earlier piece's `next` said; 0: the beginning; None: the last piece. Where what
-                was there has been dropped (an output is cut when it exceeds 16 MiB), the last piece.
+            since: where to begin, as an earlier piece's `next` said; 0: the beginning; None: the last piece. What was
+                dropped (of more than 16 MiB, the last one is kept) is left out: `start` tells where the piece begins.
 
         Returns:
             The piece; without text where there is nothing new, or no output: that of a run that was started by hand
@@ -185,10 +185,8 @@ class JobManager:
         Raises:
             BitdialError: no such run.
         """
-        folder = self._folder(run)
-        job = read_job(folder)
         try:
-            return output.read_output(folder / OUTPUT, since, 0 if job is None else job.output_dropped)
+            return output.read_output(self._folder(run) / OUTPUT, since)
         except OSError:
             return LogPart("", since or 0, since or 0, False)
 
@@ -308,7 +306,6 @@ class JobManager:
                 created=created,
                 ticket=ticket,
                 heartbeat=time.time(),
-                output_dropped=0 if former is None else former.output_dropped,
             )
             write_job(folder, job)
             log = os.open(folder / OUTPUT, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)

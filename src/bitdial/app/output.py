@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import os
 import re
 import stat
@@ -17,33 +18,41 @@ MOST_TEXT = 64 * 1024
 MOST_ROWS = 256 * 1024
 """Bytes of rows that are given at once."""
 BIGGEST_OUTPUT = 16 << 20
-"""Bytes from which on only the last ones of an output are kept."""
+"""Bytes on the disk from which on only the last ones of an output are kept there."""
 KEPT_OUTPUT = 1 << 20
+_BLOCK = 1 << 16
+_PUNCH_HOLE_KEEP_SIZE = 3
+"""``FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE`` of Linux' ``falloc.h``."""
 _CONTROLS = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])|[\x00-\x08\x0b-\x1f\x7f]")
 """Colours, moves of the cursor, and what else a terminal would act upon; tabs and line ends are none."""
 
 
-def read_output(path: Path, since: int | None, dropped: int = 0) -> LogPart:
+def read_output(path: Path, since: int | None) -> LogPart:
     """A piece of an output.
 
     Args:
         path: the file.
-        since: offset from which to read; None, or one that is no longer there: the last piece.
-        dropped: bytes of the output that lay before those in the file.
+        since: offset from which to read; None, or one that it does not reach: the last piece.
     """
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
-        at = None if since is None else since - dropped
-        tail = at is None or not 0 <= at <= size
-        begin = max(0, size - MOST_TEXT) if tail or at is None else at
+        tail = since is None or not 0 <= since <= size
+        begin = max(0, size - MOST_TEXT) if tail or since is None else _kept_from(file.fileno(), since, size)
         file.seek(begin)
         data = file.read(MOST_TEXT)
-        if tail and begin:  # from a whole line on
+        if begin and (tail or begin != since):  # from a whole line on
             cut = data.find(b"\n") + 1
             begin, data = begin + cut, data[cut:]
-        if begin + len(data) < size or since is not None:  # not in the middle of a letter
-            data = data[: _whole(data)] or data
-    return LogPart(plain(data), begin + dropped, begin + dropped + len(data), begin + len(data) < size)
+        data = data[: _whole(data)] or data  # not to the middle of a letter
+    return LogPart(plain(data), begin, begin + len(data), begin + len(data) < size)
+
+
+def _kept_from(handle: int, since: int, size: int) -> int:
+    """Where output begins that is still there, from an offset on."""
+    try:
+        return os.lseek(handle, since, os.SEEK_DATA) if since < size else since
+    except (AttributeError, OSError):  # a system or a disk without holes
+        return since
 
 
 def last_lines(path: Path, lines: int = 12, most: int = 4096) -> str:
@@ -62,22 +71,22 @@ def plain(data: bytes) -> str:
     return _CONTROLS.sub("", "\n".join(lines))
 
 
-def bound(path: Path) -> int:
-    """Keep only the last part of an output that has become big; return how many bytes were dropped.
+def bound(path: Path) -> None:
+    """Give back the disk that the older part of an output takes, where it has become big; offsets stay as they were.
 
-    It is appended to meanwhile, by a process that has it open: the file stays the same one, and a line that is written
-    in between may be lost.
+    Nothing that is written meanwhile is lost. Where the disk knows no holes, the file stays whole.
     """
-    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(handle, "r+b", buffering=0) as file:
-        size = os.fstat(handle).st_size
-        if size <= BIGGEST_OUTPUT:
-            return 0
-        kept = os.pread(handle, KEPT_OUTPUT, size - KEPT_OUTPUT)
-        kept = kept[kept.find(b"\n") + 1 :]
-        file.truncate(0)
-        os.write(handle, kept)
-        return size - len(kept)
+    handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        facts = os.fstat(handle)
+        if facts.st_blocks * 512 > BIGGEST_OUTPUT:
+            end = (facts.st_size - KEPT_OUTPUT) // _BLOCK * _BLOCK
+            fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+            fallocate(handle, _PUNCH_HOLE_KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(end))
+    except AttributeError:  # not Linux
+        return
+    finally:
+        os.close(handle)
 
 
 def read_series(path: Path, since: str) -> SeriesPart:

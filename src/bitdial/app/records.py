@@ -150,8 +150,6 @@ class Job(BaseModel):
     stop_requested: float | None = None
     exit_code: int | None = None
     message: str = ""
-    output_dropped: int = 0
-    """Bytes of output that are no longer in the file."""
 
 
 def mark_of(data: Mapping[str, Any] | None) -> ProcessMark | None:

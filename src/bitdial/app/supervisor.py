@@ -144,9 +144,7 @@ class Supervisor:
 
     def _bound(self) -> None:
         with suppress(OSError):
-            dropped = bound(self.folder / OUTPUT)
-            if dropped:
-                change_job(self.folder, lambda job: {"output_dropped": job.output_dropped + dropped})
+            bound(self.folder / OUTPUT)
 
     def _change(self, **new: Any) -> Job | None:
         try:

@@ -93,7 +93,7 @@ def problems_of(
     command = _Command(config_type, presets or {}, Settings(config_type), "bitdial", None, None)
     found: list[tuple[str, str]] = []
     try:
-        layers = command.layers(CommandLine(None, {}, {} if preset is None else {"preset": preset}))
+        layers = command.layers(CommandLine(sources={} if preset is None else {"preset": preset}))
     except BitdialError as error:
         return None, [("preset", str(error))]
     given: Layer = {}

@@ -296,7 +296,7 @@ class Run(Generic[O, A, R, S]):
         task = self.setup.task or self.work.task
         how: dict[str, Any] = {"metric": task.metric, "higher_is_better": task.higher_is_better}
         how |= self.recipe.keeping(arm.options or self.options)
-        return CheckpointManager(files.folder, prefix=files.prefix, background=True, **how)
+        return CheckpointManager(files.folder, prefix=files.prefix, background=True, links=True, **how)
 
     def _record_type(self) -> type[R]:
         return self.recipe.results.record_type  # type: ignore[return-value]

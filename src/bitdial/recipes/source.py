@@ -34,7 +34,7 @@ def find_source(path: Path) -> Source:
     Raises:
         BitdialError: there is nothing.
     """
-    if path.name.endswith(("best.pt", "last.pt")) and not path.exists():
+    if path.name.endswith(("best.pt", "last.pt")):
         loading_torch()
         from bitdial.training.checkpoint import resolved
 

@@ -17,6 +17,7 @@ from bitdial.layers.widths import SQUARES, WIDTHS
 from bitdial.recipes.recipe import ArmFiles
 from bitdial.recipes.saved_model import SavedModel, bits_of, load_weights
 from bitdial.training import CheckpointManager, read_checkpoint
+from bitdial.training.checkpoint.series import prefix_of
 from bitdial.training.optimizer_state import load_optimizer
 
 _MANAGERS_OWN = ("metric", "metric_name", "model_state_dict", "optimizer_state_dict", "epoch")
@@ -28,7 +29,7 @@ def set_aside_newer(files: ArmFiles, chosen: Path | None) -> Path | None:
     The run goes on another way from there: what it left before must not be taken for its best or newest. Returns the
     folder, or None where nothing was newer. Names of checkpoints sort as they were saved.
     """
-    found = sorted(files.folder.glob(f"{files.prefix}-*.pt"))
+    found = sorted(path for path in files.folder.glob("*.pt") if prefix_of(path.name) == files.prefix)
     newer = [path for path in found if chosen is None or path.name > chosen.name]
     if not newer:
         return None

@@ -107,7 +107,8 @@ class MetricsLog:
     start anew in each.
 
     The tracker that is `tracked` meanwhile, or a run of wandb that the process has begun (``wandb.init()``), gets every
-    number too, under the names of TensorBoard.
+    number too, under the names of TensorBoard. Trackers forget nothing: a step which they have is not told again by a
+    run that went back to its last checkpoint.
 
     The log holds nothing that depends on the clock, so that the files of a resumed run equal those of a run that was
     never stopped. No file is touched before the first `rewind` or `write`: only one process of a run may do these.
@@ -130,6 +131,7 @@ class MetricsLog:
         self._copy: CsvLog | None = None
         self._events: SummaryWriter | None = None
         self._first_step: int | None = None
+        self._told = -1  # the last step that was logged before going back
 
     def rewind(self, rows: int, step: int) -> None:
         """Go back to the state after the first `rows` rows of this scope, the last of them at `step`.
@@ -149,6 +151,7 @@ class MetricsLog:
                 return True
             seen += 1
             if seen > rows or float(row.get("step") or 0) > step:
+                self._told = max(self._told, int(float(row.get("step") or 0)))
                 return False
             steps.add(row.get("step", ""))
             return True
@@ -193,7 +196,8 @@ class MetricsLog:
                 events.add_scalar(tag, value, int(row["step"]))
         begin = f"{self._phase}/" if self._phase else ""  # whose steps start anew
         step = int(row["step"])
-        track({f"{begin}{tag}": value for tag, value in {**numbers, "step": step}.items()}, step)
+        if step > self._told:
+            track({f"{begin}{tag}": value for tag, value in {**numbers, "step": step}.items()}, step)
 
     def draw(self, tag: str, figure: Any, step: int) -> None:
         """Show a matplotlib figure in TensorBoard."""

@@ -36,7 +36,7 @@ class AppConfig(Config):
     share: bool = False
     """Also reach the page from the internet, through a tunnel of Gradio's makers; only together with --auth."""
     root: list[Path] = []
-    """Folders in which options may name files of this machine: data sets, own networks. By default none but the runs."""
+    """Folders in which options may name files of this machine: data sets, own networks; by default the runs alone."""
 
     @model_validator(mode="after")
     def _is_guarded(self) -> Self:

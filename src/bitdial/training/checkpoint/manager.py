@@ -46,6 +46,9 @@ class CheckpointManager:
         background: write in a thread. `save_checkpoint` then returns as soon as the state is copied to CPU memory
             (which this object keeps), and a failure is raised by the next call or by `close`. A normal end of the
             program, an exception included, waits for the last write; a kill does not.
+        links: keep symbolic links ``<prefix>-last.pt`` and ``<prefix>-best.pt`` to the newest and the best file, and
+            ``last.pt`` and ``best.pt`` where this series is the only one, for programs such as ``torch.load``. Not
+            where a program writes files of these names: it would write through the link.
 
     Raises:
         BitdialError: a setting makes no sense, the folder cannot be made, or it holds a series of another metric.
@@ -70,6 +73,7 @@ class CheckpointManager:
         *,
         prefix: str = "checkpoint",
         background: bool = False,
+        links: bool = False,
     ) -> None:
         if not isinstance(metric, str) or not metric or metric in _OWN_KEYS:
             raise BitdialError(f"metric must be the name of a number such as 'loss' or 'accuracy', got {metric!r}")
@@ -82,7 +86,9 @@ class CheckpointManager:
         self.keep_best = _whole("keep_best", keep_best, 0)
         self.metric, self.higher_is_better, self.prefix = metric, bool(higher_is_better), prefix
         self.background = background
-        self._series = Series(self.save_dir, prefix, self.keep_last_n, self.keep_best, metric, self.higher_is_better)
+        self._series = Series(
+            self.save_dir, prefix, self.keep_last_n, self.keep_best, metric, self.higher_is_better, links
+        )
         self._snapshot = Snapshot()
         self._writing: Future[None] | None = None
         # what was loaded last before the first save, and what was loaded last: a run that rolled back resumed from that

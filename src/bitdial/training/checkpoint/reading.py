@@ -90,16 +90,17 @@ def read_checkpoint(
 def resolved(path: str | os.PathLike[str]) -> Path:
     """Return the file that ``best.pt`` or ``last.pt`` of a folder of checkpoints stands for; any other path as it is.
 
-    They are names and no files, so that they work on every file system, cannot dangle after a kill, and no checkpoint
-    is listed twice; a file of that name is itself. ``last.pt`` is the newest sound checkpoint, ``best.pt`` the one of
-    best metric (the newest, where none has a finite one). In a folder of several series they are ``PREFIX-last.pt``.
+    The links of these names, where the disk has links, are for other programs: here it is looked which file is sound,
+    so that the names work everywhere and after every kill. A file of that name that is no link is itself. ``last.pt``
+    is the newest sound checkpoint, ``best.pt`` the one of best metric (the newest, where none has a finite one). In a
+    folder of several series they are ``PREFIX-last.pt``.
 
     Raises:
         BitdialError: the folder holds several series, or nothing sound.
     """
     path = Path(path)
     match = _NAMED.fullmatch(path.name)
-    if match is None or path.exists() or not path.parent.is_dir():
+    if match is None or (path.exists() and not path.is_symlink()) or not path.parent.is_dir():
         return path
     series = sorted(filter(None, {prefix_of(entry.name) for entry in path.parent.iterdir()}))
     wanted = [prefix for prefix in series if match["prefix"] in (None, prefix)]

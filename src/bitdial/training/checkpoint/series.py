@@ -18,7 +18,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from bitdial.errors import BitdialError
 from bitdial.training.checkpoint.sealing import DamagedCheckpoint, read_header
-from bitdial.training.checkpoint.writing import remove, save_sealed, save_text, sweep, sync_folder
+from bitdial.training.checkpoint.writing import point, remove, save_sealed, save_text, sweep, sync_folder
 
 logger = logging.getLogger("bitdial.training.checkpoint")
 
@@ -139,10 +139,17 @@ class Series(Registry):
     """
 
     def __init__(
-        self, folder: Path, prefix: str, keep_last_n: int, keep_best: int, metric: str, higher_is_better: bool
+        self,
+        folder: Path,
+        prefix: str,
+        keep_last_n: int,
+        keep_best: int,
+        metric: str,
+        higher_is_better: bool,
+        links: bool,
     ) -> None:
         super().__init__(folder, prefix)
-        self.keep_last_n, self.keep_best = keep_last_n, keep_best
+        self.keep_last_n, self.keep_best, self.links = keep_last_n, keep_best, links
         self.metric, self.higher_is_better = metric, higher_is_better
         self.tracking_path = folder / f"{prefix}_tracking.json"
         self._freeing: Future[None] | None = None
@@ -220,6 +227,7 @@ class Series(Registry):
                 "dicts or lists of them"
             ) from error
         records = self.look()
+        self._link()  # before what the links name so far is removed
         marked = [each for each in records if each.marked and (each.metric is None or each.ranked)]
         keep = [*records[-self.keep_last_n :], *self.best(records, self.keep_best), *marked[-1:]]
         names = held.union(each.path.name for each in keep)
@@ -230,12 +238,27 @@ class Series(Registry):
     def track(self) -> None:
         """Make the tracking file say what the files say, if it does not."""
         text = self._tracking(self.records)
+        self._link()
         with contextlib.suppress(OSError, UnicodeDecodeError):
             if self.tracking_path.read_text() == text:
                 return
         if self.records or self.tracking_path.exists():
             with contextlib.suppress(OSError):  # a folder that can only be read can still be loaded from
                 save_text(self.tracking_path, text)
+
+    def _link(self) -> None:
+        """Set the links that `CheckpointManager` tells of; a file of such a name that somebody made stays."""
+        if not self.links:
+            return
+        alone = {self.prefix} >= {prefix_of(name) for name in self.names} - {None}
+        targets: dict[str, Path] = {}
+        if self.records:
+            targets = {"last": self.records[-1].path, "best": (self.best(self.records, 1) or self.records[-1:])[0].path}
+        for which in ("last", "best"):
+            for link in (self.folder / f"{self.prefix}-{which}.pt", self.folder / f"{which}.pt"):
+                wanted = targets.get(which) if alone or link.name != f"{which}.pt" else None
+                with contextlib.suppress(OSError):
+                    point(link, wanted)
 
     def wait(self) -> None:
         """Wait until the space of the removed files is given back."""

@@ -62,6 +62,25 @@ def aside(action: Callable[[], None]) -> Future[None]:
     return outcome
 
 
+def point(link: Path, target: Path | None) -> None:
+    """Let a symbolic link name a file of its folder, at once for whoever opens it, or (None) remove the link.
+
+    What has that name and is no link stays.
+
+    Raises:
+        OSError: it cannot be made there.
+    """
+    if not link.is_symlink() and (target is None or link.exists()):
+        return
+    if target is None:
+        link.unlink()
+    elif not link.is_symlink() or link.readlink() != Path(target.name):
+        made = link.with_name(f".{link.name}.link")
+        made.unlink(missing_ok=True)
+        made.symlink_to(target.name)
+        made.replace(link)
+
+
 class _Sink(io.RawIOBase):
     """Writes to a descriptor and remembers the first failure instead of raising it into torch's C++ writer.
 
