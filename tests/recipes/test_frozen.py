@@ -50,7 +50,7 @@ RUNS = {
 OF_THE_MOMENT = {
     "created", "machine", "seconds", "seconds_own", "command", "run_dir", "threads", "images_per_second",
     "forward_seconds",
-    "points", "model_id", "confusion",  # the last bits of weights, and so of files, are of the processor
+    "points", "model_id", "confusion", "correlation",  # the last bits of weights, and so of files, are of the processor
 }  # fmt: skip
 """Keys of results that no two runs share."""
 
