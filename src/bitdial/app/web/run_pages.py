@@ -150,4 +150,4 @@ def _options(manager: JobManager, run: str) -> dict[str, Any]:
 
 
 def _none(said: str) -> str:
-    return f"{views.view('fault', said)}<p><a href='/runs'>All runs</a></p>"
+    return f"<h1>No run</h1>{views.view('fault', said)}<p><a href='/runs'>All runs</a></p>"

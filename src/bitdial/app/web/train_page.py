@@ -48,6 +48,7 @@ def train_page(recipe: str, manager: JobManager, roots: Sequence[Path]) -> None:
         interactive=False,
         lines=1,
         wrap_lines=True,
+        buttons=["copy"],
         elem_classes="command",
     )
     told = gr.HTML(elem_classes="told")
