@@ -1,4 +1,4 @@
-"""The browser app, and the jobs behind it; names are imported when they are first used."""
+"""Training, benchmarks and advice for people who write no code: jobs that outlive what started them, and a web page."""
 
 from bitdial.lazy import attach
 
