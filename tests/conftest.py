@@ -8,8 +8,20 @@ import os
 # long. Read when OpenMP is loaded: before torch, and by the processes that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import pytest
 import torch
 
 # Small networks: a second thread costs more than it gives, on a busy machine milliseconds an operation. Set here alone:
 # a run and its resumption are the same bit for bit only with the same number of threads.
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let coverage look at the first case of each test only: a traced interpreter takes two thirds longer."""
+    seen = set()
+    for item in items:
+        name = getattr(item, "originalname", None) or item.name
+        place = item.nodeid.rpartition("::")[0], name
+        if place in seen:
+            item.add_marker("no_cover")
+        seen.add(place)
