@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,17 @@ def test_runs_of_several_recipes(
     page = Path("comparison.html").read_text()
     for part in ("runs/joint", "runs/ternary", "Options that differ", "training_method"):
         assert part in page.replace("<wbr>", "")
+    for order in (
+        ["runs/joint", "runs/ternary"],
+        ["runs/ternary", "runs/joint"],
+    ):  # one is not that of ranks
+        assert main(["compare", *order]) == 0
+        page = Path("comparison.html").read_text().replace("<wbr>", "")
+        assert re.findall(r"<span>(runs/\w+)</span></th>", page.partition("Options that differ")[2])[:2] == order
+        row = page.partition("<span>batch_size</span>")[2].partition("</tr>")[0]
+        given = dict(zip(order, re.findall(r">(\d+)</td>", row), strict=True))
+        assert given["runs/ternary"] == "512" != given["runs/joint"]
+    capsys.readouterr()
     for words, told in (
         (["runs/joint"], "expected two folders of runs or more to compare, got 1"),
         (["runs/joint", "runs/joint"], "expected different runs to compare, got one twice"),

@@ -4,8 +4,9 @@ from matplotlib.transforms import Bbox
 
 from bitdial.evaluation.comparison import summarise
 from bitdial.evaluation.drawing import FAINT
-from bitdial.evaluation.plot_style import arm_styles, render, save_plots
+from bitdial.evaluation.plot_style import arm_styles, draw_spread, new_figure, render, save_plots
 from bitdial.evaluation.plots import accuracy_against_cost, accuracy_against_width
+from bitdial.evaluation.statistics import interval
 from tests.evaluation.fabricate import arms_of, fabricate
 
 
@@ -100,3 +101,14 @@ def test_what_had_nothing_to_draw_leaves_no_file(tmp_path, comparison):
     (path,) = save_plots(images, tmp_path / "new" / "plots")
     assert path == tmp_path / "new" / "plots" / "width.png"
     assert path.read_bytes() == images["width"].png
+
+
+def test_of_two_seeds_both_are_drawn_and_no_interval():
+    axes = new_figure(3, 3).subplots()
+    values = [interval([0.96, 0.98]), interval([0.9]), interval([0.9, 0.92, 0.94])]
+    draw_spread(axes, [2.0, 4.0, 8.0], values, "#000000", scale=100)
+    (dots,) = (line for line in axes.lines if line.get_marker() == "o")
+    assert dots.get_xydata().tolist() == [pytest.approx([2, 96]), pytest.approx([2, 98])]
+    bars = [path.vertices[:, 1].tolist() for each in axes.collections for path in each.get_paths()]
+    half = 100 * values[2].half
+    assert sorted(bars) == [pytest.approx([92 - half, 92 + half]), pytest.approx([96, 98])]

@@ -42,9 +42,9 @@ def marked(comparison, mark):
 
 
 def test_one_frame_is_at_the_recommended_width(comparison):
-    assert marked(comparison, "framed") == [("static_4bit", "4 bit")]
+    assert marked(comparison, "framed") == [("static_4bit", "4 bits")]
     elsewhere = summarise(arms_of("a", [0.9], scores={4: [0.9]}))
-    assert marked(elsewhere, "framed") == [("a", "4 bit")]
+    assert marked(elsewhere, "framed") == [("a", "4 bits")]
     # a target width that equals the mean of alternating widths is another candidate
     alternating = summarise(arms_of("a", [0.9], bits=3, label="2/4 alternating", scores={3: [0.8]}))
     assert marked(alternating, "framed") == [("a", "at its\nown width")]
@@ -52,8 +52,8 @@ def test_one_frame_is_at_the_recommended_width(comparison):
 
 def test_candidates_at_widths_that_they_were_not_trained_for_are_faint(comparison):
     faint = marked(comparison, "faint")
-    assert [width for name, width in faint if name == "cpt"] == ["16 bit"]
-    assert [width for name, width in faint if name == "matched_cost"] == ["2 bit", "4 bit", "16 bit"]
+    assert [width for name, width in faint if name == "cpt"] == ["16 bits"]
+    assert [width for name, width in faint if name == "matched_cost"] == ["2 bits", "4 bits", "16 bits"]
     assert not [name for name, _ in faint if name in ("baseline_fp32", "ablation_random_cycling")]
 
 

@@ -7,10 +7,14 @@ from bitdial.evaluation.statistics import interval
 from bitdial.evaluation.wording import (
     MINUS,
     MISSING,
+    bars_note,
     duration,
+    ends,
     engineering,
+    half_shown,
     percent,
     points,
+    reach,
     seconds,
     span,
     spread_note,
@@ -47,6 +51,25 @@ def test_of_two_seeds_both_are_shown():
     assert two_values(interval([0.894, 0.774])) == pytest.approx((0.774, 0.894))
     assert two_values(interval([0.894, 0.774, 0.8])) is None
     assert two_values(interval([0.894, math.nan])) is None
+
+
+def test_a_figure_reaches_to_both_of_two_seeds_and_to_the_interval_of_more():
+    assert half_shown(interval([0.774, 0.894])) == pytest.approx(0.06)
+    three = interval([0.774, 0.894, 0.8])
+    assert half_shown(three) == three.half
+    assert half_shown(interval([0.774])) is None
+    assert bars_note([1]) == ""
+    assert bars_note([2, 1]) == "small dots are the two seeds"
+    assert bars_note([3, 2]) == "bars are 95% intervals over seeds; small dots are the two seeds"
+
+
+@pytest.mark.parametrize("confidence", [0.95, 0.9983])
+def test_a_difference_of_two_seeds_is_told_by_both(confidence):
+    two = interval([0.002, -0.004], confidence=confidence)
+    assert ends(two, confidence=confidence) == f"{MINUS}0.4, +0.2"
+    assert reach(two, "interval", confidence=confidence) == f"both seeds: {MINUS}0.4, +0.2"
+    assert reach(Interval(mean=0.0, low=-0.002, high=0.008, n=3)) == f"95% interval {MINUS}0.2 to +0.8"
+    assert reach(Interval(mean=0.0, n=1)) == ""
 
 
 def test_a_table_says_what_stands_behind_its_means():

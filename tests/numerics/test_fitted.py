@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq
 from scipy.stats import norm
 from torch import Tensor
 
@@ -19,23 +19,29 @@ def bits(width: float) -> Tensor:
     return torch.tensor(width)
 
 
-def gaussian_error(end: float, count: int) -> float:
-    """Mean squared error of a standard normal variable on the grid of `count` values from -end to end."""
+def error_slope(end: float, count: int) -> float:
+    """Half the slope, by `end`, of the mean squared error of a standard normal variable on the grid from -end to end.
+
+    Only the values v of the grid move it, by the integral of (v - x) times the density over the cell of each: the
+    borders of cells, being half-way, change the error to second order. In a cell that is symmetric about v the integral
+    is that of 2 t sinh(v t) exp(-t^2 / 2) times the density at v, which loses no digits however narrow the cell is.
+    (The error itself is too flat at its smallest for its place to be found by comparing values.)
+    """
     values = np.linspace(-end, end, count)
-    inner = (values[1:] + values[:-1]) / 2
-    low, high = np.concatenate([[-np.inf], inner]), np.concatenate([inner, [np.inf]])
-    mass = norm.cdf(high) - norm.cdf(low)
-    first = norm.pdf(low) - norm.pdf(high)
-    ends = [np.where(np.isfinite(x), x, 0.0) * norm.pdf(x) for x in (low, high)]
-    second = mass + ends[0] - ends[1]
-    return float(np.sum(second - 2 * values * first + values**2 * mass))
+    half = end / (count - 1)
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    t = half * (nodes + 1) / 2
+    inner = values[1:-1, None]
+    cells = (half / 2 * weights * 2 * t * np.sinh(inner * t) * np.exp(-(t**2) / 2)).sum(1) * norm.pdf(values[1:-1])
+    outer = end * norm.sf(end - half) - norm.pdf(end - half)  # of both ends: from the last border on, without end
+    return math.fsum([*(values[1:-1] / end * cells), 2 * outer])
 
 
 @pytest.mark.parametrize("width", GAUSSIAN_ENDS)
 def test_the_ends_have_the_smallest_error_for_normal_values(width: float) -> None:
     count = max(2, round(2**width))
-    best = minimize_scalar(gaussian_error, args=(count,), bounds=(0.3, 8.0), method="bounded", options={"xatol": 1e-9})
-    assert gaussian_end(width) == pytest.approx(best.x, abs=2e-6)
+    best = brentq(error_slope, 0.3, 8.0, args=(count,), xtol=1e-12)
+    assert gaussian_end(width) == pytest.approx(best, abs=2e-6)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from bitdial.commands import compare_run
 from bitdial.compression.codec_points import Point
-from bitdial.evaluation import LayerSensitivity, Spread, WidthScore, WidthValidation, describe_machine
+from bitdial.evaluation import LayerSensitivity, Spread, WidthScore, WidthValidation, describe_machine, wording
 from bitdial.evaluation.page import Page
 from bitdial.evaluation.results import History
+from bitdial.evaluation.shipped import Entry, Shipped, headline, notes, place
 from bitdial.evaluation.width_validation import ConfigurationScore
 from bitdial.recipes.compress import report as compress
 from bitdial.recipes.compress.results import CodecHistory, CodecResult, CompressResults
@@ -130,6 +132,33 @@ def joint_page(folder: Path) -> Page:
     ]
     results = JointResults(**common("joint"), networks=networks, ship_bits=4.0, sentence="Ship 4 bits.")
     return joint.report_page(results, joint.draw(results))
+
+
+def compare_page(folder: Path) -> Page:
+    """Five runs of several recipes, of one to three seeds."""
+    entries = [
+        Entry(
+            f"runs/{name}",
+            recipe,
+            Shipped(f"{name} at {bits} bits", scores, bytes=bits * 9000, bitops=2e12, seconds=30.0),
+            "digits",
+            "a",
+            "b",
+        )
+        for name, recipe, bits, scores in (
+            ("cyclic-with-a-long-name-12", "cyclic", 4, {0: 0.97, 1: 0.971, 2: 0.968}),
+            ("joint-1", "joint", 8, {0: 0.96, 1: 0.955}),
+            ("ternary-1", "ternary", 2, {0: 0.93, 1: 0.92, 2: 0.924}),
+            ("ternary-2", "ternary", 2, {0: 0.95}),
+        )
+    ]
+    codec = Shipped("\u03bb 0.013", {0: 31.2}, measure="PSNR", rate=0.25, seconds=50.0)
+    entries.append(Entry("runs/compress-1", "compress", codec, "photographs", "c", "d"))
+    placed = place(entries)
+    names = [each.name for each in entries]
+    differ = {f"group_{at}.an_option_{at}": [str(at), "32", wording.MISSING, "[2.0, 4.0, 8.0]", "x"] for at in range(9)}
+    alone = {f"other_{at}": ["x", *[wording.MISSING] * 4] for at in range(3)}
+    return compare_run.page_of(placed, headline(placed), notes(entries), names, differ | alone)
 
 
 def compress_page(folder: Path) -> Page:

@@ -28,6 +28,17 @@
     const onCells = /^[\d.\-–]+$/.test(words); // numbers in a map have the colour of its cells behind them
     if (!onCells && (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05) < 2.5) faint.push(words);
   }
+  // What a box that hides its overflow does not show, and on paper what lies beyond its border: nobody can scroll there.
+  const page = document.documentElement, paper = matchMedia("print").matches, hidden = [];
+  for (const { node, words, box, drawing } of pieces) {
+    if (paper && (box.right > page.clientWidth + 1 || box.left < -1)) hidden.push(words);
+    for (let around = node.parentElement; !drawing && around !== page; around = around.parentElement) {
+      const style = getComputedStyle(around), frame = around.getBoundingClientRect();
+      const [across, down] = [style.overflowX, style.overflowY].map((way) => way === "hidden" || way === "clip");
+      if ((across && (box.right > frame.right + 1 || box.left < frame.left - 1)) || (down && (box.bottom > frame.bottom + 2 || box.top < frame.top - 2))) hidden.push(words);
+    }
+  }
+  const folded = paper ? [...document.querySelectorAll("details > :not(summary)")].filter((part) => !part.checkVisibility({ contentVisibilityAuto: true }) || !part.getBoundingClientRect().height) : [];
   const covered = [];
   pieces.sort((a, b) => a.box.top - b.box.top);
   pieces.forEach((one, index) => {
@@ -39,9 +50,9 @@
       if (wide > 1.5 && high > 2.5) covered.push(`'${one.words}' and '${other.words}'`);
     }
   });
-  const page = document.documentElement;
   return {
     texts: pieces.length, figures: document.querySelectorAll("figure").length, covered, cut, "hardly seen": faint,
+    hidden, "folded on paper": folded.map((part) => part.textContent.trim().slice(0, 40)),
     "wider than the screen": page.scrollWidth > page.clientWidth ? page.scrollWidth : 0,
   };
 })()

@@ -14,7 +14,7 @@ from bitdial.data import Fingerprint
 from bitdial.errors import BitdialError
 from bitdial.evaluation import page as pages
 from bitdial.evaluation import wording
-from bitdial.evaluation.page import Block, Cell, Page, Row, Section, Table, write_page
+from bitdial.evaluation.page import Block, Cell, Details, Page, Row, Section, Table, write_page
 from bitdial.evaluation.results import RunResults
 from bitdial.evaluation.shipped import Entry, Placed, headline, notes, place
 from bitdial.recipes import find_recipe, recipe_of
@@ -62,7 +62,7 @@ def compare(folders: Sequence[RunFolder], report: Path | None) -> int:
         console.print(Text(note))
     if report is not None:
         differ = _settings({name: results.config for name, (results, _) in runs.items()})
-        write_page(_page(placed, answer, told, differ), report)
+        write_page(page_of(placed, answer, told, list(runs), differ), report)
         console.print(Text(f"Page: {report}"), soft_wrap=True)
     return 0
 
@@ -131,19 +131,40 @@ def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def _page(placed: Sequence[Placed], answer: str, told: Sequence[str], differ: Mapping[str, Sequence[str]]) -> Page:
-    rows = [Row(each.entry.name, [*_cells(each.entry), _verdict(each)], best=each.best) for each in placed]
-    blocks: list[Block] = [
-        Section("What each run would ship"),
-        Table(COLUMNS, rows, words=_WORDS),
-        *pages.notes_section(told),
+def page_of(
+    placed: Sequence[Placed],
+    answer: str,
+    told: Sequence[str],
+    names: Sequence[str],
+    differ: Mapping[str, Sequence[str]],
+) -> Page:
+    """The page; `differ` has a value of each option for each of `names`, in their order."""
+    blocks: list[Block] = [Section("What each run would ship"), _shipped(placed), *pages.notes_section(told)]
+    shared = {name: values for name, values in differ.items() if len({*values} - {wording.MISSING}) > 1}
+    alone = {name: values for name, values in differ.items() if name not in shared}
+    tables = [
+        Table(["option", *names], [Row(name, values) for name, values in options.items()], words=list(names))
+        for options in (shared, alone)
+        if options
     ]
-    if differ:
-        names = list(dict.fromkeys(each.entry.name.partition(": ")[0] for each in placed))
-        options = [Row(name, values) for name, values in differ.items()]
-        blocks += [Section("Options that differ"), Table(["option", *names], options, words=names)]
-    count = len({each.entry.name.partition(": ")[0] for each in placed})
-    return Page(title="Runs side by side", meta=[f"{count} runs"], headline=answer, blocks=blocks)
+    if shared:
+        blocks += [Section("Options that differ"), tables[0]]
+    if alone:
+        blocks += [Details("Options that not every run has", [tables[-1]])]
+    return Page(title="Runs side by side", meta=[f"{len(names)} runs"], headline=answer, blocks=blocks)
+
+
+def _shipped(placed: Sequence[Placed]) -> Table:
+    """What each run would ship, with the score and the verdict next to its name: a phone shows few columns."""
+    order = sorted(range(1, len(COLUMNS)), key=lambda number: COLUMNS[number] not in ("score", "verdict"))
+    rows = []
+    for each in placed:
+        cells: list[str | Cell] = [*_cells(each.entry), _verdict(each)]
+        score = COLUMNS.index("score") - 1
+        mean, _, both = each.entry.shipped.written().removesuffix(")").partition(" (")
+        cells[score] = Cell(mean, below=both)
+        rows.append(Row(each.entry.name, [cells[number - 1] for number in order], best=each.best))
+    return Table(["run", *(COLUMNS[number] for number in order)], rows, words=_WORDS)
 
 
 def _verdict(each: Placed) -> str | Cell:

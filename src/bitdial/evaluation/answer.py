@@ -13,7 +13,7 @@ from rich.text import Text
 from bitdial.evaluation.page import Tile
 from bitdial.evaluation.results import EarlyStop, Interval
 from bitdial.evaluation.statistics import CONFIDENCE, verdict
-from bitdial.evaluation.wording import bytes_text, duration, engineering, percent, points, span
+from bitdial.evaluation.wording import bytes_text, duration, engineering, percent, points, span, two_values
 
 STILL_MOVING = 0.02
 """How far the mean loss of the last tenth of a training lies below that of the tenth before where it still falls."""
@@ -111,6 +111,19 @@ def against_float_cost(
 def smaller(size: int, float_size: int) -> str:
     """Return how many times smaller a file is than a float one: ``"11.3x smaller than float"``."""
     return f"{float_size / size:.1f}x smaller than float" if size < float_size else "not smaller than float"
+
+
+def accuracy_tile(value: Interval, label: str) -> Tile:
+    """Return the accuracy as a number to see first: of two seeds both stand below their mean."""
+    if (both := two_values(value)) is not None:
+        return Tile(f"{100 * value.mean:.1f}%", f"{label}; two seeds: {100 * both[0]:.1f} and {100 * both[1]:.1f}")
+    return Tile(percent(value), f"{label}, 95% interval" if value.n > 1 else label)
+
+
+def still_gaining(losses: Iterable[Sequence[float]], flag: str, loss: str = "The training loss") -> str:
+    """Say that longer training may gain more, and by which flag, where one of the losses was still falling."""
+    falls = any(still_falling(each) for each in losses)
+    return f" {loss} was still falling at the end: longer training may gain more (`{flag}`)." if falls else ""
 
 
 def cost_tiles(

@@ -21,17 +21,23 @@ from bitdial.evaluation.results import Interval
 from bitdial.evaluation.statistics import interval
 from bitdial.evaluation.svg import tell
 from bitdial.evaluation.width_plots import shortened
+from bitdial.evaluation.wording import bars_note, half_shown, spread
 
-RATE_DISTORTION_CAPTION = (
-    "Quality against size, means over the same pictures: bits per pixel are all bits over all pixels, PSNR is the mean "
-    "of each picture's. Thin lines are other kinds of files at several qualities; thick ones are one's own codec, with "
-    "a point for each lambda and 95% intervals over seeds where there are several. Up and to the left is better."
-)
 Pairs = Sequence[tuple[float, float]]
 Means = list[tuple[Interval, Interval]]
 
 _OWN = (COLOURS[0], INK, COLOURS[3], COLOURS[5])
 _OTHERS = (COLOURS[1], COLOURS[2], COLOURS[7], COLOURS[4])
+
+
+def rate_distortion_caption(seeds: int) -> str:
+    """Return what `rate_distortion` shows, of one's own codec with so many seeds."""
+    note = bars_note([seeds])
+    return (
+        "Quality against size, means over the same pictures: bits per pixel are all bits over all pixels, PSNR is the "
+        "mean of each picture's. Thin lines are other kinds of files at several qualities; one's own codec has a point "
+        f"for each lambda, joined by a thick line{f'; {note}' if note else ''}. Up and to the left is better."
+    )
 
 
 def rate_distortion(others: Mapping[str, Pairs], own: Mapping[str, Sequence[Pairs]]) -> Figure | None:
@@ -40,14 +46,15 @@ def rate_distortion(others: Mapping[str, Pairs], own: Mapping[str, Sequence[Pair
     Args:
         others: by kind of file, bits per pixel and PSNR at each quality.
         own: by name, for each lambda the bits per pixel and PSNR of each seed: drawn is their mean, with the intervals
-            of both where there are several seeds. What is not finite is left out, and counted below the axis.
+            of both numbers, or with a dot for each of two seeds. What is not finite is left out, and counted below
+            the axis.
 
     Raises:
         BitdialError: a rate that is not above 0, or something else than pairs of numbers.
     """
     given = [(name, _OTHERS, [[pair] for pair in pairs]) for name, pairs in _named("others", others)]
     given += [(name, _OWN, [*lambdas]) for name, lambdas in _named("own", own)]
-    lines, left_out = list[tuple[str, str, bool, Means]](), 0
+    lines, left_out, pairs_of = list[tuple[str, str, bool, Means]](), 0, dict[str, list[NDArray[Any]]]()
     for name, palette, points in given:
         pairs = [table(name, seeds, 2) for seeds in points]
         sound = [seeds[np.isfinite(seeds).all(1)] for seeds in pairs]
@@ -56,6 +63,7 @@ def rate_distortion(others: Mapping[str, Pairs], own: Mapping[str, Sequence[Pair
             raise BitdialError(f"{name} must have rates above 0 bits per pixel, got {_short(points)}")
         means = [(interval(seeds[:, 0].tolist()), interval(seeds[:, 1].tolist())) for seeds in sound if len(seeds)]
         colour = palette[sum(line[2] == (palette is _OWN) for line in lines) % len(palette)]
+        pairs_of[colour] = [seeds for seeds in sound if len(seeds) == 2]
         if means:
             lines.append((name, colour, palette is _OWN, sorted(means, key=lambda mean: mean[0].mean)))
     if not lines:
@@ -67,11 +75,14 @@ def rate_distortion(others: Mapping[str, Pairs], own: Mapping[str, Sequence[Pair
     axes.set_xscale("log")
     for name, colour, mine, means in lines:
         _line(axes, name, means, colour, mine=mine)
+        for seeds in pairs_of[colour]:
+            (dots,) = axes.plot(*seeds.T, "o-", ms=3, mew=0, lw=0.8, color=colour, zorder=4)
+            tell(dots, "", ())
     _rate_axis(axes, [x.mean for *_, means in lines for x, _ in means])
     names, colours = [shortened(name, 30) for name, *_ in lines], [colour for _, colour, *_ in lines]
     ends = [(means[-1][0].mean, means[-1][1].mean) for *_, means in lines]
     along = [place for *_, means in lines for place in _between(means)]
-    place_labels(axes, ends, names, [means[-1][1].half for *_, means in lines], colours, along)
+    place_labels(axes, ends, names, [half_shown(means[-1][1]) for *_, means in lines], colours, along)
     for text, colour in zip(axes.texts, colours, strict=True):
         text.set_color(colour)
     return figure
@@ -81,10 +92,15 @@ def _line(axes: Axes, name: str, means: Means, colour: str, *, mine: bool) -> No
     look: dict[str, Any] = {"lw": 2.2, "ms": 6, "zorder": 4} if mine else {"lw": 1.1, "ms": 2.5, "zorder": 3}
     x, y = [x.mean for x, _ in means], [y.mean for _, y in means]
     (line,) = axes.plot(x, y, marker="o", color=colour, **look)
-    tell(line, name)
-    halves = [[0.0 if each.half is None else each.half for each in axis] for axis in zip(*means, strict=True)]
-    if any(map(any, halves)):
-        axes.errorbar(x, y, halves[1], halves[0], fmt="none", ecolor=colour, elinewidth=1, capsize=2, zorder=4)
+    tell(line, name, [f"{_told(a, 'bits per pixel', 3)}\n{_told(b, 'dB', 2)}" for a, b in means])
+    bars: dict[str, Any] = {"fmt": "none", "ecolor": colour, "elinewidth": 1, "capsize": 2, "zorder": 4}
+    for a, b in (pair for pair in means if pair[0].n > 2):
+        axes.errorbar([a.mean], [b.mean], yerr=b.half, xerr=a.half, **bars)
+
+
+def _told(value: Interval, unit: str, digits: int) -> str:
+    """A mean as a reader meets it who points at it: "0.245 bits per pixel (0.240 to 0.250)"."""
+    return f"{value.mean:.{digits}f} {unit}{spread(value, lambda each: f'{each:.{digits}f}')}"
 
 
 def _between(means: Means) -> list[tuple[float, float]]:
@@ -92,8 +108,8 @@ def _between(means: Means) -> list[tuple[float, float]]:
     x, y = [x.mean for x, _ in means], [y.mean for _, y in means]
     ways = [*zip(zip(x, y, strict=True), zip(x[1:], y[1:], strict=True), strict=False)]
     for a, b in means:
-        ways += [((max(a.mean - side * (a.half or 0), 1e-9), b.mean), (a.mean, b.mean)) for side in (-1, 1)]
-        ways += [((a.mean, b.mean - side * (b.half or 0)), (a.mean, b.mean)) for side in (-1, 1)]
+        ways += [((max(a.mean - side * (half_shown(a) or 0), 1e-9), b.mean), (a.mean, b.mean)) for side in (-1, 1)]
+        ways += [((a.mean, b.mean - side * (half_shown(b) or 0)), (a.mean, b.mean)) for side in (-1, 1)]
     return [
         (start[0] * (end[0] / start[0]) ** part, start[1] + part * (end[1] - start[1]))
         for start, end in ways

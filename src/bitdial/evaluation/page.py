@@ -80,10 +80,17 @@ class Picture:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell that is marked: with a frame, as faint, or with the colour of good or of bad news."""
+    """A cell that is marked: with a frame, as faint, or with the colour of good or of bad news.
+
+    Attributes:
+        text: what it holds.
+        mark: how it is marked.
+        below: what stands small below the text.
+    """
 
     text: str
     mark: Mark | None = None
+    below: str = ""
 
     def __post_init__(self) -> None:
         assert self.mark is None or self.mark in get_args(Mark), self.mark

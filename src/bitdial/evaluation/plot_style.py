@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from bitdial.evaluation.drawing import AXIS, COLOURS, FAINT, GRID, INK, PAPER, Drawing
-from bitdial.evaluation.results import ArmSummary
-from bitdial.evaluation.svg import inline_svg
+from bitdial.evaluation.results import ArmSummary, Interval
+from bitdial.evaluation.svg import inline_svg, tell
+from bitdial.evaluation.wording import half_shown
 from bitdial.files import write_atomically
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -112,6 +113,35 @@ def legend_name(name: str) -> str:
     """Return a name that matplotlib shows as it is: no mathematics, and not hidden for a leading underscore."""
     escaped = name.replace("$", r"\$")
     return f" {escaped}" if escaped.startswith("_") else escaped
+
+
+def draw_spread(
+    axes: Axes, x: Sequence[float], values: Sequence[Interval], colour: str, *, scale: float = 1.0, **look: Any
+) -> None:
+    """Draw about each mean what is known of its seeds: a 95% interval as a bar, or a dot for each of two.
+
+    Args:
+        axes: to draw on.
+        x: where each mean stands.
+        values: the means and their intervals.
+        colour: of all.
+        scale: what values are multiplied with.
+        look: what else `Axes.errorbar` takes.
+    """
+    for two in (False, True):
+        kept = [
+            (at, each) for at, each in zip(x, values, strict=True) if each.half is not None and (each.n == 2) == two
+        ]
+        if not kept:
+            continue
+        places, means = [at for at, _ in kept], [scale * each.mean for _, each in kept]
+        halves = [scale * (half_shown(each) or 0.0) for _, each in kept]
+        caps = 0 if two else 2.5
+        axes.errorbar(places, means, yerr=halves, fmt="none", ecolor=colour, elinewidth=1, capsize=caps, **look)
+        if two:
+            ends = [mean + side * half for side in (-1, 1) for mean, half in zip(means, halves, strict=True)]
+            (dots,) = axes.plot(2 * places, ends, "o", ms=3, mew=0, color=colour, **look)
+            tell(dots, "", ())
 
 
 def place_labels(

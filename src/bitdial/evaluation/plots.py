@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from bitdial.evaluation.drawing import AXIS, FAINT, INK, STAR
-from bitdial.evaluation.plot_style import Style, arm_styles, legend_name, new_figure, place_labels, quiet
+from bitdial.evaluation.plot_style import Style, arm_styles, draw_spread, legend_name, new_figure, place_labels, quiet
 from bitdial.evaluation.recommendation import name_of
 from bitdial.evaluation.results import ArmSummary, Candidate, Comparison
 from bitdial.evaluation.svg import tell
-from bitdial.evaluation.wording import engineering, percent
+from bitdial.evaluation.wording import bars_note, engineering, half_shown, percent
 
 CLOSE_UP = 3
 """When accuracies spread over so many times as much as the better half of them, that half gets a panel of its own."""
@@ -53,15 +53,15 @@ def _coloured(comparison: Comparison) -> str:
 
 
 def _bars(comparison: Comparison) -> str:
-    several = any(row.own.half is not None for row in comparison.summaries)
-    return " Bars are 95% intervals over seeds." if several else ""
+    note = bars_note(row.own.n for row in comparison.summaries)
+    return f" {note[0].upper()}{note[1:]}." if note else ""
 
 
 def accuracy_against_width(comparison: Comparison) -> Figure | None:
-    """Draw accuracy at each target width for every arm, with 95% intervals; None when nothing was scored.
+    """Draw accuracy at each target width for every arm, with what seeds say of it; None when nothing was scored.
 
     A ring marks the own width of an arm, a star the recommended candidate. Widths are spaced by their logarithm; arms
-    stand slightly apart so that their intervals can be told from each other.
+    stand slightly apart so that their bars or dots can be told from each other.
     """
     rows = comparison.summaries
     widths = sorted({float(key) for row in rows for key in row.accuracy})
@@ -109,19 +109,20 @@ def accuracy_against_cost(comparison: Comparison) -> Figure | None:
     styles = arm_styles(rows, comparison.recommended)
     low, high = _readable([100 * row.own.mean for row in shown])
     fronts = []
-    for axes, cost, title, x, y in panels:
+    for axes, cost, title, along, up in panels:
         _star(axes, cost(chosen), comparison.chosen, size=22, label="recommended")
         for row in shown:
             style = styles[row.name]
-            look: dict[str, Any] = {"fmt": style.marker, "color": style.colour, "elinewidth": 1, "capsize": 3}
-            look |= {"ms": 9, "zorder": 4} if style.stands_out else {"ms": 6, "zorder": 3}
+            order, large = (4, 9) if style.stands_out else (3, 6)
             there = 100 * row.own.mean >= low  # one far below the others stands at the foot, and says so
-            place, half = (100 * row.own.mean, _half(row)) if there else (low, None)
-            line = axes.errorbar([cost(row)], [place], yerr=half, clip_on=there, **look)[0]
+            x, y = [cost(row)], [100 * row.own.mean if there else low]
+            (line,) = axes.plot(x, y, style.marker, ms=large, color=style.colour, zorder=order, clip_on=there)
+            if there:
+                draw_spread(axes, x, [row.own], style.colour, scale=100, zorder=order)
             unit = f"{engineering(row.bitops)} BitOps, {row.seconds:.3g} s"
             tell(line, "", [f"{row.name}, {row.own_label} bits\n{percent(row.own)}\n{unit}"])
         fronts.append(_front(axes, rows, cost))
-        quiet(axes, title=title, x=x, y=y)
+        quiet(axes, title=title, x=along, y=up)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     left.set_ylim(low, high)
     cut = min(100 * row.own.mean for row in shown) < low
@@ -160,15 +161,13 @@ def _arm(axes: Axes, row: ArmSummary, style: Style, widths: list[float], shift: 
     measured = [(width, row.accuracy[f"{width:g}"]) for width in widths if f"{width:g}" in row.accuracy]
     x = [width * shift for width, _ in measured]
     y = [100 * value.mean for _, value in measured]
-    halves = [100 * value.half if value.half is not None else math.nan for _, value in measured]
     order = 3 if style.stands_out else 2
     line: dict[str, Any] = {"ls": style.line, "color": style.colour, "marker": style.marker, "zorder": order}
     line |= {"ms": 6, "lw": 2.2} if style.stands_out else {"ms": 4.5, "lw": 1.0}
     (drawn,) = axes.plot(x, y, label=legend_name(row.name), **line)
     tell(drawn, row.name, [f"{width:g} bits: {percent(value)}" for width, value in measured])
-    if any(math.isfinite(half) for half in halves):
-        alpha = 0.6 if style.stands_out else 0.3
-        axes.errorbar(x, y, yerr=halves, fmt="none", ecolor=style.colour, elinewidth=1, capsize=2, alpha=alpha)
+    alpha = 0.6 if style.stands_out else 0.3
+    draw_spread(axes, x, [value for _, value in measured], style.colour, scale=100, alpha=alpha)
     at = row.own_bits * shift, 100 * row.own.mean
     axes.plot(*[[each] for each in at], style.marker, ms=line["ms"], color=style.colour, zorder=order)
     (ring,) = axes.plot(*[[each] for each in at], "o", ms=11, mfc="none", mec=style.colour, mew=1.4, zorder=order)
@@ -190,7 +189,8 @@ def _apart(comparison: Comparison) -> list[ArmSummary]:
 
 
 def _half(row: ArmSummary) -> float | None:
-    return None if row.own.half is None else 100 * row.own.half
+    half = half_shown(row.own)
+    return None if half is None else 100 * half
 
 
 def _front(axes: Axes, rows: list[ArmSummary], cost: Callable[[ArmSummary], float]) -> list[tuple[float, float]]:

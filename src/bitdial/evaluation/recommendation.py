@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bitdial.evaluation.results import ArmResult, ArmSummary, Candidate, own_candidate, width_key
 from bitdial.evaluation.statistics import corrected, interval, seed_difference, ties, verdict
-from bitdial.evaluation.wording import engineering, percent, points, span
+from bitdial.evaluation.wording import engineering, percent, points, reach
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _against_rival(chosen: Scored, pool: Sequence[Scored]) -> str:
         place = "is the highest" if first else "equals the best"
         return f"{place} (next: {name}){why}, but without an interval a small difference may be chance"
     level = "95% interval" if len(pool) == 2 else f"interval corrected for {len(pool)} candidates"
-    numbers = f"{points(gap.mean)} points, {level} {span(gap)}"
+    numbers = f"{points(gap.mean)} points, {reach(gap, level, confidence=corrected(len(pool) - 1))}"
     if not first:
         return f"ties with {name} (difference {numbers}){why}"
     if verdict(gap) == "better":
@@ -152,7 +152,7 @@ def _against_baseline(chosen: Scored, baseline: Scored | None) -> str:
     if gap is None or not math.isfinite(gap.mean):
         return ""
     where = "above" if gap.mean > 0 else "below"
-    ends = f" (95% interval {span(gap)})" if gap.low is not None else ""
+    ends = f" ({reach(gap)})" if gap.low is not None else ""
     if round(1000 * gap.mean) == 0:
         return f"; the unquantized baseline is as accurate{ends}"
     return f"; it stands {points(abs(gap.mean)).lstrip('+')} points {where} the unquantized baseline{ends}"

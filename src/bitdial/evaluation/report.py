@@ -8,7 +8,7 @@ from functools import partial
 from bitdial.evaluation import wording
 from bitdial.evaluation.page import Block, Cell, Details, Mark, Row, Section, Table, Text
 from bitdial.evaluation.recommendation import name_of
-from bitdial.evaluation.results import ArmSummary, Comparison, PairedDifference, Verdict
+from bitdial.evaluation.results import ArmSummary, Comparison, Interval, PairedDifference, Verdict
 from bitdial.evaluation.statistics import corrected
 from bitdial.evaluation.table import target_widths
 
@@ -39,7 +39,7 @@ def comparison_section(comparison: Comparison) -> list[Block]:
             {
                 "at its\nown width": partial(_own, comparison),
                 "own width\n(bits)": lambda row: row.own_label,
-                **{f"{key} bit": partial(_accuracy, comparison, key) for key in target_widths(comparison)},
+                **{f"{key} bits": partial(_accuracy, comparison, key) for key in target_widths(comparison)},
                 **({"perplexity": _perplexity} if text_task else {}),
             },
             f"Accuracy in per cent; {spread}. The framed value is what to ship.{untrained}",
@@ -137,10 +137,11 @@ def difference_section(comparison: Comparison, *, title: str, arm: str) -> list[
         alone = "One seed: no difference between arms has an interval, and a small one may be chance. The accuracies "
         return [Section(title), Text(f"{alone}stand above; --seeds 3 or more compares them in pairs.")]
     verdict = f"{arm} is"
+    spread = "both seeds" if all(item.difference.n == 2 for item in comparison.cpt_differences) else "95% interval"
     blocks: list[Block] = [
         Section(title),
         Table(
-            columns=["against", verdict, "difference", "95% interval", "seeds", f"{arm} at\n(bits)", "arm at\n(bits)"],
+            columns=["against", verdict, "difference", spread, "seeds", f"{arm} at\n(bits)", "arm at\n(bits)"],
             rows=[_difference(item) for item in comparison.cpt_differences],
             caption=f"Accuracy of the {arm} model minus that of the arm, in percentage points, paired by seed.",
             words=[verdict],
@@ -179,17 +180,23 @@ def _seeds(comparison: Comparison) -> int:
 
 def _accuracy(comparison: Comparison, key: str, row: ArmSummary) -> Cell:
     value, chosen = row.accuracy.get(key), comparison.chosen
-    text = wording.MISSING if value is None else wording.percent(value, sign="")
     untrained = any((it.arm, it.label, it.trained_for) == (row.name, key, False) for it in comparison.candidates)
     framed = (chosen.arm, chosen.label) == (row.name, key)
-    return Cell(text, "framed" if framed else "faint" if untrained else None)
+    mark: Mark | None = "framed" if framed else "faint" if untrained else None
+    return Cell(wording.MISSING, mark) if value is None else _stacked(value, mark)
 
 
 def _own(comparison: Comparison, row: ArmSummary) -> Cell:
     """The accuracy at the own width, framed where that is recommended and has no column of its own."""
     chosen = comparison.chosen
     framed = (chosen.arm, chosen.label) == (row.name, row.own_label) and row.own_label not in row.accuracy
-    return Cell(wording.percent(row.own, sign=""), "framed" if framed else None)
+    return _stacked(row.own, "framed" if framed else None)
+
+
+def _stacked(value: Interval, mark: Mark | None) -> Cell:
+    """An accuracy in per cent; of two seeds both stand below their mean, where a narrow column has room for them."""
+    text, _, below = wording.percent(value, sign="").removesuffix(")").partition(" (")
+    return Cell(text, mark, below)
 
 
 def _perplexity(row: ArmSummary) -> str:
@@ -203,7 +210,8 @@ def _difference(item: PairedDifference) -> Row:
         [
             Cell(words, mark),
             wording.points(item.difference.mean),
-            wording.span(item.difference) or wording.MISSING,
+            wording.reach(item.difference).removeprefix("95% interval ").removeprefix("both seeds: ")
+            or wording.MISSING,
             str(item.difference.n),
             f"{item.cpt_bits:g}",
             item.arm_label,

@@ -172,6 +172,7 @@ def _against(best: Entry, other: Entry, confidence: float) -> Placed:
     if gap.low is None or gap.high is None:
         return Placed(other, f"{told}, one seed in common: no interval")
     ends = f"{scale * gap.low:+.1f} to {scale * gap.high:+.1f}".replace("-", wording.MINUS)
+    ends = "two seeds" if gap.n == 2 else ends  # their interval is 12.7 times as wide as they lie apart
     tied = mine.measure == "accuracy" and ties(lost, gap)
     words = "ties" if tied else "worse" if verdict(gap) == "worse" else "inside the interval"
     return Placed(other, f"{words} ({told}, {ends})", tied=tied or words != "worse")

@@ -25,7 +25,7 @@ SIDE_BY_SIDE_CAPTION = (
 MOST_ROWS = 4
 """How many pictures are drawn: of more, the first ones."""
 
-_WIDTH, _DPI, _EDGE, _GAP, _LINE = 1160, 200, 8, 12, 32  # pixels; a line is one of text
+_WIDTH, _DPI, _EDGE, _GAP, _LINE = 1160, 130, 8, 12, 26  # pixels; a line is one of text
 _LEAST = 40  # a side below is drawn larger
 
 

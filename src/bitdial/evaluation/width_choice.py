@@ -19,7 +19,7 @@ from bitdial.errors import BitdialError
 from bitdial.evaluation import wording
 from bitdial.evaluation.results import Interval, Record
 from bitdial.evaluation.statistics import CONFIDENCE, TIE_MARGIN, corrected, interval, paired_difference
-from bitdial.evaluation.wording import percent, points, span
+from bitdial.evaluation.wording import percent, points, reach
 from bitdial.numerics import UNQUANTIZED, check_bits
 
 UNSTABLE_RATIO = 3.0
@@ -228,7 +228,8 @@ def _ship(found: Knee) -> str:
         return f"{wording.bits(found.bits)} ({percent(found.accuracy)})"
     lost = -found.difference.mean
     below = f"{_points(lost)} points below the best" if round(1000 * lost) else "as accurate as the best"
-    ends = f", 95% interval of the difference {span(found.difference)}" if found.difference.low is not None else ""
+    told = reach(found.difference, "95% interval of the difference")
+    ends = f", {told}" if told else ""
     return f"{wording.bits(found.bits)} ({percent(found.accuracy)}, {below}, {wording.bits(found.best_bits)}{ends})"
 
 

@@ -15,21 +15,26 @@ from bitdial.evaluation.sweep import unchanged
 from bitdial.layers import Ledger
 from bitdial.layers.dial import Bits
 from bitdial.layers.names import evaluating
+from bitdial.numerics import UNQUANTIZED
 from bitdial.training.batches import to_device
 from bitdial.training.tasks import Task
 
 _PASSES = 3
 
 
-def width_costs(ledger: Ledger, widths: Mapping[str, Bits]) -> dict[str, WidthCost]:
+def width_costs(ledger: Ledger, widths: Mapping[str, Bits], beside: int = 0) -> dict[str, WidthCost]:
     """Return what a network takes at each of some widths, by their names.
 
     Args:
         ledger: of the network.
         widths: name -> one width, or one for each quantized layer.
+        beside: bytes of a packed file that the ledger does not count; a network in float is its values alone.
     """
     return {
-        name: WidthCost(size_bytes=ledger.size_bytes(bits), bitops=ledger.step_bitops(bits, bits).forward)
+        name: WidthCost(
+            size_bytes=ledger.size_bytes(bits) + (0 if bits == UNQUANTIZED else beside),
+            bitops=ledger.step_bitops(bits, bits).forward,
+        )
         for name, bits in widths.items()
     }
 

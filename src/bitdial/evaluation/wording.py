@@ -11,8 +11,6 @@ MISSING = "\u2013"
 """An en dash: what stands for a number that is not there."""
 MINUS = "\u2212"
 """The sign, as wide as the plus."""
-_T_OF_TWO = math.tan(0.475 * math.pi)
-"""t(0.975) with one degree of freedom, 12.7: the 95% interval of two values is this times as wide as they lie apart."""
 KIB = 1024
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
@@ -40,16 +38,30 @@ def spread(value: Interval, written: Callable[[float], str]) -> str:
     return f" ± {written(value.half)}"
 
 
-def two_values(value: Interval) -> tuple[float, float] | None:
-    """Return the two values, the smaller first, that a 95% interval of two is of; None for any other number."""
+def two_values(value: Interval, *, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Return the two values, the smaller first, that an interval of two is of; None for any other number.
+
+    The interval is t times as wide as they lie apart, where t is ``tan(pi * confidence / 2)``: Student's t with one
+    degree of freedom, 12.7 at 95%.
+    """
     if value.half is None or value.n != 2:
         return None
-    return value.mean - value.half / _T_OF_TWO, value.mean + value.half / _T_OF_TWO
+    away = value.half / math.tan(math.pi * confidence / 2)
+    return value.mean - away, value.mean + away
 
 
-def spread_name(value: Interval) -> str:
-    """Return what a label says of the `spread` that stands behind a mean, with a comma before it."""
-    return {1: "", 2: ", both of two seeds in brackets"}.get(value.n, ", 95% interval")
+def half_shown(value: Interval) -> float | None:
+    """Return how far a figure reaches about a mean: half its 95% interval, of two seeds to both; None with one."""
+    both = two_values(value)
+    return value.half if both is None else (both[1] - both[0]) / 2
+
+
+def bars_note(seeds: Iterable[int]) -> str:
+    """Return what a figure draws about means of so many seeds each, in words; empty where each has one."""
+    numbers = set(seeds)
+    told = ["bars are 95% intervals over seeds"] if max(numbers) > 2 else []
+    told += ["small dots are the two seeds"] if 2 in numbers else []
+    return "; ".join(told)
 
 
 def spread_note(seeds: Iterable[int]) -> str:
@@ -71,6 +83,21 @@ def points(value: float, *, digits: int = 1) -> str:
 def span(value: Interval) -> str:
     """Return the ends of an interval of differences in percentage points: ``"−0.2 to +0.8"``; empty without one."""
     return "" if value.low is None or value.high is None else f"{points(value.low)} to {points(value.high)}"
+
+
+def reach(difference: Interval, name: str = "95% interval", *, confidence: float = 0.95) -> str:
+    """Return what stands beside a mean difference: ``"95% interval −0.2 to +0.8"``; nothing with one seed.
+
+    Of two seeds both differences, ``"both seeds: −0.4, +0.2"``, which say more than their interval.
+    """
+    text = ends(difference, confidence=confidence)
+    return f"{'both seeds:' if difference.n == 2 else name} {text}".strip() if text else ""
+
+
+def ends(difference: Interval, *, confidence: float = 0.95) -> str:
+    """Return the ends of an interval of differences in points, as `span`; of two seeds both differences."""
+    both = two_values(difference, confidence=confidence)
+    return span(difference) if both is None else f"{points(both[0])}, {points(both[1])}"
 
 
 def bits(width: float) -> str:

@@ -37,11 +37,11 @@ GAUSSIAN_ENDS = {
     4.0: 2.5140046,
     5.0: 2.9161512,
     6.0: 3.2779849,
-    7.0: 3.6110976,
+    7.0: 3.6110972,
     8.0: 3.9222045,
-    10.0: 4.4937649,
-    12.0: 5.0131131,
-    16.0: 5.9380957,
+    10.0: 4.4937651,
+    12.0: 5.0131217,
+    16.0: 5.9382433,
 }
 """Width -> end of the uniform grid from -a to a with the smallest squared error for a standard normal variable."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
@@ -13,10 +14,14 @@ from torch import nn
 from bitdial.data import Fingerprint
 from bitdial.errors import BitdialError
 from bitdial.evaluation.drawing import Drawing
-from bitdial.evaluation.results import ArmRecord, EarlyStop, RunResults, WidthScore
-from bitdial.evaluation.sweep import sweep
+from bitdial.evaluation.results import ArmRecord, EarlyStop, RunResults, WidthCost, WidthScore
+from bitdial.evaluation.sweep import sweep, unchanged
+from bitdial.evaluation.width_costs import width_costs
+from bitdial.export.packed import packed_bytes
+from bitdial.layers import BitDial, Ledger
+from bitdial.layers.dial import Bits
 from bitdial.recipes.options import RunOptions
-from bitdial.recipes.saved_model import SavedModel
+from bitdial.recipes.saved_model import SavedModel, bits_of
 from bitdial.training import CheckpointManager, RunFolder, Setup, Task, TrainingState
 
 if TYPE_CHECKING:
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
 
     from bitdial.evaluation.page import Page
     from bitdial.recipes.run import Run
+
+MOST_PACKED = 8
+"""The widest weights that a packed file holds in their real bits."""
 
 O = TypeVar("O", bound=RunOptions)  # noqa: E741  (options)
 A = TypeVar("A", bound="Arm")
@@ -184,6 +192,16 @@ class Bench(Generic[O]):
         """`bitdial.sweep` of its network on the test batches."""
         recalibration, task = self.loaders.recalibration, self.setup.task
         return sweep(self.model, self.loaders.test, widths, recalibration_batches=recalibration, task=task)
+
+    def width_costs(self, ledger: Ledger, widths: Mapping[str, Bits]) -> dict[str, WidthCost]:
+        """What the files of its network hold at some widths, and its simulated BitOps there (`width_costs`)."""
+        beside = 0
+        if self.saved is not None and bits_of(self.model):
+            with unchanged(self.model), suppress(BitdialError):  # which no file holds, such as weights that are NaN
+                BitDial(self.model).set(MOST_PACKED)
+                data = packed_bytes(self.model, description=self.saved.packed())
+                beside = len(data) - ledger.size_bytes(MOST_PACKED)
+        return width_costs(ledger, widths, beside)
 
 
 def patience_suffices(options: Any, record: ArmRecord) -> bool:

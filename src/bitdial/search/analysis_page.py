@@ -198,7 +198,10 @@ def _figures(analyzer: HyperparameterAnalyzer, found: Overview, lambda_value: fl
         caption = f"{one} and {other}: mean {name} of the runs{over}; a dash: no run has the pair. The best is framed."
         kinds[caption] = lambda one=one, other=other: analyzer.plot_heatmap(one, other, name, lambda_value, maximize=up)
     if first:
-        caption = f"{name} of every run by {first[0]}, with means and 95% intervals over the runs of a value."
+        caption = (
+            f"{name} of every run by {first[0]}, with the mean over the runs of a value: a bar is its 95% interval, "
+            "small dots are both of two runs."
+        )
         kinds[caption] = lambda: analyzer.plot_comparison(first[0], name, lambda_value=lambda_value, maximize=up)
     if partner := _partner(analyzer, found.metric):
         caption = f"{name} against {partner}: a point a configuration; none beats those on the front in both."

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, 
 from numpy.typing import NDArray
 
 from bitdial.evaluation.drawing import COLOURS, INK, PAPER
-from bitdial.evaluation.plot_style import legend_name, new_figure, quiet, shades
+from bitdial.evaluation.plot_style import draw_spread, legend_name, new_figure, quiet, shades
 from bitdial.evaluation.statistics import interval
 from bitdial.evaluation.svg import tell
 from bitdial.evaluation.width_plots import write_title
@@ -106,7 +106,7 @@ def _cells(axes: Axes, means: NDArray[Any], picture: Any, *, maximize: bool, wri
 def comparison(
     parameter: Column, metric: Column, lam: Column | None, runs: Sequence[int], *, maximize: bool, title: str
 ) -> Figure:
-    """Draw every run over the values of a parameter, and the means of each lambda with their 95% intervals."""
+    """Draw every run over the values of a parameter, and the means of each lambda with their spread."""
     runs = [run for run in runs if parameter.at(run) is not None and metric.at(run) is not None]
     lambdas = sorted({lam.at(run) for run in runs if lam.at(run) is not None}, key=_order) if lam is not None else []
     series: list[tuple[str, list[int]]] = [("runs", runs)]
@@ -188,18 +188,12 @@ def _series(
         return
     at = [value for value in values if any(parameter.at(run) == value for run in runs)]
     means = [interval([float(metric.values[run]) for run in runs if parameter.at(run) == value]) for value in at]
-    halves = [0.0 if mean.half is None else mean.half for mean in means]
-    look: dict[str, Any] = {
-        "fmt": "o-" if parameter.numeric else "o",
-        "ms": 6,
-        "lw": 1.4,
-        "capsize": 3,
-        "elinewidth": 1.2,
-    }
     centres = [place(value) for value in at]
-    drawn = axes.errorbar(centres, [m.mean for m in means], yerr=halves, color=colour, label=legend_name(name), **look)
+    look: dict[str, Any] = {"color": colour, "ms": 6, "lw": 1.4, "label": legend_name(name)}
+    (drawn,) = axes.plot(centres, [mean.mean for mean in means], "o-" if parameter.numeric else "o", **look)
+    draw_spread(axes, centres, means, colour)
     told = [f"{shown(v)}: {written(m)}, {m.n} runs" for v, m in zip(at, means, strict=True)]
-    tell(drawn[0], name, told)
+    tell(drawn, name, told)
 
 
 def _colour(number: int, count: int) -> Any:

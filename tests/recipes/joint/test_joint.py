@@ -14,9 +14,11 @@ from bitdial.cli import main
 from bitdial.data import load_dataset, make_loader
 from bitdial.evaluation import evaluate_loss_accuracy
 from bitdial.evaluation.results import EarlyStop
+from bitdial.export import save_packed
 from bitdial.models import build_model
 from bitdial.recipes.joint.answer import answer_of
 from bitdial.recipes.joint.results import JointResults
+from bitdial.recipes.saved_model import read_saved
 from tests.recipes.ternary.tiny import differences, state_of, stopped_before
 
 SMALL = "--model tiny_cnn --batch_size 256 --steps 12 --log_interval 4 --warmup_steps 2 --bitwidth_options 2 4 8"
@@ -78,7 +80,7 @@ def test_the_answer_is_the_width_to_ship(run: Path) -> None:
     assert answer.quality == "94.5%, 0.5 points below float (95.0%)."
     assert "nearest is 2 bits (44.5 points less)" in answer.certainty
     assert answer.lines["Training"] == "joint (seed 0) stopped early at step 9 of 12, best at 5."
-    assert answer.cost.startswith("10.1 KiB, 5.6x smaller than float (57.1 KiB); ")
+    assert answer.cost.startswith("13.7 KiB, 4.2x smaller than float (57.1 KiB); ")
     unclear = results.verdict.model_copy(update={"kind": "unclear"})
     assert answer_of(shown.model_copy(update={"verdict": unclear})).headline == "Not decided: 8 bits for now"
     plain = answer_of(results.model_copy(update={"ship_bits": None}))
@@ -149,6 +151,17 @@ def test_the_packed_file_scores_what_the_table_says(run: Path) -> None:
     loader = make_loader(load_dataset("digits").test, 256, train=False)
     shipped = next(score for score in results.networks[0].scores if score.bits == results.ship_bits)
     assert evaluate_loss_accuracy(packed, loader)[1] == shipped.accuracy
+
+
+def test_the_size_that_is_shown_is_that_of_the_file(run: Path, tmp_path: Path) -> None:
+    network, model = JointResults.load(run / "results.json").networks[0], bitdial.load(run)
+    described = read_saved(next(run.glob("models/*.pt")))[0]
+    for score, size in zip(network.scores, network.size_bytes, strict=True):
+        model.dial.set(score.bits)  # type: ignore[union-attr]
+        file = save_packed(model, tmp_path / f"{score.bits:g}.safetensors", description=described.packed())
+        assert abs(file.stat().st_size - size) <= 64  # digits of widths, padding of a header
+    assert network.float32 is not None
+    assert 0 < network.float32.size_bytes - 4 * sum(p.numel() for p in model.parameters()) < 2**10  # and statistics
 
 
 def test_one_packed_file_of_nested_grids_serves_every_width(tmp_path: Path) -> None:

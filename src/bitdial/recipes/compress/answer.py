@@ -7,7 +7,7 @@ from statistics import fmean
 
 from bitdial.compression.codec_points import MeanPoint
 from bitdial.evaluation import interval, wording
-from bitdial.evaluation.answer import Answer, still_falling, stops
+from bitdial.evaluation.answer import Answer, still_gaining, stops
 from bitdial.evaluation.page import Tile
 from bitdial.recipes.compress.results import CompressResults
 
@@ -71,6 +71,5 @@ def _quality(others: Iterable[MeanPoint], bd_rates: Mapping[str, float]) -> str:
 def _sure(results: CompressResults, seeds: int, pictures: str) -> str:
     sure = f"Means over {pictures} held out"
     sure += "; one seed, so no interval; `--seeds 3` gives one." if seeds == 1 else f", with {seeds} seeds."
-    if any(still_falling(network.history.loss) for network in results.networks):
-        sure += " The training cost was still falling at the end: longer training may gain more (`--steps`)."
-    return sure
+    losses = (network.history.loss for network in results.networks)
+    return sure + still_gaining(losses, "--steps", "The training cost")

@@ -12,24 +12,32 @@ from bitdial.compression.codec_points import MeanPoint
 from bitdial.evaluation import interval, wording
 from bitdial.evaluation import page as pages
 from bitdial.evaluation.balance_plots import BALANCE_CAPTION, balance_curves
-from bitdial.evaluation.codec_plots import RATE_DISTORTION_CAPTION, rate_distortion
+from bitdial.evaluation.codec_plots import rate_distortion, rate_distortion_caption
 from bitdial.evaluation.curves import panels_of, training_curves
 from bitdial.evaluation.drawing import Drawing
 from bitdial.evaluation.page import Page, Row, Section, Table
 from bitdial.evaluation.plot_style import render
 from bitdial.evaluation.side_by_side import SIDE_BY_SIDE_CAPTION
+from bitdial.numerics import UNQUANTIZED
 from bitdial.recipes.compress.answer import answer_of
 from bitdial.recipes.compress.results import CodecResult, CompressResults
 
-CAPTIONS = {
-    "rate_distortion": RATE_DISTORTION_CAPTION,
-    "side_by_side": SIDE_BY_SIDE_CAPTION,
-    "training": (
-        "The cost, \u03bb\u00b7255\u00b2\u00b7MSE + bits per pixel, and the learning rate over the first codec's steps."
-    ),
-    "balance": BALANCE_CAPTION,
-}
 COLUMNS = ("codec", "bpp", "PSNR (dB)", "MS-SSIM", "encode (s)", "decode (s)")
+
+
+def captions(results: CompressResults) -> dict[str, str]:
+    """What each figure shows, of these very results, in the order of the page."""
+    bits = results.config.get("bits", UNQUANTIZED)
+    width = "the codec is not quantized" if bits == UNQUANTIZED else f"its width stays at {wording.bits(bits)}"
+    return {
+        "rate_distortion": rate_distortion_caption(max(map(len, results.by_lambda().values()))),
+        "side_by_side": SIDE_BY_SIDE_CAPTION,
+        "training": (
+            "The cost, \u03bb\u00b7255\u00b2\u00b7MSE + bits per pixel, and the learning rate over the first codec's "
+            f"steps; {width}."
+        ),
+        "balance": BALANCE_CAPTION,
+    }
 
 
 def rows_of(results: CompressResults) -> list[tuple[bool, tuple[str, ...]]]:
@@ -119,9 +127,9 @@ def report_page(results: CompressResults, images: Mapping[str, Drawing]) -> Page
     )
     extra = []
     if results.bd_rates:
-        told = ", ".join(f"{kind} {rate:+.1f}%" for kind, rate in results.bd_rates.items())
-        extra = [pages.Text(f"BD-rate, the bits that the codec needs at equal PSNR beside other kinds: {told}.")]
-    answer = answer_of(results)
+        rates = ", ".join(f"{kind} {wording.change(rate / 100)}" for kind, rate in results.bd_rates.items())
+        extra = [pages.Text(f"BD-rate, the bits that the codec needs at equal PSNR beside other kinds: {rates}.")]
+    answer, told = answer_of(results), captions(results)
     return Page(
         title="An image codec",
         meta=[
@@ -136,7 +144,7 @@ def report_page(results: CompressResults, images: Mapping[str, Drawing]) -> Page
             Section("Quality and size"),
             Table(COLUMNS, rows, caption),
             *extra,
-            *pages.pictures({name: images[name] for name in CAPTIONS if name in images}, CAPTIONS),
+            *pages.pictures({name: images[name] for name in told if name in images}, told),
             *pages.notes_section(results.notes),
             *pages.reproduction_section(
                 results.command, results.config, file="results.json", schema_version=results.schema_version

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bitdial.evaluation import wording
 from bitdial.evaluation.answer import (
     Answer,
+    accuracy_tile,
     against_float,
     against_float_cost,
     certainty,
     cost_tiles,
-    still_falling,
+    still_gaining,
     stops,
 )
 from bitdial.evaluation.page import Tile
@@ -54,10 +54,8 @@ def answer_of(arms: Sequence[ArmResult], comparison: Comparison) -> Answer:
         if gap is not None and gap.low is None:
             headline = f"Ship {_width(chosen.label)}; {rival.label} may be as good"
     sure = certainty(gap, "" if rival is None else name_of(rival), confidence=level)
-    if any(still_falling(arm.history.loss) for arm in arms if arm.name == chosen.arm):
-        sure += (
-            " Its training loss was still falling at the end: longer training may gain more (`--num_cpt_iterations`)."
-        )
+    losses = (arm.history.loss for arm in arms if arm.name == chosen.arm)
+    sure += still_gaining(losses, "--num_cpt_iterations", "Its training loss")
     return Answer(
         headline=headline,
         quality=f"{chosen.arm}{untrained}: {accuracy}",
@@ -114,7 +112,7 @@ def _cost(own: WidthCost | None, full: WidthCost | None, seconds: float | None) 
 
 def _tiles(chosen: Candidate, own: WidthCost | None, seconds: float | None) -> list[Tile]:
     return [
-        Tile(wording.percent(chosen.accuracy), f"accuracy as shipped{wording.spread_name(chosen.accuracy)}"),
+        accuracy_tile(chosen.accuracy, "accuracy as shipped"),
         *cost_tiles(
             None if own is None else own.size_bytes,
             None if own is None else own.bitops,

@@ -16,7 +16,7 @@ from bitdial.evaluation import ArmResult
 from bitdial.evaluation.equal_cost import batches_in_step, ledger_of, matched_steps, schedule_bitops
 from bitdial.evaluation.results import width_key
 from bitdial.evaluation.trained import PhaseResult
-from bitdial.evaluation.width_costs import forward_seconds, width_costs
+from bitdial.evaluation.width_costs import forward_seconds
 from bitdial.files import write_atomically
 from bitdial.layers import BitDial, PrecisionScheduler, skipped_layers
 from bitdial.layers.cycling import CyclicPrecisionScheduler
@@ -155,7 +155,7 @@ def measure(arm: Arm, bench: Bench[CyclicConfig], state: TrainingState) -> ArmRe
         seconds=phase.seconds + (before.seconds if before else 0.0),
         seconds_own=phase.seconds,
         iterations=phase.iterations,
-        costs=width_costs(ledger_of(bench.model, bench.loaders.test), names),
+        costs=bench.width_costs(ledger_of(bench.model, bench.loaders.test), names),
         forward_seconds=forward_seconds(bench.model, bench.loaders.test, bench.work.task),
         history=phase.history,
         precision_note=phase.precision_note,

@@ -7,14 +7,14 @@ import math
 from bitdial.evaluation import Interval, paired_difference, wording
 from bitdial.evaluation.answer import (
     Answer,
+    accuracy_tile,
     against_float,
     against_float_cost,
     certainty,
     cost_tiles,
-    still_falling,
+    still_gaining,
     stops,
 )
-from bitdial.evaluation.page import Tile
 from bitdial.numerics import UNQUANTIZED
 from bitdial.recipes.joint.results import JointResults
 
@@ -54,7 +54,7 @@ def answer_of(results: JointResults) -> Answer:
         certainty=_sure(results, bits),
         trouble=trouble,
         tiles=[
-            Tile(wording.percent(values[bits]), f"accuracy at {wording.bits(bits)}{wording.spread_name(values[bits])}"),
+            accuracy_tile(values[bits], f"accuracy at {wording.bits(bits)}"),
             *cost_tiles(size, bitops, first.forward_seconds, first.bitops, first.seconds),
         ],
     )
@@ -66,9 +66,7 @@ def _sure(results: JointResults, bits: float) -> str:
     narrower = [width for width in values if width < bits]
     rival = max(narrower) if narrower else max(values, key=lambda width: values[width].mean)
     sure = certainty(_gap(results, bits, rival), wording.bits(rival)) if rival != bits else ""
-    if any(still_falling(network.history.loss) for network in results.networks):
-        sure += " The training loss was still falling at the end: longer training may gain more (`--epochs`)."
-    return sure.strip()
+    return (sure + still_gaining((network.history.loss for network in results.networks), "--epochs")).strip()
 
 
 def _gap(results: JointResults, bits: float, other: float) -> Interval:

@@ -11,9 +11,10 @@ from torch import Tensor
 from bitdial.errors import BitdialError
 from bitdial.evaluation import LayerSensitivity, WidthScore, layer_sensitivity, width_verdict
 from bitdial.evaluation.equal_cost import ledger_of
+from bitdial.evaluation.results import width_key
 from bitdial.evaluation.sweep import RECALIBRATION_LIMIT, evaluate
 from bitdial.evaluation.trained import PhaseResult, notes_on
-from bitdial.evaluation.width_costs import forward_seconds, width_costs
+from bitdial.evaluation.width_costs import forward_seconds
 from bitdial.export import save_packed
 from bitdial.layers import BitDial
 from bitdial.layers.norm_rows import PerWidth
@@ -25,7 +26,7 @@ from bitdial.recipes.joint.options import JointConfig
 from bitdial.recipes.joint.results import JointResult, JointResults
 from bitdial.recipes.joint.validation import Validation
 from bitdial.recipes.options import total_steps
-from bitdial.recipes.recipe import Arm, Bench, Recipe
+from bitdial.recipes.recipe import MOST_PACKED, Arm, Bench, Recipe
 from bitdial.recipes.run import Run
 from bitdial.recipes.saved_model import dialled, load_saved, read_saved
 from bitdial.recipes.work import ImageWork, work_of
@@ -45,8 +46,6 @@ from bitdial.training import (
 from bitdial.training.knobs import BitOpsCounter, mean_width
 from bitdial.training.tasks import CONFUSION
 
-MOST_PACKED = 8
-"""The widest weights that a packed file holds in their real bits."""
 SENSITIVITY_BATCHES = 4
 """Batches that the sensitivity of layers is measured on: each layer takes a pass over them."""
 JointRun = Run[JointConfig, Arm, JointResult, JointResults]
@@ -151,14 +150,15 @@ def measure(arm: Arm, bench: Bench[JointConfig], state: TrainingState) -> JointR
     if bench.files is not None and bench.saved is not None and bench.is_first:
         bench.saved.save(model, bench.files.run.models / f"{bench.files.key}.pt")
     validation = next((hook for hook in state.hooks if isinstance(hook, Validation)), None)
-    full = ledger.step_bitops(UNQUANTIZED, UNQUANTIZED).forward
+    costs = bench.width_costs(ledger, {width_key(width): width for width in (*widths, UNQUANTIZED)})
+    full = costs[width_key(UNQUANTIZED)]
     return JointResult(
         name=arm.name,
         seed=bench.seed,
         scores=scores,
-        relative_bitops=[ledger.step_bitops(width, width).forward / full for width in widths],
-        size_bytes=[ledger.size_bytes(width) for width in widths],
-        float32=width_costs(ledger, {"32": UNQUANTIZED})["32"],
+        relative_bitops=[costs[width_key(width)].bitops / full.bitops for width in widths],
+        size_bytes=[costs[width_key(width)].size_bytes for width in widths],
+        float32=full,
         forward_seconds=forward_seconds(model, bench.loaders.test, bench.work.task),
         average_bits=phase.average_bits,
         dial_bits=phase.dial_bits,

@@ -14,7 +14,7 @@ from bitdial.evaluation.confusion import confusion_caption, confusion_matrix
 from bitdial.evaluation.curves import history_curves
 from bitdial.evaluation.drawing import COLOURS, Drawing
 from bitdial.evaluation.page import Block, Page, Pre, Row, Section, Table, Text
-from bitdial.evaluation.plot_style import new_figure, quiet, render
+from bitdial.evaluation.plot_style import draw_spread, new_figure, quiet, render
 from bitdial.evaluation.svg import tell
 from bitdial.recipes.joint.answer import answer_of
 from bitdial.recipes.joint.results import JointResults
@@ -24,7 +24,8 @@ COLUMNS = ("bits", "accuracy", "loss", "BitOps", "size")
 
 def captions(results: JointResults) -> dict[str, str]:
     """What each figure shows, of these very results."""
-    bars = "; bars are 95% intervals over seeds" if len(results.networks) > 1 else ""
+    note = wording.bars_note([len(results.networks)])
+    bars = f"; {note}" if note else ""
     of = "the network" if results.ship_bits is None else f"the network at {results.ship_bits:g} bits"
     return {
         "accuracy_by_width": f"Accuracy on the test data with every layer at one width{bars}.",
@@ -53,7 +54,7 @@ def rows_of(results: JointResults) -> list[tuple[str, ...]]:
                 wording.percent(accuracy),
                 f"{losses[bits].mean:.3f}",
                 wording.MISSING if bitops is None else f"{100 * bitops:.1f}%",
-                wording.MISSING if size is None else f"{size / 1024:,.0f} KiB",
+                wording.MISSING if size is None else wording.bytes_text(size),
             )
         )
     return rows
@@ -105,8 +106,8 @@ def _by_width(results: JointResults) -> Any:
     figure, values = new_figure(8.0, 4.2), results.accuracy()
     axes = figure.subplots()
     means = [100 * value.mean for value in values.values()]
-    halves = [100 * (value.half or 0.0) for value in values.values()]
-    (line, *_) = axes.errorbar(list(values), means, yerr=halves, fmt="o-", color=COLOURS[0], capsize=3)
+    (line,) = axes.plot(list(values), means, "o-", color=COLOURS[0])
+    draw_spread(axes, list(values), list(values.values()), COLOURS[0], scale=100)
     tell(line, "", [f"{bits:g} bits: {wording.percent(value)}" for bits, value in values.items()])
     if results.ship_bits in values:
         best = 100 * values[results.ship_bits].mean

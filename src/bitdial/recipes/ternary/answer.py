@@ -8,6 +8,7 @@ from statistics import fmean
 from bitdial.evaluation import Interval, wording
 from bitdial.evaluation.answer import (
     Answer,
+    accuracy_tile,
     against_float,
     against_float_cost,
     certainty,
@@ -100,7 +101,7 @@ def _tiles(best: Summary, first: NetworkResult) -> list[Tile]:
     zeros = [] if best.zeros is None else [Tile(f"{best.zeros:.0%}", "of the ternary weights are zero")]
     size = None if first.sizes is None else first.sizes.file
     return [
-        Tile(wording.percent(best.test), f"accuracy on the test data{wording.spread_name(best.test)}"),
+        accuracy_tile(best.test, "accuracy on the test data"),
         *cost_tiles(size, first.bitops, first.forward_seconds, None, first.seconds),
         *zeros,
     ]

@@ -20,6 +20,7 @@ from bitdial.evaluation.page import Block, Items, Page, Row, Section, Table, Tex
 from bitdial.evaluation.plot_style import legend_name, new_figure, quiet, render
 from bitdial.evaluation.svg import tell
 from bitdial.evaluation.wording import bytes_text
+from bitdial.numerics import UNQUANTIZED
 from bitdial.recipes.ternary.answer import answer_of
 from bitdial.recipes.ternary.results import NetworkResult, Summary, TernaryResults, difference_text
 
@@ -42,8 +43,18 @@ def captions(networks: Sequence[NetworkResult]) -> dict[str, str]:
         )
     ternary = any(network.quantizer != "none" for network in networks)
     flips = "; flips: the share of weights that changed their sign since the row before in the log" if ternary else ""
-    training = f"Training loss and learning rate over the steps of the first seed{flips}."
+    training = f"Training loss and learning rate over the steps of the first seed{flips}.{_widths(networks)}"
     return {"accuracy": accuracy, "zeros": ZEROS_CAPTION, "training": training}
+
+
+def _widths(networks: Sequence[NetworkResult]) -> str:
+    """The widths, which stay what they are over the whole run, in a sentence."""
+    ternary = [network for network in networks if network.quantizer != "none"]
+    if not ternary:
+        return " Nothing is quantized."
+    inputs = sorted({network.activation_bits for network in ternary})
+    wide = "unquantized" if inputs == [UNQUANTIZED] else f"at {' or '.join(map(wording.bits, inputs))}"
+    return f" Widths do not move: weights are ternary from the first step on, activations {wide}."
 
 
 def accuracy_curves(networks: Sequence[NetworkResult]) -> Figure | None:

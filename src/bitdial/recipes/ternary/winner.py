@@ -47,7 +47,7 @@ def winner(networks: Sequence[NetworkResult]) -> tuple[str, str] | None:
     gap = gaps[second]
     if gap is None or gap.low is None:
         return chosen, f"{told}, {others}; with one seed its lead over {second} may be chance."
-    numbers = f"{wording.points(gap.mean)} points, {wording.span(gap)}"
+    numbers = f"{wording.points(gap.mean)} points, {wording.reach(gap, '', confidence=confidence)}"
     if verdict(gap) == "better":
         return chosen, f"{told}, {others}, clear of {second} ({numbers})."
     near = " and ".join(tied) or second
