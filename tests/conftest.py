@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Where tests share the processors with each other, threads that wait for their turn by spinning take a hundred times as
@@ -14,6 +15,13 @@ import torch
 # Small networks: a second thread costs more than it gives, on a busy machine milliseconds an operation. Set here alone:
 # a run and its resumption are the same bit for bit only with the same number of threads.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collect_only_what_a_module_makes() -> None:
+    """Spare `gc.collect` a walk over what imports leave, millions of objects: a step in parts and every Trainer call it."""
+    gc.collect()  # of what came since the last time; else what is garbage would be kept for good
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
