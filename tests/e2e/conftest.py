@@ -1,0 +1,5 @@
+"""Settings for the tests of whole commands."""
+
+from tests.quick_figures import _quick_figures, drawn
+
+__all__ = ["_quick_figures", "drawn"]
