@@ -49,6 +49,9 @@ MISTAKES = {
     "bench amp --model resnt20": "unknown model 'resnt20'",
     "recommend --dataset mnst": "--dataset: expected a data set's name, got 'mnst'",
     "search cyclic --space missing.yaml": "expected a config file, but 'missing.yaml' does not exist",
+    "runs --runs missing": "expected a folder of runs at missing",
+    "runs watch missing": "expected the id of a run under",
+    "runs stp": "did you mean 'stop'?",
     "doctor --jsn": "unknown flag --jsn; did you mean '--json'?",
 }
 ALL = """

@@ -11,6 +11,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compress": ("bitdial.commands.compress:compress", "compress pictures with a trained codec"),
     "decompress": ("bitdial.commands.compress:decompress", "make pictures of them again"),
     "analyze": ("bitdial.commands.analyze:run", "say what finished runs found: the best settings, and what mattered"),
+    "app": ("bitdial.app.web.command:run", "open a page in the browser: train, watch, compare, explore, advise"),
+    "runs": ("bitdial.commands.runs:run", "list runs; watch, stop, resume or remove one"),
     "bench": ("bitdial.commands.bench:run", "measure on this machine, e.g. `bitdial bench amp`"),
     "doctor": ("bitdial.commands.doctor:run", "show what this machine can do"),
     "completion": ("bitdial.commands.completion:run", "let bash, zsh or fish complete commands and flags"),
@@ -29,6 +31,12 @@ OPTIONS: dict[str, str] = {
     "analyze": "bitdial.commands.analyze:AnalyzeConfig",
     "bench amp": "bitdial.commands.bench_amp:BenchAmpConfig",
     "bench codec": "bitdial.commands.bench_codec:BenchCodecConfig",
+    "app": "bitdial.app.web.command:AppConfig",
     "doctor": "bitdial.commands.doctor:DoctorConfig",
+    "runs": "bitdial.commands.runs:RunsConfig",
+    "runs watch": "bitdial.commands.runs:WatchConfig",
+    "runs stop": "bitdial.commands.runs:StopConfig",
+    "runs resume": "bitdial.commands.runs:ResumeConfig",
+    "runs rm": "bitdial.commands.runs:RmConfig",
 }
 """Command -> ``module:options``, for completion."""

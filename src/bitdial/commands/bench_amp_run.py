@@ -23,14 +23,23 @@ if TYPE_CHECKING:
 
 def bench_amp(options: BenchAmpConfig) -> int:
     """Measure and print a table; return the exit status."""
-    work = workload_of(options)
-    result = _measure(work, None if options.dtype == "auto" else options.dtype, options.iterations)
+    work, result = measured(options)
     facts = describe_machine().model_dump()
     if options.json_output:
         print(json.dumps({"workload": work.text, **result.to_dict(), "machine": facts}, indent=2))
     else:
         _print(work, result, facts)
     return 0
+
+
+def measured(options: BenchAmpConfig) -> tuple[Workload, MixedPrecisionBenchmark]:
+    """Measure what the options name.
+
+    Raises:
+        BitdialError: a network, a data set or a device that there is not; memory that runs out.
+    """
+    work = workload_of(options)
+    return work, _measure(work, None if options.dtype == "auto" else options.dtype, options.iterations)
 
 
 def _measure(work: Workload, dtype: str | None, iterations: int) -> MixedPrecisionBenchmark:

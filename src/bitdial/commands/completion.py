@@ -35,6 +35,12 @@ compdef _bitdial bitdial""",
 end
 complete -c bitdial -a '(__bitdial)'""",
 }
+_POSSIBLE = {
+    "stop": ("waiting", "running"),
+    "resume": ("stopped", "failed"),
+    "rm": ("finished", "stopped", "failed"),
+}
+"""What can be done with a run -> in which states; anything else in any."""
 _HOMES = {"bash": "~/.bashrc", "zsh": "~/.zshrc, below compinit", "fish": "~/.config/fish/completions/bitdial.fish"}
 
 
@@ -78,6 +84,9 @@ def _offered(before: list[str]) -> Iterator[str]:
         "bench": SUBJECTS,
         "completion": SCRIPTS,
     }
+    if command == "runs":
+        yield from _offered_of_runs(rest)
+        return
     if command in groups and not rest:
         yield from (*groups[command], "--help")
         return
@@ -101,6 +110,25 @@ def _offered(before: list[str]) -> Iterator[str]:
             if setting.flag not in given:
                 no = setting.takes_bool and setting.info.default is True
                 yield f"--no_{setting.name}" if no and "." not in setting.name else setting.flag
+
+
+def _offered_of_runs(rest: list[str]) -> Iterator[str]:
+    """What may stand after ``bitdial runs``: an action, the id of a run that it can be done with, flags."""
+    from bitdial.app.jobs import JobManager
+
+    actions = [name.partition(" ")[2] for name in OPTIONS if name.startswith("runs ")]
+    if not rest:
+        yield from actions
+    name = f"runs {rest[0]}" if rest and rest[0] in actions else "runs"
+    at = rest.index("--runs") + 1 if "--runs" in rest else len(rest)
+    if name != "runs" and rest[-1] in (rest[0], *rest[at : at + 1]):
+        possible = _POSSIBLE.get(rest[0], ())
+        found = JobManager(rest[at] if at < len(rest) else "runs").list()
+        yield from (each.id for each in found if not possible or each.state in possible)
+    yield "--help"
+    yield from (
+        each.flag for each in Settings(resolve_name(OPTIONS[name])) if each.name != "run" and each.flag not in rest
+    )
 
 
 def _values(flag: str, after: list[str], settings: Settings) -> Iterable[str]:

@@ -24,6 +24,8 @@ from bitdial.recipes.saved_model import SavedModel, bits_of, first_network, load
 from bitdial.recipes.start import open_run
 from bitdial.terminal import terminal
 from bitdial.training import RunFolder
+from bitdial.training.passes import watching
+from bitdial.training.progress import Measuring, Progress
 
 
 def measure_again(options: EvaluateConfig, folder: RunFolder) -> int:
@@ -47,7 +49,8 @@ def measure_again(options: EvaluateConfig, folder: RunFolder) -> int:
     if recipe.evaluated is not None:
         table = recipe.evaluated(run, name, seed)
     else:
-        table = _scores(run, name, seed, options, [] if ships is None else list(ships.bits.values()))
+        with watching(Measuring(Progress(name))):
+            table = _scores(run, name, seed, options, [] if ships is None else list(ships.bits.values()))
     console = terminal()
     console.print(told, highlight=False, markup=False, soft_wrap=True)
     console.print(table)

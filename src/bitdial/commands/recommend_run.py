@@ -34,6 +34,26 @@ if TYPE_CHECKING:
 
 def recommend(options: RecommendConfig) -> int:
     """Print decision, reasons, settings and this machine's facts; return the exit status."""
+    found = _advise(options)
+    if options.json_output:
+        print(json.dumps(_as_json(*found), indent=2))
+    else:
+        _print(*found)
+    return 0
+
+
+def advice(options: RecommendConfig) -> dict[str, Any]:
+    """Decision, reasons, settings and this machine's facts as plain values.
+
+    Raises:
+        BitdialError: a network, a data set or a device that there is not.
+    """
+    return _as_json(*_advise(options))
+
+
+def _advise(
+    options: RecommendConfig,
+) -> tuple[Workload, PrecisionDecision, tuple[AdvisedSetting, ...], list[Finding], dict[str, str]]:
     work = workload_of(options)
     speeds = product_speeds(work.device.type)
     place = {
@@ -45,12 +65,7 @@ def recommend(options: RecommendConfig) -> int:
     decision = should_use_mixed_precision(work.network, **place, example_input=work.images(1))  # type: ignore[arg-type]
     settings = advised_settings(work.network, **place)  # type: ignore[arg-type]
     findings = list(_machine(work.device.type))
-    commands = _commands(options, decision, settings)
-    if options.json_output:
-        print(json.dumps(_as_json(work, decision, settings, findings, commands), indent=2))
-    else:
-        _print(work, decision, settings, findings, commands)
-    return 0
+    return work, decision, settings, findings, _commands(options, decision, settings)
 
 
 def _machine(device: str) -> Iterator[Finding]:

@@ -71,6 +71,56 @@ def load_config(
     return config
 
 
+def problems_of(
+    config_type: type[C],
+    presets: Presets | None = None,
+    values: Mapping[str, Any] | None = None,
+    *,
+    preset: str | None = None,
+) -> tuple[C | None, list[tuple[str, str]]]:
+    """Check values as `load_config` does, but find all that is wrong with them.
+
+    Args:
+        config_type: The model.
+        presets: Preset name -> nested dict of settings.
+        values: Settings by name; groups are nested, or named with dots.
+        preset: Which preset lies under them.
+
+    Returns:
+        The configuration, None where anything is wrong; and (dotted name, sentence) for all that is: an unknown name as
+        it was spelled, ``"preset"`` for an unknown preset, empty for what is about the whole.
+    """
+    command = _Command(config_type, presets or {}, Settings(config_type), "bitdial", None, None)
+    found: list[tuple[str, str]] = []
+    try:
+        layers = command.layers(CommandLine(sources={} if preset is None else {"preset": preset}))
+    except BitdialError as error:
+        return None, [("preset", str(error))]
+    given: Layer = {}
+    for name, value in (values or {}).items():
+        inner = (
+            value.items()
+            if isinstance(value, Mapping) and command.known.canonical(str(name)) in command.known.groups
+            else ()
+        )
+        for key, each in [(f"{name}.{key}", each) for key, each in inner] or [(str(name), value)]:
+            try:
+                given |= flatten({key: each}, command.known, lambda _: "")
+            except BitdialError as fault:
+                found.append((command.known.canonical(key), str(fault).partition(": ")[2].removeprefix(f"{key}: ")))
+    layers.append(given)
+    command.fit(layers)
+    merged = merge(layers, command.known)
+    try:
+        config = config_type.model_validate(nested(merged))
+    except ValidationError as failure:
+        blame = command.made_with(merged).blamed
+        for each in failure.errors(include_url=False):
+            found.append((setting_of(each["loc"], command.known) or "", blame(sentence(each, command.known))))
+        return None, found
+    return (None if found else config), found
+
+
 @dataclass(frozen=True)
 class _Command(Generic[C]):
     """What `load_config` was asked for."""

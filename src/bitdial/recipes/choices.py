@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,18 +58,23 @@ class Choices:
             SystemExit: after the help.
         """
         options = load_config(self.options, self.presets, argv, prog=f"bitdial train {recipe}", recipe=recipe)
-        source_of(recipe, options)
+        for name, fault in self.faults(recipe, options):
+            raise BitdialError(f"--{name}: {fault}" if name in {*_READ, "data_path"} else fault)
+
+    def faults(self, recipe: str, options: RunOptions) -> Iterator[tuple[str, str]]:
+        """What is wrong with valid options, as far as that needs no torch: each option's name, and a sentence."""
+        yield from _fault("resume", lambda name: source_of(name, options), recipe)
         if options.resume is not False:
             return  # the run knows its network and data
         if isinstance(options, WorkOptions):
-            check_work(options.model, options.dataset)
+            yield from _faults_of_work(options.model, options.dataset)
         data = _AT_PATH.get(getattr(options, "dataset", None))
         for name, expected in {**_READ, **({"data_path": data} if data else {})}.items():
             path = getattr(options, name, None)
             if is_place(str(path)):
-                own_file(str(path))
+                yield from _fault(name, own_file, str(path))
             elif isinstance(path, Path) and not path.expanduser().exists():
-                raise BitdialError(f"--{name}: expected {expected} at {path}, got nothing; check the path")
+                yield name, f"expected {expected} at {path}, got nothing; check the path"
 
 
 def check_work(model: str, dataset: str) -> None:
@@ -78,15 +83,28 @@ def check_work(model: str, dataset: str) -> None:
     Raises:
         BitdialError: the text lists those there are.
     """
+    for _, fault in _faults_of_work(model, dataset):
+        raise BitdialError(fault)
+
+
+def _faults_of_work(model: str, dataset: str) -> Iterator[tuple[str, str]]:
+    """What is wrong with a network and a data set by name: the option's name, and a sentence."""
     if model == OWN:
-        raise BitdialError(BROUGHT.format("model must be a network's name"))
+        yield "model", BROUGHT.format("model must be a network's name")
     if is_recordings(dataset):
-        check_signal_name(model)
+        yield from _fault("model", check_signal_name, model)
         return
-    check_name(model)
+    yield from _fault("model", check_name, model)
     if dataset == OWN:
-        raise BitdialError(BROUGHT.format("dataset must be the name of a data set"))
-    if is_place(dataset):
-        own_file(dataset)
+        yield "dataset", BROUGHT.format("dataset must be the name of a data set")
+    elif is_place(dataset):
+        yield from _fault("dataset", own_file, dataset)
     elif not dataset.startswith(HUB):
-        check_dataset_name(dataset)
+        yield from _fault("dataset", check_dataset_name, dataset)
+
+
+def _fault(option: str, check: Callable[[str], object], value: str) -> Iterator[tuple[str, str]]:
+    try:
+        check(value)
+    except BitdialError as error:
+        yield option, str(error)

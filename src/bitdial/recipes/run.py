@@ -38,7 +38,8 @@ from bitdial.training import (
 )
 from bitdial.training.options import CopiedLogOptions
 from bitdial.training.passes import watching
-from bitdial.training.progress import WholeRun
+from bitdial.training.progress import Measuring, WholeRun
+from bitdial.training.progress_file import ProgressFile
 from bitdial.training.tasks import MOST_CLASSES
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Run(Generic[O, A, R, S]):
         foreign: a state from a file of no run, or None.
         show_progress: whether to show a live line for each arm.
         data: which examples it learns from and is tested on, or None where nobody asks.
+        progress: is told how far it is, for whoever watches; in the first process alone.
     """
 
     recipe: Recipe[O, A, R, S]
@@ -72,6 +74,7 @@ class Run(Generic[O, A, R, S]):
     foreign: Foreign | None = None
     show_progress: bool = False
     data: Fingerprint | None = None
+    progress: ProgressFile | None = None
 
     @property
     def fabric(self) -> Fabric:
@@ -226,6 +229,8 @@ class Run(Generic[O, A, R, S]):
                 enabled=self.show_progress,
                 label_width=max(len(self._label(plan, each, seed)) for each in plan),
                 whole=whole if len(plan) * len(self.seeds) > 1 else None,
+                file=self.progress,
+                run=whole,
             ),
             resume=None if files is None or manager is None else self._state(files, manager),
         )
@@ -233,7 +238,9 @@ class Run(Generic[O, A, R, S]):
         seed_everything(seed, rank=0 if setup.fabric is None else setup.fabric.global_rank)
         with manager or nullcontext(), log or nullcontext():
             state = self.recipe.train(arm, bench)
-            with watching(_Measuring(setup.progress)):
+            if self.progress is not None:
+                self.progress.tell(at_once=True, doing="measuring")
+            with watching(Measuring(setup.progress)):
                 record = self.recipe.measure(arm, bench, state)
         stop = getattr(record, "early_stop", None)
         if stop is not None and self.is_first and self.show_progress:
@@ -343,26 +350,6 @@ class Run(Generic[O, A, R, S]):
     def _tell(self, notes: Sequence[str]) -> None:
         for note in notes if self.is_first else ():
             say(f"resume: {note}")
-
-
-class _Measuring:
-    """Shows how far the measuring of an arm is."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress or Progress("", enabled=False)
-
-    def begin(self, batches: int | None) -> None:
-        """So many follow."""
-        self._line = self._progress.passing("measuring", batches)
-        self._line.__enter__()
-
-    def look(self, done: int) -> None:
-        """So many are done."""
-        self._line.update(done)
-
-    def end(self) -> None:
-        """All are done."""
-        self._line.__exit__()
 
 
 def release_memory() -> None:

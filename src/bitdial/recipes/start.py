@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,12 @@ from rich.text import Text
 
 from bitdial import machine
 from bitdial.errors import BitdialError, RunInterrupted
+from bitdial.evaluation.results import RunResults
 from bitdial.files import write_atomically
 from bitdial.interrupts import interrupted_by_sigterm
 from bitdial.recipes.devices import decided, fabric_for, mixed_precision_of, tell_if_slow
 from bitdial.recipes.fitting import agreed, fit_batch, sized
+from bitdial.recipes.options import RunOptions
 from bitdial.recipes.recipe import A, O, R, Recipe, S
 from bitdial.recipes.rehearsal import Rehearsal, Rehearsed
 from bitdial.recipes.resuming import asked_of, check_recipe, command_of, options_of, plain, read_options
@@ -29,6 +31,7 @@ from bitdial.terminal import terminal
 from bitdial.training import RunFolder, Setup, TrainingDiverged, preserved_random_state
 from bitdial.training.metrics_log import check_copy
 from bitdial.training.options import CopiedLogOptions
+from bitdial.training.progress_file import ProgressFile
 from bitdial.training.trackers import check_tracker, tracked
 
 if TYPE_CHECKING:
@@ -84,7 +87,8 @@ def start(
         error.args = (options.blamed(str(error)), *error.args[1:])
         raise
     assert run.folder is not None
-    with told_once(run.fabric, RunInterrupted, TrainingDiverged), interrupted_by_sigterm():
+    noted = nullcontext() if run.progress is None else run.progress.ending()
+    with told_once(run.fabric, RunInterrupted, TrainingDiverged), interrupted_by_sigterm(), noted:
         return finish(run, told), run.folder
 
 
@@ -163,7 +167,15 @@ def prepare(
         folder=folder,
         source=source,
         show_progress=bool(fabric.is_global_zero),
+        progress=_progress(recipe.name, options, folder) if fabric.is_global_zero else None,
     )
+
+
+def _progress(recipe: str, options: RunOptions, folder: RunFolder) -> ProgressFile:
+    facts = {name: str(getattr(options, name, "")) for name in ("model", "dataset")}
+    progress = ProgressFile(folder.progress, recipe=recipe, **facts)
+    progress.tell(at_once=True)  # from now on the run can be found and stopped
+    return progress
 
 
 def checked(recipe: Recipe[O, A, R, S], options: O, source: Source = NEW, work: Any = None) -> Run[O, A, R, S]:
@@ -232,7 +244,11 @@ def finish(run: Run[O, A, R, S], told: str) -> S | None:
         records = run.arms()
     if not run.is_first:
         return None
+    if run.progress is not None:
+        run.progress.tell(at_once=True, doing="concluding")
     results = run.conclude(records, told)
+    if run.progress is not None:
+        run.progress.tell(score=score_of(results))
     from bitdial.evaluation.page import write_page  # both bring what only a finished run needs
     from bitdial.evaluation.plot_style import save_plots
 
@@ -243,6 +259,14 @@ def finish(run: Run[O, A, R, S], told: str) -> S | None:
     write_page(recipe.page(results, images), folder.report)
     results.save(folder.results)
     return results
+
+
+def score_of(results: RunResults) -> dict[str, Any]:
+    """The network with the best score that a run would ship, for whoever lists runs; empty where there is none."""
+    best = max(results.ships(), key=lambda each: each.value.mean, default=None)
+    if best is None:
+        return {}
+    return {"value": best.value.mean, "measure": best.measure, "what": best.what, "bytes": best.bytes}
 
 
 def open_run(

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
+from bitdial.processes import ProcessMark
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
@@ -23,19 +19,8 @@ WORKER, HEARTBEAT = "worker", "heartbeat"
 """User attributes of a trial."""
 
 
-@dataclass(frozen=True)
-class Worker:
+class Worker(ProcessMark):
     """This process, in a way that another can tell whether it still lives."""
-
-    host: str
-    machine: str
-    pid: int
-    started: float
-
-    @classmethod
-    def here(cls) -> Worker:
-        """This process."""
-        return cls(socket.gethostname(), _machine(), os.getpid(), psutil.Process().create_time())
 
     def has_lost(self, trial: FrozenTrial) -> bool:
         """Whether the worker of a running trial is dead, as far as can be told from here."""
@@ -44,25 +29,10 @@ class Worker:
         if signed is None:  # it died, if it did, before it could sign, or while it put the trial back
             began = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
             return bool(now - max(began, trial.user_attrs.get(HEARTBEAT, 0.0)) > SILENT_SECONDS)
-        if signed["machine"] != self.machine:
+        lives = ProcessMark(**signed).lives()
+        if lives is None:
             return bool(now - trial.user_attrs.get(HEARTBEAT, 0.0) > SILENT_SECONDS)
-        try:
-            process = psutil.Process(signed["pid"])
-            lives = process.status() != psutil.STATUS_ZOMBIE
-            return not lives or abs(process.create_time() - signed["started"]) > 2
-        except psutil.NoSuchProcess:
-            return True
-        except psutil.AccessDenied:
-            return False
-
-
-def _machine() -> str:
-    """What two processes have in common that can see each other's numbers: the boot, and the space of numbers."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # not Linux
-        return f"{socket.gethostname()} {psutil.boot_time():.0f}"
+        return not lives
 
 
 class Heartbeat(threading.Thread):

@@ -278,6 +278,7 @@ class Loop:
         if self.log is not None:
             self.log.write({**head, **state.values, **row}, layers)
         if self.progress is not None:
+            self.progress.also({**state.values, **state.scores, "loss": state.loss})
             shown = {name: state.values[name] for name in ("bits",) if name in state.values}
             self.progress.update(
                 state.step,

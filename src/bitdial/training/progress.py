@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from bitdial.terminal import terminal
+from bitdial.training.progress_file import ProgressFile
 
 REDRAW_SECONDS = 0.1
 SHORT = {"loss": ("loss", 6), "bits": ("bits", 4), "learning_rate": ("lr", 7), "best_accuracy": ("best", 6)}
@@ -34,11 +35,20 @@ class WholeRun:
     _done: float = 0.0
     _before: float = 0.0
     _first: int | None = None
+    _past: int = 0
+    _total: int = 0
 
     def begin(self) -> None:
         """The next network is under way, or was trained before."""
         self.ahead.pop(0)
         self._first = None
+        self._past, self._total = self._past + self._total, 0
+
+    def share(self, step: int, total: int) -> float:
+        """How much of all steps is done, those of networks that were trained before this program began left out."""
+        self._total = total
+        ahead = sum(total if steps is None else steps for steps in self.ahead)
+        return (self._past + step) / max(1, self._past + total + ahead)
 
     def left(self, step: int, total: int) -> float | None:
         """Seconds until the end of the run; None: nobody can tell yet."""
@@ -74,12 +84,17 @@ class Progress:
     """Whether the live line goes when it is done."""
     whole: WholeRun | None = None
     """The run that this is a part of; None: the whole of it."""
+    file: ProgressFile | None = None
+    """Is told all this too, for whoever watches from another process."""
+    run: WholeRun | None = None
+    """The run, for the file: also where this is the whole of it."""
 
     def __post_init__(self) -> None:
         self._live: RichProgress | None = None
         self._task: Any = None
         self._shown: dict[str, float] = {}
         self._scoring = ""
+        self._more: dict[str, float] = {}
         self._began = self._last = time.monotonic()
         self._began_at: int | None = None
 
@@ -94,7 +109,7 @@ class Progress:
 
     def passing(self, doing: str, total: int | None) -> Progress:
         """A line like this one for something short that follows, which goes when it is done."""
-        return replace(self, label=f"{doing} {self.label}", total=total, transient=True, whole=None)
+        return replace(self, label=f"{doing} {self.label}", total=total, transient=True, whole=None, file=None)
 
     def update(self, step: int, **values: float | None) -> None:
         """Show `step` steps done, and `values` (loss, bits, learning_rate, best, ...); those not given stay.
@@ -109,12 +124,20 @@ class Progress:
         if values:
             self._shown.update({name: value for name, value in values.items() if value is not None})
         self._maybe_show(step, at_once=bool(values) and step == self.total)
+        if self.file is not None and (self.file.due or step == self.total):
+            self._guard(lambda: self._tell_file(step, "training"))
+
+    def also(self, values: Mapping[str, float]) -> None:
+        """Tell the file of values that the line has no room for."""
+        self._more = dict(values)
 
     def scoring(self, step: int, done: int, batches: int | None) -> None:
         """Show how far an evaluation after `step` is, in batches."""
         if self.enabled:
             self._scoring = f"scoring {done}" + ("" if batches is None else f"/{batches}")
             self._maybe_show(step)
+            if self.file is not None and self.file.due:
+                self._guard(lambda: self._tell_file(step, "scoring"))
 
     def _maybe_show(self, step: int, *, at_once: bool = False) -> None:
         now = time.monotonic()
@@ -170,6 +193,13 @@ class Progress:
         line = f"{self.label}  step {step}{of}  {shown}{self._time_left(step, now)}"
         self.console.print(Text(line), soft_wrap=True)
 
+    def _tell_file(self, step: int, doing: str) -> None:
+        assert self.file is not None
+        told: dict[str, Any] = {"step": step, "total": self.total, "values": {**self._more, **self._shown}}
+        if self.run is not None and self.total is not None:
+            told |= {"share": self.run.share(step, self.total), "seconds_left": self.run.left(step, self.total)}
+        self.file.tell(doing=doing, arm=self.label, **told)
+
     def _in_short(self) -> str:
         """The values as the live line has room for them, in columns."""
         if self._scoring:
@@ -204,6 +234,26 @@ class Progress:
             self.enabled = False
             self._live = None
             warnings.warn(f"the progress display was switched off: {type(error).__name__}: {error}", stacklevel=3)
+
+
+class Measuring:
+    """Shows how far an evaluation is that is no part of training (a `passes.Watcher`), in a line like the one given."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress or Progress("", enabled=False)
+
+    def begin(self, batches: int | None) -> None:
+        """So many follow."""
+        self._line = self._progress.passing("measuring", batches)
+        self._line.__enter__()
+
+    def look(self, done: int) -> None:
+        """So many are done."""
+        self._line.update(done)
+
+    def end(self) -> None:
+        """All are done."""
+        self._line.__exit__()
 
 
 def _number(name: str, value: float, digits: int) -> str:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 
+JOB, JOB_LOCK, JOB_OPTIONS, OUTPUT = "job.json", "job.lock", "options.yaml", "output.log"
+"""What a job that trains in the background keeps in the folder of its run, before the run itself begins."""
+
+
 class RunFolder:
     """Paths of one run's files. Make one with `create` or `open`."""
 
@@ -32,6 +36,8 @@ class RunFolder:
         """Folder of the trained networks that are kept, with their records."""
         self.plots = path / "plots"
         self.metrics = path / "metrics.csv"
+        self.progress = path / "progress.json"
+        """How far it is, for whoever watches."""
         self.results = path / "results.json"
         self.report = path / "report.html"
         """One self-contained HTML file."""
@@ -66,9 +72,9 @@ class RunFolder:
 
         def make() -> str:
             try:
-                run = cls(_numbered(place, recipe) if run_dir is None else place)
+                run = cls(numbered(place, recipe) if run_dir is None else place)
                 run.path.mkdir(parents=True, exist_ok=True)
-                if any(run.path.iterdir()):
+                if {each.name for each in run.path.iterdir()} - {JOB, JOB_LOCK, JOB_OPTIONS, OUTPUT}:
                     raise BitdialError(
                         f"run_dir {place} already holds files; give a new or empty folder, or go on with that run by "
                         f"--resume {place}"
@@ -108,7 +114,8 @@ class RunFolder:
         return run
 
 
-def _numbered(root: Path, recipe: str) -> Path:
+def numbered(root: Path, recipe: str) -> Path:
+    """Make the next free folder for a run of a recipe under a root."""
     root.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         path = root / f"{recipe}-{number}"

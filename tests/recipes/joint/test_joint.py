@@ -19,6 +19,7 @@ from bitdial.models import build_model
 from bitdial.recipes.joint.answer import answer_of
 from bitdial.recipes.joint.results import JointResults
 from bitdial.recipes.saved_model import read_saved
+from bitdial.training.progress import Progress
 from tests.recipes.ternary.tiny import differences, state_of, stopped_before
 
 SMALL = "--model tiny_cnn --batch_size 256 --steps 12 --log_interval 4 --warmup_steps 2 --bitwidth_options 2 4 8"
@@ -201,6 +202,13 @@ def test_a_network_and_data_of_a_script(tmp_path: Path) -> None:
     assert bitdial.load(tmp_path / "run", model=fresh).dial
 
 
-def test_evaluate_measures_it_at_any_width(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_measures_it_at_any_width(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[str, int | None, int]] = []
+    monkeypatch.setattr(Progress, "update", lambda self, done: shown.append((self.label, self.total, done)))
     assert main(["evaluate", str(run), "--bits", "3", "8"]) == 0
     assert "joint, seed 0 (recommended), on the 359 test images of digits" in capsys.readouterr().out
+    batches = len(shown)
+    assert batches > 4  # of two widths, each re-estimated and scored
+    assert shown == [("measuring joint", batches, done) for done in range(1, batches + 1)]

@@ -1,0 +1,10 @@
+from .interface import benchmark_mixed_precision_interface as benchmark_mixed_precision_interface
+from .interface import get_mixed_precision_recommendations as get_mixed_precision_recommendations
+from .interface import train_model_with_mixed_precision_interface as train_model_with_mixed_precision_interface
+from .jobs import JobManager as JobManager
+from .records import FileEntry as FileEntry
+from .records import LogPart as LogPart
+from .records import Problem as Problem
+from .records import RunStatus as RunStatus
+from .records import Score as Score
+from .records import SeriesPart as SeriesPart

@@ -1,0 +1,149 @@
+"""The server: Gradio's pages inside an application of ours, with the guard around all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import socket as sockets
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+
+from bitdial.app.jobs import JobManager
+from bitdial.app.web.command import LOCAL, AppConfig
+from bitdial.app.web.guard import Guard
+from bitdial.app.web.pages import build, look
+from bitdial.app.web.routes import add_routes
+from bitdial.app.web.worker import Worker
+from bitdial.errors import BitdialError
+
+
+def application(
+    manager: JobManager,
+    worker: Worker,
+    roots: Sequence[Path],
+    hosts: Sequence[str] = LOCAL,
+    *,
+    any_address: bool = False,
+    login: tuple[str, str] | None = None,
+) -> Guard:
+    """The whole application.
+
+    Args:
+        manager: of the runs.
+        worker: computes for the pages.
+        roots: folders that options may name files in.
+        hosts: names that it answers to, besides bare addresses where `any_address`.
+        any_address: whether it listens on all addresses of this machine.
+        login: user and password that everything asks for.
+    """
+    inner = FastAPI(title="bitdial", docs_url=None, redoc_url=None, openapi_url=None)
+    add_routes(inner, manager)
+    blocks = build(manager, worker, roots)
+    blocks.queue(default_concurrency_limit=8, max_size=200)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "SSR mode is not supported")  # it is not asked for
+        _mount(inner, blocks)
+    return Guard(inner, hosts, any_address=any_address, login=login)
+
+
+def _mount(inner: FastAPI, blocks: gr.Blocks) -> None:
+    theme, css, head = look()
+    gr.mount_gradio_app(
+        inner,
+        blocks,
+        path="/",
+        theme=theme,
+        css=css,
+        head=head,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        show_error=True,
+        allowed_paths=[],
+        max_file_size=0,
+    )
+
+
+def serve(options: AppConfig, socket: sockets.socket, login: tuple[str, str] | None) -> int:
+    """Answer requests until Ctrl-C; return the exit status."""
+    options.runs.mkdir(parents=True, exist_ok=True)
+    manager, worker = JobManager(options.runs), Worker()
+    port = socket.getsockname()[1]
+    everywhere = _is_everywhere(options.host)
+    hosts = [*LOCAL, options.host]
+    if everywhere:
+        hosts += [sockets.gethostname(), sockets.getfqdn()]
+    shared = _shared(port) if options.share else None
+    if shared is not None:
+        hosts.append(urlsplit(shared).hostname or "")
+    app = application(
+        manager,
+        worker,
+        [options.runs, *(each.expanduser() for each in options.root)],
+        hosts,
+        any_address=everywhere,
+        login=login,
+    )
+    name = f"[{options.host}]" if ":" in options.host else options.host
+    address = f"http://{'127.0.0.1' if everywhere else name}:{port}/"
+    settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, ws="none")
+    server = _Server(settings, [f"bitdial app: {address}", *([f"shared: {shared}"] if shared else [])])
+    try:
+        server.run(sockets=[socket])
+    except KeyboardInterrupt:
+        pass
+    finally:
+        worker.close()
+    print("\nclosed; runs go on, `bitdial runs` lists them", file=sys.stderr)
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """Tells its address once it answers."""
+
+    def __init__(self, config: uvicorn.Config, lines: Sequence[str]) -> None:
+        super().__init__(config)
+        self._lines = lines
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        """Begin to answer."""
+        await super().startup(sockets)
+        await asyncio.sleep(0)
+        for line in self._lines:
+            print(line, flush=True)
+        print("Ctrl-C closes the page; runs go on", file=sys.stderr, flush=True)
+
+
+def _is_everywhere(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _shared(port: int) -> str:
+    from gradio.networking import setup_tunnel
+
+    try:
+        import secrets
+
+        return setup_tunnel("127.0.0.1", port, secrets.token_urlsafe(32), None, None)
+    except Exception as error:
+        raise BitdialError(
+            f"--share: expected a tunnel of Gradio's makers, got {' '.join(str(error).split())[:200]}; check the "
+            "connection to the internet, or leave it out"
+        ) from error

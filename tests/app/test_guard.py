@@ -1,0 +1,226 @@
+"""Whom the server answers, and what it gives: over real sockets, to a server as a user starts it."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import pickle
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+pytest.importorskip("gradio", reason="the extra app is not installed")
+
+from tests.app.served import Served, serving
+
+SECRET = "this must not be served"
+EVIL = '<img src=x onerror="document.title=1">'
+
+
+def made_up(root: Path, name: str, **files: str) -> Path:
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"recipe: joint\nmodel: {json.dumps(EVIL)}\ndataset: digits\n")
+    for file, text in files.items():
+        (folder / file.replace("__", ".")).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    place = tmp_path_factory.mktemp("guard")
+    runs = place / "runs"
+    (place / "secret.txt").write_text(SECRET)
+    folder = made_up(
+        runs, "joint-1", report__html="<p>report", results__json="{}", metrics__csv="step,train_loss\n1,2\n"
+    )
+    (folder / "plots").mkdir()
+    (folder / "linked.json").symlink_to(place / "secret.txt")
+    (folder / "report2.html").symlink_to(place / "secret.txt")
+    (runs / "linked-run").symlink_to(place)
+    made_up(place, "outside", results__json=SECRET)
+    with serving(place) as found:
+        yield found
+
+
+def ask(
+    served: Served, path: str, method: str = "GET", body: bytes | None = None, **headers: str
+) -> tuple[int, dict[str, str], bytes]:
+    """One request, its path sent as it is."""
+    where = urlsplit(served.url)
+    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
+    connection.putrequest(method, path, skip_host=True)
+    given = {"Host": where.netloc, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    if body is not None:
+        given.setdefault("Content-Length", str(len(body)))
+    for name, value in given.items():
+        connection.putheader(name, value)
+    connection.endheaders(body)
+    answer = connection.getresponse()
+    found = answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    connection.close()
+    return found
+
+
+def test_what_may_be_served_is(served: Served) -> None:
+    assert ask(served, "/")[0] == 200
+    status, headers, body = ask(served, "/files/joint-1/report.html")
+    assert (status, body) == (200, b"<p>report")
+    assert headers["content-security-policy"].startswith("sandbox")
+    assert "allow-same-origin" not in headers["content-security-policy"]
+    assert json.loads(ask(served, "/api/runs/joint-1")[2])["id"] == "joint-1"
+
+
+OUTSIDE = [
+    "/files/joint-1/../../secret.txt",
+    "/files/joint-1/..%2f..%2fsecret.txt",
+    "/files/joint-1/%2e%2e/%2e%2e/secret.txt",
+    "/files/joint-1/..%252f..%252fsecret.txt",
+    "/files/joint-1/..%5c..%5csecret.txt",
+    "/files/joint-1/%00secret.txt",
+    "/files/joint-1/linked.json",
+    "/files/joint-1/report2.html",
+    "/files/joint-1/config.yaml/../../../secret.txt",
+    "/files/../outside/results.json",
+    "/files/..%2foutside/results.json",
+    "/files/%2e%2e/secret.txt",
+    "/files/linked-run/secret.txt",
+    "/files/linked-run/outside/results.json",
+    "/files//etc/passwd",
+    "/files/joint-1//etc/passwd",
+    "/api/runs/..%2foutside",
+    "/api/runs/..%2foutside/log",
+    "/api/runs/linked-run",
+    "/api/runs/../../outside",
+    "/gradio_api/file={secret}",
+    "/gradio_api/file=secret.txt",
+    "/gradio_api/file=runs/joint-1/config.yaml",
+    "/gradio_api/file%3D{secret}",
+    "/gradio_api/file/{secret}",
+    "/file={secret}",
+    "/static/../../../../../../../..{secret}",
+    "/static/..%2f..%2f..%2f..%2f..%2f..%2f..{secret}",
+    "/assets/%2e%2e/%2e%2e/{secret}",
+    "/svelte/..%2f..%2f{secret}",
+    "/gradio_api/proxy=http://127.0.0.1/",
+    "/gradio_api/stream/a/b/1/playlist-file",
+    "/gradio_api/vibe-code/",
+    "/monitoring",
+    "/gradio_api/runs",
+    "/gradio_api/deep_link",
+    "/gradio_api/dev/reload",
+]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_nothing_outside_of_the_run_folders_is_served(served: Served, path: str) -> None:
+    status, _, body = ask(served, path.replace("{secret}", str(served.folder / "secret.txt")))
+    assert status in (403, 404, 405, 421), (path, status)
+    assert SECRET.encode() not in body
+    assert b"root:" not in body
+
+
+def test_no_upload_is_taken_and_no_pickle_read(served: Served) -> None:
+    mark = served.folder / "executed"
+
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str, str]]:
+            return (Path.write_text, (mark, "x"))  # type: ignore[return-value]
+
+    data = (
+        b"--b\r\nContent-Disposition: form-data; name=files; filename=m.pt\r\n\r\n"
+        + pickle.dumps(Bomb())
+        + b"\r\n--b--"
+    )
+    for path in ("/gradio_api/upload", "/upload", "/gradio_api/upload?upload_id=1", "/gradio_api/process_recording"):
+        assert ask(served, path, "POST", data, Content_Type="multipart/form-data; boundary=b")[0] in (404, 405)
+    named = {"path": str(mark), "meta": {"_type": "gradio.FileData"}}
+    body = json.dumps({"data": [named, named, named], "session_hash": "a", "fn_index": 0}).encode()
+    ask(served, "/gradio_api/queue/join", "POST", body, Content_Type="application/json")
+    assert not mark.exists()
+
+
+CROSS = [
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://127.0.0.1:1"},
+    {"Origin": "http://localhost"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+]
+
+
+@pytest.mark.parametrize("headers", CROSS, ids=str)
+def test_posts_from_other_sites_are_refused(served: Served, headers: dict[str, str]) -> None:
+    for path in ("/gradio_api/queue/join", "/gradio_api/call/train_joint", "/gradio_api/run/train_joint"):
+        assert ask(served, path, "POST", b"{}", **headers)[0] == 403
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "evil.example:7860", "10.0.0.1", "", "[", "a b"]
+)
+def test_a_name_that_somebody_else_points_here_is_refused(served: Served, host: str) -> None:
+    for method in ("GET", "POST"):
+        assert ask(served, "/api/runs", method, Host=host)[0] in (400, 421)
+
+
+def test_a_link_from_another_site_may_open_a_page_and_nothing_more(served: Served) -> None:
+    visit = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert ask(served, "/runs", **visit)[0] == 200
+    assert ask(served, "/api/runs", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"})[0] == 403
+    assert ask(served, "/runs")[1]["x-frame-options"] == "DENY"
+
+
+def test_a_body_larger_than_any_form_is_refused(served: Served) -> None:
+    where = {"Content_Type": "application/json"}
+    assert ask(served, "/gradio_api/queue/join", "POST", b"", Content_Length=str(1 << 30), **where)[0] == 413
+    assert ask(served, "/gradio_api/queue/join", "POST", b"", Content_Length="many", **where)[0] in (400, 413)
+
+
+def test_a_thousand_status_requests_at_once_are_all_answered(served: Served) -> None:
+    answers: list[int] = []
+
+    def some() -> None:
+        where = urlsplit(served.url)
+        connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=120)
+        connection.request("GET", "/api/runs/joint-1")
+        answer = connection.getresponse()
+        assert json.loads(answer.read())["id"] == "joint-1"
+        answers.append(answer.status)
+        connection.close()
+
+    threads = [threading.Thread(target=some) for _ in range(1000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [200] * 1000
+    assert ask(served, "/api/runs/joint-1")[0] == 200
+
+
+def test_a_password_guards_everything(tmp_path: Path) -> None:
+    made_up(tmp_path / "runs", "joint-1", results__json="{}")
+    (tmp_path / "password").write_text("right\n")
+    with serving(tmp_path, "--port", "0", "--auth", "anna:password") as served:
+        for path in (
+            "/",
+            "/runs",
+            "/api/runs",
+            "/files/joint-1/results.json",
+            "/gradio_api/info",
+            "/config",
+            "/theme.css",
+        ):
+            assert ask(served, path)[0] == 401, path
+            for given in ("anna:wrong", "anna:", ":right", "anna:right ", "otto:right", "anna"):
+                word = base64.b64encode(given.encode()).decode()
+                assert ask(served, path, Authorization=f"Basic {word}")[0] == 401, (path, given)
+            assert ask(served, path, Authorization="Basic \xff\xfe")[0] == 401
+            right = base64.b64encode(b"anna:right").decode()
+            assert ask(served, path, Authorization=f"Basic {right}")[0] == 200, path
+            assert ask(served, path, Authorization=f"Bearer {right}")[0] == 401
