@@ -16,6 +16,7 @@ from bitdial.errors import BitdialError
 from bitdial.evaluation import WidthScore
 from bitdial.evaluation.sweep import evaluate, sweep
 from bitdial.evaluation.table import width_table
+from bitdial.interrupts import interrupted_by_sigterm
 from bitdial.numerics import UNQUANTIZED
 from bitdial.recipes import find_recipe, recipe_of
 from bitdial.recipes.api import check_arm
@@ -49,7 +50,7 @@ def measure_again(options: EvaluateConfig, folder: RunFolder) -> int:
     if recipe.evaluated is not None:
         table = recipe.evaluated(run, name, seed)
     else:
-        with watching(Measuring(Progress(name))):
+        with interrupted_by_sigterm(), watching(Measuring(Progress(name))):
             table = _scores(run, name, seed, options, [] if ships is None else list(ships.bits.values()))
     console = terminal()
     console.print(told, highlight=False, markup=False, soft_wrap=True)
