@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True, scope="module")
 def _collect_only_what_a_module_makes() -> None:
-    """Spare `gc.collect` a walk over what imports leave: a step in parts and every Trainer call it."""
+    """Spare `gc.collect`, which steps in parts and Trainers call, a walk over the millions of objects of imports."""
     gc.collect()  # of what came since the last time; else what is garbage would be kept for good
     gc.freeze()
 

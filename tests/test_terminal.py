@@ -17,6 +17,8 @@ from bitdial.cli import main
 from bitdial.doctor.findings import Finding, print_table
 from bitdial.terminal import terminal
 from bitdial.training import Progress
+from tests.quick_figures import _quick_figures as _quick_figures
+from tests.quick_figures import drawn as drawn
 from tests.recipes.test_frozen import RUNS
 
 ODD = "a[/]b [red]x :cat: [/] [link=x]y <i>$x_1$&amp; {0} %s [bold"
@@ -81,6 +83,7 @@ def test_odd_data(odd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{file}x" in printed(capsys, "train", "ternary", *small[:-1], f"{file}x", status=2)
 
 
+@pytest.mark.usefixtures("drawn")  # which the figures hold
 def test_odd_names_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng, data = np.random.default_rng(0), tmp_path / "[bold]data"
     names = [":cat:", "[red]zero", "$1_<b>"]

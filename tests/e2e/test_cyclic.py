@@ -122,7 +122,7 @@ class TestBestModel:
     def test_it_is_the_recommended_arm_at_the_recommended_width(
         self, run: Path, name: str, label: str, tmp_path: Path
     ) -> None:
-        folder = shutil.copytree(run, tmp_path / "run")
+        folder = shutil.copytree(run, tmp_path / "run", symlinks=True)
         results = CyclicResults.load(folder / "results.json")
         (wanted,) = [item for item in results.comparison.candidates if (item.arm, item.label) == (name, label)]
         chosen = {"recommended": name, "recommended_bits": wanted.bits, "recommended_label": label}

@@ -209,8 +209,14 @@ def test_an_empty_batch() -> None:
         assert (layer.weight.grad == 0).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("compiled", "dtype"),
+    [
+        *((False, dtype) for dtype in (torch.float32, torch.bfloat16, torch.float64)),
+        (True, torch.float32),
+        *(pytest.param(True, dtype, marks=pytest.mark.slow) for dtype in (torch.bfloat16, torch.float64)),
+    ],
+)
 @pytest.mark.parametrize(
     ("make", "shape"),
     [

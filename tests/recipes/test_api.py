@@ -394,7 +394,7 @@ class TestEarlierVersions:
 
     def test_a_run_that_does_not_say_its_recipe(self, cyclic: tuple[CyclicResults, Path], tmp_path: Path) -> None:
         run = tmp_path / "run"
-        shutil.copytree(cyclic[1], run)
+        shutil.copytree(cyclic[1], run, symlinks=True)
         config = yaml.safe_load((run / "config.yaml").read_text())
         assert config.pop("recipe") == "cyclic"
         (run / "config.yaml").write_text(yaml.safe_dump(config))

@@ -145,7 +145,7 @@ def test_with_patience_raised_it_is_the_run_that_had_it_from_the_start(
     stopped: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe, before = stopped
-    whole, raised = tmp_path / "whole", Path(shutil.copytree(before, tmp_path / "raised"))
+    whole, raised = tmp_path / "whole", Path(shutil.copytree(before, tmp_path / "raised", symlinks=True))
     assert resume(recipe, raised, "--early_stopping_patience", "3") == 0
     # arms that build on one that goes on begin anew
     assert ("static_4bit begins anew, as cpt goes on" in " ".join(capsys.readouterr().err.split())) == (

@@ -91,6 +91,7 @@ def test_a_run_without_history_cycles_or_command_still_reports():
     assert "No arm cycled" in text
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_picture_of_every_figure(tmp_path, results):
     paths = save_plots(results, tmp_path / "plots")
     assert [path.name for path in paths] == [f"{name}.png" for name in FIGURES]

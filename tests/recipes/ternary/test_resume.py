@@ -39,7 +39,7 @@ def test_exact_in_mid_epoch_with_everything_on(whole: Path, step: int, tmp_path:
 
 def test_from_a_file_inside_a_run_what_was_newer_is_set_aside(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shutil.copytree(whole, run)
+    shutil.copytree(whole, run, symlinks=True)
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert "run_dir" not in config or config["run_dir"] is None
     (chosen,) = (run / "checkpoints").glob("*-step7.pt")
@@ -60,7 +60,7 @@ def test_a_finished_run_is_shown_again(whole: Path, capsys: pytest.CaptureFixtur
 
 def test_epochs_may_be_raised(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shutil.copytree(whole, run)
+    shutil.copytree(whole, run, symlinks=True)
     assert resume(f"--resume {run} --epochs 4") == 0
     results = TernaryResults.load(run / "results.json").networks[0]
     assert (results.epochs, results.steps) == (4, 20)
