@@ -38,7 +38,7 @@ def test_one_table_one_folder_and_the_same_numbers_afterwards(
     assert err.count("cpt (2/5)") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     monkeypatch.chdir(tmp_path)
-    assert bitdial("evaluate", "run", "--bits", "2", "4", "8") == 0  # in one process
+    assert bitdial("evaluate", "run", "--arm", "cpt", "--bits", "2", "4", "8") == 0  # in one process
     printed = accuracies(capsys.readouterr().out)
     cyclic = next(arm for arm in results_of(Path("run"))["arms"] if arm["name"] == "cpt")
     reported = {f"{s['bits']:g}": round(100 * s["accuracy"], 2) for s in cyclic["scores"] if s["bits"] < 32}
