@@ -9,7 +9,6 @@ import socket as sockets
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +23,7 @@ from bitdial.app.jobs import JobManager
 from bitdial.app.web.command import LOCAL, AppConfig
 from bitdial.app.web.guard import Guard
 from bitdial.app.web.pages import build, look
+from bitdial.app.web.rooted import Roots
 from bitdial.app.web.routes import add_routes
 from bitdial.app.web.worker import Worker
 from bitdial.errors import BitdialError
@@ -32,7 +32,7 @@ from bitdial.errors import BitdialError
 def application(
     manager: JobManager,
     worker: Worker,
-    roots: Sequence[Path],
+    roots: Roots,
     hosts: Sequence[str] = LOCAL,
     *,
     any_address: bool = False,
@@ -43,7 +43,7 @@ def application(
     Args:
         manager: of the runs.
         worker: computes for the pages.
-        roots: folders that options may name files in.
+        roots: where options may name files.
         hosts: names that it answers to, besides bare addresses where `any_address`.
         any_address: whether it listens on all addresses of this machine.
         login: user and password that everything asks for.
@@ -93,7 +93,7 @@ def serve(options: AppConfig, socket: sockets.socket, login: tuple[str, str] | N
     app = application(
         manager,
         worker,
-        [options.runs, *(each.expanduser() for each in options.root)],
+        Roots(manager.root, tuple(each.expanduser().absolute() for each in options.root)),
         hosts,
         any_address=everywhere,
         login=login,
