@@ -101,7 +101,7 @@ def _refusal(text: str, roots: Roots, is_path: bool) -> str | None:
     if text.startswith(HUB) and not is_path:
         name = text.removeprefix(HUB)  # of a folder, the package would load that instead
         if not _HUB_NAME.fullmatch(name) or Path(name).exists():
-            return f"expected {HUB}OWNER/NAME as on the Hugging Face Hub, got {text!r:.80}, which names a folder; correct it"
+            return f"expected {HUB}OWNER/NAME as on the Hugging Face Hub, got {text!r:.80}; it names a folder"
         return None
     if not is_path or text.strip().lower() in ("", "none", "null"):
         return None
