@@ -36,8 +36,8 @@ class AppConfig(Config):
     share: bool = False
     """Also reach the page from the internet, through a tunnel of Gradio's makers; only together with --auth."""
     root: list[Path] = []
-    """Folders in which options may name files of this machine: data sets, own networks. Without one, paths lie below the
-    runs, and no file.py:function can be named."""
+    """Folders in which options may name files of this machine: data sets, own networks. Without one, paths lie below
+    the runs, and no file.py:function can be named."""
 
     @model_validator(mode="after")
     def _is_guarded(self) -> Self:

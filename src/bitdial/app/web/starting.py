@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Protocol
 
 from bitdial.app.web.guard import Message, Receive, Scope, Send
@@ -66,7 +66,8 @@ class Starting:
                 made.append(self._make())
             except BaseException as error:
                 self.error = error
-            loop.call_soon_threadsafe(done.set)
+            with suppress(RuntimeError):  # the loop has ended meanwhile, by Ctrl-C
+                loop.call_soon_threadsafe(done.set)
 
         threading.Thread(target=work, daemon=True).start()  # a daemon: Ctrl-C need not wait for it
         await _first(done, self._closed)
