@@ -1,8 +1,8 @@
-"""What the page costs: time to its address, a rebuilt page, a poll, memory of the server, and what watching costs a run.
+"""What the page costs: time to its address, a rebuilt page, a poll, memory, and what watching costs a run.
 
-Run with ``python -m benchmarks.app_page``, six minutes. Pages are asked for as a browser asks: over HTTP, through Gradio's
-queue. Runs that are watched and runs that are not take turns; CPU seconds are told beside the clock, because other
-work on the machine moves the clock more than watching does.
+Run with ``python -m benchmarks.app_page``, six minutes. Pages are asked for as a browser asks: over HTTP, through
+Gradio's queue. Runs that are watched and runs that are not take turns; CPU seconds are told beside the clock, because
+other work on the machine moves the clock more than watching does.
 """
 
 from __future__ import annotations
@@ -28,17 +28,8 @@ from bitdial import machine
 
 STARTS, POLLS, PAIRS = 3, 1000, 3
 TRAINING = [
-    "joint",
-    "--model",
-    "tiny_cnn",
-    "--dataset",
-    "digits",
-    "--limit_train",
-    "512",
-    "--limit_test",
-    "64",
-    "--steps",
-    "40",
+    *("joint", "--model", "tiny_cnn", "--dataset", "digits"),
+    *("--limit_train", "512", "--limit_test", "64", "--steps", "40"),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import importlib.util
 import json
 import pickle
 import threading
@@ -13,7 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-pytest.importorskip("gradio", reason="the extra app is not installed")
+if importlib.util.find_spec("gradio") is None:  # not loaded here: that takes seconds
+    pytest.skip("the extra app is not installed", allow_module_level=True)
 
 from tests.app.served import Served, serving
 
