@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,16 @@ class TestNames:
         with CheckpointManager(tmp_path, prefix="other", links=True) as other:
             other.save_checkpoint(8, {"w": torch.zeros(1)}, None, None)
         assert named() == {"checkpoint-best.pt": 7, "other-best.pt": 8, "other-last.pt": 8}
+
+    def test_a_copy_that_followed_the_links_gets_links_again(self, tmp_path: Path) -> None:
+        with CheckpointManager(tmp_path / "run", links=True) as manager:
+            manager.save_checkpoint(0, {"w": torch.zeros(1)}, None, 0.5)
+        copy = Path(shutil.copytree(tmp_path / "run", tmp_path / "copy"))
+        assert not (copy / "last.pt").is_symlink()
+        with CheckpointManager(copy, links=True) as manager:
+            saved = manager.save_checkpoint(1, {"w": torch.zeros(1)}, None, 0.9)
+        assert (copy / "last.pt").resolve() == saved
+        assert resolved(copy / "last.pt") == saved
 
     def test_a_disk_without_links_has_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: object, **__: object) -> None:

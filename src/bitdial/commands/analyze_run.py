@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from bitdial.commands.analyze import AnalyzeConfig
 
 _SETTINGS = 6
-"""How many parameters the table has in the terminal."""
+"""How many parameters the table has in the terminal at most; fewer where they have no room."""
+_VERDICT, _GAP = 22, 3
+"""Columns for what is said of a row, and between two."""
 _LISTED = 10
 """How many of what failed or could not be read is listed there."""
 _NAME = 28
@@ -45,7 +47,7 @@ def analyze(options: AnalyzeConfig, report: Path | None) -> int:
     _say(console, f"{counted(analyzer)} in {options.dir}")
     _say(console, found.headline, style="bold")
     if found.ranked:
-        console.print(_best(analyzer, found, options.top_k))
+        console.print(_best(analyzer, found, options.top_k, console.width))
     _print_importance(console, found, options.evaluator)
     for note in found.notes:
         _say(console, note)
@@ -70,23 +72,31 @@ def _write(
     return analyzer.report(report, metric, top_k=max(options.top_k, 10), **how)
 
 
-def _best(analyzer: HyperparameterAnalyzer, found: Overview, top_k: int) -> Table:
+def _best(analyzer: HyperparameterAnalyzer, found: Overview, top_k: int, room: int) -> Table:
     assert found.metric is not None
     settings = sorted((c.name for c in analyzer.table.settings), key=lambda name: -found.shares.get(name, 0.0))
-    kept = settings[:_SETTINGS]
-    more = f"; {len(settings) - len(kept)} more parameters on the page" if len(settings) > len(kept) else ""
+    rows = found.ranked[:top_k]
+    cells = {
+        name: [printable(shown(each.configuration.settings[name], _NAME)) for each in rows]
+        for name in settings[:_SETTINGS]
+    }
+    heads = {name: printable(shown(name, _NAME)) for name in cells}
+    scores = [written(each.value) for each in rows]
+    metric = printable(found.metric.name)
+    room -= max(map(len, [metric, *scores])) + len("seeds") + _VERDICT + 3 * _GAP
+    while len(cells) > 1 and sum(max(map(len, [heads[n], *column])) + _GAP for n, column in cells.items()) > room:
+        cells.popitem()  # the last ones matter least
+    more = f"; {len(settings) - len(cells)} more parameters on the page" if len(settings) > len(cells) else ""
     told = spread_note(each.value.n for each in found.ranked) + more
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption=told, caption_justify="left")
-    table.add_column(Text(printable(found.metric.name)), justify="right", no_wrap=True)
+    table.add_column(Text(metric), justify="right", no_wrap=True)
     table.add_column("seeds", justify="right", no_wrap=True)
-    for name in kept:
-        table.add_column(Text(printable(shown(name, _NAME))), overflow="fold")
+    for name in cells:
+        table.add_column(Text(heads[name]), overflow="fold")
     table.add_column("compared with the best", overflow="fold")
-    for place, each in enumerate(found.ranked[:top_k]):
-        values = [Text(printable(shown(each.configuration.settings[name], _NAME))) for name in kept]
-        table.add_row(
-            written(each.value), str(each.value.n), *values, each.verdict, style="bold" if place == 0 else None
-        )
+    for place, each in enumerate(rows):
+        values = [Text(column[place]) for column in cells.values()]
+        table.add_row(scores[place], str(each.value.n), *values, each.verdict, style="bold" if place == 0 else None)
     return table
 
 

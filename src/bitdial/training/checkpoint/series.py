@@ -247,7 +247,7 @@ class Series(Registry):
                 save_text(self.tracking_path, text)
 
     def _link(self) -> None:
-        """Set the links that `CheckpointManager` tells of; a file of such a name that somebody made stays."""
+        """Set the links that `CheckpointManager` tells of; a file of such a name that is none of ours stays."""
         if not self.links:
             return
         alone = {self.prefix} >= {prefix_of(name) for name in self.names} - {None}
@@ -258,7 +258,19 @@ class Series(Registry):
             for link in (self.folder / f"{self.prefix}-{which}.pt", self.folder / f"{which}.pt"):
                 wanted = targets.get(which) if alone or link.name != f"{which}.pt" else None
                 with contextlib.suppress(OSError):
+                    if self._copied(link):
+                        link.unlink()
                     point(link, wanted)
+
+    def _copied(self, link: Path) -> bool:
+        """Whether a copy of one of our files stands for a link, as where a run was copied with what its links name."""
+        if link.is_symlink() or not link.exists():
+            return False
+        try:
+            header = read_header(link)
+        except DamagedCheckpoint:
+            return False
+        return header is not None and header.get("prefix") == self.prefix
 
     def wait(self) -> None:
         """Wait until the space of the removed files is given back."""
