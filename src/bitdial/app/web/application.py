@@ -20,6 +20,10 @@ from bitdial.app.web.routes import add_routes
 from bitdial.app.web.worker import Worker
 
 
+MOST_SESSIONS = 64
+"""Of which Gradio keeps half a megabyte each; nothing of ours is in there, so the oldest may go."""
+
+
 class Application:
     """All that is answered, once it may pass the guard.
 
@@ -34,6 +38,7 @@ class Application:
         add_routes(self._inner, manager)
         blocks = build(manager, worker, roots)
         blocks.queue(default_concurrency_limit=8, max_size=200)
+        blocks.state_session_capacity = MOST_SESSIONS
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "SSR mode is not supported")  # it is not asked for
             _mount(self._inner, blocks)
