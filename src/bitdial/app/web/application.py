@@ -19,9 +19,8 @@ from bitdial.app.web.rooted import Roots
 from bitdial.app.web.routes import add_routes
 from bitdial.app.web.worker import Worker
 
-
 MOST_SESSIONS = 64
-"""Of which Gradio keeps half a megabyte each; nothing of ours is in there, so the oldest may go."""
+"""Of which Gradio keeps about a megabyte each; nothing of ours is in there, so the oldest may go."""
 
 
 class Application:
