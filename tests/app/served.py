@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -39,10 +41,16 @@ class Served:
         for _ in range(900):
             if found := re.search(r"bitdial app: (http://\S+)/\n", self.log.read_text()):
                 self.url = found[1]
+                self.wait()
                 return
             assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.1)
         raise AssertionError(f"no address: {self.log.read_text()}")
+
+    def wait(self) -> None:
+        """Until its pages are made: it answers before."""
+        with suppress(urllib.error.HTTPError):  # of one with a password
+            urllib.request.urlopen(f"{self.url}/api/runs", timeout=90).close()
 
     def kill(self) -> None:
         self.process.kill()

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from pathlib import Path
 
 import pytest
 
-from bitdial.app.web.command import login_of
+from bitdial.app.web.command import AppConfig, login_of
 from bitdial.app.web.listening import listen
 from bitdial.cli import main
+from bitdial.configuration import load_config
 from bitdial.errors import BitdialError
 
 BAD = [
     ("--host 0.0.0.0", "expected --auth user:FILE together with host 0.0.0.0, got none"),
     ("--host 192.0.2.1", "expected --auth user:FILE together with host 192.0.2.1"),
     ("--host example.org", "expected --auth user:FILE together with host example.org"),
+    ("--host ::", "expected --auth user:FILE together with host ::"),
+    ("--host 127.0.0.2", "expected --auth user:FILE together with host 127.0.0.2"),
     ("--share", "expected --auth user:FILE together with share, got none"),
+    ("--share --host localhost", "expected --auth user:FILE together with share, got none"),
+    ("--password right", "unknown flag --password"),
+    ("--auth anna:. --share", "--auth: expected a file that holds the password after the colon, got '.'"),
     ("--auth :file --share", "--auth: expected user:FILE, got ':file'"),
     ("--auth anna:missing", "--auth: expected a file that holds the password after the colon, got 'missing'"),
     ("--auth anna", "--auth: expected user:FILE, or a password in BITDIAL_APP_PASSWORD, got neither"),
@@ -64,10 +71,32 @@ def test_a_busy_port_is_a_sentence_or_the_next_one(monkeypatch: pytest.MonkeyPat
 
 def test_the_password_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "p").write_text("a:b c\n")
+    (tmp_path / "p").chmod(0o600)
     assert login_of(f"anna:{tmp_path / 'p'}") == ("anna", "a:b c")
     monkeypatch.setenv("BITDIAL_APP_PASSWORD", "d")
     assert login_of("anna") == ("anna", "d")
     assert login_of(None) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights of another kind")
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o604, 0o620, 0o644])
+def test_a_password_that_others_can_read_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int
+) -> None:
+    file = tmp_path / "p"
+    file.write_text("secret")
+    file.chmod(mode)
+    assert login_of(f"anna:{file}") == ("anna", "secret")
+    told = capsys.readouterr().err
+    assert (f"chmod 600 {file}" in told) == (mode not in (0o600, 0o400))
+    assert "secret" not in told
+
+
+@pytest.mark.parametrize(
+    "line", ["", "--host localhost", "--host ::1", "--host 0.0.0.0 --auth anna", "--share --auth anna"]
+)
+def test_what_is_open_to_this_machine_alone_or_guarded_is_allowed(line: str) -> None:
+    load_config(AppConfig, {}, line.split(), prog="bitdial app")
 
 
 def test_without_gradio_there_is_a_sentence(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import importlib.util
 import json
 import pickle
 import threading
@@ -13,10 +14,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-pytest.importorskip("gradio", reason="the extra app is not installed")
+if importlib.util.find_spec("gradio") is None:  # not loaded here: that takes seconds
+    pytest.skip("the extra app is not installed", allow_module_level=True)
 
 from tests.app.served import Served, serving
 
+RIGHT = f"Basic {base64.b64encode(b'anna:right').decode()}"
 SECRET = "this must not be served"
 EVIL = '<img src=x onerror="document.title=1">'
 
@@ -43,22 +46,29 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     (folder / "report2.html").symlink_to(place / "secret.txt")
     (runs / "linked-run").symlink_to(place)
     made_up(place, "outside", results__json=SECRET)
-    with serving(place) as found:
+    (place / "password").write_text("right\n")
+    (place / "password").chmod(0o600)
+    with serving(place, "--port", "0", "--auth", "anna:password") as found:
         yield found
 
 
 def ask(
-    served: Served, path: str, method: str = "GET", body: bytes | None = None, **headers: str
+    served: Served, path: str, method: str = "GET", body: bytes | None = None, **headers: str | None
 ) -> tuple[int, dict[str, str], bytes]:
-    """One request, its path sent as it is."""
+    """One request, its path sent as it is, with the password; a header that is None is left out."""
     where = urlsplit(served.url)
     connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
     connection.putrequest(method, path, skip_host=True)
-    given = {"Host": where.netloc, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    given = {
+        "Host": where.netloc,
+        "Authorization": RIGHT,
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
     if body is not None:
         given.setdefault("Content-Length", str(len(body)))
     for name, value in given.items():
-        connection.putheader(name, value)
+        if value is not None:
+            connection.putheader(name, value)
     connection.endheaders(body)
     answer = connection.getresponse()
     found = answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
@@ -188,7 +198,7 @@ def test_a_thousand_status_requests_at_once_are_all_answered(served: Served) -> 
     def some() -> None:
         where = urlsplit(served.url)
         connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=120)
-        connection.request("GET", "/api/runs/joint-1")
+        connection.request("GET", "/api/runs/joint-1", headers={"Authorization": RIGHT})
         answer = connection.getresponse()
         assert json.loads(answer.read())["id"] == "joint-1"
         answers.append(answer.status)
@@ -203,24 +213,24 @@ def test_a_thousand_status_requests_at_once_are_all_answered(served: Served) -> 
     assert ask(served, "/api/runs/joint-1")[0] == 200
 
 
-def test_a_password_guards_everything(tmp_path: Path) -> None:
-    made_up(tmp_path / "runs", "joint-1", results__json="{}")
-    (tmp_path / "password").write_text("right\n")
-    with serving(tmp_path, "--port", "0", "--auth", "anna:password") as served:
-        for path in (
-            "/",
-            "/runs",
-            "/api/runs",
-            "/files/joint-1/results.json",
-            "/gradio_api/info",
-            "/config",
-            "/theme.css",
-        ):
-            assert ask(served, path)[0] == 401, path
-            for given in ("anna:wrong", "anna:", ":right", "anna:right ", "otto:right", "anna"):
-                word = base64.b64encode(given.encode()).decode()
-                assert ask(served, path, Authorization=f"Basic {word}")[0] == 401, (path, given)
-            assert ask(served, path, Authorization="Basic \xff\xfe")[0] == 401
-            right = base64.b64encode(b"anna:right").decode()
-            assert ask(served, path, Authorization=f"Basic {right}")[0] == 200, path
-            assert ask(served, path, Authorization=f"Bearer {right}")[0] == 401
+EVERYTHING = [
+    "/",
+    "/runs",
+    "/api/runs",
+    "/api/runs/joint-1/log",
+    "/files/joint-1/results.json",
+    "/gradio_api/info",
+    "/config",
+    "/theme.css",
+]
+
+
+@pytest.mark.parametrize("path", EVERYTHING)
+def test_a_password_guards_everything(served: Served, path: str) -> None:
+    assert ask(served, path, Authorization=None)[0] == 401
+    for given in ("anna:wrong", "anna:", ":right", "anna:right ", "otto:right", "anna"):
+        word = base64.b64encode(given.encode()).decode()
+        assert ask(served, path, Authorization=f"Basic {word}")[0] == 401, given
+    assert ask(served, path, Authorization="Basic \xff\xfe")[0] == 401
+    assert ask(served, path, Authorization=RIGHT.replace("Basic", "Bearer"))[0] == 401
+    assert ask(served, path)[0] == 200

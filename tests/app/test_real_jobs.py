@@ -36,6 +36,7 @@ def test_a_real_training_is_stopped_and_resumed_to_its_end(jobs: JobManager, mon
     until_ended(jobs, run)
 
 
+@pytest.mark.slow  # the quick one, of made-up files: test_what_folders_of_runs_by_hand_tell
 def test_a_training_by_hand_and_its_score(jobs: JobManager, tmp_path: Path) -> None:
     words = ["train", "joint", "--model", "mlp", "--limit_train", "100", "--limit_test", "50", "--steps", "4"]
     folder = jobs.root / "by hand"

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from bitdial.app.output import last_lines
+from bitdial.app.output import harmless, last_lines
 from bitdial.app.queue import Queue
 from bitdial.app.records import Job, RunStatus, Score, State, mark_of
 from bitdial.app.store import change_job, read_bytes, read_job
@@ -46,7 +46,7 @@ def look(folder: Path, kept: dict[Path, tuple[Any, Any]]) -> RunStatus:
             message = f"job.json is damaged; {message}".removesuffix("; ")
         return _status(folder, state, message, facts, told, process, None)
     state, message = _state_of_job(folder, job)
-    fresh = told if told.get("updated", 0.0) >= (job.started or math.inf) - 1 else {}
+    fresh = told if (_number(told.get("updated")) or 0.0) >= (job.started or math.inf) - 1 else {}
     if state in ("stopped", "failed") and fresh.get("message") and job.exit_code is not None and job.exit_code >= 0:
         message = str(fresh["message"])
     alive = mark_of(job.process) if state in ("running", "stopping") else None
@@ -78,17 +78,17 @@ def _status(
         device=",".join(job.devices) if job is not None else "",
         managed=job is not None,
         waiting_for=(Queue(folder.parent).before(job.ticket) or "") if job is not None and state == "waiting" else "",
-        doing=str(told.get("doing") or "loading") if live else "",
-        arm=str(told.get("arm") or ""),
+        doing=harmless(told.get("doing") or "loading") if live else "",
+        arm=harmless(told.get("arm")),
         step=_whole(told.get("step")),
         total=_whole(told.get("total")),
         percent=percent,
         seconds_left=_number(told.get("seconds_left")) if live else None,
-        values={str(k): v for k, each in _mapping(told.get("values")).items() if (v := _number(each)) is not None},
+        values={harmless(k): v for k, each in _mapping(told.get("values")).items() if (v := _number(each)) is not None},
         score=facts["score"] if state == "finished" else _best(told),
         seconds=seconds,
         created=facts["created"],
-        message=message,
+        message=harmless(message),
         pid=process.pid if live and process is not None else None,
     )
 
@@ -177,7 +177,7 @@ def _facts(folder: Path, job: Job | None, told: Mapping[str, Any], kept: dict[Pa
     score = _score(_mapping(told.get("score")))
     if score is None:
         score = _kept(folder / "results.json", kept, _score_in_results)
-    return {k: str(v or "") for k, v in facts.items()} | {"created": created or 0.0, "score": score}
+    return {k: harmless(v) for k, v in facts.items()} | {"created": created or 0.0, "score": score}
 
 
 def _kept(path: Path, kept: dict[Path, tuple[Any, Any]], read: Any) -> Any:
@@ -214,7 +214,9 @@ def _score(told: Mapping[str, Any]) -> Score | None:
     value = _number(told.get("value"))
     if value is None:
         return None
-    return Score(value, str(told.get("measure") or "accuracy"), str(told.get("what") or ""), _whole(told.get("bytes")))
+    return Score(
+        value, harmless(told.get("measure") or "accuracy"), harmless(told.get("what")), _whole(told.get("bytes"))
+    )
 
 
 def _best(told: Mapping[str, Any]) -> Score | None:
@@ -222,7 +224,7 @@ def _best(told: Mapping[str, Any]) -> Score | None:
     for name, each in _mapping(told.get("values")).items():
         value = _number(each)
         if str(name).startswith("best_") and value is not None:
-            return Score(value, str(name).removeprefix("best_"))
+            return Score(value, harmless(str(name).removeprefix("best_")))
     return None
 
 

@@ -23,8 +23,12 @@ KEPT_OUTPUT = 1 << 20
 _BLOCK = 1 << 16
 _PUNCH_HOLE_KEEP_SIZE = 3
 """``FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE`` of Linux' ``falloc.h``."""
-_CONTROLS = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])|[\x00-\x08\x0b-\x1f\x7f]")
-"""Colours, moves of the cursor, and what else a terminal would act upon; tabs and line ends are none."""
+_CONTROLS = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)|\x1b[@-_]"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
+"""Colours, moves of the cursor, and what else a terminal would act upon, in seven bits and in eight; tabs and line ends
+are none."""
 
 
 def read_output(path: Path, since: int | None) -> LogPart:
@@ -68,7 +72,12 @@ def plain(data: bytes) -> str:
     """Output as text without what a terminal would act upon; of a line that overwrote itself, what was last seen."""
     text = data.decode("utf-8", "replace").replace("\r\n", "\n")
     lines = (line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    return _CONTROLS.sub("", "\n".join(lines))
+    return harmless("\n".join(lines))
+
+
+def harmless(text: object) -> str:
+    """Something as text without what a terminal would act upon; nothing, where it is nothing."""
+    return _CONTROLS.sub("", str(text or ""))
 
 
 def bound(path: Path) -> None:

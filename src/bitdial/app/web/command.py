@@ -36,7 +36,8 @@ class AppConfig(Config):
     share: bool = False
     """Also reach the page from the internet, through a tunnel of Gradio's makers; only together with --auth."""
     root: list[Path] = []
-    """Folders in which options may name files of this machine: data sets, own networks; by default the runs alone."""
+    """Folders in which options may name files of this machine: data sets, own networks. Without one, paths lie below
+    the runs, and no file.py:function can be named."""
 
     @model_validator(mode="after")
     def _is_guarded(self) -> Self:
@@ -76,7 +77,15 @@ def login_of(auth: str | None) -> tuple[str, str] | None:
         raise BitdialError(
             f"--auth: expected one line with the password in {file}, got {'several' if password else 'none'}"
         )
+    _warn_of_rights(file)
     return user, password
+
+
+def _warn_of_rights(file: str) -> None:
+    path = Path(file).expanduser()
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        told = f"others on this machine may read {file}, which holds the password; run: chmod 600 {file}"
+        print(f"warning: {told}", file=sys.stderr)
 
 
 def run(argv: list[str]) -> int:
@@ -93,7 +102,6 @@ def run(argv: list[str]) -> int:
     from bitdial.app.web.listening import listen
 
     with listen(options.host, options.port) as socket:
-        print("loading gradio ...", file=sys.stderr, flush=True)
         from bitdial.app.web.server import serve
 
         return serve(options, socket, login)

@@ -10,20 +10,19 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path, PurePath
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from bitdial.app.web.rooted import Roots, refusals
 from bitdial.configuration.files import to_flow
 from bitdial.configuration.flags import read_flags
 from bitdial.configuration.loading import load_config
 from bitdial.configuration.sentences import describe
 from bitdial.configuration.settings import Setting, Settings, is_list, is_mapping
 from bitdial.errors import BitdialError
-from bitdial.own_files import is_place
 from bitdial.recipes import find_choices
 
 IMPORTANT = (
@@ -80,11 +79,6 @@ class Field:
     def expected(self) -> str:
         """What it takes, in words."""
         return describe(self.setting.annotation)
-
-    @property
-    def is_path(self) -> bool:
-        """Whether it names something on the server."""
-        return any(isinstance(each, type) and issubclass(each, PurePath) for each in self.setting.members)
 
     def words(self, value: object) -> list[str]:
         """What stands on the command line for a value of the field; nothing for the default.
@@ -255,16 +249,17 @@ class Checked:
         return shlex.join(["bitdial", "train", *self.words])
 
 
-def check(recipe: str, preset: str, values: Mapping[str, object], roots: Sequence[Path]) -> Checked:
+def check(recipe: str, preset: str, values: Mapping[str, object], roots: Roots) -> Checked:
     """Read a filled form as the command line would be read, and find everything that is wrong with it.
 
     Args:
         recipe: its name.
         preset: one of its presets, or anything else for none.
         values: what stands in its fields, by name.
-        roots: folders that options may name files in; see `outside`.
+        roots: where options may name files.
     """
     form, faults = form_of(recipe), dict[str, str]()
+    known = Settings(find_choices(recipe).options)
     chosen = [preset] if preset in presets_of(recipe) else []
     flags: dict[str, list[str]] = {}
     for name, value in values.items():
@@ -272,8 +267,8 @@ def check(recipe: str, preset: str, values: Mapping[str, object], roots: Sequenc
             continue
         try:
             flags[name] = form.fields[name].words(value)
-            text = str(value or "").strip()
-            fault = outside(form.fields[name], text, roots) if flags[name] else None
+            read = read_flags(flags[name], known, prog="")
+            fault = next((f"--{name}: {told}" for _, told in refusals(read.values, known, roots)), None)
         except BitdialError as error:
             fault = str(error)
         if fault is not None:
@@ -288,7 +283,6 @@ def check(recipe: str, preset: str, values: Mapping[str, object], roots: Sequenc
         if name in faults:
             break
         faults[name] = fault
-    known = Settings(find_choices(recipe).options)
     given = [] if faults else words[1 + len(chosen) :]
     return Checked(
         words, preset if chosen else None, faults, read_flags(given, known, prog=f"bitdial train {recipe}").values
@@ -309,23 +303,6 @@ def _fault(recipe: str, argv: Sequence[str]) -> str | None:
     except BitdialError as error:
         return str(error).removesuffix(f"; see `bitdial train {recipe} --help`")
     return None
-
-
-def outside(field: Field, text: str, roots: Sequence[Path]) -> str | None:
-    """Why a field may not name what it names; None where it may.
-
-    A path, and a file with a function that would be run, must lie below one of `roots`, links followed.
-    """
-    place = is_place(text)
-    if not text or text in ("none", NONE) or not (field.is_path or place or ("/" in text and ".py" in text)):
-        return None
-    path = Path(text.rpartition(":")[0] if place else text).expanduser()
-    real = path.resolve()
-    if any(real.is_relative_to(root.resolve()) for root in roots):
-        return None
-    told = ", ".join(str(root) for root in roots)
-    where = f"a path below {told}" if roots else "no path, as no folder is open to this page"
-    return f"--{field.name}: expected {where}, got {text!r:.80}; start the app with --root FOLDER to open one"
 
 
 def config_of(recipe: str, words: Sequence[str]) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import resources
-from pathlib import Path
 
 import gradio as gr
 from gradio.components import Navbar
@@ -12,13 +11,14 @@ from gradio.components import Navbar
 from bitdial.app.jobs import JobManager
 from bitdial.app.web.explore_page import explore_page
 from bitdial.app.web.measure_pages import benchmark_page, recommend_page
+from bitdial.app.web.rooted import Roots
 from bitdial.app.web.run_pages import compare_page, run_page, runs_page
 from bitdial.app.web.train_page import train_page
 from bitdial.app.web.worker import Worker
 from bitdial.recipes import RECIPES
 
 
-def build(manager: JobManager, worker: Worker, roots: Sequence[Path]) -> gr.Blocks:
+def build(manager: JobManager, worker: Worker, roots: Roots) -> gr.Blocks:
     """All pages; each knows its run from its own address, and its state from the run's folder."""
     first, *others = RECIPES
     pages: gr.Blocks

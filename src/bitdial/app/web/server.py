@@ -1,81 +1,24 @@
-"""The server: Gradio's pages inside an application of ours, with the guard around all of it."""
+"""The server: it answers at once, and makes the pages meanwhile; the guard is around all of it."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-import os
 import socket as sockets
 import sys
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-import gradio as gr
 import uvicorn
-from fastapi import FastAPI
 
 from bitdial.app.jobs import JobManager
 from bitdial.app.web.command import LOCAL, AppConfig
 from bitdial.app.web.guard import Guard
-from bitdial.app.web.pages import build, look
-from bitdial.app.web.routes import add_routes
+from bitdial.app.web.rooted import Roots
+from bitdial.app.web.starting import Made, Starting
 from bitdial.app.web.worker import Worker
 from bitdial.errors import BitdialError
-
-
-def application(
-    manager: JobManager,
-    worker: Worker,
-    roots: Sequence[Path],
-    hosts: Sequence[str] = LOCAL,
-    *,
-    any_address: bool = False,
-    login: tuple[str, str] | None = None,
-) -> Guard:
-    """The whole application.
-
-    Args:
-        manager: of the runs.
-        worker: computes for the pages.
-        roots: folders that options may name files in.
-        hosts: names that it answers to, besides bare addresses where `any_address`.
-        any_address: whether it listens on all addresses of this machine.
-        login: user and password that everything asks for.
-    """
-    inner = FastAPI(title="bitdial", docs_url=None, redoc_url=None, openapi_url=None)
-    add_routes(inner, manager)
-    blocks = build(manager, worker, roots)
-    blocks.queue(default_concurrency_limit=8, max_size=200)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "SSR mode is not supported")  # it is not asked for
-        _mount(inner, blocks)
-    return Guard(inner, hosts, any_address=any_address, login=login)
-
-
-def _mount(inner: FastAPI, blocks: gr.Blocks) -> None:
-    theme, css, head = look()
-    gr.mount_gradio_app(
-        inner,
-        blocks,
-        path="/",
-        theme=theme,
-        css=css,
-        head=head,
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        enable_monitoring=False,
-        pwa=False,
-        show_error=True,
-        allowed_paths=[],
-        max_file_size=0,
-    )
 
 
 def serve(options: AppConfig, socket: sockets.socket, login: tuple[str, str] | None) -> int:
@@ -90,14 +33,15 @@ def serve(options: AppConfig, socket: sockets.socket, login: tuple[str, str] | N
     shared = _shared(port) if options.share else None
     if shared is not None:
         hosts.append(urlsplit(shared).hostname or "")
-    app = application(
-        manager,
-        worker,
-        [options.runs, *(each.expanduser() for each in options.root)],
-        hosts,
-        any_address=everywhere,
-        login=login,
-    )
+    roots = Roots(manager.root, tuple(each.expanduser().absolute() for each in options.root))
+
+    def make() -> Made:
+        from bitdial.app.web.application import Application
+
+        return Application(manager, worker, roots)
+
+    starting = Starting(make, lambda: setattr(server, "should_exit", True))
+    app = Guard(starting, hosts, any_address=everywhere, login=login)
     name = f"[{options.host}]" if ":" in options.host else options.host
     address = f"http://{'127.0.0.1' if everywhere else name}:{port}/"
     settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, ws="none")
@@ -108,6 +52,8 @@ def serve(options: AppConfig, socket: sockets.socket, login: tuple[str, str] | N
         pass
     finally:
         worker.close()
+    if starting.error is not None:
+        raise starting.error
     print("\nclosed; runs go on, `bitdial runs` lists them", file=sys.stderr)
     return 0
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -12,6 +11,7 @@ import gradio as gr
 from bitdial.app.jobs import JobManager
 from bitdial.app.web import views
 from bitdial.app.web.form import NO_PRESET, Checked, Field, check, config_of, form_of, presets_of
+from bitdial.app.web.rooted import Roots
 from bitdial.configuration.files import to_flow
 from bitdial.errors import BitdialError
 from bitdial.recipes import RECIPES
@@ -19,7 +19,7 @@ from bitdial.recipes import RECIPES
 _HELP = "Nothing needs to be filled in: what is left empty keeps the default, shown in grey."
 
 
-def train_page(recipe: str, manager: JobManager, roots: Sequence[Path]) -> None:
+def train_page(recipe: str, manager: JobManager, roots: Roots) -> None:
     """Fill the page of a recipe; call it inside of a ``gr.Blocks``."""
     form, presets = form_of(recipe), presets_of(recipe)
     everything = {name: summary for name, (_, summary) in RECIPES.items()}
