@@ -118,7 +118,9 @@ def about(folder: str) -> dict[str, Any]:
     arm = opened.arm if opened.arm in arms else arms[0]
     model, _ = opened.network(arm)
     groups = groups_of(BitDial(model).names)
-    here = dict(bits_of(model))
+    here = dict(bits_of(model))  # as it was trained last, which is a random width in joint
+    if arm == opened.arm:
+        here |= {name: width for name, width in opened.ships.items() if name in here}
     bits = {name: sum(here[layer] for layer in layers) / len(layers) for name, layers in groups.items()}
     return {"codec": False, "arms": arms, "arm": arm, "groups": groups, "bits": bits}
 
