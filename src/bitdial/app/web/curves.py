@@ -74,7 +74,7 @@ def draw(chart: Chart, x_label: str = "step") -> Markup:
         for number, (name, points) in enumerate(lines.items())
     )
     return Markup(
-        '<figure class="chart"><figcaption>{title}</figcaption>'
+        '<figure class="chart"><figcaption>{title} <small>by {x}</small></figcaption>'
         '<svg viewBox="0 0 {width} {height}" role="img" aria-label="{title} by {x}; last {last}">{parts}</svg>'
         "<ul>{keys}</ul></figure>"
     ).format(

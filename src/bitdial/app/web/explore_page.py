@@ -58,7 +58,7 @@ def explore_page(manager: JobManager, worker: Worker) -> None:
         dialled = not about["codec"]
         start = round(sum(about["bits"].values()) / max(1, len(about["bits"]))) or 8
         return [
-            gr.update(visible=True, choices=about["arms"], value=about["arm"]),
+            gr.update(visible=dialled, choices=about["arms"], value=about["arm"]),
             gr.update(visible=dialled),
             gr.update(visible=dialled, value=start),
             gr.update(visible=dialled),
@@ -72,7 +72,7 @@ def explore_page(manager: JobManager, worker: Worker) -> None:
         try:
             folder = str(folder_of(manager.root, chosen))
             if not names:
-                return views.view("explored", worker.ask("reconstruct", folder, arm, int(example or 0)))
+                return views.view("explored", worker.ask("reconstruct", folder, int(example or 0)))
             turned = {str(name): float(width) for name, width in zip(names, widths, strict=False)}
             return views.view("explored", worker.ask("explore", folder, arm, turned, int(images), int(example or 0)))
         except BitdialError as error:

@@ -62,7 +62,15 @@ def run_page(manager: JobManager) -> None:
             gr.update(visible=not alive),
         ]
         active = gr.Timer(active=alive) if first or not alive else gr.skip()
-        return [views.progress(status), drawn, *buttons, left, views.view("log", text, cut), active, mark]
+        return [
+            views.progress(status),
+            drawn,
+            *buttons,
+            left,
+            views.view("log", text, cut, alive and status.managed),
+            active,
+            mark,
+        ]
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     gr.on(None, look, seen, shown, **quiet)

@@ -20,7 +20,7 @@ SHOWN_VALUES = ("loss", "train_loss", "bits", "scale", "loss_scale", "gamma", "l
 _PANELS: tuple[tuple[str, tuple[str, ...], bool, bool], ...] = (
     ("loss", ("train_loss", "val_loss", "loss"), False, False),
     ("accuracy", ("train_accuracy", "val_accuracy"), True, False),
-    ("bits", ("bits", "Bitwidth/mean_bitwidth"), False, True),
+    ("mean width of the layers, bits", ("bits",), False, True),
     ("gamma", ("gamma",), False, False),
     ("loss scale", ("loss_scale", "scale"), False, True),
     ("bits per pixel", ("train_bpp", "val_bpp", "bpp"), False, False),

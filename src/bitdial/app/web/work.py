@@ -118,7 +118,9 @@ def about(folder: str) -> dict[str, Any]:
     arm = opened.arm if opened.arm in arms else arms[0]
     model, _ = opened.network(arm)
     groups = groups_of(BitDial(model).names)
-    here = dict(bits_of(model))
+    here = dict(bits_of(model))  # as it was trained last, which is a random width in joint
+    if arm == opened.arm:
+        here |= {name: width for name, width in opened.ships.items() if name in here}
     bits = {name: sum(here[layer] for layer in layers) / len(layers) for name, layers in groups.items()}
     return {"codec": False, "arms": arms, "arm": arm, "groups": groups, "bits": bits}
 
@@ -269,19 +271,16 @@ def _png(picture: Tensor, least: int = 160) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def reconstruct(folder: str, arm: str, example: int) -> dict[str, Any]:
-    """An original and what a codec makes of it, side by side, with its bytes and PSNR.
+def reconstruct(folder: str, example: int) -> dict[str, Any]:
+    """An original and what each of a run's codecs makes of it, side by side, with bytes and PSNR.
 
     Args:
         folder: of a finished run of ``bitdial train compress``.
-        arm: which of its codecs: one for each lambda.
         example: number of the held-out picture.
     """
     from bitdial.recipes.compress.codecs import load_codec
 
     opened = _open(folder)
-    if arm not in opened.arms:
-        raise BitdialError(f"arm: expected one of {', '.join(opened.arms)}, got {arm!r:.60}; choose one")
     pictures = opened.run.work.test  # type: ignore[attr-defined]
     if not 0 <= example < len(pictures):
         raise BitdialError(f"example: expected 0 to {len(pictures) - 1}, the number of a picture, got {example}")
@@ -294,13 +293,13 @@ def reconstruct(folder: str, arm: str, example: int) -> dict[str, Any]:
         error = float(((made.float() - pixels.float()) ** 2).mean())
         psnr = 10 * torch.log10(torch.tensor(255.0**2 / max(error, 1e-9))).item()
         bpp = 8 * len(data) / (pixels.shape[-1] * pixels.shape[-2])
-        rows.append([name, size(len(data)), f"{bpp:.3f}", f"{psnr:.2f}"])
-        if name == arm:
-            shown.append({"caption": f"{name}: {size(len(data))}, {psnr:.1f} dB", "png": _png(made.float() / 255)})
+        told = name.replace("_", " ")
+        rows.append([told, size(len(data)), f"{bpp:.3f}", f"{psnr:.2f}"])
+        shown.append({"caption": f"{told}: {size(len(data))}, {psnr:.1f} dB", "png": _png(made.float() / 255)})
     return {
-        "facts": {"picture": str(example), "codec": arm},
+        "facts": {},
         "pictures": shown,
-        "columns": ["lambda", "file", "bits per pixel", "PSNR, dB"],
+        "columns": ["codec", "file", "bits per pixel", "PSNR, dB"],
         "rows": rows,
         "caption": f"Picture {example} in files of each codec",
         "notes": ["Sizes are those of real files, decoded again."],
