@@ -23,7 +23,7 @@ def test_what_is_not_finite_is_left_out() -> None:
     assert draw(Chart("loss", {"a": [(1, math.nan)]})) == ""
 
 
-@pytest.mark.parametrize("low, high", [(0, 1), (3, 3), (0, 0), (-2, -2), (1e-9, 2e-9), (5, 1e9)])
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (3, 3), (0, 0), (-2, -2), (1e-9, 2e-9), (5, 1e9)])
 def test_ticks_reach_around_the_values(low: float, high: float) -> None:
     found = ticks(low, high, 4)
     assert found[0] <= low + 1e-9 * abs(low)

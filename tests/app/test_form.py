@@ -51,7 +51,9 @@ def test_a_preset_is_taken_and_what_is_set_wins_over_it() -> None:
     assert "batch_size: 17\n" in config_of("cyclic", over.words[1:])
 
 
-@pytest.mark.parametrize("name, value", [("lr", "fast"), ("batch_size", "-"), ("epochs", "--resume"), ("seeds", "1 2")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", "fast"), ("batch_size", "-"), ("epochs", "--resume"), ("seeds", "1 2")]
+)
 def test_what_is_wrong_is_blamed_on_its_field(name: str, value: str) -> None:
     found = check("joint", NO_PRESET, {name: value}, [])
     assert list(found.faults) == [name]
