@@ -114,6 +114,7 @@ def two_runs(chromium: Any, served: Served) -> list[str]:
     return [first[1], second[1]]
 
 
+@pytest.mark.slow
 def test_train_to_the_end_and_open_the_report(pages: Pages, two_runs: list[str]) -> None:
     page = pages.open(f"/run?run={two_runs[0]}")
     wait(page, "finished")
@@ -125,6 +126,7 @@ def test_train_to_the_end_and_open_the_report(pages: Pages, two_runs: list[str])
     assert opened.value.evaluate("window.origin") == "null"  # none of the page's rights
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said_beside_the_field_and_nothing_starts(pages: Pages, two_runs: list[str]) -> None:
     page = pages.open("/train-joint")
     before = {each.name for each in (pages.served.folder / "runs").iterdir()}
@@ -136,6 +138,7 @@ def test_what_is_wrong_is_said_beside_the_field_and_nothing_starts(pages: Pages,
     assert {each.name for each in (pages.served.folder / "runs").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_compare_two_runs(pages: Pages, two_runs: list[str]) -> None:
     page = pages.open("/runs")
     for run in two_runs:
@@ -149,6 +152,7 @@ def test_compare_two_runs(pages: Pages, two_runs: list[str]) -> None:
     page.wait_for_selector("figure.chart svg path")
 
 
+@pytest.mark.slow
 def test_explore_widths(pages: Pages, two_runs: list[str]) -> None:
     page = pages.open(f"/explore?run={two_runs[0]}")
     page.wait_for_selector("#width")
@@ -179,6 +183,7 @@ def test_recommend_and_take_over(pages: Pages) -> None:
     assert "--model tiny_cnn" in page.inner_text(".command").replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_reload_second_tab_stop_resume_and_a_killed_server(pages: Pages, two_runs: list[str]) -> None:
     page, run = start(pages, LONG)
     wait(page, "running")
@@ -201,6 +206,7 @@ def test_reload_second_tab_stop_resume_and_a_killed_server(pages: Pages, two_run
     pages.complaints.clear()  # of the tab whose server was gone
 
 
+@pytest.mark.slow
 def test_a_job_killed_from_outside_is_told_of(pages: Pages, two_runs: list[str]) -> None:
     from bitdial.app.jobs import JobManager
 
@@ -231,6 +237,7 @@ def test_an_html_string_is_text_everywhere(pages: Pages) -> None:
 PAGES = ("/", "/train-compress", "/runs", "/explore", "/benchmark", "/recommend")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES)
 def test_a_phone_and_the_dark(pages: Pages, two_runs: list[str], path: str) -> None:
     page = pages.open(path, width=400, scheme="dark")
@@ -247,6 +254,7 @@ def test_a_phone_and_the_dark(pages: Pages, two_runs: list[str], path: str) -> N
     assert unnamed == []
 
 
+@pytest.mark.slow
 def test_keyboard_alone(pages: Pages, two_runs: list[str]) -> None:
     page = pages.open("/runs")
     page.wait_for_selector("table.runs")

@@ -80,20 +80,24 @@ class Field:
         """What it takes, in words."""
         return describe(self.setting.annotation)
 
-    def words(self, value: object) -> list[str]:
-        """What stands on the command line for a value of the field; nothing for the default.
+    def words(self, value: object, default: str) -> list[str]:
+        """What stands on the command line for a value of the field; nothing where that is the default.
+
+        Args:
+            value: what stands in the field.
+            default: the field's own, or what a preset sets.
 
         Raises:
             BitdialError: quotes that do not close.
         """
         flag = self.setting.flag
         if self.kind == "switch":
-            if bool(value) == (self.default == "true"):
+            if bool(value) == (default == "true"):
                 return []
             group, _, leaf = self.name.rpartition(".")
             return [flag] if value else [f"--{group}.no_{leaf}" if group else f"--no_{leaf}"]
         text = str("" if value is None else value).strip()
-        if not text or text == self.default:  # a default that a preset changes is left to the preset
+        if not text or text == default:
             return []
         text = "none" if text == NONE else text
         if self.setting.takes_list and not any(map(is_mapping, self.setting.members)):
@@ -185,6 +189,26 @@ def presets_of(recipe: str) -> dict[str, str]:
     return {name: choices.summaries.get(name, "") for name in choices.presets if name != "resume"}
 
 
+@cache
+def set_by(recipe: str, preset: str) -> dict[str, str]:
+    """The fields that a preset sets -> what would stand in them; nothing of no preset."""
+    values = find_choices(recipe).presets[preset] if preset in presets_of(recipe) else {}
+    found: dict[str, str] = {}
+
+    def walk(values: Mapping[str, Any], above: str) -> None:
+        for key, value in values.items():
+            name = f"{above}{key}"
+            if name in form.fields:
+                text = _text(value)
+                found[name] = NONE if text == "none" and NONE in form.fields[name].choices else text
+            elif isinstance(value, Mapping):
+                walk(value, f"{name}.")
+
+    form = form_of(recipe)
+    walk(values, "")
+    return found
+
+
 def _field(setting: Setting, known: Settings) -> Field:
     default = _default(setting, known)
     choices = [choice for each in setting.members if get_origin(each) is Literal for choice in get_args(each)]
@@ -261,12 +285,13 @@ def check(recipe: str, preset: str, values: Mapping[str, object], roots: Roots) 
     form, faults = form_of(recipe), dict[str, str]()
     known = Settings(find_choices(recipe).options)
     chosen = [preset] if preset in presets_of(recipe) else []
+    under = set_by(recipe, preset)
     flags: dict[str, list[str]] = {}
     for name, value in values.items():
         if name not in form.fields:
             continue
         try:
-            flags[name] = form.fields[name].words(value)
+            flags[name] = form.fields[name].words(value, under.get(name, form.fields[name].default))
             read = read_flags(flags[name], known, prog="")
             fault = next((f"--{name}: {told}" for _, told in refusals(read.values, known, roots)), None)
         except BitdialError as error:

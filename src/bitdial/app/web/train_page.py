@@ -10,7 +10,7 @@ import gradio as gr
 
 from bitdial.app.jobs import JobManager
 from bitdial.app.web import views
-from bitdial.app.web.form import NO_PRESET, Checked, Field, check, config_of, form_of, presets_of
+from bitdial.app.web.form import NO_PRESET, Checked, Field, check, config_of, form_of, presets_of, set_by
 from bitdial.app.web.rooted import Roots
 from bitdial.configuration.files import to_flow
 from bitdial.errors import BitdialError
@@ -76,6 +76,12 @@ def train_page(recipe: str, manager: JobManager, roots: Roots) -> None:
         except BitdialError as error:
             return "", views.command(found.command, [str(error)], "")
 
+    changed = sorted({name for each in presets for name in set_by(recipe, each)})
+
+    def show_preset(chosen: str) -> list[Any]:
+        under = set_by(recipe, chosen)
+        return [_shown(form.fields[name], under.get(name, form.fields[name].default)) for name in changed]
+
     def prefill(request: gr.Request) -> list[Any]:
         asked = dict(request.query_params)
         return [
@@ -83,6 +89,10 @@ def train_page(recipe: str, manager: JobManager, roots: Roots) -> None:
             for name in names
         ]
 
+    if changed:
+        preset.input(
+            show_preset, preset, [parts[name] for name in changed], show_progress="hidden", api_visibility="private"
+        )
     gr.on(
         [preset.change, *(part.change for part in parts.values())],
         review, inputs, [line, told], show_progress="hidden", trigger_mode="always_last", api_visibility="private",
@@ -111,8 +121,16 @@ def _component(field: Field) -> Any:
         return gr.Dropdown(list(field.choices), value=field.default, **shared)
     if field.choices:
         return gr.Dropdown(list(field.choices), value=field.default, allow_custom_value=True, **shared)
-    shown = "" if field.default in ("none", "") else field.default
-    return gr.Textbox(placeholder=shown or "none", max_lines=1, **shared)
+    return gr.Textbox(placeholder=field.default or "none", max_lines=1, **shared)
+
+
+def _shown(field: Field, text: str) -> Any:
+    """What its component shows where nothing is filled in and `text` is what holds then."""
+    if field.kind == "switch":
+        return gr.update(value=text == "true")
+    if field.kind == "choice" or field.choices:
+        return gr.update(value=text)
+    return gr.update(placeholder="none" if text in ("none", "") else text)
 
 
 def _prefilled(field: Field, text: str) -> Any:
