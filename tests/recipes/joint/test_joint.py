@@ -91,7 +91,7 @@ def test_the_answer_is_the_width_to_ship(run: Path) -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(each, marks=pytest.mark.slow if each in ("sandwich", "matryoshka") else ())  # as any_precision
+        pytest.param(each, marks=pytest.mark.slow if each in ("sandwich", "matryoshka", "alternating") else ())
         for each in METHODS
     ],
 )
