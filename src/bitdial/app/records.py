@@ -17,6 +17,11 @@ ALIVE: tuple[State, ...] = ("waiting", "running", "stopping")
 """The states in which a run can be stopped, and cannot be removed or resumed."""
 
 
+def size_text(count: float) -> str:
+    """Bytes as the reports write them (`evaluation.wording.bytes_text`, which brings torch): ``"94.2 KiB"``."""
+    return f"{count / 1024:.1f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.2f} MiB"
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something that is wrong with an option."""
@@ -38,6 +43,12 @@ class Score:
     """Which network, in words, once the run is finished."""
     bytes: int | None = None
     """Of its packed file, once the run is finished and where it has one."""
+
+    def told(self) -> str:
+        """The value with its unit."""
+        if self.measure == "accuracy":
+            return f"{100 * self.value:.1f}%"
+        return f"{self.value:.2f} dB" if self.measure.lower().startswith("psnr") else f"{self.value:.3g}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from bitdial.app.jobs import GRACE_SECONDS, JobManager
-from bitdial.app.records import RunStatus
+from bitdial.app.records import RunStatus, size_text
 from bitdial.configuration import Config, load_config
 from bitdial.errors import BitdialError, suggest
 from bitdial.terminal import terminal
@@ -201,24 +201,12 @@ def _state(status: RunStatus) -> str:
 
 
 def _score(status: RunStatus) -> str:
-    if status.score is None:
-        return ""
-    unit = status.score.measure
-    value = status.score.value
-    return (
-        f"{100 * value:.1f}%"
-        if unit == "accuracy"
-        else f"{value:.2f} dB"
-        if unit.startswith(("PSNR", "psnr"))
-        else f"{value:.3g}"
-    )
+    return "" if status.score is None else status.score.told()
 
 
 def _size(status: RunStatus) -> str:
     size = None if status.score is None else status.score.bytes
-    if size is None:
-        return ""
-    return f"{size / 1024:.1f} KiB" if size < 1 << 20 else f"{size / (1 << 20):.1f} MiB"
+    return "" if size is None else size_text(size)
 
 
 def _time(seconds: float | None) -> str:

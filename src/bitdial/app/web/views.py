@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from bitdial.app.records import FileEntry, RunStatus, Score, SeriesPart
+from bitdial.app.records import FileEntry, RunStatus, Score, SeriesPart, size_text
 from bitdial.app.web.curves import Chart, draw
 
 SHOWN_VALUES = ("loss", "train_loss", "bits", "scale", "loss_scale", "gamma", "learning_rate", "best_accuracy")
@@ -39,20 +39,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def size(count: float) -> str:
-    """Bytes, in the unit that makes them short."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} GiB"
-
-
-def score_text(score: Score) -> str:
-    """Accuracy as per cent, anything else as a number."""
-    return f"{100 * score.value:.1f}%" if score.measure == "accuracy" else f"{score.value:.2f} {score.measure}"
-
-
 def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else ""
 
@@ -60,7 +46,13 @@ def _when(seconds: float) -> str:
 @cache
 def _module() -> Any:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"duration": duration, "size": size, "score": score_text, "when": _when, "markup": Markup}
+    environment.filters |= {
+        "duration": duration,
+        "size": size_text,
+        "score": Score.told,
+        "when": _when,
+        "markup": Markup,
+    }
     environment.globals |= {"shown_values": SHOWN_VALUES, "rows_of": benchmark_rows, "machine_rows": machine_rows}
     return environment.from_string(resources.files(__package__).joinpath("views.html").read_text("utf-8"))
 

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bitdial.app.web.views import size
+from bitdial.compression.metrics import psnr
 from bitdial.configuration import load_config
 from bitdial.errors import BitdialError
 from bitdial.evaluation.sweep import RECALIBRATION_LIMIT, sweep, unchanged
+from bitdial.evaluation.wording import bytes_text
 from bitdial.layers import BitDial, reestimate_batch_norm
 from bitdial.layers.ledger import Ledger, cost
 from bitdial.numerics import UNQUANTIZED
@@ -169,7 +170,7 @@ def explore(folder: str, arm: str, widths: Mapping[str, float], images: int, exa
     batches, count = _some(opened.test, images)
     score = sweep(model, batches, [chosen], recalibration_batches=opened.train, task=opened.run.work.task)[0]
     full = ledger.step_bitops(UNQUANTIZED, UNQUANTIZED).forward
-    forward = _full(ledger, dial, chosen)
+    forward = ledger.step_bitops(chosen, chosen).forward
     facts = {
         "accuracy": f"{100 * score.accuracy:.1f}%",
         "on": f"{count} test images",
@@ -189,21 +190,12 @@ def explore(folder: str, arm: str, widths: Mapping[str, float], images: int, exa
     }
 
 
-def _full(ledger: Ledger, dial: BitDial, widths: Sequence[float]) -> float:
-    named = dict(zip(dial.names, widths, strict=True))
-    rows = [named.get(row.name, UNQUANTIZED) for row in ledger.rows]
-    quantized = [row for row in ledger.rows if row.quantized]
-    total = sum(row.macs * w * w for row, w in zip(ledger.rows, rows, strict=True) if row.quantized)
-    assert len(quantized) == len(widths), "the ledger has a row for each layer of the dial"
-    return float(total + sum(row.macs * 32 * 32 for row in ledger.rows if not row.quantized))
-
-
 def _file_size(model: nn.Module, dial: BitDial, widths: Sequence[float]) -> str:
     from bitdial.export.packed import packed_bytes
 
     with unchanged(model), dial.held(list(widths)):
         try:
-            return f"{size(len(packed_bytes(model)))}, packed"
+            return f"{bytes_text(len(packed_bytes(model)))}, packed"
         except BitdialError as error:
             return f"cannot be packed: {error}"
 
@@ -290,12 +282,11 @@ def reconstruct(folder: str, example: int) -> dict[str, Any]:
         codec = load_codec(folder, arm=name if len(opened.arms) > 1 else None)
         data = codec.compress(pixels)
         made = codec.decompress(data).pixels
-        error = float(((made.float() - pixels.float()) ** 2).mean())
-        psnr = 10 * torch.log10(torch.tensor(255.0**2 / max(error, 1e-9))).item()
+        quality = float(psnr(pixels[None] / 255, made[None] / 255))
         bpp = 8 * len(data) / (pixels.shape[-1] * pixels.shape[-2])
         told = name.replace("_", " ")
-        rows.append([told, size(len(data)), f"{bpp:.3f}", f"{psnr:.2f}"])
-        shown.append({"caption": f"{told}: {size(len(data))}, {psnr:.1f} dB", "png": _png(made.float() / 255)})
+        rows.append([told, bytes_text(len(data)), f"{bpp:.3f}", f"{quality:.2f}"])
+        shown.append({"caption": f"{told}: {bytes_text(len(data))}, {quality:.1f} dB", "png": _png(made.float() / 255)})
     return {
         "facts": {},
         "pictures": shown,
