@@ -41,20 +41,22 @@ def needed(name: str) -> Any:
         ) from error
 
 
-def exported(twin: nn.Module, example: Any, opset: int = OPSET) -> tuple[Graph, str]:
+def exported(twin: nn.Module, example: Any, opset: int = OPSET, *, sizes: bool = False) -> tuple[Graph, str]:
     """The graph of a network, and why its batch is fixed (empty: it may have any size).
 
     Args:
         twin: in evaluation mode.
         example: one input: a tensor, or a tree of them; the first dimension of each is the batch.
         opset: version of the operator set.
+        sizes: whether height and width of pictures may have any size too.
 
     Raises:
         BitdialError: torch cannot export the network, or a package is missing.
     """
     needed("onnx"), needed("onnxscript"), needed("onnx_ir")
     pair = map_tensors(lambda x: torch.cat([x, x]) if len(x) == 1 else x, example)  # 1 would be taken for a constant
-    shapes = map_tensors(lambda _: {0: BATCH}, pair)
+    free = {0: BATCH, **({2: "height", 3: "width"} if sizes else {})}
+    shapes = map_tensors(lambda _: dict(free), pair)
     try:
         return _exported(twin, pair, (shapes,), opset), ""
     except Exception as first:
@@ -132,8 +134,8 @@ def finished(graph: Graph, name: str) -> Any:
     size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
     if size > 2**31 - 2**20:
         raise BitdialError(
-            f"a file of ONNX must be smaller than 2 GiB, got {size / 2**30:.1f} GiB of weights; quantize the layers that "
-            "are left in float32, or ship it as a packed file"
+            f"a file of ONNX must be smaller than 2 GiB, got {size / 2**30:.1f} GiB of weights; quantize the layers "
+            "that are left in float32, or ship it as a packed file"
         )
     proto = ir.to_proto(graph)
     onnx.checker.check_model(proto)
