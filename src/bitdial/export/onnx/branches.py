@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bitdial.export.onnx.folding import constant, dequantized_weight, drop_unused, new_constant, whole_biases
+from bitdial.export.onnx.biases import whole_biases
+from bitdial.export.onnx.folding import constant, dequantized_weight, drop_unused, new_constant
 from bitdial.export.onnx.graph import Graph, needed
 
 Ranges = Callable[[list[str]], dict[str, tuple[float, float]]]

@@ -84,6 +84,27 @@ def expected_traps(found: set[str], plans: Mapping[str, LayerPlan]) -> list[Trap
     return traps
 
 
+def openvino_saturation(plans: Mapping[str, LayerPlan], found: float, own: float) -> list[Trap]:
+    """The same in OpenVINO, which has no entry against it: named where its outputs are much further off.
+
+    Args:
+        plans: how the layers are held.
+        found: largest difference of OpenVINO's outputs, as a share of the largest.
+        own: the same of ONNX Runtime.
+    """
+    saturating = [name for name, plan in plans.items() if _may_saturate(plan)]
+    if not saturating or found <= max(3 * own, 0.01):
+        return []
+    return [
+        Trap(
+            "openvino saturation",
+            f"OpenVINO is off by {found:.2g} of the largest output: without VNNI it adds products of bytes in 16 bits, "
+            f"which overflow where codes of weights are above 64 ({_some(saturating)})",
+            "for OpenVINO on such processors train these layers at 6 bits, or write style native",
+        )
+    ]
+
+
 def _may_saturate(plan: LayerPlan) -> bool:
     if plan.holds not in ("codes", "half") or plan.activations > 16:
         return False
