@@ -14,7 +14,7 @@ from bitdial.export.onnx import export_onnx
 from bitdial.export.onnx.held import LayerPlan
 from bitdial.export.onnx.parity import Agreement
 from bitdial.export.onnx.sessions import Session
-from bitdial.export.onnx.traps import expected_traps, openvino_saturation
+from bitdial.export.onnx.traps import expected_traps, openvino_traps
 from bitdial.export.onnx.writing import _too_far
 from tests.export.onnx.nets import convolutional, linear, pictures, rows
 
@@ -78,9 +78,11 @@ def test_too_few_equal_classes_are_named(form: str, name: str) -> None:
 
 def test_openvino_that_is_far_off_is_named() -> None:
     plans = {"conv": LayerPlan(8, 8, "codes", lowest=-127, highest=127)}
-    assert [trap.name for trap in openvino_saturation(plans, 0.1, 0.001)] == ["openvino saturation"]
-    assert not openvino_saturation(plans, 0.001, 0.001)
-    assert not openvino_saturation({"conv": LayerPlan(2, 8, "codes", lowest=-3, highest=3)}, 0.1, 0.001)
+    assert [trap.name for trap in openvino_traps(plans, 0.1, 0.001)] == ["openvino saturation"]
+    assert not openvino_traps(plans, 0.001, 0.001)
+    few = {"conv": LayerPlan(2, 8, "codes", lowest=-3, highest=3)}
+    assert [trap.name for trap in openvino_traps(few, 0.1, 0.001)] == ["openvino"]
+    assert not openvino_traps(few, 0.1, 0.09)
 
 
 def test_a_runtime_that_is_too_old_is_told() -> None:

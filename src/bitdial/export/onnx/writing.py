@@ -33,7 +33,7 @@ from bitdial.export.onnx.parity import (
 )
 from bitdial.export.onnx.sessions import Session, seconds, value_ranges
 from bitdial.export.onnx.styles import in_plain_nodes, narrow_codes, opset_for, to_qonnx
-from bitdial.export.onnx.traps import Trap, expected_traps, openvino_saturation, operators, ties
+from bitdial.export.onnx.traps import Trap, expected_traps, openvino_traps, operators, ties
 from bitdial.layers import QuantizedLayer
 from bitdial.layers.names import check_model
 from bitdial.numerics import UNQUANTIZED
@@ -221,7 +221,7 @@ class _Writing:
         if own.difference > ROUNDING:
             traps[form].append(ties(own.difference))
         if "openvino" in agreed:
-            traps[form] += openvino_saturation(self.plans, agreed["openvino"].difference, own.difference)
+            traps[form] += openvino_traps(self.plans, agreed["openvino"].difference, own.difference)
         traps[form] += _too_far(own, form)
         parity = Parity(
             unfused=found,
