@@ -8,10 +8,9 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from lightning.fabric import Fabric
 
 from bitdial.errors import BitdialError, RunInterrupted, suggest
 from bitdial.interrupts import Interrupts, write_to_stderr
@@ -27,6 +26,8 @@ from bitdial.training.scoring import Evaluate, scores_of
 from bitdial.training.state import TrainingState
 from bitdial.training.step.optimizer_step import OptimizerStep
 
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 _OTHER = "another process"
 _ASK_SECONDS = 0.5
 _MOST_LOOKS = 32  # between two questions, for later passes may take longer than those so far
