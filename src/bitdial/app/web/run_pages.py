@@ -8,11 +8,11 @@ from typing import Any
 import gradio as gr
 
 from bitdial.app.jobs import JobManager
-from bitdial.app.records import size_text
 from bitdial.app.store import folder_of
 from bitdial.app.web import views
 from bitdial.errors import BitdialError
 from bitdial.training.run_folder import RunFolder
+from bitdial.wording import bytes_text
 
 TAIL = 20_000
 """Bytes of a run's output that are shown."""
@@ -151,7 +151,7 @@ def _rows(manager: JobManager, run: str) -> list[dict[str, Any]]:
 def _tail(manager: JobManager, run: str) -> tuple[str, str]:
     part = manager.log(run)
     text = part.text[-TAIL:]
-    return text, size_text(TAIL) if part.start or len(text) < len(part.text) else ""
+    return text, bytes_text(TAIL) if part.start or len(text) < len(part.text) else ""
 
 
 def _options(manager: JobManager, run: str) -> dict[str, Any]:

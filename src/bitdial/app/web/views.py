@@ -12,8 +12,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from bitdial.app.records import FileEntry, RunStatus, Score, SeriesPart, size_text
+from bitdial.app.records import FileEntry, RunStatus, Score, SeriesPart
 from bitdial.app.web.curves import Chart, draw
+from bitdial.wording import bytes_text, duration
 
 SHOWN_VALUES = ("loss", "train_loss", "bits", "scale", "loss_scale", "gamma", "learning_rate", "best_accuracy")
 """Numbers of the log that are told beside the progress."""
@@ -29,16 +30,6 @@ _PANELS: tuple[tuple[str, tuple[str, ...], bool, bool], ...] = (
 """Title, columns, whether they are shares, whether a value holds until the next one."""
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words that one takes in at a glance."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else ""
 
@@ -48,7 +39,7 @@ def _module() -> Any:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "duration": duration,
-        "size": size_text,
+        "size": bytes_text,
         "score": Score.told,
         "when": _when,
         "markup": Markup,
