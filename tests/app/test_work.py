@@ -100,7 +100,7 @@ def test_statistics_are_estimated_once_for_each_setting_and_are_those_of_a_sweep
     opened = work._open(str(dialled))
     model, _ = opened.network(arm)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    layers = {name: 2.0 for name in work.about(str(dialled))["groups"]}
+    layers = dict.fromkeys(work.about(str(dialled))["groups"], 2.0)
     first = work.explore(str(dialled), arm, layers, 32, 0)
     assert len(estimated) == len(work.WIDTHS)  # all layers at 2 bits is one of these
     assert first["rows"][0][1:] == first["rows"][1][1:]

@@ -28,7 +28,7 @@ def asked(request: gr.Request) -> str:
 
 def run_page(manager: JobManager) -> None:
     """One run: how far it is, its curves and output; buttons to stop, go on and remove it."""
-    progress, charts = gr.HTML(elem_classes="head"), gr.HTML()
+    progress = gr.HTML(elem_classes="head")
     with gr.Row(elem_classes="buttons"):
         stop = gr.Button("Stop", visible=False, elem_id="stop")
         resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume")
@@ -38,7 +38,7 @@ def run_page(manager: JobManager) -> None:
         yes = gr.Button("Remove it", variant="stop", elem_id="remove-yes")
         no = gr.Button("Keep it", elem_id="remove-no")
     told = gr.HTML()
-    files, output = gr.HTML(), gr.HTML()
+    files, charts, output = gr.HTML(), gr.HTML(), gr.HTML()
     timer = gr.Timer(SECONDS)
     seen = gr.Textbox(visible=False)
     shown = [progress, charts, stop, resume, remove, files, output, timer, seen]
@@ -159,4 +159,4 @@ def _options(manager: JobManager, run: str) -> dict[str, Any]:
 
 
 def _none(said: str) -> str:
-    return f"<h1>No run</h1>{views.view('fault', said)}<p><a href='/runs'>All runs</a></p>"
+    return f"<h1 class='of-runs'>No run</h1>{views.view('fault', said)}<p><a href='/runs'>All runs</a></p>"

@@ -43,6 +43,8 @@ def _module() -> Any:
         "score": Score.told,
         "when": _when,
         "markup": Markup,
+        "plain": plain,
+        "breakable": lambda name: Markup("_<wbr>").join(name.split("_")),
     }
     environment.globals |= {"shown_values": SHOWN_VALUES, "rows_of": benchmark_rows, "machine_rows": machine_rows}
     return environment.from_string(resources.files(__package__).joinpath("views.html").read_text("utf-8"))
@@ -51,6 +53,13 @@ def _module() -> Any:
 def view(name: str, *values: Any, **context: Any) -> str:
     """One of the pieces of ``views.html``."""
     return str(getattr(_module().make_module(context), name)(*values))
+
+
+def plain(value: object) -> str:
+    """A value as options are written: true, false and none, whole numbers without a point."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    return f"{value:g}" if isinstance(value, float) and abs(value) < 1e6 else str(value)
 
 
 def benchmark_rows(found: Mapping[str, Any]) -> list[list[str]]:
@@ -62,8 +71,8 @@ def benchmark_rows(found: Mapping[str, Any]) -> list[list[str]]:
         rows.append(
             [
                 row["name"],
-                f"{1e3 * row['seconds']:.2f}",
-                f"{low:.2f} to {high:.2f}",
+                f"{1e3 * row['seconds']:.3g}",
+                f"{low:.3g} to {high:.3g}",
                 f"{speedup:.2f}",
                 f"{row['memory_bytes'] / 1e6:.1f}",
             ]
@@ -104,8 +113,9 @@ def charts_of(series: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Markup]
     for title, columns, share, steps in _PANELS:
         lines: dict[str, list[tuple[float, float]]] = {}
         for run, rows in series.items():
+            averaged = any(columns[0] in row for row in rows)  # then the third is the same of single steps
             for row in rows:
-                for column in columns:
+                for column in columns[: 2 if averaged else 3]:
                     value, step = row.get(column), row.get("step")
                     if isinstance(value, int | float) and isinstance(step, int | float):
                         lines.setdefault(_named(run, row, column, columns), []).append((step, value))
@@ -140,7 +150,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{name}.")
         else:
-            text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            text = " ".join(map(plain, value)) if isinstance(value, list) else plain(value)
             found[f"{prefix}{name}"] = text if len(text) <= 60 else f"{text[:57]}..."
     return found
 
