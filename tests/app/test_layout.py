@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,7 +81,7 @@ def wrong_with(page: Any, width: int) -> dict[str, Any]:
     page.set_viewport_size({"width": width, "height": 900})
     page.wait_for_timeout(250)
     found: dict[str, Any] = page.evaluate(CHECKS)
-    assert found.pop("texts") > 5
+    assert found.pop("texts") > 2
     found.pop("figures")
     return {what: wrong for what, wrong in found.items() if wrong}
 
@@ -148,14 +150,12 @@ def test_nothing_of_what_was_measured_is_cut_or_covered(pages: Pages, path: str,
 
 @pytest.mark.slow
 def test_nothing_of_what_is_explored_is_cut_or_covered(pages: Pages, served: Served) -> None:
-    from bitdial.cli import main
-
     root = served.folder / "runs"
     small = "--model_options.channels 4 --model_options.latent_channels 4 --crop 32 --batch_size 2 --steps 2 --crops 2"
     codecs = f"train compress {small} --coded_pictures 1 --lambdas .05 .005 .0005 --run_dir {root / 'codecs'}"
     widths = f"train joint --model tiny_cnn --steps 3 --limit_train 64 --limit_test 32 --run_dir {root / 'widths'}"
     for line, name in ((widths, "widths"), (codecs, "codecs")):
-        assert main(line.split()) == 0
+        subprocess.run([sys.executable, "-m", "bitdial", *line.split()], check=True, capture_output=True)
         page = pages.open(f"/explore?run={name}")
         page.wait_for_selector("#explore:visible")
         page.click("#explore")
@@ -170,7 +170,11 @@ def test_nothing_of_what_is_explored_is_cut_or_covered(pages: Pages, served: Ser
     [
         ("td.model { display: block; width: 40px; overflow: hidden; white-space: nowrap; }", "hidden", "/a/folder"),
         ("td.model { position: relative; left: -300px; }", "covered", "/a/folder"),
-        (".gradio-container .scroll { overflow: visible; } .scroll table.runs { width: 2000px; }", "hidden", "begun"),
+        (
+            ".gradio-container .scroll { overflow: visible !important; } .scroll table.runs { width: 2000px !important; }",
+            "hidden",
+            "begun",
+        ),
     ],
 )
 def test_what_is_cut_or_covered_is_found(pages: Pages, style: str, found: str, words: str) -> None:
