@@ -170,11 +170,7 @@ def test_nothing_of_what_is_explored_is_cut_or_covered(pages: Pages, served: Ser
     [
         ("td.model { display: block; width: 40px; overflow: hidden; white-space: nowrap; }", "hidden", "/a/folder"),
         ("td.model { position: relative; left: -300px; }", "covered", "/a/folder"),
-        (
-            ".gradio-container .scroll { overflow: visible !important; } .scroll table.runs { width: 2000px !important; }",
-            "hidden",
-            "begun",
-        ),
+        (".scroll { overflow: visible !important; } table.runs { width: 2000px !important; }", "hidden", "begun"),
     ],
 )
 def test_what_is_cut_or_covered_is_found(pages: Pages, style: str, found: str, words: str) -> None:
