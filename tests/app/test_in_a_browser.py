@@ -198,27 +198,6 @@ def test_an_html_string_is_text_everywhere(pages: Pages) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_odd_is_told_in_a_sentence_of_the_page(pages: Pages) -> None:
-    page = pages.open("/recommend")
-    for model, batch, told in (
-        ("tiny_cnn", "many", "batch_size: expected a whole number, got 'many'"),
-        ("tiny_cnn", "-3", "batch_size: expected a value greater than or equal to 1, got '-3'"),
-        ("../x.py:make", "8", "model: expected a network's name, got the file '../x.py:make'; choose one of the list"),
-        (EVIL, "8", f"unknown model '{EVIL}"),
-        ("x" * 5000, "8", "unknown model 'xxx"),
-    ):
-        page.get_by_label("model").fill(model)
-        page.get_by_label("model").press("Enter")
-        page.get_by_label("batch size").fill(batch)
-        page.click("#advise")
-        page.wait_for_function("told => document.querySelector('.found .why')?.innerText.startsWith(told)", arg=told)
-        said = page.inner_text(".found .why")
-        assert "--help" not in said
-        assert len(said) <= 1000
-    assert page.evaluate("window.evil") is None
-
-
-@pytest.mark.slow
 def test_back_and_forth_shows_what_the_address_says(pages: Pages, two_runs: list[str]) -> None:
     page = pages.open("/runs")
     page.get_by_role("link", name=two_runs[0], exact=True).click()

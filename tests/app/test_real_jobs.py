@@ -77,6 +77,23 @@ def test_two_pages_that_start_a_run_at_once_give_one_device_to_one_after_the_oth
         until_ended(jobs, first)
 
 
+@pytest.mark.slow
+def test_what_is_odd_is_told_in_a_sentence_of_the_page(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the extra app is not installed")
+    with serving(tmp_path) as served:
+        for filled, told in (
+            ({"batch size": "many"}, "batch_size: expected a whole number, got &#39;many&#39;</p>"),
+            ({"batch size": "-3"}, "batch_size: expected a value greater than or equal to 1, got &#39;-3&#39;</p>"),
+            ({"model": "../x.py:make"}, "expected a network&#39;s name, got the file"),
+            ({"model": "<img src=x>"}, "unknown model &#39;&lt;img src=x&gt;"),
+            ({"model": "x" * 5000}, "unknown model &#39;xxx"),
+        ):
+            said = answer_of(served, "recommend", filled)
+            assert told in said
+            assert len(said) < 1200
+            assert "<img" not in said
+
+
 def answer_of(served: Served, name: str, filled: Mapping[str, str]) -> str:
     """What a button of a page answers whose fields are filled in, over the routes that the page uses."""
     with urllib.request.urlopen(f"{served.url}/gradio_api/info") as answer:
