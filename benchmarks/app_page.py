@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.app import RUNS, make_runs
 from bitdial import machine
+from bitdial.app.web.run_pages import SECONDS
 
 STARTS, POLLS, PAIRS = 3, 1000, 3
 TRAINING = [
@@ -69,9 +70,9 @@ class Server:
             if each["id"] in here and any(event == kind for _, event in each["targets"])
         )
 
-    def trigger(self, number: int, data: Sequence[Any], query: str = "") -> str:
-        """What an event gives, as the page would be drawn with."""
-        session = os.urandom(6).hex()
+    def trigger(self, number: int, data: Sequence[Any], query: str = "", session: str = "") -> str:
+        """What an event gives, as the page would be drawn with; a page has one session as long as it is open."""
+        session = session or os.urandom(6).hex()
         self.ask(f"/gradio_api/queue/join{query}", {"data": list(data), "fn_index": number, "session_hash": session})
         answer = self.get(f"/gradio_api/queue/data?session_hash={session}").decode()
         assert '"success":true' in answer, answer[-300:]
@@ -179,16 +180,16 @@ def watching(root: Path) -> list[Row]:
 
 
 def trained(folder: Path, server: Server | None, look: int) -> tuple[float, float]:
-    """CPU seconds and seconds of a run, watched once a second or not."""
+    """CPU seconds and seconds of a run, looked at as often as a page looks, or not."""
     words = [sys.executable, "-m", "bitdial", "train", *TRAINING, "--run_dir", str(folder)]
     ended = threading.Event()
 
     def watch() -> None:
         assert server is not None
-        mark = ""
-        while not ended.wait(1):
+        mark, session = "", os.urandom(6).hex()
+        while not ended.wait(SECONDS):
             if (folder / "config.yaml").exists():
-                answer = server.trigger(look, [mark], f"?run={folder.name}")
+                answer = server.trigger(look, [mark], f"?run={folder.name}", session)
                 done = next(line for line in reversed(answer.splitlines()) if "process_completed" in line)
                 mark = str(json.loads(done.partition(":")[2])["output"]["data"][-1])
 

@@ -17,7 +17,7 @@ from bitdial.wording import bytes_text
 TAIL = 20_000
 """Bytes of a run's output that are shown."""
 MOST_COMPARED = 12
-SECONDS = 1.0
+SECONDS = 2.0
 """Between two looks at a run."""
 
 
