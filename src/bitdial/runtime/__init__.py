@@ -1,0 +1,1 @@
+"""SHIP: trained networks, run fast."""
