@@ -101,7 +101,7 @@ def whole_product(layer: QuantizedLayer) -> WholeProduct | str:
     width = layer.width("activation_bits")
     if width >= UNQUANTIZED or (layer.width("weight_bits") >= UNQUANTIZED and not layer._is_stored):
         return "it stands at 32 bits; turn the dial to 16 or less"
-    found = _codes(layer)
+    found = half_steps(layer)
     if found is None:
         return f"weights of {layer.quantizer.name} are not whole numbers of one step in each output channel"
     rows, half = found
@@ -120,7 +120,7 @@ def whole_product(layer: QuantizedLayer) -> WholeProduct | str:
     )
 
 
-def _codes(layer: QuantizedLayer) -> tuple[Tensor, Tensor] | None:
+def half_steps(layer: QuantizedLayer) -> tuple[Tensor, Tensor] | None:
     """Weights in half steps, output channels first, and half a step of each channel; None where there is none."""
     values = layer.outputs_first(layer.grid_weight())
     size = magnitude(values, layer.per_channel)

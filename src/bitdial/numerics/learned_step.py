@@ -379,6 +379,15 @@ class LearnedActivation(LearnsPerWidth):
         size = start + self.learned_at(place)
         return stepped(x, size, grid.codes, width, unit=unit, strict=self.strict, factor=factor)
 
+    @torch.no_grad()
+    def grid_at(self, bits: float) -> tuple[float, Codes]:
+        """The step and the codes of the grid that inputs come to at a width, once it is fitted."""
+        signed = self.signed.item()
+        own = self._rule(activation_grid(self._nearest(bits), signed))
+        grid = self._rule(activation_grid(bits, signed))
+        size = self.start[self._index(bits)] + self.learned_at(bits)
+        return abs(float(size.item() * grid.unit * _stretch(own, grid))), grid.codes
+
     def extra_repr(self) -> str:
         """The widths with a value of their own."""
         return "widths: " + ", ".join(f"{width:g}" for width in self.widths)
