@@ -32,7 +32,7 @@ from bitdial.runtime.weights import BLOCK, STEP, aligned
 SPARE = 64
 """Bytes behind every tensor of codes: the kernels read 16 channels at once where there are fewer."""
 
-CACHE = 2**20
+CACHE = 2**22
 """So many bytes of workspace are worked in at a time, if more than one example is there: what stays in the cache."""
 
 
@@ -292,13 +292,13 @@ class Program:
         segments = weights.segments(codes.row, codes.pixel, kind.dilation)
         array = (c.Segment * len(segments))(*(c.Segment(*each) for each in segments))
         self._kept.append(array)
-        self._scratch = max(self._scratch, 64 * weights.steps)
+        self._scratch = max(self._scratch, (128 if weights.wide else 64) * weights.steps)
         bits, stride, least = weights.packing
         base = -kind.borders.top * codes.row - kind.borders.left * codes.pixel
         return c.Convolution(
             self._finish(step, weights.groups, shift_of(kind)), codes, base,
             kind.stride[0] * codes.row, kind.stride[1] * codes.pixel, shape.height, shape.width, weights.groups,
-            shape.channels // weights.groups, weights.codes.shape[1], bits, stride, least, len(segments), weights.steps,
+            shape.channels // weights.groups, weights.codes.shape[1], weights.wide, bits, stride, least, len(segments), weights.steps,
             ctypes.addressof(array), self._keep(weights.packed),
         )  # fmt: skip
 

@@ -1,8 +1,7 @@
 """Whole weights in the order and the bits in which the kernels read them.
 
 A block is 16 output channels of a group; a step is 4 input channels of one tap of it, 64 weights. Input channels that
-do not fill a step get weights of zero, output channels that do not fill a block as well. Weights that are too large for
-a product of 16 bits (or for int8) are written as a sum of several, each a plane: taps that read the same inputs again.
+do not fill a step get weights of zero, output channels that do not fill a block as well.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ BLOCK = 16
 STEP = 4
 INT16 = 2**15 - 1
 INT32 = 2**31 - 1
+FEWEST = 4
+"""With fewer steps in 16 bits, and a widening after them, multiplying numbers of 16 bits is quicker."""
 
 Codes = NDArray[np.int32]
 
@@ -53,7 +54,7 @@ class Weights:
     """The whole weights of a convolution.
 
     Attributes:
-        codes: ``(out, in / groups, rows, columns)``, int32.
+        codes: ``(out, in / groups, rows, columns)``, int32, from -128 to 127.
         groups: of channels.
         last: the largest code of an input.
     """
@@ -63,20 +64,15 @@ class Weights:
     last: int
 
     @cached_property
-    def planes(self) -> list[Codes]:
-        """Codes that add up to the weights, each small enough for one product."""
-        limit = min(127, INT16 // (2 * max(self.last, 1)))
-        rest, found = self.codes, []
-        while not found or rest.any():
-            found.append(rest.clip(-limit, limit))
-            rest = rest - found[-1]
-        return found
-
-    @cached_property
     def most_steps(self) -> int:
         """How many steps can be added up in 16 bits."""
-        largest = max(int(np.abs(plane).max(initial=0)) for plane in self.planes)
+        largest = int(np.abs(self.codes).max(initial=0))
         return INT16 // max(2 * self.last * largest, 1) if largest and self.last else 1 << 20
+
+    @property
+    def wide(self) -> bool:
+        """Whether they are multiplied as numbers of 16 bits."""
+        return self.most_steps < FEWEST
 
     @property
     def largest_sum(self) -> int:
@@ -96,7 +92,7 @@ class Weights:
     @property
     def steps(self) -> int:
         """Of a block."""
-        return len(self.planes) * self.steps_of_tap * self.codes.shape[2] * self.codes.shape[3]
+        return self.steps_of_tap * self.codes.shape[2] * self.codes.shape[3]
 
     @cached_property
     def ordered(self) -> NDArray[np.int32]:
@@ -104,15 +100,16 @@ class Weights:
         out, channels, rows, columns = self.codes.shape
         per = out // self.groups
         blocks, steps = -(-per // BLOCK), self.steps_of_tap
-        full = np.zeros((len(self.planes), self.groups, blocks * BLOCK, steps * STEP, rows, columns), np.int32)
-        for plane, codes in enumerate(self.planes):
-            full[plane, :, :per, :channels] = codes.reshape(self.groups, per, channels, rows, columns)
-        split = full.reshape(len(self.planes), self.groups, blocks, BLOCK, steps, STEP, rows, columns)
-        return split.transpose(1, 2, 0, 6, 7, 4, 3, 5).reshape(self.groups * blocks, self.steps, BLOCK * STEP)
+        full = np.zeros((self.groups, blocks * BLOCK, steps * STEP, rows, columns), np.int32)
+        full[:, :per, :channels] = self.codes.reshape(self.groups, per, channels, rows, columns)
+        split = full.reshape(self.groups, blocks, BLOCK, steps, STEP, rows, columns)
+        return split.transpose(0, 1, 5, 6, 3, 2, 4).reshape(self.groups * blocks, self.steps, BLOCK * STEP)
 
     @cached_property
     def packing(self) -> Packing:
         """The fewest bits that hold the weights, and the zeros that fill them up."""
+        if self.wide:
+            return WIDE
         return next((each for each in PACKINGS if each.holds(self.ordered)), WIDE)
 
     @cached_property
@@ -155,11 +152,12 @@ class Weights:
         runs = [(y * dilation[0] * row, columns * self.steps_of_tap) for y in range(rows)] if whole else [
             (y * dilation[0] * row + x * dilation[1] * pixel, self.steps_of_tap) for y in range(rows) for x in range(columns)
         ]  # fmt: skip
-        most = self.most_steps
-        cut = []
-        for start, steps in runs * len(self.planes):
+        if self.wide:
+            return runs
+        most, cut = self.most_steps, []
+        for start, steps in runs:
             parts = -(-steps // most)
             size = -(-steps // parts)
-            size = min(-(-size // 4) * 4, most) if most >= 4 else size  # the kernel takes four steps at once
+            size = min(-(-size // 4) * 4, most)  # the kernel takes four steps at once
             cut += [(start + STEP * at, min(size, steps - at)) for at in range(0, steps, size)]
         return cut

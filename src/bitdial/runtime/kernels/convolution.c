@@ -1,6 +1,7 @@
 /* Convolution and linear layers of codes (uint8) with whole weights, exact: 4 pixels x 16 channels at a time.
  *
- * `sum_chunk` (written by micro.py) adds up products in 16 bits for as many steps as cannot overflow, then in 32 bits.
+ * `sum_chunk` (written by micro.py) adds up products in 16 bits for as many steps as cannot overflow, then in 32 bits;
+ * `sum_wide` does it in 32 bits alone, for weights too large for that.
  * The taps of a layer are segments: where they begin relative to a pixel's first one, and how many steps of 4 input
  * channels. So stride, dilation, groups and kernels of any form are a matter of the table alone.
  */
@@ -17,6 +18,7 @@ typedef struct {
     i32 height, width; /* of the output */
     i32 groups, outputs; /* groups, and output channels of one */
     i64 group; /* from one group's input channels to those of the next */
+    i32 wide; /* weights of 16 bits once they are unpacked */
     i32 bits, stride, least; /* of a packed weight, which stands for stride * code + least */
     i32 segments;
     i64 steps; /* of all segments */
@@ -47,53 +49,44 @@ static void unpack(const uint8_t *from, int8_t *to, i64 steps, int bits, int str
     }
 }
 
+/* From 8 bits to 16. */
+static void widen(const int8_t *from, int16_t *to, i64 steps) {
+    for (i64 i = 0; i < 4 * steps; i++, from += 16, to += 16)
+        _mm256_store_si256((__m256i *)to, _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)from)));
+}
+
 enum { TILES = 32 }; /* of 4 pixels, whose sums are kept while the weights of a segment go by */
 
-typedef struct {
-    i64 b, y, x;
-} Pixel;
-
-static inline Pixel pixel_at(const Convolution *c, i64 i) {
-    const i64 size = (i64)c->height * c->width, b = i / size, r = i - b * size, y = r / c->width;
-    return (Pixel){b, y, r - y * c->width};
-}
-
-static inline void step_on(const Convolution *c, Pixel *at) {
-    if (++at->x == c->width) {
-        at->x = 0;
-        if (++at->y == c->height) {
-            at->y = 0;
-            at->b++;
-        }
-    }
-}
-
 /* Pixels [from, to) of one block of 16 output channels. */
-static void convolve_block(const Convolution *c, const Place *p, const Targets *t, const char *input, i64 from, i64 to,
+static void convolve_block(const Convolution *c, const Targets *t, const char *input, i64 from, i64 to,
                            const int8_t *weights, i64 block, i64 channel, int n) {
     __m256i sums[TILES][8];
     const uint8_t *pixels[TILES][4];
     const __m256i one = _mm256_set1_epi16(1);
     for (i64 begin = from; begin < to; begin += 4 * TILES) {
         const i64 count = to - begin < 4 * TILES ? to - begin : 4 * TILES, tiles = (count + 3) / 4;
-        Pixel at = pixel_at(c, begin), first = at;
+        Pixel at = pixel_at(begin, c->height, c->width);
+        const Pixel first = at;
         const uint8_t *last = 0;
         for (i64 i = 0; i < 4 * tiles; i++) { /* those behind the end are the last one again */
             if (i < count) last = (const uint8_t *)input + at.b * c->input.image + at.y * c->down + at.x * c->right;
             pixels[i / 4][i % 4] = last;
-            step_on(c, &at);
+            step_on(&at, c->height, c->width);
         }
         memset(sums, 0, tiles * sizeof *sums);
         const int8_t *w = weights;
         for (i64 s = 0; s < c->segments; s++) {
-            for (i64 j = 0; j < tiles; j++) sum_chunk(pixels[j], c->segment[s].offset, w, c->segment[s].steps, sums[j], one);
-            w += 64 * c->segment[s].steps;
+            const i64 offset = c->segment[s].offset, steps = c->segment[s].steps;
+            if (c->wide) {
+                for (i64 j = 0; 2 * j < count; j++)
+                    sum_wide(pixels[0] + 2 * j, offset, (const int16_t *)w, steps, sums[0] + 4 * j);
+                w += 128 * steps;
+            } else {
+                for (i64 j = 0; j < tiles; j++) sum_chunk(pixels[j], offset, w, steps, sums[j], one);
+                w += 64 * steps;
+            }
         }
-        for (i64 i = 0; i < count; i++) {
-            const __m256i *sum = sums[i / 4] + 2 * (i % 4);
-            finish_sums(&c->finish, t, first.b, first.y, first.x, channel, n, block, sum[0], sum[1]);
-            step_on(c, &first);
-        }
+        finish_run(&c->finish, t, first, c->height, c->width, count, channel, n, block, &sums[0][0], 1);
     }
 }
 
@@ -169,8 +162,9 @@ static void convolve(const Convolution *c, const Place *p, int8_t *scratch) {
             continue;
         }
         if (c->bits < 8) unpack(packed, scratch, c->steps, c->bits, c->stride, c->least);
-        const int8_t *weights = c->bits < 8 ? scratch : (const int8_t *)packed;
-        convolve_block(c, p, &t, x, pixels * part / parts, pixels * (part + 1) / parts, weights, 16 * block,
+        if (c->wide) widen((const int8_t *)packed, (int16_t *)scratch, c->steps);
+        const int8_t *weights = c->bits < 8 || c->wide ? scratch : (const int8_t *)packed;
+        convolve_block(c, &t, x, pixels * part / parts, pixels * (part + 1) / parts, weights, 16 * block,
                        g * c->outputs + o, n);
     }
 }

@@ -109,3 +109,96 @@ static inline __attribute__((always_inline)) void finish_sums(
     const __m256 v1 = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s1), _mm256_loadu_ps(f->scale + block + 8), _mm256_loadu_ps(f->bias + block + 8));
     finish(f, t, b, y, x, channel, n, v0, v1);
 }
+
+typedef struct {
+    i64 b, y, x;
+} Pixel;
+
+static inline Pixel pixel_at(i64 i, i64 height, i64 width) {
+    const i64 size = height * width, b = i / size, r = i - b * size, y = r / width;
+    return (Pixel){b, y, r - y * width};
+}
+
+static inline void step_on(Pixel *at, i64 height, i64 width) {
+    if (++at->x == width) {
+        at->x = 0;
+        if (++at->y == height) {
+            at->y = 0;
+            at->b++;
+        }
+    }
+}
+
+/* The same for whole blocks of pixels that follow each other, of sums or of floats, with all that does not change
+ * from one to the next at hand, and no tests inside: what is written, and whether something is added, are constants. */
+static inline __attribute__((always_inline)) void finish_run_as(
+    const Finish *f, const Targets *t, Pixel at, i64 height, i64 width, i64 count, i64 channel, i64 block,
+    const __m256i *sums, const int whole, const int residual, const int values, const int codes) {
+    const __m256i shift0 = _mm256_loadu_si256((const __m256i *)(f->shift + block)), shift1 = _mm256_loadu_si256((const __m256i *)(f->shift + block + 8));
+    const __m256 scale0 = _mm256_loadu_ps(f->scale + block), scale1 = _mm256_loadu_ps(f->scale + block + 8);
+    const __m256 bias0 = _mm256_loadu_ps(f->bias + block), bias1 = _mm256_loadu_ps(f->bias + block + 8);
+    const __m256 low = _mm256_set1_ps(f->act ? f->low : -INFINITY), high = _mm256_set1_ps(f->act ? f->high : INFINITY);
+    const __m256 inverse = _mm256_set1_ps(f->inverse);
+    const __m256 floor = _mm256_set1_ps((float)-f->zero), ceiling = _mm256_set1_ps((float)(f->last - f->zero));
+    const __m256i zero = _mm256_set1_epi32(f->zero);
+    const i64 r_pixel = f->residual.pixel, v_pixel = f->values.pixel, c_pixel = f->codes.pixel;
+    while (count) {
+        const i64 n = width - at.x < count ? width - at.x : count;
+        const char *r = residual ? t->residual + at.b * f->residual.image + at.y * f->residual.row + at.x * r_pixel + 4 * channel : 0;
+        char *v = values ? t->values + at.b * f->values.image + at.y * f->values.row + at.x * v_pixel + 4 * channel : 0;
+        char *c = codes ? t->codes + at.b * f->codes.image + at.y * f->codes.row + at.x * c_pixel + channel : 0;
+        for (i64 i = 0; i < n; i++, sums += 2) {
+            __m256 v0, v1;
+            if (whole) {
+                v0 = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(sums[0], shift0)), scale0, bias0);
+                v1 = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(sums[1], shift1)), scale1, bias1);
+            } else {
+                v0 = _mm256_add_ps(_mm256_castsi256_ps(sums[0]), bias0);
+                v1 = _mm256_add_ps(_mm256_castsi256_ps(sums[1]), bias1);
+            }
+            if (residual) {
+                v0 = _mm256_add_ps(v0, _mm256_loadu_ps((const float *)r));
+                v1 = _mm256_add_ps(v1, _mm256_loadu_ps((const float *)r + 8));
+                r += r_pixel;
+            }
+            v0 = _mm256_min_ps(high, _mm256_max_ps(low, v0));
+            v1 = _mm256_min_ps(high, _mm256_max_ps(low, v1));
+            if (values) {
+                _mm256_storeu_ps((float *)v, v0);
+                _mm256_storeu_ps((float *)v + 8, v1);
+                v += v_pixel;
+            }
+            if (codes) {
+                const __m256 p0 = _mm256_min_ps(_mm256_max_ps(_mm256_mul_ps(v0, inverse), floor), ceiling);
+                const __m256 p1 = _mm256_min_ps(_mm256_max_ps(_mm256_mul_ps(v1, inverse), floor), ceiling);
+                const __m256i q0 = _mm256_add_epi32(_mm256_cvtps_epi32(p0), zero), q1 = _mm256_add_epi32(_mm256_cvtps_epi32(p1), zero);
+                const __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(q0, q1), 0xd8);
+                _mm_storeu_si128((__m128i *)c, _mm_packus_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
+                c += c_pixel;
+            }
+        }
+        count -= n;
+        at.x += n - 1;
+        step_on(&at, height, width);
+    }
+}
+
+static void finish_run(const Finish *f, const Targets *t, Pixel at, i64 height, i64 width, i64 count, i64 channel, int n,
+                       i64 block, const __m256i *sums, const int whole) {
+#define AS(r, v, c) case 4 * r + 2 * v + c: finish_run_as(f, t, at, height, width, count, channel, block, sums, whole, r, v, c); break;
+    if (n == 16 && f->act != 2) {
+        switch (4 * f->has_residual + 2 * f->to_float + f->to_codes) { AS(0, 0, 1) AS(0, 1, 0) AS(0, 1, 1) AS(1, 0, 1) AS(1, 1, 0) AS(1, 1, 1) }
+        return;
+    }
+#undef AS
+    for (i64 i = 0; i < count; i++, sums += 2) {
+        if (whole) {
+            finish_sums(f, t, at.b, at.y, at.x, channel, n, block, sums[0], sums[1]);
+        } else {
+            const __m256 v0 = _mm256_add_ps(_mm256_castsi256_ps(sums[0]), _mm256_loadu_ps(f->bias + block));
+            const __m256 v1 = _mm256_add_ps(_mm256_castsi256_ps(sums[1]), _mm256_loadu_ps(f->bias + block + 8));
+            finish(f, t, at.b, at.y, at.x, channel, n, v0, v1);
+        }
+        step_on(&at, height, width);
+    }
+}

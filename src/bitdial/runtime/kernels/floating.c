@@ -14,7 +14,7 @@ typedef struct {
 
 /* 4 pixels x 16 channels: `from` are the inputs of the pixels, tap after tap. */
 static inline __attribute__((always_inline)) void multiply_floats(
-    const Floating *c, const float *const *from, const float *w, const int pixels, __m256 sums[4][2]) {
+    const Floating *c, const float *const *from, const float *w, const int pixels, __m256i *sums) {
     __m256 s[4][2];
     for (int i = 0; i < pixels; i++) s[i][0] = s[i][1] = _mm256_setzero_ps();
     for (i64 k = 0; k < c->taps; k++, from += 4)
@@ -26,42 +26,39 @@ static inline __attribute__((always_inline)) void multiply_floats(
                 s[i][1] = _mm256_fmadd_ps(x, w1, s[i][1]);
             }
         }
-    for (int i = 0; i < pixels; i++) sums[i][0] = s[i][0], sums[i][1] = s[i][1];
+    for (int i = 0; i < pixels; i++) sums[2 * i] = _mm256_castps_si256(s[i][0]), sums[2 * i + 1] = _mm256_castps_si256(s[i][1]);
 }
 
 static void convolve_floats(const Floating *c, const Place *p, const float **from) {
     const Finish *f = &c->finish;
     const Targets t = targets_of(f, p);
     const char *input = start_of(&c->input, p);
-    const i64 size = (i64)c->height * c->width, pixels = p->count * size, per = (c->outputs + 15) / 16;
+    const i64 pixels = p->count * c->height * c->width, per = (c->outputs + 15) / 16;
     const i64 weights = (i64)16 * c->taps * c->inputs;
     i64 tile, end;
     if (f->to_codes) fill_border(&f->codes, p, f->zero);
     share_of(p, (pixels + 3) / 4, &tile, &end);
     for (; tile < end; tile++) {
         const int count = pixels - 4 * tile < 4 ? (int)(pixels - 4 * tile) : 4;
+        const Pixel first = pixel_at(4 * tile, c->height, c->width);
         for (i64 g = 0; g < c->groups; g++) {
-            i64 b[4], y[4], x[4];
+            Pixel at = first;
             for (int i = 0; i < 4; i++) {
-                const i64 at = 4 * tile + (i < count ? i : count - 1), r = at % size;
-                b[i] = at / size, y[i] = r / c->width, x[i] = r % c->width;
                 for (i64 k = 0; k < c->taps; k++) {
-                    const i64 row = y[i] * c->down + c->tap[2 * k], column = x[i] * c->right + c->tap[2 * k + 1];
+                    const i64 row = at.y * c->down + c->tap[2 * k], column = at.x * c->right + c->tap[2 * k + 1];
                     const int inside = row >= 0 && row < c->input.height && column >= 0 && column < c->input.width;
-                    const char *at_pixel = input + b[i] * c->input.image + row * c->input.row + column * c->input.pixel;
-                    from[4 * k + i] = inside ? (const float *)at_pixel + g * c->inputs : c->zeros;
+                    const char *pixel = input + at.b * c->input.image + row * c->input.row + column * c->input.pixel;
+                    from[4 * k + i] = inside ? (const float *)pixel + g * c->inputs : c->zeros;
                 }
+                if (i + 1 < count) step_on(&at, c->height, c->width);
             }
             for (i64 o = 0; o < per; o++) {
                 const i64 block = g * per + o;
                 const int n = c->outputs - 16 * o < 16 ? (int)(c->outputs - 16 * o) : 16;
-                __m256 sums[4][2];
+                __m256i sums[8];
                 if (count == 1) multiply_floats(c, from, c->weights + block * weights, 1, sums);
                 else multiply_floats(c, from, c->weights + block * weights, 4, sums);
-                for (int i = 0; i < count; i++)
-                    finish(f, &t, b[i], y[i], x[i], g * c->outputs + 16 * o, n,
-                           _mm256_add_ps(sums[i][0], _mm256_loadu_ps(f->bias + 16 * block)),
-                           _mm256_add_ps(sums[i][1], _mm256_loadu_ps(f->bias + 16 * block + 8)));
+                finish_run(f, &t, first, c->height, c->width, count, g * c->outputs + 16 * o, n, 16 * block, sums, 0);
             }
         }
     }

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from bitdial.numerics.native.build import UnavailableError, library
-from bitdial.runtime.kernels.micro import sum_chunk
+from bitdial.runtime.kernels.micro import sum_chunk, sum_wide
 
 SOURCES = ("tensor.c", "finish.c", "convolution.c", "depthwise.c", "floating.c", "shaping.c", "program.c")
 _AFTER = "finish.c"  # what micro.py writes comes behind it
@@ -57,7 +57,7 @@ class Convolution(ctypes.Structure):
         c=("base down right", _LONG),
         d=("height width groups outputs", _INT),
         e=("group", _LONG),
-        f=("bits stride least segments", _INT),
+        f=("wide bits stride least segments", _INT),
         g=("steps", _LONG),
         h=("segment weights", _POINTER),
     )
@@ -138,7 +138,7 @@ def source() -> bytes:
     for name in SOURCES:
         parts.append(folder.joinpath(name).read_text(encoding="utf-8"))
         if name == _AFTER:
-            parts.append(sum_chunk())
+            parts += [sum_chunk(), sum_wide()]
     return "\n".join(parts).encode()
 
 
