@@ -1,0 +1,156 @@
+"""From a twin to a graph of ONNX: torch's exporter, then what ours adds, then the lowest version that has it all."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from bitdial.errors import BitdialError
+from bitdial.trees import map_tensors, tensors
+
+Graph: TypeAlias = Any
+"""A model of onnx_ir. (Types of packages that may be missing are not looked at.)"""
+
+BATCH = "batch"
+"""Name of the dimension that may have any size."""
+
+OPSET = 18
+"""The operator set that graphs begin with, the oldest that torch's exporter writes."""
+
+
+def needed(name: str) -> Any:
+    """A package of the extra ``export``.
+
+    Raises:
+        BitdialError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise BitdialError(
+            f"exporting to ONNX needs {name.partition('.')[0]}; install it with pip install 'bitdial[export]'"
+        ) from error
+
+
+def exported(twin: nn.Module, example: Any, opset: int = OPSET) -> tuple[Graph, str]:
+    """The graph of a network, and why its batch is fixed (empty: it may have any size).
+
+    Args:
+        twin: in evaluation mode.
+        example: one input: a tensor, or a tree of them; the first dimension of each is the batch.
+        opset: version of the operator set.
+
+    Raises:
+        BitdialError: torch cannot export the network, or a package is missing.
+    """
+    needed("onnx"), needed("onnxscript"), needed("onnx_ir")
+    pair = map_tensors(lambda x: torch.cat([x, x]) if len(x) == 1 else x, example)  # 1 would be taken for a constant
+    shapes = map_tensors(lambda _: {0: BATCH}, pair)
+    try:
+        return _exported(twin, pair, (shapes,), opset), ""
+    except Exception as first:
+        try:
+            return _exported(twin, example, None, opset), _reason(first)
+        except Exception as error:
+            raise BitdialError(
+                f"torch cannot export this network to ONNX: {_reason(error)}; write it without what depends on values "
+                "or on Python objects, or ship it as a packed file"
+            ) from error
+
+
+def _exported(twin: nn.Module, example: Any, shapes: Any, opset: int) -> Graph:
+    with _quiet(), torch.no_grad():
+        program: Any = torch.onnx.export(
+            twin, (example,), dynamo=True, dynamic_shapes=shapes, opset_version=opset, verbose=False, optimize=True
+        )
+    graph = program.model
+    for each in [graph.graph, *graph.graph.all_nodes()]:
+        each.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+    return graph
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter prints, warns and logs along the way."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """The last cause of an error in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:300]
+
+
+def layer_of(node: Any, names: set[str]) -> str | None:
+    """The quantized layer in whose forward pass a node stands: the innermost of `names` around it."""
+    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
+    if not scopes:
+        return None
+    return next((scope for scope in reversed(ast.literal_eval(scopes)) if scope in names), None)
+
+
+def finished(graph: Graph, name: str) -> Any:
+    """The model of a graph, of the lowest version that has all of it, checked.
+
+    Nothing of the machine that it was written on stays in it.
+
+    Raises:
+        BitdialError: it has become larger than 2 GiB, which one file of ONNX cannot be.
+    """
+    onnx, ir = needed("onnx"), needed("onnx_ir")
+    for each in [graph.graph, *graph.graph.all_nodes()]:
+        each.metadata_props.clear()
+        each.doc_string = None
+    for node in graph.graph.all_nodes():
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in graph.graph.initializers.values():
+        value.metadata_props.clear()
+    graph.graph.name = name
+    graph.producer_name, graph.producer_version = "bitdial", None
+    graph.metadata_props.clear()
+    graph.ir_version = max(_ir_of(onnx, graph.graph.opset_imports[""]), 8)
+    size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
+    if size > 2**31 - 2**20:
+        raise BitdialError(
+            f"a file of ONNX must be smaller than 2 GiB, got {size / 2**30:.1f} GiB of weights; quantize the layers that "
+            "are left in float32, or ship it as a packed file"
+        )
+    proto = ir.to_proto(graph)
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def _ir_of(onnx: Any, opset: int) -> int:
+    """The version of the format that a version of the operator set came with."""
+    return int(onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)], ignore_unknown=True))
+
+
+def input_names(graph: Graph) -> list[str]:
+    """Names of what goes in, in the order of the example's tensors."""
+    return [value.name for value in graph.graph.inputs]
+
+
+def feed(graph_inputs: list[str], batch: Any) -> dict[str, Any]:
+    """A batch as what a session takes: a tensor, or the tensors of a tree in order."""
+    values = list(tensors(batch))
+    return {name: value.detach().numpy() for name, value in zip(graph_inputs, values, strict=True)}

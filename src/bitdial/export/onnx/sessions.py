@@ -1,0 +1,99 @@
+"""Running files: ONNX Runtime as the file says or node by node, and how long it takes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from bitdial.errors import BitdialError
+from bitdial.export.onnx.graph import needed
+from bitdial.trees import tensors
+
+DEFAULT: Mapping[str, str] = {}
+
+
+class Session:
+    """A model in ONNX Runtime on the CPU; called with a batch, gives its outputs.
+
+    Args:
+        model: the model.
+        options: configuration entries, as they stand under ``session_options`` in a file's metadata.
+        fused: whether nodes may be changed and fused; False runs them one by one as they stand in the file.
+        threads: of one operator; None: as many as there are processors.
+
+    Raises:
+        BitdialError: this ONNX Runtime cannot take the model.
+    """
+
+    def __init__(
+        self, model: Any, options: Mapping[str, str] = DEFAULT, *, fused: bool = True, threads: int | None = None
+    ) -> None:
+        runtime = needed("onnxruntime")
+        settings = runtime.SessionOptions()
+        settings.log_severity_level = 4
+        for key, value in options.items():
+            settings.add_session_config_entry(key, value)
+        if not fused:
+            settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if threads is not None:
+            settings.intra_op_num_threads = threads
+        try:
+            data = model.SerializeToString()
+            self.session = runtime.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no class of their own
+            reason = " ".join(str(error).split())[:300]
+            opset = next((each.version for each in model.opset_import if not each.domain), 0)
+            raise BitdialError(
+                f"ONNX Runtime {runtime.__version__} cannot run this model (operator set {opset}, format "
+                f"{model.ir_version}): {reason}; install a newer onnxruntime, or choose another style"
+            ) from error
+        self.names = [each.name for each in self.session.get_inputs()]
+        self.outputs = [each.name for each in self.session.get_outputs()]
+
+    def __call__(self, batch: Any) -> list[np.ndarray]:
+        """All outputs for a batch: a tensor, or the tensors of a tree in order."""
+        return self.session.run(None, self.feed(batch))  # type: ignore[no-any-return]
+
+    def feed(self, batch: Any) -> dict[str, np.ndarray]:
+        """A batch as the session takes it."""
+        values = [each.detach().cpu().numpy() for each in tensors(batch)]
+        return dict(zip(self.names, values, strict=True))
+
+
+def with_outputs(model: Any, names: Iterable[str]) -> Any:
+    """A copy of a model that gives more of its values, after its own outputs."""
+    onnx = needed("onnx")
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    own = {each.name for each in made.graph.output}
+    made.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in own)
+    return made
+
+
+def value_ranges(model: Any, names: list[str], batches: Iterable[Any]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest of some values over batches, averaged over the batches, as layers measure their ranges."""
+    session = Session(with_outputs(model, names), fused=False)
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for batch in batches:
+        values = dict(zip(session.outputs, session(batch), strict=True))
+        for name in names:
+            found[name].append((float(values[name].min()), float(values[name].max())))
+    return {name: (float(np.mean([e[0] for e in ends])), float(np.mean([e[1] for e in ends])))
+            for name, ends in found.items()}
+
+
+def seconds(sessions: Mapping[str, Session], batch: Any, rounds: int = 7) -> dict[str, float]:
+    """Median time of one call of each, in turn, so that what else the machine does meets all alike."""
+    fed = {name: each.feed(batch) for name, each in sessions.items()}
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for lap in range(rounds + 1):
+        for name, each in sessions.items():
+            start = time.perf_counter()
+            each.session.run(None, fed[name])
+            if lap:  # the first one warms up
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in times.items()}

@@ -1,0 +1,106 @@
+"""Where a default session of ONNX Runtime computes something else than the file says: each by name, with its remedy.
+
+Every one of them was met: on a processor without VNNI at ONNX Runtime 1.31, two layers with 8-bit weights and inputs
+differed by 5% of the largest output.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bitdial.export.onnx.graph import needed
+from bitdial.export.onnx.held import LayerPlan
+
+BITS = "session.qdq_matmulnbits_accuracy_level"
+SATURATION = "session.x64quantprecision"
+
+LARGEST_PAIR = 2**15 - 1
+"""What the sum of two products may reach where it is held in 16 signed bits, as without VNNI."""
+
+
+@dataclass(frozen=True)
+class Trap:
+    """One way in which a default session differs from the file.
+
+    Attributes:
+        name: ``"matmulnbits"``, ``"saturation"``, ``"ties"``, ...
+        what: what happens, in a sentence.
+        remedy: what to do.
+        options: entries of a session's configuration that avoid it.
+    """
+
+    name: str
+    what: str
+    remedy: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def operators(model: Any, options: Mapping[str, str] = {}) -> set[str]:  # noqa: B006  (never written)
+    """Names of the operators that ONNX Runtime makes of a model in a default session."""
+    onnx, runtime = needed("onnx"), needed("onnxruntime")
+    settings = runtime.SessionOptions()
+    settings.log_severity_level = 4
+    for key, value in options.items():
+        settings.add_session_config_entry(key, value)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fused.onnx"
+        settings.optimized_model_filepath = str(path)
+        runtime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+        return {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
+
+
+def expected_traps(found: set[str], plans: Mapping[str, LayerPlan]) -> list[Trap]:
+    """Those that follow from the operators of a default session and the codes of the layers, on whatever machine.
+
+    Args:
+        found: what `operators` gave.
+        plans: how the layers are held.
+    """
+    traps = []
+    if "MatMulNBits" in found:
+        traps.append(
+            Trap(
+                "matmulnbits",
+                "ONNX Runtime turns DequantizeLinear and MatMul into MatMulNBits, which rounds the inputs to 8 bits anew "
+                "(off by about .4%)",
+                f"set {BITS} to 1, which computes in float32 and is exact",
+                {BITS: "1"},
+            )
+        )
+    saturating = [name for name, plan in plans.items() if _may_saturate(plan)]
+    if saturating and found & {"QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger"}:
+        traps.append(
+            Trap(
+                "saturation",
+                "on processors without VNNI, ONNX Runtime adds products of bytes in 16 bits, which overflow where codes "
+                f"of weights are above 64 ({_some(saturating)})",
+                f"set {SATURATION} to 1, or train these layers at 7 bits of {63} codes or less",
+                {SATURATION: "1"},
+            )
+        )
+    return traps
+
+
+def _may_saturate(plan: LayerPlan) -> bool:
+    if plan.holds not in ("codes", "half") or plan.activations > 16:
+        return False
+    last = round(2.0**plan.activations) - 1
+    return 2 * last * max(-plan.lowest, plan.highest) > LARGEST_PAIR
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def ties(difference: float) -> Trap:
+    """The one that is left: fusion changes the order of roundings, and a value between two codes goes the other way."""
+    return Trap(
+        "ties",
+        "fusing changes the last bit of sums, so that values that lie between two codes are rounded the other way; the "
+        f"outputs move by up to {difference:.2g} of the largest",
+        "nothing: it is as near to the trained network, and the share of equal classes says what it does",
+    )
