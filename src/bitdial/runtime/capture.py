@@ -12,6 +12,7 @@ from bitdial.layers import QuantizedLayer
 from bitdial.layers.norm_rows import PerWidth
 from bitdial.models.networks import Subsample
 from bitdial.runtime.activations import IN_PLACE
+from bitdial.runtime.substitution import KernelLayer
 
 EXAMPLES = 3
 """In the batch with which shapes are found: few, and not likely to be the size of anything else."""
@@ -21,9 +22,9 @@ class _Tracer(fx.Tracer):
     """Layers stay whole; what holds quantized ones is looked into."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, QuantizedLayer | PerWidth | Subsample):
+        if isinstance(m, KernelLayer | QuantizedLayer | PerWidth | Subsample):
             return True
-        if any(isinstance(each, QuantizedLayer) for each in m.modules()):
+        if any(isinstance(each, KernelLayer | QuantizedLayer) for each in m.modules()):
             return False
         return bool(super().is_leaf_module(m, module_qualified_name))
 

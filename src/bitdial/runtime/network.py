@@ -79,52 +79,51 @@ class Network:
 
     Attributes:
         chosen: what computes it, and why.
+        described: what is known of the network, where it was loaded.
 
     Raises:
         BitdialError: the machine does not have the way that is asked for.
     """
 
     def __init__(self, model: nn.Module, threads: int = 1, way: Way | None = None) -> None:
-        self.threads, self._model = threads, model.eval()
+        self.threads = threads
         self._plans: dict[tuple[Any, ...], Plan] = {}
         self._lock = threading.Lock()
         self._graph: Any = None
         self._call: Callable[..., Any] = model
+        self.described: Any = None
         reasons: list[str] = []
         for each in WAYS if way is None else (way,):
-            reason = getattr(self, f"_take_{each}")()
+            reason = getattr(self, f"_take_{each}")(model.eval())
             if not reason:
                 self.chosen = Chosen(each, tuple(reasons), tuple(self._stayed.items()))
                 return
             reasons.append(f"no {each}: {reason}")
         raise BitdialError(f"way {way} is not to be had here: {reasons[0]}; leave way out for the best that there is")
 
-    def _take_kernels(self) -> str:
+    def _take_kernels(self, model: nn.Module) -> str:
         self._stayed: dict[str, str] = {}
         reason = why_no_kernels()
         if reason:
             return reason
-        if not any(isinstance(module, QuantizedLayer) for module in self._model.modules()):
+        if not any(isinstance(module, QuantizedLayer) for module in model.modules()):
             return "nothing of the network is quantized"
-        graph = traced(self._model)
-        if isinstance(graph, str):
-            self._call, self._stayed = substituted(self._model, KernelLayer, self.threads)
-            self.graph_reason = graph
-        else:
-            self._graph = graph
+        network, self._stayed = substituted(model, KernelLayer, self.threads)
+        graph = traced(network)
+        self._call, self._graph = network, None if isinstance(graph, str) else graph
         return ""
 
-    def _take_onednn(self) -> str:
+    def _take_onednn(self, model: nn.Module) -> str:
         self._stayed = {}
         if onednn_saturates() is None:
             return "PyTorch has no oneDNN here"
-        self._call, self._stayed = substituted(self._model, OneDnnLayer, self.threads, fits_onednn)
+        self._call, self._stayed = substituted(model, OneDnnLayer, self.threads, fits_onednn)
         if not any(isinstance(module, OneDnnLayer) for module in self._call.modules()):  # type: ignore[attr-defined]
             return "no layer of the network fits it"
         return ""
 
-    def _take_fake(self) -> str:
-        self._stayed, self._call = {}, self._model
+    def _take_fake(self, model: nn.Module) -> str:
+        self._stayed, self._call = {}, model
         return ""
 
     def __call__(self, *inputs: Array) -> Any:
@@ -133,7 +132,7 @@ class Network:
         Raises:
             BitdialError: an input is no array of numbers, has no batch, or is of another shape than the network takes.
         """
-        given = tuple(_tensor(each) for each in inputs)
+        given = tuple(as_tensor(each) for each in inputs)
         with torch.no_grad():
             try:
                 y = self._run(given)
@@ -166,9 +165,9 @@ class Network:
         return self._call(*inputs) if plan is None else plan(inputs, self.threads)
 
 
-def _tensor(value: Any) -> Any:
+def as_tensor(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _tensor(each) for name, each in value.items()}
+        return {name: as_tensor(each) for name, each in value.items()}
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "fiub":
             raise BitdialError(f"inputs must be numbers, got an array of {value.dtype}; convert it to float32")

@@ -20,14 +20,13 @@ class Plan:
     Attributes:
         programs: the parts that the kernels run.
         left: nodes that PyTorch computes.
-        refused: layers without a kernel -> why.
     """
 
     def __init__(self, module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
         self._module = module
         self._shapes = shapes_of(module, inputs)
         lowering = Lowering(module, self._shapes)
-        self.refused, self._layouts, self._value = lowering.refused, lowering.layouts, lowering.value
+        self._layouts, self._value = lowering.layouts, lowering.value
         self._names = [node.name for node in module.graph.nodes if node.op == "placeholder"]
         self._result = next(node for node in module.graph.nodes if node.op == "output")
         groups = _grouped(lowering.items)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bitdial.layers import QuantizedLayer, QuantLinear
-from bitdial.runtime.lowering import quantized_kind
+from bitdial.runtime.kinds import quantized_kind
 from bitdial.runtime.operations import Convolve, Operation, Shape
 from bitdial.runtime.program import Program
 from bitdial.runtime.weights import INT16, Weights
@@ -25,18 +25,22 @@ class KernelLayer(nn.Module):
         layer: whose hooks, if it has any, are gone.
         kind, scale: what `quantized_kind` says of it.
         threads: to compute on.
+
+    Attributes:
+        kind, scale, bias: of the operation.
+        is_linear: whether its input has its features last.
     """
 
     def __init__(self, layer: QuantizedLayer, kind: Convolve, scale: Any, threads: int) -> None:
         super().__init__()
-        self._kind, self._scale, self._threads = kind, scale, threads
-        self._bias = None if layer.bias is None else layer.bias.detach().double().numpy()
-        self._is_linear = isinstance(layer, QuantLinear)
+        self.kind, self.scale, self._threads = kind, scale, threads
+        self.bias = None if layer.bias is None else layer.bias.detach().double().numpy()
+        self.is_linear = isinstance(layer, QuantLinear)
         self._programs: dict[Shape, Program] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """What the layer gives."""
-        if self._is_linear:
+        if self.is_linear:
             rows = x.float().reshape(-1, x.shape[-1]).contiguous()
             y = self._program(Shape(x.shape[-1], 1, 1))([rows], len(rows), self._threads)[0]
             return y.reshape(*x.shape[:-1], -1)
@@ -49,7 +53,7 @@ class KernelLayer(nn.Module):
         if source not in self._programs:
             if len(self._programs) > 16:  # sequences of any length
                 self._programs.clear()
-            kind = self._kind
+            kind = self.kind
             rows, columns = (
                 (size + before + behind - apart * (kernel - 1) - 1) // stride + 1
                 for size, before, behind, apart, kernel, stride in zip(
@@ -58,7 +62,7 @@ class KernelLayer(nn.Module):
                 )
             )  # fmt: skip
             shape = Shape(len(kind.weights.codes), rows, columns)
-            operation = Operation(kind, ["x"], "y", shape, source, self._scale, self._bias)
+            operation = Operation(kind, ["x"], "y", shape, source, self.scale, self.bias)
             self._programs[source] = Program([operation], {"x": source}, {"y": shape})
         return self._programs[source]
 

@@ -46,7 +46,7 @@ def library(source: bytes | None = None) -> Path:
         if source is None:
             folder_of_source = files("bitdial.numerics.native")
             source = b"".join(folder_of_source.joinpath(name).read_bytes() for name in _SOURCES)
-        key = _digest(source + " ".join((*_COMPILE, *_LINK, platform.machine(), _processor())).encode())
+        key = _digest(source + " ".join((*_COMPILE, *_LINK, platform.machine(), flags_of_processor())).encode())
         folder = _cache()
         return _kept(folder, key) or _compile(source, folder, key)
     except (OSError, RuntimeError) as error:  # a full disk, a folder that cannot be written, no home folder
@@ -122,7 +122,7 @@ def _run(*command: str) -> None:
         raise UnavailableError(f"the compiler {command[0]} took more than {_SECONDS} s") from error
 
 
-def _processor() -> str:
+def flags_of_processor() -> str:
     """What the processor can do: a home folder may be shared by machines that differ."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -8,7 +8,7 @@ import os
 from importlib.resources import files
 from typing import Any
 
-from bitdial.numerics.native.build import UnavailableError, library
+from bitdial.numerics.native.build import UnavailableError, flags_of_processor, library
 from bitdial.runtime.kernels.micro import sum_chunk, sum_wide
 
 SOURCES = ("tensor.c", "finish.c", "convolution.c", "depthwise.c", "floating.c", "shaping.c", "program.c")
@@ -140,6 +140,16 @@ def source() -> bytes:
         if name == _AFTER:
             parts += [sum_chunk(), sum_wide()]
     return "\n".join(parts).encode()
+
+
+UNITS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni")
+"""What the speed of products of small numbers depends on, as the flags of a processor are called."""
+
+
+def vector_units() -> list[str]:
+    """Those of `UNITS` that this processor has."""
+    flags = set(flags_of_processor().split())
+    return [unit for unit in UNITS if unit in flags]
 
 
 class Library:
