@@ -35,7 +35,9 @@ def bench_runtime(path: Path, options: BenchRuntimeConfig) -> int:
     plain, console = in_floats(model), terminal()
     results: list[dict[str, Any]] = []
     if not options.json_output:
-        console.print(Text(f"{path}: {described.model}, on {processor()} ({', '.join(vector_units())})"), soft_wrap=True)
+        console.print(
+            Text(f"{path}: {described.model}, on {processor()} ({', '.join(vector_units())})"), soft_wrap=True
+        )
     for threads in options.threads:
         for batch in options.batch:
             case = Case(model, plain, described.noise(batch), threads, (described.noise(16),))
@@ -47,7 +49,10 @@ def bench_runtime(path: Path, options: BenchRuntimeConfig) -> int:
     sizes = _sizes(path, described, trained, model)
     if options.json_output:
         facts = {"processor": processor(), "vector_units": vector_units(), "torch": torch.__version__}
-        rows = [{"what": what, "bytes": own, **dict(zip(FORMATS, others, strict=True))} for what, own, others in sizes.rows()]
+        rows = [
+            {"what": what, "bytes": own, **dict(zip(FORMATS, others, strict=True))}
+            for what, own, others in sizes.rows()
+        ]
         print(json.dumps({**facts, "results": results, "sizes": rows}, indent=2))
         return 0
     _print_sizes(sizes)
@@ -79,7 +84,9 @@ def _print(found: Mapping[str, Timed], batch: int, threads: int) -> None:
     table.add_column("way", overflow="fold")
     for name in (f"{measure}, ms", "speed", "difference", "same class"):
         table.add_column(name, justify="right")
-    for name, each in sorted(found.items(), key=lambda pair: (bool(pair[1].failure), pair[1].median if pair[1].seconds else 0)):
+    for name, each in sorted(
+        found.items(), key=lambda pair: (bool(pair[1].failure), pair[1].median if pair[1].seconds else 0)
+    ):
         if each.failure:
             table.add_row(Text(name), Text("-"), Text("-"), Text("-"), Text("-"))
             continue

@@ -87,6 +87,8 @@ def _print(found: Found, told: str) -> None:
     for path, guesses in found:
         first, *rest = guesses
         others = ", ".join(f"{guess.name} {guess.share:.1%}" for guess in rest)
-        table.add_row(Text(printable(path)), Text(printable(first.name)), Text(f"{first.share:.1%}"), Text(printable(others)))
+        table.add_row(
+            Text(printable(path)), Text(printable(first.name)), Text(f"{first.share:.1%}"), Text(printable(others))
+        )
     console.print(table)
     console.print(Text(f"Computed by: {told}."), soft_wrap=True)

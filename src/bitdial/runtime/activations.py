@@ -93,7 +93,8 @@ def _clamp(target: Any, rest: dict[str, Any]) -> Clamp | None:
     default = (-1.0, 1.0) if target is functional.hardtanh else (-float("inf"), float("inf"))
     ends = [rest.get(name, rest.get(str(place + 1))) for place, name in enumerate(names)]
     ends = [other if end is None else end for end, other in zip(ends, default, strict=True)]
-    return Clamp(*map(float, ends)) if all(isinstance(end, int | float) for end in ends) else None
+    low, high = ends
+    return Clamp(float(low), float(high)) if isinstance(low, int | float) and isinstance(high, int | float) else None
 
 
 def _of_module(module: nn.Module) -> Clamp | Table | None:

@@ -81,7 +81,9 @@ def networks_of(
     path = _path(source)
     described, network = _packed(path, model) if path.suffix == ".safetensors" else load_saved(path, model)
     if described.codec is not None:
-        raise BitdialError(f"expected a network that predicts, got a codec of pictures in {path}; use `bitdial compress`")
+        raise BitdialError(
+            f"expected a network that predicts, got a codec of pictures in {path}; use `bitdial compress`"
+        )
     return described, network, calibrated(network, calibration)
 
 
@@ -161,7 +163,9 @@ class OnnxNetwork:
         settings.log_severity_level = 4
         settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
         if not isinstance(options, Mapping):
-            raise BitdialError(f"the session options in {path} must be names and values, got {options!r}; export it again")
+            raise BitdialError(
+                f"the session options in {path} must be names and values, got {options!r}; export it again"
+            )
         try:
             for key, value in options.items():
                 settings.add_session_config_entry(str(key), str(value))
@@ -200,4 +204,3 @@ def _described(told: Mapping[str, Any]) -> SavedModel | None:
         return SavedModel.model_validate(network) if isinstance(network, dict) else None
     except ValidationError:
         return None
-

@@ -271,7 +271,9 @@ class Lowering:
             return True
         self._take(
             node,
-            Operation(ByChannel(), [self.value(first.name)], node.name, Shape(after[1], 1, 1), self.shape(first.name, "image")),
+            Operation(
+                ByChannel(), [self.value(first.name)], node.name, Shape(after[1], 1, 1), self.shape(first.name, "image")
+            ),
             "rows",
         )
         return True
@@ -298,15 +300,21 @@ class Lowering:
         if isinstance(target, nn.AvgPool2d):
             divisor = target.divisor_override or (-1 if target.count_include_pad else 0)
             return _window(False, target.kernel_size, target.stride, target.padding, 1, divisor)
-        if target in (functional.max_pool2d, torch.max_pool2d) and not set(rest) - {"1", "2", "3", "kernel_size", "stride", "padding"}:
-            kernel = rest.get("1", rest.get("kernel_size"))
-            return _window(True, kernel, rest.get("2", rest.get("stride")), rest.get("3", rest.get("padding", 0)), 1)
+        if target in (functional.max_pool2d, torch.max_pool2d):
+            names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+            given = {names[int(name) - 1] if name.isdigit() else name: value for name, value in rest.items()}
+            if given.get("return_indices"):
+                return None
+            kernel, stride = given.get("kernel_size"), given.get("stride")
+            return _window(True, kernel, stride, given.get("padding", 0), given.get("dilation", 1))
         return None
 
 
 def _window(largest: bool, kernel: Any, stride: Any, padding: Any, dilation: Any, divisor: int = 0) -> Pooling | None:
     pairs = [(each, each) if isinstance(each, int) else each for each in (kernel, stride or kernel, padding, dilation)]
-    if not all(isinstance(each, tuple | list) and len(each) == 2 and all(isinstance(n, int) for n in each) for each in pairs):
+    if not all(
+        isinstance(each, tuple | list) and len(each) == 2 and all(isinstance(n, int) for n in each) for each in pairs
+    ):
         return None
     (window, step, (down, right), apart) = (tuple(each) for each in pairs)
     return Pooling(largest, window, step, Borders(down, right, down, right), apart, divisor)

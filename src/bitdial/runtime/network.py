@@ -117,8 +117,9 @@ class Network:
         self._stayed = {}
         if onednn_saturates() is None:
             return "PyTorch has no oneDNN here"
-        self._call, self._stayed = substituted(model, OneDnnLayer, self.threads, fits_onednn)
-        if not any(isinstance(module, OneDnnLayer) for module in self._call.modules()):  # type: ignore[attr-defined]
+        network, self._stayed = substituted(model, OneDnnLayer, self.threads, fits_onednn)
+        self._call = network
+        if not any(isinstance(module, OneDnnLayer) for module in network.modules()):
             return "no layer of the network fits it"
         return ""
 

@@ -78,7 +78,9 @@ class Plan:
             for part in str(node.target).split("."):
                 found = getattr(found, part)
             return found
-        given = fx.node.map_arg((node.args, node.kwargs), lambda each: values.logical(each.name, self._value(each.name)))
+        given = fx.node.map_arg(
+            (node.args, node.kwargs), lambda each: values.logical(each.name, self._value(each.name))
+        )
         arguments, named = given
         if node.op == "call_module":
             return self._module.get_submodule(str(node.target))(*arguments, **named)
@@ -117,9 +119,9 @@ class _Values:
             return self.plain[value] if name == value else self.plain[value].reshape(-1, *self._shapes[name][1:])
         x, dims = self._dense[value], self._shapes[name]
         if self._layouts[value] == "image" and len(dims) == 4:
-            return x.permute(0, 3, 1, 2)
+            return x.permute(0, 3, 1, 2).contiguous()  # as PyTorch has it: `view` asks for that order
         if self._layouts[value] == "image" and len(dims) == 3:
-            return x[:, 0].permute(0, 2, 1)
+            return x[:, 0].permute(0, 2, 1).contiguous()
         return x.reshape(len(x), *dims[1:])
 
     def forget(self, names: set[str]) -> None:

@@ -111,7 +111,9 @@ class _Memory:
         """The offset of so many bytes that are needed from one step to another."""
         count = -(-count // 64) * 64
         at = 0
-        for _, _, offset, length in sorted((u for u in self.used if u[0] <= last and first <= u[1]), key=lambda u: u[2]):
+        for _, _, offset, length in sorted(
+            (u for u in self.used if u[0] <= last and first <= u[1]), key=lambda u: u[2]
+        ):
             if at + count <= offset:
                 break
             at = max(at, offset + length)
@@ -156,9 +158,7 @@ class Program:
         self._tensors, self.image = self._placed(steps)
         calls = [call for step in steps for call in self._calls(step)]
         self._kept.append(calls)
-        array = (c.Step * len(calls))(
-            *(c.Step(c.KINDS.index(type(call)), ctypes.addressof(call)) for call in calls)
-        )
+        array = (c.Step * len(calls))(*(c.Step(c.KINDS.index(type(call)), ctypes.addressof(call)) for call in calls))
         self._kept.append(array)
         self._program = c.Program(ctypes.addressof(array), len(calls), self.image, self._scratch, self._taps)
         self.together = max(1, CACHE // max(self.image, 1))
@@ -349,4 +349,5 @@ class Program:
 def shift_of(kind: Convolve) -> NDArray[np.int64]:
     """What is added to a sum of products of codes, so that the code of zero counts as none."""
     sums: NDArray[np.int64] = kind.weights.codes.astype(np.int64).sum((1, 2, 3))
+    assert kind.grid.zero_point is not None
     return -kind.grid.zero_point * sums

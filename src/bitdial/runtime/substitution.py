@@ -46,7 +46,11 @@ class KernelLayer(nn.Module):
             return y.reshape(*x.shape[:-1], -1)
         image = x if x.dim() == 4 else x[:, :, None]
         dense = image.float().permute(0, 2, 3, 1).contiguous()
-        y = self._program(Shape(*image.shape[1:]))([dense], len(dense), self._threads)[0].permute(0, 3, 1, 2)
+        y = (
+            self._program(Shape(*image.shape[1:]))([dense], len(dense), self._threads)[0]
+            .permute(0, 3, 1, 2)
+            .contiguous()
+        )
         return y if x.dim() == 4 else y[:, :, 0]
 
     def _program(self, source: Shape) -> Program:
@@ -102,7 +106,7 @@ class OneDnnLayer(nn.Module):
             codes = nn.functional.pad(codes, self._padding, value=self._zero)
         codes = codes.contiguous(memory_format=torch.channels_last)
         y = own.qconv_pointwise(codes, *given, *self._geometry, 1.0, 0, torch.float32, "none", [], "")
-        return y if x.dim() == 4 else y[:, :, 0]
+        return (y if x.dim() == 4 else y[:, :, 0]).contiguous()
 
 
 @functools.cache
@@ -137,17 +141,33 @@ def substituted(
     """A copy of a network with other layers in the place of quantized ones; and those that stayed, with the reason."""
     network = copy.deepcopy(model)
     stayed: dict[str, str] = {}
-    for name, layer in list(network.named_modules()):
+    taken: dict[int, nn.Module | str] = {}  # a layer may have several names
+    for name, layer in list(network.named_modules(remove_duplicate=False)):
         if not isinstance(layer, QuantizedLayer):
             continue
-        found = quantized_kind(layer)
-        reason = found if isinstance(found, str) else ""
-        if not isinstance(found, str) and isinstance(found[0], Convolve):
-            kind, scale = found
-            if fits(kind.weights):
-                parent, _, own = name.rpartition(".")
-                setattr(network.get_submodule(parent), own, make(layer, kind, scale, threads))
-                continue
-            reason = "its products would leave 16 bits in oneDNN on this processor"
-        stayed[name] = reason or "its input is not quantized"
+        if id(layer) not in taken:
+            taken[id(layer)] = _in_place_of(layer, make, threads, fits)
+        found = taken[id(layer)]
+        if isinstance(found, str):
+            stayed.setdefault(name, found)
+        elif not name:
+            return found, stayed
+        else:
+            parent, _, own = name.rpartition(".")
+            setattr(network.get_submodule(parent), own, found)
     return network, stayed
+
+
+def _in_place_of(
+    layer: QuantizedLayer, make: Make, threads: int, fits: Callable[[Weights], bool]
+) -> nn.Module | str:
+    """The layer that takes the place of another, or why there is none."""
+    found = quantized_kind(layer)
+    if isinstance(found, str):
+        return found
+    kind, scale = found
+    if not isinstance(kind, Convolve):
+        return "its input is not quantized"
+    if not fits(kind.weights):
+        return "its products would leave 16 bits in oneDNN on this processor"
+    return make(layer, kind, scale, threads)

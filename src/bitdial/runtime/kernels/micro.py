@@ -72,7 +72,10 @@ def _wide_step(codes: int, weights: int) -> list[str]:
         lines += [f"vpbroadcastd {codes}(%[p{pixel}],%[i]),%%ymm9", "vpunpcklbw %%ymm8,%%ymm9,%%ymm9"]
         for i in range(4):
             product, total = 14 + i % 2, 4 * pixel + i
-            lines += [f"vpmaddwd %%ymm{10 + i},%%ymm9,%%ymm{product}", f"vpaddd %%ymm{product},%%ymm{total},%%ymm{total}"]
+            lines += [
+                f"vpmaddwd %%ymm{10 + i},%%ymm9,%%ymm{product}",
+                f"vpaddd %%ymm{product},%%ymm{total},%%ymm{total}",
+            ]
     return lines
 
 
@@ -98,7 +101,9 @@ def _function(
 ) -> str:
     """A C function whose body is this assembly."""
     body = "\n".join(f'    "{line}\\n\\t"' for line in lines)
-    inputs = ", ".join([*(f'[p{i}]"r"(pixels[{i}])' for i in range(pixels)), '[s]"r"(sums)', *([given] if given else [])])
+    inputs = ", ".join(
+        [*(f'[p{i}]"r"(pixels[{i}])' for i in range(pixels)), '[s]"r"(sums)', *([given] if given else [])]
+    )
     spoiled = ",".join(f'"xmm{i}"' for i in range(16))
     return f"""
 static inline __attribute__((always_inline)) void {name}(
