@@ -53,7 +53,7 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV_STAMP): $(STAMP)
 	@echo "Installing the tools for development"
-	@$(INSTALL) --editable '.[dev,text,timm,float8,compression,search,app]'
+	@$(INSTALL) --editable '.[dev,text,timm,float8,compression,export,search,app]'
 	@touch $@
 
 gpu-bundle: $(DEV_STAMP)  ## collect what a bare machine with a GPU lacks, and print the command to start there

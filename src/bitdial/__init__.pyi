@@ -3,6 +3,7 @@
 from . import schedules as schedules
 from .evaluation import sweep as sweep
 from .evaluation.range_test import PrecisionRangeTest as PrecisionRangeTest
+from .export import export as export
 from .layers import BitDial as BitDial
 from .layers import QuantConv1d as QuantConv1d
 from .layers import QuantConv2d as QuantConv2d

@@ -28,8 +28,9 @@ class ExportConfig(Config):
 
     run: Path
     """Folder of a finished run, or the file of a trained network in it."""
-    format: Literal["packed"] = "packed"
-    """packed: one safetensors file with the weights in their real bits."""
+    format: Literal["packed", "onnx"] = "packed"
+    """packed: one safetensors file with the weights in their real bits; onnx: a file for ONNX Runtime, OpenVINO and
+    others, with the proof that it computes the same."""
     output: Path | None = None
     """The file to write; by default it goes into the run's folder."""
     encoding: Literal["base3", "2bit"] = "base3"
@@ -38,13 +39,28 @@ class ExportConfig(Config):
     """Which experiment of a run that has several; by default the first with quantized weights."""
     seed: int | None = Field(None, ge=0)
     """Which of its seeds; by default the first."""
+    style: Literal["qdq", "native", "qonnx"] = "qdq"
+    """Of ONNX: qdq: 8-bit codes that runtimes compute with in whole numbers; native: the smallest file, int4 and int2,
+    computed in floating point; qonnx: for tools of that convention."""
+    form: Literal["exact", "fast"] = "exact"
+    """Of style qdq: exact: as trained; fast: what lies between the layers on grids too, which ONNX Runtime fuses. Both
+    are timed and compared."""
+    calibration: int = Field(512, ge=1)
+    """Of ONNX: training examples that give ranges where training left none, and for the fast form."""
+    test_examples: int = Field(2000, ge=1)
+    """Of ONNX: test examples on which file and network are compared, at most."""
 
 
 def run(argv: list[str]) -> int:
     """Write the file, check that it loads back bit for bit, print sizes; return the exit status."""
     options = load_config(ExportConfig, {}, argv, prog=PROG, positional="run")
     _check_there(options.run)
+    _check_format(options)
     loading_torch()
+    if options.format == "onnx":
+        from bitdial.commands.export_onnx_run import write_onnx
+
+        return write_onnx(options)
     from bitdial.export import packed_sizes
     from bitdial.export.packed import load_packed, packed_bytes
     from bitdial.recipes.saved_model import load_saved
@@ -112,6 +128,20 @@ def _check_there(path: Path) -> None:
     if not path.exists():
         near = suggest(path.name, (each.name for each in path.parent.iterdir())) if path.parent.is_dir() else ""
         raise BitdialError(f"expected the folder of a finished run at {path}, got nothing{near or '; check the path'}")
+
+
+def _check_format(options: ExportConfig) -> None:
+    """Refuse options of another format, which would do nothing."""
+    own = {"packed": ("encoding",), "onnx": ("style", "form", "calibration", "test_examples")}
+    for kind, names in own.items():
+        given = [name for name in names if kind != options.format and name in options.model_fields_set]
+        if given:
+            raise BitdialError(
+                f"--{given[0]} is an option of --format {kind}, got it with --format {options.format}; add --format "
+                f"{kind}, or leave it out"
+            )
+    if options.form == "fast" and options.style != "qdq":
+        raise BitdialError(f"--form fast is one of --style qdq, got --style {options.style}; leave one of them out")
 
 
 def _is_meant(name: str, options: ExportConfig) -> bool:

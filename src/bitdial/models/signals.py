@@ -66,9 +66,15 @@ def _filled(signals: Tensor, present: Tensor) -> Tensor:
     What comes out of them is left out of the fusion; but batch norms and activation ranges see a batch as a whole, and
     zeros in it would move them.
     """
-    rows = torch.arange(len(present), device=present.device)
-    first = present.to(torch.int8).argmax() if len(present) else 0
-    return signals[torch.where(present, rows, first).cummax(0).values] if len(present) else signals
+    count = present.shape[0]  # not len(), which would be a constant of a file
+    if not count:
+        return signals
+    rows = torch.arange(count, device=present.device)
+    first = present.to(torch.int8).argmax()
+    if torch.compiler.is_exporting():  # ONNX has no running maximum
+        before = torch.where((rows <= rows[:, None]) & present, rows, first)
+        return signals[before.amax(1)]
+    return signals[torch.where(present, rows, first).cummax(0).values]
 
 
 class _Spectra(nn.Module):

@@ -1,8 +1,8 @@
 """The fast form: what lies between the quantized layers on grids too, so that ONNX Runtime fuses whole blocks.
 
 ONNX Runtime computes a convolution in whole numbers only if its output goes to a grid as well, and adds two branches so
-only if both are on one. (Matrix products need neither.) Training knows no such grids: they have 8 bits and the range that calibration sees, and what
-they cost is measured.
+only if both are on one. (Matrix products need neither.) Training knows no such grids: they have 8 bits and the range
+that calibration sees, and what they cost is measured.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bitdial.export.onnx.folding import constant, dequantized_weight, drop_unused, new_constant, whole_biases
+from bitdial.export.onnx.biases import whole_biases
+from bitdial.export.onnx.folding import constant, dequantized_weight, drop_unused, new_constant
 from bitdial.export.onnx.graph import Graph, needed
 
 Ranges = Callable[[list[str]], dict[str, tuple[float, float]]]

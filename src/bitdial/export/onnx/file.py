@@ -71,7 +71,9 @@ def read_told(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         raise BitdialError(f"the metadata of {os.fspath(path)} are damaged; export it again") from error
     if not isinstance(told, dict) or told.get("format_version") != FORMAT_VERSION:
-        raise BitdialError(f"the metadata of {os.fspath(path)} are of another version of bitdial; use the one it is from")
+        raise BitdialError(
+            f"the metadata of {os.fspath(path)} are of another version of bitdial; use the one it is from"
+        )
     return told
 
 

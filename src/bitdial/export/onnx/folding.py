@@ -1,4 +1,4 @@
-"""Batch norms into the scales of the weights before them, and biases as whole numbers; graphs change in place.
+"""Batch norms into the scales of the weights before them; graphs change in place.
 
 ``y = gain * (scale * sum(codes * x) + bias) + shift`` is a product with the scale ``gain * scale`` and another bias. A
 scale must be above zero, so the sign of a negative gain goes into the codes: ternary weights stay ternary.
@@ -93,14 +93,15 @@ def _fold(graph: Graph, product: Any, norm: Any) -> bool:
     if own is None:
         return False
     scales = np.maximum(np.abs(gain) * scale, _TINY).astype(np.float32)
-    _replace_weight(graph, product, weight, turned.astype(np.int8), scales)
+    replace_weight(graph, product, weight, turned.astype(np.int8), scales)
     _replace_bias(graph, product, (own * gain + beta - mean * gain).astype(np.float32))
     norm.outputs[0].replace_all_uses_with(product.outputs[0], replace_graph_outputs=True)
     graph.graph.remove(norm, safe=True)
     return True
 
 
-def _replace_weight(graph: Graph, product: Any, old: Any, codes: np.ndarray, scales: np.ndarray) -> None:
+def replace_weight(graph: Graph, product: Any, old: Any, codes: np.ndarray, scales: np.ndarray) -> None:
+    """Give a product other codes and scales than those of a DequantizeLinear, which others may use as it is."""
     ir = needed("onnx_ir")
     name = old.inputs[0].name
     inputs = [new_constant(graph, name, codes), new_constant(graph, old.inputs[1].name, scales), old.inputs[2]]
@@ -128,38 +129,6 @@ def drop_unused(graph: Graph) -> None:
     """Take out nodes and constants that nothing uses."""
     passes = needed("onnx_ir.passes.common")
     passes.RemoveUnusedNodesPass()(graph)
-
-
-def whole_biases(graph: Graph) -> None:
-    """Biases of products of whole numbers as int32 in units of their product, as integer kernels want them.
-
-    Half a unit is lost at most, which is far less than the step of what comes out.
-    """
-    ir = needed("onnx_ir")
-    for node in list(graph.graph):
-        weight = dequantized_weight(node)
-        bias = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
-        given = node.inputs[0].producer() if weight is not None else None
-        if bias is None or given is None or given.op_type != "DequantizeLinear" or bias.dtype != np.float32:
-            continue
-        scale, step = constant(weight.inputs[1]), constant(given.inputs[1])
-        assert scale is not None
-        assert step is not None
-        unit = (scale * step).astype(np.float32)
-        units = np.round(bias.astype(np.float64) / unit)
-        if unit.shape != bias.shape or np.abs(units).max(initial=0) >= 2**31:
-            continue
-        name = node.inputs[2].name
-        inputs = [
-            new_constant(graph, f"{name}.whole", units.astype(np.int32)),
-            new_constant(graph, f"{name}.unit", unit),
-            new_constant(graph, f"{name}.zero", np.zeros(len(unit), np.int32)),
-        ]
-        made = ir.node("DequantizeLinear", inputs, {"axis": 0})
-        made.outputs[0].name = f"{name}.dequantized"
-        graph.graph.insert_before(node, made)
-        node.replace_input_with(2, made.outputs[0])
-    drop_unused(graph)
 
 
 def own_zeros(graph: Graph) -> None:

@@ -8,11 +8,11 @@ import importlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bitdial.errors import BitdialError
 from bitdial.trees import map_tensors, tensors
@@ -41,22 +41,28 @@ def needed(name: str) -> Any:
         ) from error
 
 
-def exported(twin: nn.Module, example: Any, opset: int = OPSET) -> tuple[Graph, str]:
+def exported(
+    twin: nn.Module, example: Any, opset: int = OPSET, *, sizes: bool = False, fixed: bool = False
+) -> tuple[Graph, str]:
     """The graph of a network, and why its batch is fixed (empty: it may have any size).
 
     Args:
         twin: in evaluation mode.
         example: one input: a tensor, or a tree of them; the first dimension of each is the batch.
         opset: version of the operator set.
+        sizes: whether height and width of pictures may have any size too.
+        fixed: whether batches must have the size of the example.
 
     Raises:
         BitdialError: torch cannot export the network, or a package is missing.
     """
     needed("onnx"), needed("onnxscript"), needed("onnx_ir")
     pair = map_tensors(lambda x: torch.cat([x, x]) if len(x) == 1 else x, example)  # 1 would be taken for a constant
-    shapes = map_tensors(lambda _: {0: BATCH}, pair)
+    free = {0: BATCH, **({2: "height", 3: "width"} if sizes else {})}
     try:
-        return _exported(twin, pair, (shapes,), opset), ""
+        if fixed:
+            return _exported(twin, example, None, opset), ""
+        return _exported(twin, pair, [dict(free) for _ in tensors(pair)], opset), ""
     except Exception as first:
         try:
             return _exported(twin, example, None, opset), _reason(first)
@@ -67,15 +73,49 @@ def exported(twin: nn.Module, example: Any, opset: int = OPSET) -> tuple[Graph, 
             ) from error
 
 
-def _exported(twin: nn.Module, example: Any, shapes: Any, opset: int) -> Graph:
+class _Flat(nn.Module):
+    """A network that takes the tensors of its input one by one, as a file does."""
+
+    def __init__(self, network: nn.Module, example: Any) -> None:
+        super().__init__()
+        self.network, self.example = network, [example]
+
+    def forward(self, *values: Tensor) -> Any:
+        """The network's outputs."""
+        given = iter(values)
+        return self.network(map_tensors(lambda _: next(given), self.example[0]))
+
+
+_PREFIX = "network."  # of names of what is in a `_Flat`
+
+
+def _exported(twin: nn.Module, example: Any, shapes: list[dict[int, str]] | None, opset: int) -> Graph:
+    names = _names(example)
     with _quiet(), torch.no_grad():
         program: Any = torch.onnx.export(
-            twin, (example,), dynamo=True, dynamic_shapes=shapes, opset_version=opset, verbose=False, optimize=True
+            _Flat(twin, example),
+            tuple(tensors(example)),
+            dynamo=True,
+            dynamic_shapes=None if shapes is None else (tuple(shapes),),
+            input_names=names,
+            opset_version=opset,
+            verbose=False,
+            optimize=True,
         )
     graph = program.model
-    for each in [graph.graph, *graph.graph.all_nodes()]:
-        each.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+    for value in list(graph.graph.initializers.values()):
+        if value.name.startswith(_PREFIX):
+            value.name = value.name.removeprefix(_PREFIX)
     return graph
+
+
+def _names(example: Any) -> list[str]:
+    """Names of the tensors of an input: their keys, where they have some."""
+    if isinstance(example, Tensor):
+        return ["input"]
+    if isinstance(example, Mapping) and all(isinstance(part, Tensor) for part in example.values()):
+        return [str(key) for key in example]
+    return [f"input_{place}" for place, _ in enumerate(tensors(example))]
 
 
 @contextlib.contextmanager
@@ -105,7 +145,8 @@ def layer_of(node: Any, names: set[str]) -> str | None:
     scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
     if not scopes:
         return None
-    return next((scope for scope in reversed(ast.literal_eval(scopes)) if scope in names), None)
+    inside = (scope.removeprefix(_PREFIX) for scope in reversed(ast.literal_eval(scopes)))
+    return next((scope for scope in inside if scope in names), None)
 
 
 def finished(graph: Graph, name: str) -> Any:
@@ -132,8 +173,8 @@ def finished(graph: Graph, name: str) -> Any:
     size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
     if size > 2**31 - 2**20:
         raise BitdialError(
-            f"a file of ONNX must be smaller than 2 GiB, got {size / 2**30:.1f} GiB of weights; quantize the layers that "
-            "are left in float32, or ship it as a packed file"
+            f"a file of ONNX must be smaller than 2 GiB, got {size / 2**30:.1f} GiB of weights; quantize the layers "
+            "that are left in float32, or ship it as a packed file"
         )
     proto = ir.to_proto(graph)
     onnx.checker.check_model(proto)

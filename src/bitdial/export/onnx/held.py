@@ -8,7 +8,7 @@ not from a pattern that is looked for in a graph.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -80,37 +80,38 @@ def _hold(twin: nn.Module, name: str, layer: QuantizedLayer) -> LayerPlan:
         return LayerPlan(plan.weights, UNQUANTIZED, "float32", reason)
     missing = [grid for grid in known if grid.zero_point is None]
     if missing:
-        plan = LayerPlan(**{**vars(plan), "reason": plan.reason or "0.0 is not on the grid of its input (two levels)"})
+        plan = replace(plan, reason=plan.reason or "0.0 is not on the grid of its input (two levels)")
     _Product(layer, weight, known).take_place()
     return plan
 
 
-def _weight(layer: QuantizedLayer) -> tuple[nn.Module, LayerPlan]:
+def _weight(layer: QuantizedLayer) -> tuple[_Weight, LayerPlan]:
     """A module that gives the weight, and what is to be said of it."""
-    widths = {part: layer.width(f"{part[:-1]}_bits") for part in ("weights", "activations")}
+    plan = LayerPlan(layer.width("weight_bits"), layer.width("activation_bits"), "float32")
     transposed = isinstance(layer, QuantConvTranspose1d | QuantConvTranspose2d)
     found = weight_codes(layer)
     if not isinstance(found, str):
-        if transposed and layer.groups > 1:  # channels of a group in one dimension, groups in another
+        if transposed and int(getattr(layer, "groups", 1)) > 1:  # they have channels of different groups in one place
             reason = "the output channels of its groups share one dimension of the weight"
-            return _FloatWeight(layer.quantized_weight()), LayerPlan(**widths, holds="float32", reason=reason)
+            return _FloatWeight(layer.quantized_weight()), replace(plan, reason=reason)
         ends = int(found.codes.min()), int(found.codes.max())
-        plan = LayerPlan(**widths, holds="codes", odd=found.odd, lowest=ends[0], highest=ends[1])
-        return _Codes(found.codes, found.scale, int(transposed)), plan
+        held = replace(plan, holds="codes", odd=found.odd, lowest=ends[0], highest=ends[1])
+        return _Codes(found.codes, found.scale, int(transposed)), held
+    plan = replace(plan, reason=found)
     if layer.width("weight_bits") >= UNQUANTIZED and not layer._is_stored:
-        return _FloatWeight(layer._float_weight()), LayerPlan(**widths, holds="float32", reason=found)
+        return _FloatWeight(layer._float_weight()), plan
     if not transposed:
         trits = _two_scales(layer)
         if trits is not None:
-            return trits, LayerPlan(**widths, holds="two scales", reason=found, lowest=-1, highest=1)
+            return trits, replace(plan, holds="two scales", lowest=-1, highest=1)
         halves = _half_codes(layer)
         if halves is not None:
-            return halves, LayerPlan(**widths, holds="half", reason=found, lowest=-128, highest=127)
-    return _FloatWeight(layer.quantized_weight()), LayerPlan(**widths, holds="float32", reason=found)
+            return halves, replace(plan, holds="half", lowest=-128, highest=127)
+    return _FloatWeight(layer.quantized_weight()), plan
 
 
 @torch.no_grad()
-def _two_scales(layer: QuantizedLayer) -> nn.Module | None:
+def _two_scales(layer: QuantizedLayer) -> _Weight | None:
     """A ternary weight with the values -a, 0 and b in each output channel, if it is one."""
     values = layer.quantized_weight()
     rows = values.reshape(len(values), -1)
@@ -125,7 +126,7 @@ def _two_scales(layer: QuantizedLayer) -> nn.Module | None:
 
 
 @torch.no_grad()
-def _half_codes(layer: QuantizedLayer) -> nn.Module | None:
+def _half_codes(layer: QuantizedLayer) -> _Weight | None:
     """A weight of 256 levels without a zero: whole numbers in a signed byte plus a half, times a step."""
     one_step = layer.group_size is None or layer.scale_groups == len(layer.outputs_first(layer.weight))
     found = half_steps(layer) if one_step and not layer.quantizer.rotates else None
@@ -143,15 +144,29 @@ def node(kind: str, inputs: tuple[Tensor, ...], like: Any, dtype: torch.dtype, *
     """The output of one node of ONNX, which torch's exporter takes as it is."""
     from torch.onnx.ops import symbolic
 
-    return symbolic(kind, inputs, attributes or None, dtype=dtype, shape=like)
+    given: Any = attributes or None
+    return symbolic(kind, inputs, given, dtype=dtype, shape=like)
 
 
-class _Codes(nn.Module):
+class _Weight(nn.Module):
+    """Gives a weight when it is called."""
+
+    def forward(self) -> Tensor:
+        """The weight, in its own layout."""
+        raise NotImplementedError
+
+    def transposed(self) -> Tensor:
+        """The weight ``(in, out)``."""
+        return self.forward().t()
+
+
+class _Codes(_Weight):
     """A weight out of DequantizeLinear."""
 
     codes: Tensor
     scale: Tensor
     zero: Tensor
+    turned: Tensor | None
 
     def __init__(self, codes: Tensor, scale: Tensor, axis: int = 0) -> None:
         super().__init__()
@@ -170,12 +185,10 @@ class _Codes(nn.Module):
     def transposed(self) -> Tensor:
         """The weight ``(in, out)``."""
         assert self.turned is not None
-        return node(
-            "DequantizeLinear", (self.turned, self.scale, self.zero), self.turned.shape, torch.float32, axis=1
-        )
+        return node("DequantizeLinear", (self.turned, self.scale, self.zero), self.turned.shape, torch.float32, axis=1)
 
 
-class _TwoScales(nn.Module):
+class _TwoScales(_Weight):
     """A ternary weight whose negative values have a scale of their own."""
 
     codes: Tensor
@@ -197,30 +210,26 @@ class _TwoScales(nn.Module):
         )
         return up.clamp(min=0.0) + down.clamp(max=0.0)
 
-    def transposed(self) -> Tensor:
-        """The weight ``(in, out)``."""
-        return self().t()
-
 
 class _Halves(_Codes):
     """A weight whose grid has no zero, in whole numbers that are half a step off."""
 
-    half: Tensor
+    shift: Tensor
 
     def __init__(self, codes: Tensor, scale: Tensor) -> None:
         super().__init__(codes, scale)
-        self.register_buffer("half", (scale / 2).view(-1, *(1 for _ in codes.shape[1:])))
+        self.register_buffer("shift", (scale / 2).view(-1, *(1 for _ in codes.shape[1:])))
 
     def forward(self) -> Tensor:
         """The weight, in its own layout."""
-        return super().forward() + self.half
+        return super().forward() + self.shift
 
     def transposed(self) -> Tensor:
         """The weight ``(in, out)``."""
-        return super().transposed() + self.half.t()
+        return super().transposed() + self.shift.t()
 
 
-class _FloatWeight(nn.Module):
+class _FloatWeight(_Weight):
     """A weight as it is, on its grid or not."""
 
     values: Tensor
@@ -232,10 +241,6 @@ class _FloatWeight(nn.Module):
     def forward(self) -> Tensor:
         """The weight, in its own layout."""
         return self.values
-
-    def transposed(self) -> Tensor:
-        """The weight ``(in, out)``."""
-        return self.values.t()
 
 
 class _Rounded(nn.Module):
@@ -265,7 +270,7 @@ class _Rounded(nn.Module):
 class _Product(nn.Module):
     """What a layer of the twin computes: the product of the input's grid values and its weight."""
 
-    def __init__(self, layer: QuantizedLayer, weight: nn.Module, grids: list[ActivationGrid]) -> None:
+    def __init__(self, layer: QuantizedLayer, weight: _Weight, grids: list[ActivationGrid]) -> None:
         super().__init__()
         self.layer = (layer,)  # in a tuple: it is no part of this
         self.weight = weight
@@ -280,7 +285,7 @@ class _Product(nn.Module):
         if isinstance(arithmetic, LinearArithmetic) and x.dim() != 2:
             found = torch.matmul(x, self.weight.transposed())
             return found if layer.bias is None else found + layer.bias
-        return arithmetic.product(x, self.weight(), layer.bias)
+        return arithmetic.product(x, self.weight.forward(), layer.bias)
 
     def take_place(self) -> None:
         """Have the layer compute in this way from now on; its own weight is not needed any more."""
@@ -296,7 +301,7 @@ class _Norm(_BatchNorm):
 
 def _plain_norm(norm: PerWidth) -> nn.Module:
     """The batch norm that is in force at the widths now."""
-    row = norm.row
+    row: Any = norm.row
     plain = _Norm(norm.num_features, norm.eps, affine=row.weight is not None).eval()
     plain.weight, plain.bias = row.weight, row.bias
     plain.running_mean, plain.running_var = row.running_mean, row.running_var

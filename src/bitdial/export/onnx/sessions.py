@@ -82,8 +82,10 @@ def value_ranges(model: Any, names: list[str], batches: Iterable[Any]) -> dict[s
         values = dict(zip(session.outputs, session(batch), strict=True))
         for name in names:
             found[name].append((float(values[name].min()), float(values[name].max())))
-    return {name: (float(np.mean([e[0] for e in ends])), float(np.mean([e[1] for e in ends])))
-            for name, ends in found.items()}
+    return {
+        name: (float(np.mean([e[0] for e in ends])), float(np.mean([e[1] for e in ends])))
+        for name, ends in found.items()
+    }
 
 
 def seconds(sessions: Mapping[str, Session], batch: Any, rounds: int = 7) -> dict[str, float]:

@@ -1,0 +1,203 @@
+"""What ``bitdial export RUN --format onnx`` does once its options are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from bitdial.commands.export import ExportConfig, find_network
+from bitdial.errors import BitdialError
+from bitdial.export.onnx import OnnxFile, export_onnx
+from bitdial.export.onnx.parity import Agreement
+from bitdial.recipes import find_recipe, recipe_of
+from bitdial.recipes.recipe import Loaders
+from bitdial.recipes.saved_model import SavedModel, load_saved
+from bitdial.recipes.start import open_run
+from bitdial.terminal import terminal
+from bitdial.training import RunFolder
+from bitdial.trees import map_tensors, tensors
+
+_BATCH = 32  # examples in the example that the graph is traced with
+
+
+def write_onnx(options: ExportConfig) -> int:
+    """Write the file or, of a codec, the files of its two transforms; return the exit status."""
+    name, folder, path = find_network(options)
+    described, model = load_saved(path)
+    if not described.is_quantized:
+        raise BitdialError(f"expected a quantized network, got {name} of {folder}, which is unquantized")
+    output = options.output or folder / f"{name}-{options.style}{'-fast' * (options.form == 'fast')}.onnx"
+    if output.is_dir():
+        raise BitdialError(f"output must be a file, got the folder {output}; e.g. {output / f'{name}.onnx'}")
+    loaders = _loaders(described, path)
+    about = {"mean": described.mean, "std": described.std, "classes": described.class_names}
+    if described.codec is not None:
+        return _write_codec(options, output, model, described, loaders)
+    calibration = list(_taken(loaders.recalibration, options.calibration)) if loaders else []
+    test = list(_taken(loaders.test, options.test_examples)) if loaders else []
+    noise = described.noise(_BATCH)
+    example = _first((test[0][0] if test else noise), _BATCH)
+    written = export_onnx(
+        model,
+        output,
+        example,
+        style=options.style,
+        form=options.form,
+        calibration=calibration or [noise],
+        test=[inputs for inputs, _ in test] or None,
+        about=about,
+    )
+    console = terminal()
+    told = (
+        f"{sum(len(_one(i)) for i, _ in test):,} test examples" if test else "noise, as the run's data is not at hand"
+    )
+    _tell(written, f"{name} of {folder}", told)
+    if test:
+        console.print(_accuracies(model, written, test), markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _write_codec(
+    options: ExportConfig, output: Path, model: Any, described: SavedModel, loaders: Loaders | None
+) -> int:
+    """The two transforms of a codec; what lies between them, the entropy coder, is no network."""
+    images = list(_taken(loaders.test, 8)) if loaders else []
+    pictures = [_padded(_images(batch), model.multiple) for batch in images] or [described.noise(2)]
+    with torch.no_grad():
+        latents = [model.g_a(each).round() for each in pictures]
+    for part, transform, inputs in (("analysis", model.g_a, pictures), ("synthesis", model.g_s, latents)):
+        written = export_onnx(
+            transform,
+            output.with_name(f"{output.stem}-{part}.onnx"),
+            _first(inputs[0], 2),
+            style=options.style,
+            form=options.form,
+            calibration=inputs,
+            test=inputs,
+            sizes=True,
+        )
+        what = "pictures to latents" if part == "analysis" else "latents to pictures"
+        _tell(written, f"the {part} of {output.stem} ({what})", f"{sum(map(len, inputs))} pictures")
+    terminal().print(
+        "What lies between the two, rounding and entropy coding, is in neither: bitdial compress and decompress do it.",
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _padded(images: Tensor, multiple: int) -> Tensor:
+    height, width = images.shape[-2:]
+    padding = (0, -width % multiple, 0, -height % multiple)
+    return nn.functional.pad(images, padding, mode="replicate")
+
+
+def _images(batch: Any) -> Tensor:
+    images: Tensor = batch[0] if isinstance(batch, (tuple, list)) else batch
+    return images
+
+
+def _loaders(described: SavedModel, path: Path) -> Loaders | None:
+    """The data of the network's run, where it is at hand."""
+    try:
+        folder = RunFolder.open(next(each for each in path.parents if (each / "config.yaml").is_file()))
+        run = open_run(find_recipe(recipe_of(folder.load_config())), folder)
+        return run.work.loaders(described.seed)
+    except (BitdialError, OSError, StopIteration):  # the data has moved; the network need not wait for it
+        return None
+
+
+def _taken(batches: Iterable[Any], count: int) -> Iterator[Any]:
+    """Batches until so many examples were there; the last one is cut."""
+    left = count
+    for batch in batches:
+        size = len(_one(batch))
+        yield batch if size <= left else map_tensors(lambda x: x[:left], batch)  # noqa: B023  (used at once)
+        left -= size
+        if left <= 0:
+            return
+
+
+def _first(batch: Any, count: int) -> Any:
+    return map_tensors(lambda x: x[:count], batch)
+
+
+def _one(tree: Any) -> Tensor:
+    return next(tensors(tree))
+
+
+def _tell(written: OnnxFile, what: str, compared: str) -> None:
+    """Print what was written, how the forms fare, and what is to be known."""
+    console = terminal()
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    form = f", {written.form} form" if written.style == "qdq" else ""
+    say(f"{what} as ONNX, style {written.style}{form}, operator set {written.opset}: {written.path}")
+    say(
+        f"{written.bytes:,} bytes; {written.float32_bytes / written.bytes:.1f} times smaller than float32 weights alone"
+    )
+    found = written.parity.unfused
+    if found is not None:
+        share = f"; {found.ties:,} of {found.activations:,} rounded values lay between two codes and went the other way"
+        say(
+            f"Node by node it equals the network: outputs differ by {found.difference:.1g} of the largest at most"
+            f"{share if found.ties else ''}."
+        )
+    console.print(_table(written, compared))
+    for trap in written.parity.traps:
+        say(f"{trap.name}: {trap.what}. Remedy: {trap.remedy}.")
+    if written.session_options:
+        entries = ", ".join(f"{key}={value}" for key, value in written.session_options.items())
+        say(f"Sessions need {entries}; the file's metadata and {written.sidecar.name} say so.")
+    if isinstance(written.parity.openvino, str):
+        say(written.parity.openvino)
+    for note in written.notes[:8]:
+        say(note)
+    if len(written.notes) > 8:
+        say(f"... and {len(written.notes) - 8} more; {written.sidecar.name} has all")
+
+
+def _table(written: OnnxFile, compared: str) -> Table:
+    """Agreement and time of each form and runtime."""
+    table = Table(box=None, pad_edge=False, title=f"against the network, on {compared}", title_justify="left")
+    for heading in ("", "same class", "largest difference", "a batch of 8"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for form, (found, time) in written.forms.items():
+        label = f"ONNX Runtime, {form}" if written.style == "qdq" else "ONNX Runtime"
+        chosen = " (written)" if form == written.form and len(written.forms) > 1 else ""
+        table.add_row(label + chosen, *_figures(found), f"{1000 * time:.3g} ms")
+    if written.parity.default is not None:
+        table.add_row("ONNX Runtime without options", *_figures(written.parity.default), "")
+    if isinstance(written.parity.openvino, Agreement):
+        table.add_row(f"OpenVINO, {written.form}", *_figures(written.parity.openvino), "")
+    return table
+
+
+def _figures(found: Agreement) -> tuple[str, str]:
+    share = "-" if found.classes is None else f"{100 * found.classes:.2f}%"
+    return share, f"{100 * found.difference:.2g}%"
+
+
+@torch.no_grad()
+def _accuracies(model: nn.Module, written: OnnxFile, test: list[Any]) -> str:
+    """Accuracy as trained, and of the file: what moving grids to whole zero points costs, and what fusion does."""
+    import onnx
+
+    from bitdial.export.onnx.sessions import Session
+    from bitdial.export.onnx.styles import in_plain_nodes
+
+    session = Session(in_plain_nodes(onnx.load(written.path)), written.session_options)
+    right = torch.zeros(2)
+    total = 0
+    for inputs, labels in test:
+        for place, logits in enumerate((model(inputs), torch.from_numpy(session(inputs)[0]))):
+            right[place] += (logits.argmax(1) == labels).sum()
+        total += len(labels)
+    trained, file = (100 * right / total).tolist()
+    return f"Accuracy on them: {trained:.2f}% as trained, {file:.2f}% of the file."
