@@ -98,7 +98,8 @@ def _print(found: Mapping[str, Timed], batch: int, threads: int) -> None:
     for name, each in found.items():
         if each.failure:
             console.print(Text(f"{name}: not measured ({each.failure})"), soft_wrap=True)
-    console.print(Text(f"Speed is against {against}, round by round; the difference is that of the outputs from those of the network as it was trained."), soft_wrap=True)  # fmt: skip
+    told = "the difference is that of the outputs from those of the network as it was trained"
+    console.print(Text(f"Speed is against {against}, round by round; {told}."), soft_wrap=True)
 
 
 def _sizes(path: Path, described: Any, trained: Any, model: Any) -> Sizes:

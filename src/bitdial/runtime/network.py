@@ -167,6 +167,11 @@ class Network:
 
 
 def as_tensor(value: Any) -> Any:
+    """A tensor on the CPU, or a dict of such, of what a network is called with.
+
+    Raises:
+        BitdialError: it is no array of numbers, or has no batch.
+    """
     if isinstance(value, dict):
         return {name: as_tensor(each) for name, each in value.items()}
     if isinstance(value, np.ndarray):

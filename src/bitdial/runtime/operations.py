@@ -1,4 +1,4 @@
-"""What the kernels compute, as a list of operations on values that have names; every value is float to whoever reads it.
+"""What the kernels compute, as a list of operations on values that have names; to whoever reads one, it is float.
 
 A value is an image of ``(channels, height, width)``, or rows of features, ``(features, 1, rows)``.
 """
@@ -34,6 +34,9 @@ class Borders(NamedTuple):
     right: int
 
 
+NONE = Borders(0, 0, 0, 0)
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """A function as values at equal distances between two ends, with straight lines between and beyond them."""
@@ -61,7 +64,7 @@ class Convolve:
     weights: Weights
     grid: ActivationGrid
     stride: tuple[int, int] = (1, 1)
-    borders: Borders = Borders(0, 0, 0, 0)
+    borders: Borders = NONE
     dilation: tuple[int, int] = (1, 1)
 
 
@@ -72,7 +75,7 @@ class Multiply:
     weights: Floats
     groups: int = 1
     stride: tuple[int, int] = (1, 1)
-    borders: Borders = Borders(0, 0, 0, 0)
+    borders: Borders = NONE
     dilation: tuple[int, int] = (1, 1)
 
 

@@ -44,16 +44,16 @@ class Pictures:
     def __init__(self, described: SavedModel | None) -> None:
         if described is None:
             raise BitdialError(
-                "the file does not say what its network takes (size, mean and deviation of images); call it from Python: "
-                "bitdial.runtime.load(file)(batch)"
+                "the file does not say what its network takes (size, mean and deviation of images); call it from "
+                "Python: bitdial.runtime.load(file)(batch)"
             )
         size, channels = described.image_size, described.in_channels
         if described.signals is not None or not described.num_classes or size is None or channels is None:
             raise BitdialError("expected a network that tells images apart, got another kind; call it from Python")
         if channels not in (1, 3) or len(described.mean) != channels or len(described.std) != channels:
             raise BitdialError(
-                f"expected a network of grey or colour images whose mean and deviation are known, got {channels} channels "
-                f"and {len(described.mean)} means; call it from Python with a batch that you have prepared"
+                f"expected a network of grey or colour images whose mean and deviation are known, got {channels} "
+                f"channels and {len(described.mean)} means; call it from Python with a batch that you have prepared"
             )
         self._size, self._channels = size, channels
         self._normalise = Normalise(tuple(described.mean), tuple(described.std))

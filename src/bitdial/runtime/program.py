@@ -298,7 +298,8 @@ class Program:
         return c.Convolution(
             self._finish(step, weights.groups, shift_of(kind)), codes, base,
             kind.stride[0] * codes.row, kind.stride[1] * codes.pixel, shape.height, shape.width, weights.groups,
-            shape.channels // weights.groups, weights.codes.shape[1], weights.wide, bits, stride, least, len(segments), weights.steps,
+            shape.channels // weights.groups, weights.codes.shape[1], weights.wide, bits, stride, least,
+            len(segments), weights.steps,
             ctypes.addressof(array), self._keep(weights.packed),
         )  # fmt: skip
 

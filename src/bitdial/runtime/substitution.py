@@ -158,9 +158,7 @@ def substituted(
     return network, stayed
 
 
-def _in_place_of(
-    layer: QuantizedLayer, make: Make, threads: int, fits: Callable[[Weights], bool]
-) -> nn.Module | str:
+def _in_place_of(layer: QuantizedLayer, make: Make, threads: int, fits: Callable[[Weights], bool]) -> nn.Module | str:
     """The layer that takes the place of another, or why there is none."""
     found = quantized_kind(layer)
     if isinstance(found, str):

@@ -87,12 +87,12 @@ class Weights:
     @property
     def steps_of_tap(self) -> int:
         """Steps of the input channels of a group."""
-        return -(-self.codes.shape[1] // STEP)
+        return -(-int(self.codes.shape[1]) // STEP)
 
     @property
     def steps(self) -> int:
         """Of a block."""
-        return self.steps_of_tap * self.codes.shape[2] * self.codes.shape[3]
+        return self.steps_of_tap * int(self.codes.shape[2] * self.codes.shape[3])
 
     @cached_property
     def ordered(self) -> NDArray[np.int32]:
@@ -149,9 +149,12 @@ class Weights:
         """
         rows, columns = self.codes.shape[2:]
         whole = self.groups == 1 and dilation[1] == 1 and pixel == STEP * self.steps_of_tap
-        runs = [(y * dilation[0] * row, columns * self.steps_of_tap) for y in range(rows)] if whole else [
-            (y * dilation[0] * row + x * dilation[1] * pixel, self.steps_of_tap) for y in range(rows) for x in range(columns)
-        ]  # fmt: skip
+        across = range(1 if whole else columns)
+        runs = [
+            (y * dilation[0] * row + x * dilation[1] * pixel, self.steps_of_tap * (columns if whole else 1))
+            for y in range(rows)
+            for x in across
+        ]
         if self.wide:
             return runs
         most, cut = self.most_steps, []

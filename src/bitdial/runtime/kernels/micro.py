@@ -5,8 +5,8 @@ of codes (uint8) with weights (int8) and the sum of two such fit 16 bits where w
 for ternary weights and 64 steps. So `vpmaddubsw` and `vpaddw` do, and what is added up is widened at the end alone.
 Larger weights are multiplied as numbers of 16 bits, at half that speed, 2 pixels at a time.
 
-Registers of `sum_chunk`: 0 to 7 the sums of 16 bits, two for each pixel; 8 and 9 the weights of a step; 10 to 15 a pixel's codes and
-products.
+Registers of `sum_chunk`: 0 to 7 the sums of 16 bits, two for each pixel; 8 and 9 the weights of a step; 10 to 15 a
+pixel's codes and products.
 """
 
 from __future__ import annotations
@@ -105,9 +105,10 @@ def _function(
         [*(f'[p{i}]"r"(pixels[{i}])' for i in range(pixels)), '[s]"r"(sums)', *([given] if given else [])]
     )
     spoiled = ",".join(f'"xmm{i}"' for i in range(16))
+    behind = f", {more}" if more else ""
     return f"""
 static inline __attribute__((always_inline)) void {name}(
-    const uint8_t *const *pixels, i64 offset, const {weight} *weights, i64 steps, __m256i *sums{", " * bool(more)}{more}) {{
+    const uint8_t *const *pixels, i64 offset, const {weight} *weights, i64 steps, __m256i *sums{behind}) {{
   i64 many = steps / {unrolled}, few = steps % {unrolled};
   __asm__ volatile(
 {body}
