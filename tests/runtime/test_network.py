@@ -128,7 +128,7 @@ def test_onednn_takes_the_place_of_kernels() -> None:
 @needs_onednn
 @pytest.mark.skipif(onednn_saturates() is not True, reason="this processor has exact products of 8 bits")
 def test_weights_that_onednn_would_get_wrong_stay_in_floating_point() -> None:
-    model, x = ready("tiny_cnn", weights=8)
+    model, _ = ready("tiny_cnn", weights=8)
     with pytest.raises(BitdialError, match="leave way out"):
         Network(model, way="onednn")
     made = Network(ready("tiny_cnn", weights=5)[0], way="onednn")

@@ -16,7 +16,7 @@ from bitdial.errors import BitdialError
 from bitdial.export import packed_sizes
 from bitdial.machine import processor
 from bitdial.runtime.kernels.structures import vector_units
-from bitdial.runtime.loading import networks_of
+from bitdial.runtime.loading import changes, networks_of
 from bitdial.runtime.network import Network
 from bitdial.runtime.peers import BITDIAL, FLOAT32, PEERS, Case, Timed, in_floats, measured
 from bitdial.runtime.sizes import FORMATS, Sizes, counted, held_by
@@ -33,6 +33,7 @@ def bench_runtime(path: Path, options: BenchRuntimeConfig) -> int:
         raise BitdialError(f"expected a network of images, got one of recordings in {path}; time it from Python")
     names = tuple(name for name, peer in PEERS.items() if options.everything or not peer.slow)
     plain, console = in_floats(model), terminal()
+    notes = changes(trained, model)
     results: list[dict[str, Any]] = []
     if not options.json_output:
         console.print(
@@ -40,15 +41,18 @@ def bench_runtime(path: Path, options: BenchRuntimeConfig) -> int:
         )
     for threads in options.threads:
         for batch in options.batch:
-            case = Case(model, plain, described.noise(batch), threads, (described.noise(16),))
+            x = described.noise(batch)
+            case = Case(model, trained, plain, x, threads, (x,))
             with console.status("", spinner="line") as status:
                 found = measured(case, names, options.rounds, lambda name: status.update(f"preparing {name} ..."))
             results.append({"batch": batch, "threads": threads, "ways": _plain(found)})
             if not options.json_output:
                 _print(found, batch, threads)
+            if notes and not options.json_output:
+                console.print(Text(f"bitdial computes with {'; '.join(notes)}."), soft_wrap=True)
     sizes = _sizes(path, described, trained, model)
     if options.json_output:
-        facts = {"processor": processor(), "vector_units": vector_units(), "torch": torch.__version__}
+        facts = {"processor": processor(), "vector_units": vector_units(), "notes": notes, "torch": torch.__version__}
         rows = [
             {"what": what, "bytes": own, **dict(zip(FORMATS, others, strict=True))}
             for what, own, others in sizes.rows()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,8 +14,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from bitdial.errors import BitdialError
-from bitdial.export.calibration import calibrated
+from bitdial.export.calibration import calibrated, weight_codes
 from bitdial.export.packed import described_network, load_packed
+from bitdial.layers import QuantizedLayer
+from bitdial.numerics import UNQUANTIZED
 from bitdial.own_files import is_place
 from bitdial.recipes.saved_model import SavedModel, load_saved
 from bitdial.runtime.network import WAYS, Chosen, Network, Way, as_tensor
@@ -25,6 +28,7 @@ def load(
     *,
     threads: int | None = None,
     way: Way | None = None,
+    activations: float | None = 8,
     model: nn.Module | None = None,
     calibration: Iterable[Any] | None = None,
 ) -> Network | OnnxNetwork:
@@ -36,6 +40,8 @@ def load(
         threads: None: as many as PyTorch has.
         way: "kernels" (packed weights in whole numbers), "onednn" (int8 through PyTorch) or "fake" (fake quantization);
             None: the first of them that the machine has.
+        activations: bits, up to 8, for layers with quantized weights whose inputs were trained in floating point: the
+            kernels multiply whole numbers alone. The grids reach as far as training saw. None leaves them as they are.
         model: the unquantized network, where a script brought it; quantized in place.
         calibration: batches of inputs, for layers that have not seen any in training.
 
@@ -65,14 +71,17 @@ def load(
         if way is not None or model is not None or calibration is not None:
             raise BitdialError(f"{path} is run by ONNX Runtime as it is; leave way, model and calibration out")
         return OnnxNetwork(path, count)
-    described, _, network = networks_of(path, model, calibration)
-    made = Network(network, count, way)
-    made.described = described
-    return made
+    if activations is not None and not (isinstance(activations, int | float) and 1 <= activations <= 8):
+        raise BitdialError(f"activations must be from 1 to 8 bits, or None, got {activations!r}")
+    described, trained, network = networks_of(path, model, calibration, activations)
+    return Network(network, count, way, described=described, notes=changes(trained, network))
 
 
 def networks_of(
-    source: str | os.PathLike[str], model: nn.Module | None = None, calibration: Iterable[Any] | None = None
+    source: str | os.PathLike[str],
+    model: nn.Module | None = None,
+    calibration: Iterable[Any] | None = None,
+    activations: float | None = 8,
 ) -> tuple[SavedModel, nn.Module, nn.Module]:
     """The description of a packed file or of a run, its network, and the same on static grids.
 
@@ -84,7 +93,35 @@ def networks_of(
         raise BitdialError(
             f"expected a network that predicts, got a codec of pictures in {path}; use `bitdial compress`"
         )
-    return described, network, calibrated(network, calibration)
+    static = copy.deepcopy(network)
+    for layer in _of_floats(static) if activations is not None else ():
+        layer.turn({"activation_bits": activations})
+    return described, network, calibrated(static, calibration)
+
+
+def _of_floats(network: nn.Module) -> list[QuantizedLayer]:
+    """Layers whose weights are on a grid that whole numbers stand for, and whose inputs are not quantized."""
+    layers = [each for each in network.modules() if isinstance(each, QuantizedLayer)]
+    return [
+        layer
+        for layer in layers
+        if layer.width("activation_bits") >= UNQUANTIZED
+        and layer.activation_quantizer is None
+        and not isinstance(weight_codes(layer), str)
+    ]
+
+
+def changes(trained: nn.Module, network: nn.Module) -> tuple[str, ...]:
+    """What is not as it was trained."""
+    before, after = _of_floats(trained), _of_floats(network)
+    if len(before) == len(after):
+        return ()
+    width = next(
+        layer.width("activation_bits")
+        for layer in network.modules()
+        if isinstance(layer, QuantizedLayer) and layer.width("activation_bits") < UNQUANTIZED
+    )
+    return (f"activations at {width:g} bits, which were trained in floating point",)
 
 
 def _path(source: object) -> Path:

@@ -42,11 +42,13 @@ class Chosen:
         way: kernels, onednn, fake or onnxruntime.
         reasons: why not another one that comes before it.
         stayed: quantized layers that are computed in floating point all the same -> why.
+        notes: what else is to be known.
     """
 
     way: str
     reasons: tuple[str, ...] = ()
     stayed: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         told = TOLD[self.way]
@@ -55,7 +57,7 @@ class Chosen:
         if self.stayed:
             name, reason = self.stayed[0]
             told += f"; {len(self.stayed)} quantized layers in floating point, e.g. {name}: {reason}"
-        return told
+        return "; ".join([told, *self.notes])
 
 
 def why_no_kernels() -> str:
@@ -76,6 +78,8 @@ class Network:
         model: in evaluation mode, on static grids (`bitdial.export.calibration.calibrated`).
         threads: what the kernels compute on; what is left to PyTorch takes `torch.get_num_threads()`.
         way: "kernels", "onednn" or "fake"; None: the first that the machine has.
+        described: what is known of the network.
+        notes: what is to be told with what computes it.
 
     Attributes:
         chosen: what computes it, and why.
@@ -85,18 +89,26 @@ class Network:
         BitdialError: the machine does not have the way that is asked for.
     """
 
-    def __init__(self, model: nn.Module, threads: int = 1, way: Way | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        threads: int = 1,
+        way: Way | None = None,
+        *,
+        described: Any = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
         self.threads = threads
         self._plans: dict[tuple[Any, ...], Plan] = {}
         self._lock = threading.Lock()
         self._graph: Any = None
         self._call: Callable[..., Any] = model
-        self.described: Any = None
+        self.described = described
         reasons: list[str] = []
         for each in WAYS if way is None else (way,):
             reason = getattr(self, f"_take_{each}")(model.eval())
             if not reason:
-                self.chosen = Chosen(each, tuple(reasons), tuple(self._stayed.items()))
+                self.chosen = Chosen(each, tuple(reasons), tuple(self._stayed.items()), notes)
                 return
             reasons.append(f"no {each}: {reason}")
         raise BitdialError(f"way {way} is not to be had here: {reasons[0]}; leave way out for the best that there is")
@@ -109,6 +121,8 @@ class Network:
         if not any(isinstance(module, QuantizedLayer) for module in model.modules()):
             return "nothing of the network is quantized"
         network, self._stayed = substituted(model, KernelLayer, self.threads)
+        if not any(isinstance(module, KernelLayer) for module in network.modules()):
+            return next(iter(self._stayed.values()))
         graph = traced(network)
         self._call, self._graph = network, None if isinstance(graph, str) else graph
         return ""

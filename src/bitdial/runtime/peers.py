@@ -39,6 +39,7 @@ class Case:
 
     Attributes:
         model: the network on static grids, which the runtime computes.
+        trained: the network as it was trained, which outputs are compared with.
         plain: the same in floating point.
         x: the batch.
         threads: of one call.
@@ -46,6 +47,7 @@ class Case:
     """
 
     model: nn.Module
+    trained: nn.Module
     plain: nn.Module
     x: Tensor
     threads: int
@@ -183,7 +185,7 @@ BITDIAL, FLOAT32 = "bitdial kernels", "ONNX Runtime float32"
 PEERS: Mapping[str, Peer] = {
     BITDIAL: Peer(_bitdial("kernels")),
     "bitdial oneDNN int8": Peer(_bitdial("onednn")),
-    "bitdial fake quantization": Peer(_bitdial("fake")),
+    "bitdial in floats": Peer(_bitdial("fake")),
     "PyTorch float32": Peer(_eager, arithmetic="float32"),
     "PyTorch float32, compiled": Peer(_inductor, arithmetic="float32", slow=True),
     FLOAT32: Peer(_onnxruntime, ("onnx", "onnxruntime"), "float32"),
@@ -210,7 +212,7 @@ class Timed:
 
     Attributes:
         seconds: of each round.
-        difference: of its output from that of the network in floating point on its grids, relative.
+        difference: of its output from that of the network as it was trained, relative.
         agreement: share of examples with the same class.
         failure: why it was not measured; then there is nothing else.
     """
@@ -240,7 +242,7 @@ def measured(
     On one thread processor time is taken, which other programs on the machine do not add to; else that of the clock.
     """
     clock = time.process_time if case.threads == 1 else time.perf_counter
-    reference = case.model(case.x)
+    reference = case.trained(case.x)
     runs: dict[str, Run] = {}
     found: dict[str, Timed] = {}
     with _threads(case.threads), warnings.catch_warnings(), _quiet():

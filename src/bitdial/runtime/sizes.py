@@ -40,9 +40,9 @@ class Sizes:
         memory = [each + (self.workspace or 0) for each in whole]
         held = None if self.held is None or self.workspace is None else self.held + self.workspace
         return [
-            ("weights of quantized layers", self.weights, alone),
+            ("quantized weights", self.weights, alone),
             ("whole file", self.file, whole),
-            ("memory while it runs, batch 1", held, memory),
+            ("memory, batch 1", held, memory),
         ]
 
 
