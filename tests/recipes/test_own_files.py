@@ -81,6 +81,10 @@ def test_network_and_data_of_a_file_are_trained_resumed_measured_and_shipped(
     assert main(["export", run]) == 0
     with (tmp_path / "code" / "own.py").open("a") as file:
         file.write("\n# edited\n")
+    with pytest.warns(UserWarning, match=r"own\.py has changed since this network was saved"):
+        bitdial.load(run)
+    assert main(["export", run]) == 0
+    assert "has changed since this network was saved" in capsys.readouterr().err
     assert main(["train", "joint", "--resume", run, "--seeds", "2"]) == 0
     told = f"{tmp_path / 'code' / 'own.py'} has changed since the run began"
     assert told in capsys.readouterr().err

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from bitdial.errors import BitdialError, RunInterrupted
+from bitdial.evaluation.sweep import evaluate
 from bitdial.training import (
     CheckpointManager,
     Classification,
@@ -69,6 +70,7 @@ def in_each_process(fabric: Any, root: str) -> None:
             found[name] = state.state_dict()
             found[name].pop("seconds")
             fabric.barrier()
+    found["left"] = evaluation_left_together(fabric, root_path / "left")
     found["weight"] = one_step_on_half_the_batch(fabric)
     found["interrupt"] = interrupted_together(fabric, root_path / "interrupted")
     found["refused"] = refused(fabric, root_path)
@@ -87,6 +89,35 @@ def interrupted_together(fabric: Any, folder: Path) -> str:
     except RunInterrupted as error:
         return str(error)
     return "not interrupted"
+
+
+class Asked:
+    """Batches of a long evaluation, in which Ctrl-C comes to the second process."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank, self.batches = rank, 0
+
+    def __iter__(self) -> Any:
+        for number in range(2000):
+            if number == 3 and self.rank == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            self.batches += 1
+            yield task_data()
+
+    def __len__(self) -> int:
+        return 2000
+
+
+def evaluation_left_together(fabric: Any, folder: Path) -> tuple[str, int]:
+    model, asked = network(), Asked(fabric.global_rank)
+    try:
+        fit(
+            fabric, model, torch.optim.SGD(model.parameters(), lr=0.1), Classification(), [task_data()] * 2,
+            LoopConfig(epochs=1), evaluate=lambda network: evaluate(network, asked), checkpoints=FileSaver(folder),
+        )  # fmt: skip
+    except RunInterrupted as error:
+        return str(error), asked.batches
+    return "not interrupted", asked.batches
 
 
 def one_step_on_half_the_batch(fabric: Any) -> torch.Tensor:
@@ -172,6 +203,10 @@ def test_two_processes(tmp_path: Path) -> None:
     assert "after step 5 of 40" in first["interrupt"]  # Ctrl-C came in step 4, in the other process
     assert "stopped by another process" in first["interrupt"]
     assert "stopped by SIGINT after step 5 of 40" in second["interrupt"]
+    assert "stopped by another process after step 2 of 2" in first["left"][0]
+    assert "stopped by SIGINT after step 2 of 2" in second["left"][0]
+    assert first["left"][1] == second["left"][1] < 100  # of 2,000 batches
+    assert load(next((tmp_path / "left").iterdir()))["unscored"]["row"]["train_loss"] > 0
     assert "already holds files" in first["refused"]
     assert first["refused"] == second["refused"]
     assert first["full_disk"][0].startswith("could not save checkpoint")

@@ -14,6 +14,7 @@ from torch import nn
 
 from bitdial.errors import BitdialError, RunInterrupted
 from bitdial.layers import BitDial, QuantLinear, quantize
+from bitdial.numerics import TERNARY_BITS
 from bitdial.training import (
     Classification,
     Hook,
@@ -85,6 +86,19 @@ def test_weights_that_are_not_ternary_count_by_their_sign(bits: float, zeros: fl
     hook.before_step(state_of(model))
     write(layer, [[-1.0, -1.0, 0.2, 0.0]])
     assert hook.metrics(state_of(model)) == {"zeros/0": zeros, "flips/0": 0.25}
+
+
+def test_a_narrower_grid_flips_no_latent_weight() -> None:
+    layer = QuantLinear(4, 1, weights=8, granularity="tensor")
+    model, on_the_grid, latent = nn.Sequential(layer), WeightStatistics(), WeightStatistics(latent=True)
+    write(layer, [[1.0, -1.0, 0.1, -0.1]])
+    for hook in (on_the_grid, latent):
+        hook.before_step(state_of(model))
+    BitDial(model).set(TERNARY_BITS)
+    assert on_the_grid.metrics(state_of(model)) == {"zeros/0": 0.5, "flips/0": 0.5}
+    assert latent.metrics(state_of(model)) == {"flips/0": 0.0}
+    write(layer, [[1.0, 1.0, 0.1, -0.1]])
+    assert latent.metrics(state_of(model)) == {"flips/0": 0.25}
 
 
 def test_the_hook_leaves_gradients_and_randomness_alone() -> None:

@@ -63,6 +63,7 @@ def run(argv: list[str]) -> int:
         return write_onnx(options)
     from bitdial.export import packed_sizes
     from bitdial.export.packed import load_packed, packed_bytes
+    from bitdial.recipes.run import say
     from bitdial.recipes.saved_model import load_saved
     from bitdial.terminal import terminal
 
@@ -78,6 +79,8 @@ def run(argv: list[str]) -> int:
     inputs, which = _inputs(described, file)
     _check_equal(model, load_packed(output, described.build()).eval(), inputs, output)
     console = terminal()
+    for note in described.notes():
+        say(note)
     console.print(
         f"{name} of {folder}, {_contents(described, options.encoding)}, loads back bit for bit (outputs of {which} "
         f"compared): {output}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,8 +20,12 @@ from bitdial.evaluation.results import History
 from bitdial.evaluation.svg import tell
 from bitdial.training import CsvLog
 
-LOSS, RATE, BITS, FLIPS = "training loss", "learning rate", "width (bits)", "flips (%)"
-"""The panels, from top to bottom. Flips are weights that changed their sign between two rows of the log."""
+LOSS, RATE, BITS, FLIPS = "training loss", "learning rate", "width (bits)", "flips (% a step)"
+"""The panels, from top to bottom."""
+FLIPS_TOLD = (
+    "flips: how many of a layer's weights changed their sign, from row to row of the log, in a step; a mean over layers"
+)
+"""What a caption says of the last."""
 Panels: TypeAlias = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 """By panel, steps and the values at them."""
 FEW_CYCLES = 5
@@ -39,33 +44,53 @@ def panels_of(step: Sequence[float], *, loss: Sequence[float], rate: Sequence[fl
 
 
 def panels_of_log(path: Path, scope: Mapping[str, str]) -> Panels:
-    """Return the panels of one network from a run's log, whose rows are those that have the cells of `scope`.
-
-    Flips of each layer stand in ``layers.csv`` beside it, or in the log itself; drawn is their mean.
-    """
-    rows, layers = (
-        [row for row in CsvLog(file).rows() if all(row.get(name, value) == value for name, value in scope.items())]
-        for file in (path, path.with_name("layers.csv"))
-    )
-    steps = [row for row in rows if row.get("train_loss")]
+    """Return the panels of one network from a run's log, whose rows are those that have the cells of `scope`."""
+    steps = [row for row in _rows(path, scope) if row.get("train_loss")]
     panels: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
     for name, column in ((LOSS, "train_loss"), (RATE, "learning_rate"), (BITS, "bits")):
         if steps and all(row.get(column) for row in steps):
             panels[name] = [float(row["step"]) for row in steps], [float(row[column]) for row in steps]
+    return {**panels, **flips_of_log(path, scope)}
+
+
+def flips_of_log(path: Path, scope: Mapping[str, str]) -> Panels:
+    """Return the panel of flips of one network, if they were logged: the mean of its layers, in per cent a step.
+
+    They stand in ``layers.csv`` beside a run's log, or in the log itself. Rows at the end of an epoch come soon after
+    another, and would be dents: each value is of as many steps as the rows that are furthest apart, or a few more.
+    """
     flips: dict[float, list[float]] = {}
-    for row in [*rows, *layers]:
+    for row in [*_rows(path, scope), *_rows(path.with_name("layers.csv"), scope)]:
         if found := [float(value) for name, value in row.items() if name.startswith("flips/") and value]:
             flips[float(row["step"])] = found
-    if flips:
-        panels[FLIPS] = list(flips), [100 * sum(each) / len(each) for each in flips.values()]
-    return panels
+    if not flips:
+        return {}
+    steps = sorted(flips)
+    apart = max(after - before for before, after in pairwise([0.0, *steps]))
+    values, since, moved = dict[float, float](), 0.0, 0.0
+    for step in steps:
+        moved += 100 * sum(flips[step]) / len(flips[step])
+        if step - since >= apart:
+            values[step] = moved / (step - since)
+            since, moved = step, 0.0
+    return {FLIPS: (list(values), list(values.values()))}
 
 
-def history_curves(history: History, name: str) -> Figure | None:
-    """Draw a history, whole and, where bits cycle, close up with the boundaries; None without one."""
+def _rows(path: Path, scope: Mapping[str, str]) -> list[dict[str, str]]:
+    return [row for row in CsvLog(path).rows() if all(row.get(name, value) == value for name, value in scope.items())]
+
+
+def history_curves(history: History, name: str, flips: Panels | None = None) -> Figure | None:
+    """Draw a history, whole and, where bits cycle, close up with the boundaries; None without one.
+
+    Args:
+        history: of one network.
+        name: of the network.
+        flips: of it, from `flips_of_log`.
+    """
     step = history.step
     panels = panels_of(step, loss=history.loss, rate=history.learning_rate, bits=history.bits)
-    return training_curves({name: panels} if step else {}, boundaries=history.cycle_boundaries)
+    return training_curves({name: {**panels, **(flips or {})}} if step else {}, boundaries=history.cycle_boundaries)
 
 
 def training_curves(

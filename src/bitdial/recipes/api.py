@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -157,9 +158,16 @@ def check_arm(run: Run[Any, Any, Any, Any], folder: RunFolder, name: str, seed: 
     raise BitdialError(f"arm must be one that {folder.path} trained with seed {seed}, got '{name}'{hint}")
 
 
+def _built(saved: SavedModel, network: nn.Module) -> nn.Module:
+    """The network, after a warning of what is to be known of it."""
+    for note in saved.notes():
+        warnings.warn(note, stacklevel=4)
+    return network
+
+
 def _from_run(folder: RunFolder, arm: str | None, seed: int | None, model: nn.Module | None) -> nn.Module:
     if arm is None and seed is None:
-        return load_saved(first_network(folder)[2], model)[1]
+        return _built(*load_saved(first_network(folder)[2], model))
     accepted = {"accept_changed_data": True}  # nothing is measured
     run = open_run(find_recipe(recipe_of(folder.load_config())), folder, changes=accepted, model=model)
     chosen = run.seeds[0] if seed is None else seed
@@ -179,13 +187,15 @@ def _from_packed(path: Path, model: nn.Module | None) -> nn.Module:
                 f"{path} does not say which network it is of; build and quantize that, and call "
                 "bitdial.export.load_packed(path, model)"
             )
-        return load_packed(path, read_saved(beside)[0].build(model))
-    return load_packed(path, SavedModel.model_validate(described).build(model))
+        saved = read_saved(beside)[0]
+    else:
+        saved = SavedModel.model_validate(described)
+    return load_packed(path, _built(saved, saved.build(model)))
 
 
 def _from_file(path: Path, model: nn.Module | None) -> nn.Module:
     try:
-        return load_saved(path, model)[1]
+        return _built(*load_saved(path, model))
     except BitdialError:
         if not path.is_file():
             raise
@@ -196,7 +206,8 @@ def _from_file(path: Path, model: nn.Module | None) -> nn.Module:
             f"{path} does not say which network it is of, expected a model file or a checkpoint that does; "
             "load its weights with bitdial.training.read_checkpoint"
         )
-    network = SavedModel.model_validate(described).build(model)
+    saved = SavedModel.model_validate(described)
+    network = _built(saved, saved.build(model))
     average = state.get("ema_state_dict")
     weights = average["model_state_dict"] if average else state["model_state_dict"]
     network.load_state_dict(named_as(network, weights))

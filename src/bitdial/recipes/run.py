@@ -22,6 +22,7 @@ from bitdial.evaluation import describe_machine
 from bitdial.evaluation.equal_cost import ledger_of
 from bitdial.files import write_atomically
 from bitdial.layers.names import named_as
+from bitdial.own_files import digest, is_place
 from bitdial.recipes.recipe import A, ArmFiles, Bench, O, R, Recipe, S, Work
 from bitdial.recipes.resuming import named, plain
 from bitdial.recipes.saved_model import SavedModel, load_weights, quantized
@@ -187,6 +188,7 @@ class Run(Generic[O, A, R, S]):
             arm=arm.name,
             seed=seed,
             quantize=None if how is None else dict(how),
+            source=digest(facts["model"]) if is_place(facts.get("model")) else "",
             examples={} if self.data is None else self.data.short(),
             **facts,
         )

@@ -29,7 +29,7 @@ from bitdial.layers.names import named_as, unwrapped
 from bitdial.models import build_model, build_signal_model, own_network
 from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
 from bitdial.options import Config
-from bitdial.own_files import is_place
+from bitdial.own_files import digest, is_place
 from bitdial.training import RunFolder
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ class SavedModel(Config):
     """Its seed."""
     model: str | None = None
     """Network, by name; none: a network of a script, which must be given to load it."""
+    source: str = ""
+    """SHA-256 of the file of a network of one's own, ``file.py:function``, as it was when this was saved."""
     quantize: dict[str, Any] | None = None
     """What `bitdial.quantize` was called with (``batch_norm_widths``: what `batch_norm_per_width` was called with after
     it, where it was); none: never."""
@@ -173,6 +175,13 @@ class SavedModel(Config):
             elif model is None:
                 model = build_model(self.model or "", **shape)
             return quantized(model, self.quantize)
+
+    def notes(self) -> list[str]:
+        """What whoever builds it should know: that the file which makes it is another one now."""
+        place = self.model or ""
+        if self.source in ("", digest(place)):
+            return []
+        return [f"{place.rpartition(':')[0]} has changed since this network was saved: it may compute something else"]
 
     def noise(self, count: int) -> Any:
         """Inputs of the network's shape, always the same."""

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -26,6 +26,18 @@ from bitdial.training.scoring import Evaluate, scores_of
 from bitdial.training.state import TrainingState
 from bitdial.training.step.optimizer_step import OptimizerStep
 
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+_OTHER = "another process"
+_ASK_SECONDS = 0.5
+_MOST_LOOKS = 32  # between two questions, for later passes may take longer than those so far
+
+
+def _summed(fabric: Fabric, numbers: list[float]) -> list[float]:
+    """The sums of such numbers over the processes, the same in all."""
+    mine = torch.tensor(numbers, device=fabric.device)
+    return fabric.all_reduce(mine, reduce_op="sum").tolist()  # type: ignore[union-attr]
+
 
 class _Left(Exception):  # noqa: N818  (nothing went wrong)
     """An evaluation was left, because a stop was asked for."""
@@ -33,12 +45,20 @@ class _Left(Exception):  # noqa: N818  (nothing went wrong)
 
 @dataclass
 class _Evaluation:
-    """Shows how far an evaluation in training is, and leaves it when a stop is asked for."""
+    """Shows how far an evaluation in training is, and leaves it when a stop is asked for.
+
+    Several processes, which make equally many passes, leave together: about twice a second they ask each other whether
+    to. None may leave alone, for the others would wait for it.
+    """
 
     progress: Progress | None
     interrupts: Interrupts
+    fabric: Fabric
     step: int
     batches: int | None = None
+    _looks: int = 0
+    _next: int = 1
+    _since: float = field(default_factory=time.monotonic)
 
     def begin(self, batches: int | None) -> None:
         """So many follow."""
@@ -46,13 +66,26 @@ class _Evaluation:
 
     def look(self, done: int) -> None:
         """So many are done."""
-        if self.interrupts.requested is not None:
+        self._looks += 1
+        if self._asked():
             raise _Left
         if self.progress is not None:
             self.progress.scoring(self.step, done, self.batches)
 
     def end(self) -> None:
         """All are done."""
+
+    def _asked(self) -> bool:
+        asked = self.interrupts.requested is not None
+        if self.fabric.world_size == 1:
+            return asked
+        if self._looks < self._next:
+            return False
+        mine = [float(asked), time.monotonic() - self._since]
+        anybody, seconds = _summed(self.fabric, mine)  # so that all of them know when to ask next
+        wait = _ASK_SECONDS * self._looks * self.fabric.world_size / max(seconds, 1e-6)
+        self._next = self._looks + min(max(1, int(wait)), 2 * self._looks, _MOST_LOOKS)
+        return anybody > 0
 
 
 @dataclass(eq=False)
@@ -187,14 +220,12 @@ class Loop:
         state = self.state
         state.unscored = {"row": row, "layers": layers, "saves": saves}
         self.interrupts.doing = "pass"
-        # several processes go on together: none may leave alone
-        watcher = _Evaluation(self.progress, self.interrupts, state.step) if state.fabric.world_size == 1 else None
         try:
-            with watching(watcher):
+            with watching(_Evaluation(self.progress, self.interrupts, state.fabric, state.step)):
                 scores, is_best = self._evaluate()
         except _Left:
             self.saves.save(math.nan)
-            self._stop(self.interrupts.requested or "")
+            self._stop(self.interrupts.requested or _OTHER)
         self.interrupts.doing = "step"
         state.unscored = None
         self._write({**row, **scores}, layers)
@@ -223,9 +254,8 @@ class Loop:
             return reason
         if not may_talk:
             return None
-        asked = torch.tensor(float(reason is not None), device=fabric.device)
-        anybody = float(fabric.all_reduce(asked, reduce_op="sum")) > 0  # type: ignore[arg-type]
-        return (reason or "another process") if anybody else None
+        (anybody,) = _summed(fabric, [float(reason is not None)])
+        return (reason or _OTHER) if anybody > 0 else None
 
     def _training_row(self, epoch_over: bool) -> tuple[dict[str, Any], dict[str, float]]:
         """Return the columns of the log, and those of single layers."""

@@ -30,29 +30,34 @@ class WeightStatistics(Hook):
     holds 1.6 bits a weight, so that a resumed run counts the same flips as one that was never stopped.
 
     Where weights are in shards (strategy "fsdp"), a row gathers them for the moment.
+
+    Args:
+        latent: count flips of the latent weights, those that the optimizer moves, and no zeros. For layers whose width
+            changes: a narrower grid takes weights to 0 and a wider one brings them back, though none has moved.
     """
 
     per_layer = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, latent: bool = False) -> None:
+        self.latent = latent
         self._signs: dict[str, Tensor] = {}
         self._loaded: dict[str, Tensor] | None = None  # packed, until the model is there
 
     def before_step(self, state: TrainingState) -> None:
         """At the first step, remember where the weights are."""
         if not self._signs:
-            self._signs = _signs(state.model) if self._loaded is None else self._restored(_layers(state.model))
+            self._signs = self._now(state.model) if self._loaded is None else self._restored(_layers(state.model))
 
     def metrics(self, state: TrainingState) -> dict[str, float]:
         """Zeros and flips of each layer, in the model's order: first all zeros, then all flips."""
-        now = _signs(state.model)
+        now = self._now(state.model)
         before = self._signs or now
         self._signs = now
         counts = [torch.stack([(s == 0).sum(), (s != before[name]).sum()]) for name, s in now.items()]
         zeros, flips = torch.stack(counts).T.tolist()  # one wait for the device
         return {
             f"{what}/{name}": count / max(signs.numel(), 1)
-            for what, numbers in (("zeros", zeros), ("flips", flips))
+            for what, numbers in (*(() if self.latent else (("zeros", zeros),)), ("flips", flips))
             for (name, signs), count in zip(now.items(), numbers, strict=True)
         }
 
@@ -72,6 +77,15 @@ class WeightStatistics(Hook):
             )
         self._signs = {}
         self._loaded = dict(signs)
+
+    @torch.no_grad()
+    def _now(self, model: nn.Module) -> dict[str, Tensor]:
+        """The sign of every weight."""
+        with whole_weights(model):
+            return {
+                name: (layer.weight if self.latent else layer.quantized_weight()).sign().to(torch.int8)
+                for name, layer in _layers(model).items()
+            }
 
     def _restored(self, layers: dict[str, QuantizedLayer]) -> dict[str, Tensor]:
         """The loaded signs, unpacked for the layers of this model."""
@@ -93,9 +107,3 @@ def _layers(model: nn.Module) -> dict[str, QuantizedLayer]:
             "WeightStatistics needs a model with quantized layers, got none; call bitdial.quantize(model) first"
         )
     return layers
-
-
-@torch.no_grad()
-def _signs(model: nn.Module) -> dict[str, Tensor]:
-    with whole_weights(model):
-        return {name: layer.quantized_weight().sign().to(torch.int8) for name, layer in _layers(model).items()}

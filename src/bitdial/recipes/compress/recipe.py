@@ -239,7 +239,7 @@ def figures(results: CompressResults, folder: RunFolder) -> dict[str, Drawing]:
     """The plots of the results, and the pictures of the first codec side by side."""
     from bitdial.recipes.compress.report import draw
 
-    images = draw(results)
+    images = draw(results, folder.metrics)
     beside = folder.path / "pictures" / results.networks[0].key / FIGURE
     return {**images, "side_by_side": Drawing(beside.read_bytes())} if beside.is_file() else images
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from matplotlib.figure import Figure
 from rich import box
@@ -13,7 +14,7 @@ from bitdial.evaluation import interval, wording
 from bitdial.evaluation import page as pages
 from bitdial.evaluation.balance_plots import BALANCE_CAPTION, balance_curves
 from bitdial.evaluation.codec_plots import rate_distortion, rate_distortion_caption
-from bitdial.evaluation.curves import panels_of, training_curves
+from bitdial.evaluation.curves import FLIPS_TOLD, flips_of_log, panels_of, training_curves
 from bitdial.evaluation.drawing import Drawing
 from bitdial.evaluation.page import Page, Row, Section, Table
 from bitdial.evaluation.plot_style import render
@@ -28,7 +29,11 @@ COLUMNS = ("codec", "bpp", "PSNR (dB)", "MS-SSIM", "encode (s)", "decode (s)")
 def captions(results: CompressResults) -> dict[str, str]:
     """What each figure shows, of these very results, in the order of the page."""
     bits = results.config.get("bits", UNQUANTIZED)
-    width = "the codec is not quantized" if bits == UNQUANTIZED else f"its width stays at {wording.bits(bits)}"
+    width = (
+        "the codec is not quantized"
+        if bits == UNQUANTIZED
+        else f"its width stays at {wording.bits(bits)}; {FLIPS_TOLD}"
+    )
     return {
         "rate_distortion": rate_distortion_caption(max(map(len, results.by_lambda().values()))),
         "side_by_side": SIDE_BY_SIDE_CAPTION,
@@ -83,8 +88,8 @@ def codec_table(results: CompressResults) -> Terminal:
     return table
 
 
-def draw(results: CompressResults) -> dict[str, Drawing]:
-    """Quality against size, and training itself."""
+def draw(results: CompressResults, log: Path | None = None) -> dict[str, Drawing]:
+    """Quality against size, and training itself, with the run's ``metrics.csv``."""
     first = results.networks[0]
     others: dict[str, list[tuple[float, float]]] = {}
     for mean in first.means:
@@ -92,7 +97,10 @@ def draw(results: CompressResults) -> dict[str, Drawing]:
             others.setdefault(mean.codec, []).append((mean.bpp, mean.psnr))
     own = [[(n.own.bpp, n.own.psnr) for n in networks if n.own] for networks in results.by_lambda().values()]
     history = first.history
-    panels = panels_of(history.step, loss=history.loss, rate=history.learning_rate, bits=())
+    panels = {
+        **panels_of(history.step, loss=history.loss, rate=history.learning_rate, bits=()),
+        **({} if log is None else flips_of_log(log, {"arm": first.name, "seed": str(first.seed)})),
+    }
     figures = {
         "rate_distortion": rate_distortion(others, {"bitdial": own}),
         "training": training_curves({f"{first.name}, seed {first.seed}": panels} if history.step else {}, unit=""),

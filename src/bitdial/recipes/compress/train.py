@@ -11,6 +11,7 @@ from bitdial.compression import CautiousAdam, TaskWeights
 from bitdial.compression.rate_distortion import Balance, RateDistortion
 from bitdial.evaluation.sweep import evaluate
 from bitdial.layers.names import named_as
+from bitdial.numerics import UNQUANTIZED
 from bitdial.options import part
 from bitdial.recipes.compress.options import CompressConfig
 from bitdial.recipes.options import total_steps
@@ -24,6 +25,7 @@ from bitdial.training import (
     LoopConfig,
     RunFolder,
     TrainingState,
+    WeightStatistics,
     learning_rate_factor,
     read_checkpoint,
 )
@@ -59,6 +61,8 @@ def train(arm: Arm, bench: Bench[CompressConfig]) -> TrainingState:
                 gamma=scheduler,
             )
         )
+    if options.bits < UNQUANTIZED:
+        hooks.append(WeightStatistics())
     if options.scheduler == "plateau":
         hooks.append(PlateauRate("loss", "min", options.lr_decay, options.lr_patience))
     shape = "none" if options.scheduler == "plateau" else options.scheduler

@@ -29,6 +29,7 @@ from bitdial.training import (
     Setup,
     Task,
     TrainingState,
+    WeightStatistics,
     build_optimizer,
     learning_rate_factor,
     make_fabric,
@@ -114,6 +115,7 @@ def train_phase(
     hooks = [
         Knob("bits", widths, scheduler.dial.set, shown=mean_width, rate=factor),
         BitOpsCounter(widths, ledger, scheduler.dial.gradients),
+        WeightStatistics(latent=True),
     ]
 
     def evaluate(network: nn.Module) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from bitdial.evaluation import page as pages
 from bitdial.evaluation import plot_style, plots, report, wording
 from bitdial.evaluation.confusion import confusion_caption, confusion_matrix
-from bitdial.evaluation.curves import history_curves
+from bitdial.evaluation.curves import FLIPS_TOLD, flips_of_log, history_curves
 from bitdial.evaluation.drawing import COLOURS, FAINT, INK, PAPER, Drawing
 from bitdial.evaluation.page import Block, Page, Row, Section, Table, Text
 from bitdial.evaluation.recommendation import name_of
@@ -26,11 +26,19 @@ from bitdial.recipes.cyclic.results import CyclicResults
 BLUE, ORANGE = COLOURS[:2]
 
 
-def cyclic_curves(results: CyclicResults) -> Figure | None:
-    """Draw loss, learning rate and bits of the first CPT arm (any arm when there is none) over its steps."""
+def cyclic_curves(results: CyclicResults, log: Path | None = None) -> Figure | None:
+    """Draw loss, learning rate and bits of the first CPT arm (any arm when there is none) over its steps.
+
+    Args:
+        results: of a run.
+        log: its ``metrics.csv``, for the flips of its weights.
+    """
     logged = [arm for arm in results.arms if arm.history.step]
     arm = next((arm for arm in logged if arm.kind == "cpt"), logged[0] if logged else None)
-    return None if arm is None else history_curves(arm.history, f"{arm.name}, seed {arm.seed}")
+    if arm is None:
+        return None
+    flips = None if log is None else flips_of_log(log, {"phase": arm.name, "seed": str(arm.seed)})
+    return history_curves(arm.history, f"{arm.name}, seed {arm.seed}", flips)
 
 
 def cycle_statistics(results: CyclicResults) -> Figure | None:
@@ -69,22 +77,12 @@ def confusion(results: CyclicResults) -> Figure | None:
     return confusion_matrix([score.confusion for score in scores if score], results.class_names, "Confusion (%)")
 
 
-FIGURES: dict[str, Callable[[CyclicResults], Figure | None]] = {
-    "bits_and_loss": cyclic_curves,
-    "accuracy_by_width": lambda results: plots.accuracy_against_width(results.comparison),
-    "cycle_statistics": cycle_statistics,
-    "accuracy_by_cost": lambda results: plots.accuracy_against_cost(results.comparison),
-    "confusion": confusion,
-}
-"""File name (without ``.png``) and drawing function of each figure, in reading order."""
-
-
 def captions(results: CyclicResults) -> dict[str, str]:
     """Return what each figure shows, of these very results."""
     return {
         "bits_and_loss": (
             "Training loss, learning rate and the width of the forward pass over the steps of one arm, as far as they "
-            "were logged."
+            f"were logged; {FLIPS_TOLD}."
         ),
         "accuracy_by_width": plots.width_caption(results.comparison),
         "cycle_statistics": (
@@ -96,9 +94,17 @@ def captions(results: CyclicResults) -> dict[str, str]:
     }
 
 
-def render(results: CyclicResults) -> dict[str, Drawing]:
-    """Return every figure that the results hold data for."""
-    return plot_style.render({name: draw(results) for name, draw in FIGURES.items()})
+def render(results: CyclicResults, log: Path | None = None) -> dict[str, Drawing]:
+    """Return every figure that the results, and the run's log ``metrics.csv``, hold data for, in reading order."""
+    return plot_style.render(
+        {
+            "bits_and_loss": cyclic_curves(results, log),
+            "accuracy_by_width": plots.accuracy_against_width(results.comparison),
+            "cycle_statistics": cycle_statistics(results),
+            "accuracy_by_cost": plots.accuracy_against_cost(results.comparison),
+            "confusion": confusion(results),
+        }
+    )
 
 
 def save_plots(results: CyclicResults, folder: str | Path) -> list[Path]:

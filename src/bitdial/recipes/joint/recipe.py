@@ -39,6 +39,7 @@ from bitdial.training import (
     OptimizerConfig,
     Task,
     TrainingState,
+    WeightStatistics,
     build_optimizer,
     learning_rate_factor,
     preserved_random_state,
@@ -91,7 +92,7 @@ def train(arm: Arm, bench: Bench[JointConfig]) -> TrainingState:
 
         counter = BitOpsCounter(lambda step: tuple(turn.widths for turn in turns(step)), ledger, dial.gradients)
         evaluation: Any = Validation(bench, ledger, steps)
-        hooks = [Knob("bits", turns, passes.turn, shown=mean), counter, evaluation]
+        hooks = [Knob("bits", turns, passes.turn, shown=mean), counter, evaluation, WeightStatistics(latent=True)]
     else:
         counter = BitOpsCounter(lambda step: (), ledger, ())
         hooks = [Knob("bits", lambda step: UNQUANTIZED, lambda bits: None), counter]
@@ -272,7 +273,7 @@ JOINT: Recipe[JointConfig, Arm, JointResult, JointResults] = Recipe(
     measure=measure,
     conclude=conclude,
     results=JointResults,
-    figures=lambda results, folder: later("bitdial.recipes.joint.report:draw")(results),
+    figures=lambda results, folder: later("bitdial.recipes.joint.report:draw")(results, folder.metrics),
     page=later("bitdial.recipes.joint.report:report_page"),
     leave=leave,
     may_grow=frozenset({"seeds", "early_stopping_patience"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -11,7 +12,7 @@ from rich.table import Table as Terminal
 from bitdial.evaluation import WidthValidation, plot_bitwidth_vs_accuracy, plot_layer_sensitivity, wording
 from bitdial.evaluation import page as pages
 from bitdial.evaluation.confusion import confusion_caption, confusion_matrix
-from bitdial.evaluation.curves import history_curves
+from bitdial.evaluation.curves import FLIPS_TOLD, flips_of_log, history_curves
 from bitdial.evaluation.drawing import COLOURS, Drawing
 from bitdial.evaluation.page import Block, Page, Pre, Row, Section, Table, Text
 from bitdial.evaluation.plot_style import draw_spread, new_figure, quiet, render
@@ -35,7 +36,8 @@ def captions(results: JointResults) -> dict[str, str]:
             "Loss that one layer alone at the narrowest width adds, all others at the widest; first seed."
         ),
         "bits_and_loss": (
-            "Training loss, learning rate and the mean of the widths of the passes, over the steps of the first seed."
+            "Training loss, learning rate and the mean of the widths of the passes, over the steps of the first seed"
+            f"{f'; {FLIPS_TOLD}' if results.config.get('quantize', True) else ''}."
         ),
         "confusion": confusion_caption(of),
     }
@@ -73,16 +75,17 @@ def width_table(results: JointResults) -> Terminal:
     return table
 
 
-def draw(results: JointResults) -> dict[str, Drawing]:
-    """Accuracy against width, at one width and at drawn ones, and training itself."""
+def draw(results: JointResults, log: Path | None = None) -> dict[str, Drawing]:
+    """Accuracy against width, at one width and at drawn ones, and training itself, with the run's ``metrics.csv``."""
     first, last = results.networks[0], results.networks[0].validation
     drawn = last is not None and last.accuracy.mean == last.accuracy.mean
+    flips = None if log is None else flips_of_log(log, {"arm": first.name, "seed": str(first.seed)})
     figures = {
         "accuracy_by_width": _by_width(results) if len(results.accuracy()) > 1 else None,
         "bitwidth_vs_accuracy": _configurations(last, first.epochs[-1].epoch) if last is not None and drawn else None,
         "validation": _validations(results) if drawn and len(first.epochs) > 1 else None,
         "layer_sensitivity": plot_layer_sensitivity(first.sensitivity, measure="loss") if first.sensitivity else None,
-        "bits_and_loss": history_curves(first.history, f"{first.name}, seed {first.seed}"),
+        "bits_and_loss": history_curves(first.history, f"{first.name}, seed {first.seed}", flips),
         "confusion": _confusion(results),
     }
     return render(figures)

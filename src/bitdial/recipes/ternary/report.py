@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from bitdial.evaluation import page as pages
 from bitdial.evaluation import wording
 from bitdial.evaluation.confusion import confusion_caption, confusion_matrix
-from bitdial.evaluation.curves import Panels, panels_of_log, training_curves
+from bitdial.evaluation.curves import FLIPS_TOLD, Panels, panels_of_log, training_curves
 from bitdial.evaluation.drawing import COLOURS, INK, Drawing
 from bitdial.evaluation.page import Block, Items, Page, Row, Section, Table, Text
 from bitdial.evaluation.plot_style import legend_name, new_figure, quiet, render
@@ -42,7 +42,7 @@ def captions(networks: Sequence[NetworkResult]) -> dict[str, str]:
             "Accuracy epoch by epoch on the images held out, a line for each seed; a dot marks the shipped weights."
         )
     ternary = any(network.quantizer != "none" for network in networks)
-    flips = "; flips: the share of weights that changed their sign since the row before in the log" if ternary else ""
+    flips = f"; {FLIPS_TOLD}" if ternary else ""
     training = f"Training loss and learning rate over the steps of the first seed{flips}.{_widths(networks)}"
     return {"accuracy": accuracy, "zeros": ZEROS_CAPTION, "training": training}
 
