@@ -1,13 +1,13 @@
 """The packed runtime beside other runtimes: whole networks, and one product of a matrix with a vector, in one run.
 
-Run with ``python -m benchmarks.runtime [--models ...] [--batch 1 32] [--threads 1 2] [--rounds N]``. All ways compute the
-same network with the same weights (random, on their grid) on the same batch of noise, and take turns within each round,
-in an order that rotates; a ratio is taken within a round. On one thread it is processor time, which other programs do not
-add to; on several the clock's. ONNX Runtime's and OpenVINO's int8 are made by their own quantizers (``quantize_static``
-per channel; nncf), calibrated on the batch.
+Run with ``python -m benchmarks.runtime [--models ...] [--batch 1 32] [--threads 1 2] [--rounds N]``. All ways compute
+the same network with the same weights (random, on their grid) on the same batch of noise, and take turns within each
+round, in an order that rotates; a ratio is taken within a round. On one thread it is processor time, which other
+programs do not add to; on several the clock's. ONNX Runtime's and OpenVINO's int8 are made by their own quantizers
+(``quantize_static`` per channel; nncf), calibrated on the batch.
 
-Networks: ResNet-18 (for 32x32) and ResNet-20 with ternary weights, MobileNetV2 with 4 bits, a transformer of 4 layers, 128
-tokens of 256 features, with ternary weights; activations have 8 bits, first and last layers stay in floating point.
+Networks: ResNet-18 (for 32x32) and ResNet-20 with ternary weights, MobileNetV2 with 4 bits, a transformer of 4 layers,
+128 tokens of 256 features, with ternary weights; activations have 8 bits, first and last layers stay in floating point.
 
 The product: 4096 x 4096 ternary weights in 2 bits with a vector of 8-bit codes, against PyTorch's float32 product, the
 cache emptied before each. How many of the instructions that count the processor does in a second is measured too: it
@@ -235,8 +235,9 @@ def write(out: Path, facts: dict[str, Any], product: dict[str, Any], results: li
         "",
         f"{facts['processor']} ({', '.join(facts['vector_units'])}), a shared machine; {installed}.",
         "",
-        f"On one thread this processor does {floats:.0f} x 10^9 products of float32 in a second, and {small:.0f} x 10^9 "
-        f"of bytes added up in 16 bits: {small / floats:.2f} times as many, which bounds what ternary kernels can gain.",
+        f"On one thread this processor does {floats:.0f} x 10^9 products of float32 in a second, and "
+        f"{small:.0f} x 10^9 of bytes added up in 16 bits: {small / floats:.2f} times as many, which "
+        "bounds what ternary kernels can gain.",
         "",
         f"A product of {SIDE} x {SIDE} weights with a vector, from memory: packed in 2 bits {product['packed']} ms, "
         f"float32 {product['float32']} ms, {product['ratio']} times as fast.",

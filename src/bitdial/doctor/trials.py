@@ -168,7 +168,7 @@ def native_kernels(*, limit: float = TIME_LIMIT, trial: str = _KERNELS) -> Findi
 def packed_runtime(*, limit: float = TIME_LIMIT, trial: str = _RUNTIME) -> Finding:
     """Compile and try the kernels that run packed networks, or say what runs them instead."""
     printed, failure = _in_process(trial, limit=limit)
-    lines = [*printed.strip("\n").split("\n"), "", ""]
+    lines = [*printed.splitlines(), "", "", ""]
     if failure is None and not lines[0]:
         return Finding(
             "compile", "packed runtime", f"compiled; its sums are exact ({lines[2] or 'no vector unit'})", True

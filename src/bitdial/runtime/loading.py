@@ -94,8 +94,9 @@ def networks_of(
             f"expected a network that predicts, got a codec of pictures in {path}; use `bitdial compress`"
         )
     static = copy.deepcopy(network)
-    for layer in _of_floats(static) if activations is not None else ():
-        layer.turn({"activation_bits": activations})
+    if activations is not None:
+        for layer in _of_floats(static):
+            layer.turn({"activation_bits": activations})
     return described, network, calibrated(static, calibration)
 
 
