@@ -94,10 +94,12 @@ def drawn(geometry: tuple[Any, ...], weights: tuple[int, ...], levels: int, exam
     return generator.integers(0, levels, (examples, inputs, *image)), generator.choice(weights, shape).astype(np.int32)
 
 
-@pytest.mark.parametrize("largest", [False, True], ids=["random", "largest"])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("weights", SETS)
-def test_sums_are_exact(weights: str, shape: str, largest: bool) -> None:
+@pytest.mark.parametrize(
+    ("weights", "largest"),
+    [*((name, True) for name in SETS), *((name, False) for name in ("ternary", "4 bits, odd", "8 bits"))],
+)
+def test_sums_are_exact(weights: str, largest: bool, shape: str) -> None:
     for levels, zero in ((256, 3), (16, 0)):
         x, codes = drawn(SHAPES[shape], SETS[weights], levels, 1 if "vector" in shape else 2, largest)
         expected = reference(x, codes, zero, SHAPES[shape])

@@ -169,7 +169,8 @@ class Network:
             with self._lock:
                 found = self._plans.get(key)
                 if found is None:
-                    found = Plan(self._graph, inputs)
+                    with np.errstate(all="ignore"):  # a network with NaN gives NaN
+                        found = Plan(self._graph, inputs)
                     while len(self._plans) >= PLANS:
                         self._plans.pop(next(iter(self._plans)))
                     self._plans[key] = found
