@@ -38,7 +38,7 @@ class PredictConfig(Config):
 def run(argv: list[str]) -> int:
     """Predict what the words name and print a table; return the exit status."""
     words, flags = take_operands(PredictConfig, argv)
-    options = load_config(PredictConfig, {}, flags, prog=PROG, positional="model> <image...")
+    options = load_config(PredictConfig, {}, flags, prog=PROG, positional="model image [image ...]")
     if len(words) < 2:
         got = f"'{words[0]}' alone" if words else "nothing"
         raise BitdialError(f"expected a MODEL and one IMAGE or more, got {got}; {_EXAMPLE}")
