@@ -133,7 +133,7 @@ def activation_grid(layer: QuantizedLayer, call: int = 0) -> ActivationGrid | st
     scale = torch.tensor(max(step, torch.finfo(torch.float32).tiny), dtype=torch.float32).item()
     zero = -low / scale
     whole = round(zero)
-    on_grid = abs(zero - whole) <= 1e-3 and 0 <= whole < count
+    on_grid = abs(zero - whole) <= max(1e-3, 1e-6 * count) and 0 <= whole < count
     return ActivationGrid(scale, whole if on_grid else None, count, low, high)
 
 

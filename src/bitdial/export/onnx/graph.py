@@ -103,6 +103,9 @@ def _exported(twin: nn.Module, example: Any, shapes: list[dict[int, str]] | None
             optimize=True,
         )
     graph = program.model
+    if shapes is None:
+        for value, given in zip(graph.graph.inputs, tensors(example), strict=True):
+            value.shape = needed("onnx_ir").Shape(list(given.shape))
     for value in list(graph.graph.initializers.values()):
         if value.name.startswith(_PREFIX):
             value.name = value.name.removeprefix(_PREFIX)
@@ -164,7 +167,7 @@ def finished(graph: Graph, name: str) -> Any:
     for node in graph.graph.all_nodes():
         for value in node.outputs:
             value.metadata_props.clear()
-    for value in graph.graph.initializers.values():
+    for value in (*graph.graph.initializers.values(), *graph.graph.inputs):
         value.metadata_props.clear()
     graph.graph.name = name
     graph.producer_name, graph.producer_version = "bitdial", None

@@ -80,6 +80,7 @@ def _hold(twin: nn.Module, name: str, layer: QuantizedLayer) -> LayerPlan:
         return LayerPlan(plan.weights, UNQUANTIZED, "float32", reason)
     missing = [grid for grid in known if grid.zero_point is None]
     if missing:
+        assert all(grid.levels == 2 for grid in missing), "calibrated() puts zero on every other grid"
         plan = replace(plan, reason=plan.reason or "0.0 is not on the grid of its input (two levels)")
     _Product(layer, weight, known).take_place()
     return plan

@@ -33,7 +33,7 @@ from bitdial.export.onnx.parity import (
 )
 from bitdial.export.onnx.sessions import Session, seconds, value_ranges
 from bitdial.export.onnx.styles import in_plain_nodes, narrow_codes, opset_for, to_qonnx
-from bitdial.export.onnx.traps import Trap, expected_traps, openvino_saturation, operators, ties
+from bitdial.export.onnx.traps import Trap, expected_traps, openvino_traps, operators, ties
 from bitdial.layers import QuantizedLayer
 from bitdial.layers.names import check_model
 from bitdial.numerics import UNQUANTIZED
@@ -134,12 +134,11 @@ def export_onnx(
             raise BitdialError("an example is needed to write the graph of a network; give a batch of inputs")
         example = batches[0]
     _check_example(example)
-    reference = calibrated(model, batches if batches is not None else None).cpu().float()
+    tested = None if test is None else _inputs(test, "test")
+    reference = calibrated(model, batches).cpu().float()
     _run(reference, example)
     writing = _Writing(reference, example, style, [example] if batches is None else batches, sizes)
-    compared = [example] if batches is None and test is None else batches if test is None else _inputs(test, "test")
-    assert compared is not None
-    model_of, parity, forms = writing.proven(form, compared)
+    model_of, parity, forms = writing.proven(form, tested or batches or [example])
     options = {key: value for trap in parity.traps for key, value in trap.options.items()}
     opset = next(each.version for each in model_of.opset_import if not each.domain)
     told = {
@@ -222,7 +221,7 @@ class _Writing:
         if own.difference > ROUNDING:
             traps[form].append(ties(own.difference))
         if "openvino" in agreed:
-            traps[form] += openvino_saturation(self.plans, agreed["openvino"].difference, own.difference)
+            traps[form] += openvino_traps(self.plans, agreed["openvino"].difference, own.difference)
         traps[form] += _too_far(own, form)
         parity = Parity(
             unfused=found,
