@@ -1,4 +1,4 @@
-"""A server of the app in a process of its own, on a free port, as a user starts it."""
+"""A server of the app in a process of its own, on a free port, as a user starts it, and its pages in a browser."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 class Served:
@@ -21,7 +22,10 @@ class Served:
     Attributes:
         url: without the slash at the end.
         process: of the server.
+        runs: names of runs that a test has put there, by what they are.
     """
+
+    runs: Mapping[str, str]
 
     def __init__(self, folder: Path, *words: str, **environment: str) -> None:
         self.folder, self.words, self.environment = folder, words, environment
@@ -72,3 +76,28 @@ def serving(folder: Path, *words: str, **environment: str) -> Iterator[Served]:
         yield served
     finally:
         served.stop()
+
+
+class Pages:
+    """Opens tabs, and keeps what they asked the network for and what they complained of."""
+
+    def __init__(self, browser: Any, served: Served) -> None:
+        self.browser, self.served = browser, served
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.contexts: list[Any] = []
+
+    def open(self, path: str, width: int = 1280, scheme: str = "light") -> Any:
+        context = self.browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.goto(self.served.url + path)
+        page.wait_for_selector("h1, .recipes a")
+        return page
+
+    def close(self) -> None:
+        for context in self.contexts:
+            context.close()

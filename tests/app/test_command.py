@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bitdial.app.web.command import AppConfig, login_of
-from bitdial.app.web.listening import listen
+from bitdial.app.web.command import AppConfig, listen, login_of
 from bitdial.cli import main
 from bitdial.configuration import load_config
 from bitdial.errors import BitdialError
@@ -59,11 +58,11 @@ def test_a_busy_port_is_a_sentence_or_the_next_one(monkeypatch: pytest.MonkeyPat
         port = busy.getsockname()[1]
         with pytest.raises(BitdialError, match=f"--port: expected a free port, got {port}"):
             listen("127.0.0.1", port)
-        monkeypatch.setattr("bitdial.app.web.listening.FIRST", port)
-        monkeypatch.setattr("bitdial.app.web.listening.LAST", port)
+        monkeypatch.setattr("bitdial.app.web.command.FIRST", port)
+        monkeypatch.setattr("bitdial.app.web.command.LAST", port)
         with pytest.raises(BitdialError, match="expected a free port between"):
             listen("127.0.0.1", None)
-        monkeypatch.setattr("bitdial.app.web.listening.LAST", min(port + 50, 65535))
+        monkeypatch.setattr("bitdial.app.web.command.LAST", min(port + 50, 65535))
         with listen("127.0.0.1", None) as found:
             assert port < found.getsockname()[1] <= port + 50
             assert found.getsockname()[0] == "127.0.0.1"

@@ -134,6 +134,46 @@ def test_nothing_outside_of_the_run_folders_is_served(served: Served, path: str)
     assert b"root:" not in body
 
 
+NOWHERE = [
+    "/nothing",
+    "/train-nothing",
+    "/train-",
+    "/Runs",
+    "/files/joint-1/no.json",
+    "/files/no/report.html",
+    "/runs/joint-1",
+]
+
+
+@pytest.mark.parametrize("path", NOWHERE)
+def test_a_browser_is_told_in_a_page_that_nothing_is_there_and_a_program_in_plain_words(
+    served: Served, path: str
+) -> None:
+    assert ask(served, "/runs")[0] == 200  # the pages are made
+    status, headers, body = ask(served, path, Sec_Fetch_Mode="navigate", Sec_Fetch_Site="none")
+    assert (status, headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert b'<p role="status"' in body
+    assert b'<a href="/runs">' in body
+    assert headers["content-length"] == str(len(body))
+    assert headers["x-frame-options"] == "DENY"
+    status, headers, _ = ask(served, path)
+    assert (status, headers["content-type"].partition(";")[0]) in ((404, "application/json"), (404, "text/plain"))
+
+
+def test_a_name_that_is_markup_is_text_on_the_page_that_says_so(served: Served) -> None:
+    assert ask(served, "/runs")[0] == 200  # the pages are made
+    status, _, body = ask(served, "/files/%3Cb%3Ex/report.html", Sec_Fetch_Mode="navigate", Sec_Fetch_Site="none")
+    assert (status, b"<b>" in body) == (404, False)
+
+
+def test_every_recipe_has_an_address_of_its_own_name(served: Served) -> None:
+    for recipe in ("cyclic", "ternary", "joint", "compress"):
+        assert ask(served, f"/train-{recipe}")[0] == (307 if recipe == "cyclic" else 200)
+    assert ask(served, "/train-cyclic")[1]["location"] == "/"
+    assert ask(served, "/train-cyclic?lr=1&model=a%26b")[1]["location"] == "/?lr=1&model=a%26b"
+    assert ask(served, "/train-cyclic?//evil.example/")[1]["location"] == "/?//evil.example/"
+
+
 def test_no_upload_is_taken_and_no_pickle_read(served: Served) -> None:
     mark = served.folder / "executed"
 

@@ -11,13 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.app.served import Served, serving
-from tests.browser import found_browser
+from tests.app.served import Pages, Served, serving
 
 pytest.importorskip("gradio", reason="the extra app is not installed")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = found_browser()
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
 TINY = {"model": "tiny_cnn", "steps": "4", "limit_train": "64", "limit_test": "32"}
 LONG = {**TINY, "steps": "100000"}
@@ -35,39 +31,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         for run in manager.list():
             if run.alive:
                 manager.stop(run.id, grace=1)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-class Pages:
-    """Opens tabs, and keeps what they asked the network for and what they complained of."""
-
-    def __init__(self, browser: Any, served: Served) -> None:
-        self.browser, self.served = browser, served
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.contexts: list[Any] = []
-
-    def open(self, path: str, width: int = 1280, scheme: str = "light") -> Any:
-        context = self.browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.goto(self.served.url + path)
-        page.wait_for_selector("h1, .recipes a")
-        return page
-
-    def close(self) -> None:
-        for context in self.contexts:
-            context.close()
 
 
 @pytest.fixture
@@ -232,6 +195,29 @@ def test_an_html_string_is_text_everywhere(pages: Pages) -> None:
         page.wait_for_timeout(500)
         assert page.evaluate("window.evil") is None, path
         assert page.locator("img[src=x]").count() == 0, path
+
+
+@pytest.mark.slow
+def test_back_and_forth_shows_what_the_address_says(pages: Pages, two_runs: list[str]) -> None:
+    page = pages.open("/runs")
+    page.get_by_role("link", name=two_runs[0], exact=True).click()
+    page.wait_for_url(f"**/run?run={two_runs[0]}")
+    wait(page, "finished")
+    page.go_back()
+    page.wait_for_selector("table.runs")
+    page.get_by_role("button", name="Compare those that are ticked").click()  # with none
+    page.wait_for_url("**/compare*")
+    page.wait_for_selector(".why.failed")
+    page.go_back()
+    page.wait_for_selector("table.runs")
+    page.go_forward()
+    page.wait_for_selector(".why.failed")
+    page.goto(pages.served.url + "/train-cyclic?lr=0.5")
+    page.wait_for_function("document.querySelector('.command')?.innerText.includes('--lr 0.5')")
+    page.goto(pages.served.url + "/nothing-of-the-kind")
+    assert page.inner_text("p") == "There is nothing at this address."
+    page.get_by_role("link", name="Runs").click()
+    page.wait_for_selector("table.runs")
 
 
 PAGES = ("/", "/train-compress", "/runs", "/explore", "/benchmark", "/recommend")

@@ -302,16 +302,15 @@ def test_a_training_by_hand_is_found_and_stopped(jobs: JobManager, tmp_path: Pat
     folder = jobs.root / "mine"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("recipe: cyclic\nmodel: mlp\ndataset: digits\n")
-    with subprocess.Popen([sys.executable, "-c", SAVES], stdout=subprocess.DEVNULL, start_new_session=True) as training:
+    with subprocess.Popen([sys.executable, "-c", SAVES], stdout=subprocess.PIPE, start_new_session=True) as training:
         mark = asdict(ProcessMark.of(training.pid))
         told = {"process": mark, "began": time.time(), "updated": time.time(), "doing": "training", "share": 0.25}
         (folder / "progress.json").write_text(json.dumps(told))
         status = jobs.status("mine")
         assert (status.state, status.managed, status.pid, status.percent) == ("running", False, training.pid, 25)
         assert (status.recipe, status.model, status.dataset) == ("cyclic", "mlp", "digits")
-        until(
-            lambda: Path(f"/proc/{training.pid}/status").read_text(), lambda text: "SigCgt:\t0000000000000002" in text
-        )
+        assert training.stdout is not None
+        assert training.stdout.readline() == b"begun\n"  # it knows by now what to do when it is asked to stop
         jobs.stop("mine")
         assert training.wait(30) == 130
     assert jobs.status("mine").state == "failed"  # this one does not note how it ended

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import threading
+import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from bitdial.app.jobs import JobManager
 from bitdial.recipes import find_recipe
-from tests.app.stand_in import until, until_ended
+from tests.app.served import Served, serving
+from tests.app.stand_in import ending_all, until, until_ended
 
 
 @pytest.mark.slow
@@ -47,3 +52,61 @@ def test_a_training_by_hand_and_its_score(jobs: JobManager, tmp_path: Path) -> N
     results = find_recipe("joint").results.load(folder / "results.json")
     assert status.score.value == max(each.value.mean for each in results.ships())
     assert "report.html" in [each.name for each in jobs.files("by hand")]
+
+
+@pytest.mark.slow
+def test_two_pages_that_start_a_run_at_once_give_one_device_to_one_after_the_other(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the extra app is not installed")
+    started = list[str]()
+    with ending_all(JobManager(tmp_path / "runs")) as jobs, serving(tmp_path) as served:
+
+        def start() -> None:
+            started.append(answer_of(served, "train_joint", {"model": "tiny_cnn", "steps": "100000"}))
+
+        pages = [threading.Thread(target=start) for _ in range(2)]
+        for page in pages:
+            page.start()
+        for page in pages:
+            page.join()
+        assert sorted(started) == ["joint-1", "joint-2"]
+        first = until(lambda: next((run for run in started if jobs.status(run).state == "running"), ""))
+        (second,) = {*started} - {first}
+        assert (jobs.status(second).state, jobs.status(second).waiting_for) == ("waiting", first)
+        jobs.stop(first, grace=1)
+        until(lambda: jobs.status(second).state, lambda state: state == "running")
+        until_ended(jobs, first)
+
+
+@pytest.mark.slow
+def test_what_is_odd_is_told_in_a_sentence_of_the_page(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the extra app is not installed")
+    with serving(tmp_path) as served:
+        for filled, told in (
+            ({"batch size": "many"}, "batch_size: expected a whole number, got &#39;many&#39;</p>"),
+            ({"batch size": "-3"}, "batch_size: expected a value greater than or equal to 1, got &#39;-3&#39;</p>"),
+            ({"model": "../x.py:make"}, "expected a network&#39;s name, got the file"),
+            ({"model": "<img src=x>"}, "unknown model &#39;&lt;img src=x&gt;"),
+            ({"model": "x" * 5000}, "unknown model &#39;xxx"),
+        ):
+            said = answer_of(served, "recommend", filled)
+            assert told in said
+            assert len(said) < 1200
+            assert "<img" not in said
+
+
+def answer_of(served: Served, name: str, filled: Mapping[str, str]) -> str:
+    """What a button of a page answers whose fields are filled in, over the routes that the page uses."""
+    with urllib.request.urlopen(f"{served.url}/gradio_api/info") as answer:
+        fields = json.load(answer)["named_endpoints"][f"/{name}"]["parameters"]
+    values = [filled.get(each["label"], each.get("parameter_default")) for each in fields]
+    ask = urllib.request.Request(
+        f"{served.url}/gradio_api/call/{name}",
+        json.dumps({"data": values}).encode(),
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(ask) as answer:
+        event = json.load(answer)["event_id"]
+    with urllib.request.urlopen(f"{served.url}/gradio_api/call/{name}/{event}", timeout=60) as answer:
+        told = answer.read().decode()
+    assert "event: complete" in told, told
+    return str(json.loads(told.partition("data: ")[2].splitlines()[0])[0])

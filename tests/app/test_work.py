@@ -9,8 +9,10 @@ import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from bitdial.app.web.worker import Worker
 from bitdial.cli import main
@@ -52,6 +54,66 @@ def test_a_picture_that_is_not_there(codecs: Path, number: int) -> None:
 
     with pytest.raises(BitdialError, match="example: expected 0 to"):
         work.reconstruct(str(codecs), number)
+
+
+def test_of_many_codecs_some_are_shown_from_the_first_to_the_last(
+    codecs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bitdial.app.web import work
+
+    names = [f"lambda_{number}" for number in range(100)]
+    assert work._spread(names[:8], 8) == names[:8]
+    some = work._spread(names, 8)
+    assert (len({*some}), some[0], some[-1]) == (8, names[0], names[-1])
+    assert sorted(some, key=names.index) == some
+    monkeypatch.setattr(work, "MOST_CODECS", 2)
+    monkeypatch.setattr(work._open(str(codecs)), "arms", ["lambda_0.05", "lambda_0.05", "lambda_0.005"])
+    found = work.reconstruct(str(codecs), 0)
+    assert [row[0] for row in found["rows"]] == ["lambda 0.05", "lambda 0.005"]
+    assert found["notes"][-1] == "Shown are 2 of the run's 3 codecs, from the first to the last one."
+    work._opened.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def dialled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dialled") / "runs" / "one"
+    words = f"train joint --model tiny_cnn --steps 3 --limit_train 64 --limit_test 32 --run_dir {folder}"
+    assert main(shlex.split(words)) == 0
+    return folder
+
+
+def test_statistics_are_estimated_once_for_each_setting_and_are_those_of_a_sweep(
+    dialled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bitdial.app.web import work
+    from bitdial.evaluation import sweep
+
+    estimated = list[object]()
+    estimate = work.reestimate_batch_norm
+
+    def counted(model: Any, *given: Any, **named: Any) -> int:
+        estimated.append(model)
+        return estimate(model, *given, **named)
+
+    monkeypatch.setattr(work, "reestimate_batch_norm", counted)
+    arm = work.about(str(dialled))["arm"]
+    opened = work._open(str(dialled))
+    model, _ = opened.network(arm)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    layers = dict.fromkeys(work.about(str(dialled))["groups"], 2.0)
+    first = work.explore(str(dialled), arm, layers, 32, 0)
+    assert len(estimated) == len(work.WIDTHS)  # all layers at 2 bits is one of these
+    assert first["rows"][0][1:] == first["rows"][1][1:]
+    again = work.explore(str(dialled), arm, layers, 32, 5)
+    assert len(estimated) == len(work.WIDTHS)
+    assert again["facts"] == first["facts"]
+    assert again["pictures"] != first["pictures"]
+    (plain,) = sweep(model, opened.test, [2.0], recalibration_batches=opened.train, task=opened.run.work.task)
+    assert first["facts"]["accuracy"] == f"{100 * plain.accuracy:.1f}%"
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    monkeypatch.setattr(work, "MOST_SETTINGS", 3)
+    work.explore(str(dialled), arm, dict.fromkeys(layers, 5.0), 32, 0)
+    assert len(opened._statistics) == 3
 
 
 @pytest.fixture

@@ -56,7 +56,8 @@ def stop(cwd: Path, number: signal.Signals, phase: str, step: int) -> tuple[int,
 
 
 def assert_same(run: Path, whole: Path, command: str | None = None) -> None:
-    assert (run / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    for log in ("metrics.csv", "layers.csv"):
+        assert (run / log).read_text() == (whole / log).read_text()
     assert differences(final_weights(run), final_weights(whole)) == []
     mine, theirs = without_time(results_of(run)), without_time(results_of(whole))
     assert mine.pop("command") == (command or theirs["command"])

@@ -95,7 +95,8 @@ def test_seconds():
 
 
 def test_duration():
-    values = (3e-7, 6.9e-5, 0.0021, 0.9996, 8.44, 12400)
+    values = (3e-7, 6.9e-5, 0.0021, 0.9996, 8.44, 59.4, 59.6, 75, 3599.6, 12400, 4e6, 0, math.inf)
     assert [duration(v).replace("\u00a0", " ") for v in values] == [
-        "0.3 µs", "69 µs", "2.1 ms", "1.0 s", "8.4 s", "12\u202f400 s",
+        "0.3 µs", "69 µs", "2.1 ms", "1.0 s", "8.4 s", "59 s", "1 min 00 s", "1 min 15 s", "1 h 00 min", "3 h 26 min",
+        "1\u202f111 h 06 min", "0 s", MISSING,
     ]  # fmt: skip

@@ -5,25 +5,40 @@
     const [r, g, b] = colour.match(/[\d.]+/g).map((part) => (part / 255 <= 0.03928 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
+  const paint = (element) => {
+    const colour = getComputedStyle(element).backgroundColor;
+    return /, 0\)$/.test(colour) && element.parentElement ? paint(element.parentElement) : colour;
+  };
   const turned = (element) => {
     const angle = Number(/rotate\((-?[\d.]+)/.exec(element.getAttribute("transform") ?? "")?.[1] ?? 0);
     return angle % 90 ? angle : 0;
   };
+  // What of a box can be seen within boxes around it that scroll: the rest is reached by scrolling, and covers nothing.
+  const seen = (node, box) => {
+    let { left, right, top, bottom } = box;
+    for (let around = node.parentElement; around; around = around.parentElement) {
+      const style = getComputedStyle(around), frame = around.getBoundingClientRect();
+      const scrolls = (way) => way === "auto" || way === "scroll";
+      if (around !== document.documentElement && around !== document.body && scrolls(style.overflowX)) [left, right] = [Math.max(left, frame.left), Math.min(right, frame.right)];
+      if (around !== document.documentElement && around !== document.body && scrolls(style.overflowY)) [top, bottom] = [Math.max(top, frame.top), Math.min(bottom, frame.bottom)];
+    }
+    return { left, right, top, bottom, width: right - left, height: bottom - top };
+  };
   const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const node = walker.currentNode, parent = node.parentElement, words = node.textContent.trim();
-    if (!words || parent.closest("script, style, .told") || !parent.checkVisibility({ visibilityProperty: true })) continue;
-    const drawing = parent.closest("figure.drawn svg"), window = parent.closest(".scroll")?.getBoundingClientRect();
+    if (!words || parent.closest("script, style, .told, [data-testid=status-tracker]") || !parent.checkVisibility({ visibilityProperty: true })) continue;
+    const drawing = parent.closest("figure.drawn svg, figure.chart > svg");
     const range = document.createRange();
     range.selectNodeContents(node);
-    for (const box of drawing ? [parent.getBoundingClientRect()] : range.getClientRects()) {
-      const scrolledAway = window && (box.top >= window.bottom || box.bottom <= window.top);
-      if (box.width > 0.5 && box.height > 0.5 && !scrolledAway) pieces.push({ node, words, box, drawing, angle: drawing ? turned(parent) : 0 });
+    for (const whole of drawing ? [parent.getBoundingClientRect()] : range.getClientRects()) {
+      const box = seen(node, whole);
+      if (box.width > 0.5 && box.height > 0.5) pieces.push({ node, words, box, drawing, angle: drawing ? turned(parent) : 0 });
     }
     if (!drawing) continue;
     const box = parent.getBoundingClientRect(), frame = drawing.getBoundingClientRect();
     if (box.left < frame.left - 1 || box.right > frame.right + 1 || box.top < frame.top - 1 || box.bottom > frame.bottom + 1) cut.push(words);
-    const below = getComputedStyle(drawing.closest("figure")).backgroundColor;
+    const below = paint(drawing.closest("figure"));
     const [one, other] = [light(getComputedStyle(parent).fill), light(below)];
     const onCells = /^[\d.\-–]+$/.test(words); // numbers in a map have the colour of its cells behind them
     if (!onCells && (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05) < 2.5) faint.push(words);

@@ -17,11 +17,6 @@ ALIVE: tuple[State, ...] = ("waiting", "running", "stopping")
 """The states in which a run can be stopped, and cannot be removed or resumed."""
 
 
-def size_text(count: float) -> str:
-    """Bytes as the reports write them (`evaluation.wording.bytes_text`, which brings torch): ``"94.2 KiB"``."""
-    return f"{count / 1024:.1f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.2f} MiB"
-
-
 @dataclass(frozen=True)
 class Problem:
     """Something that is wrong with an option."""

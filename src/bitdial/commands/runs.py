@@ -12,10 +12,11 @@ from typing import Any
 from pydantic import Field
 
 from bitdial.app.jobs import GRACE_SECONDS, JobManager
-from bitdial.app.records import RunStatus, size_text
+from bitdial.app.records import RunStatus
 from bitdial.configuration import Config, load_config
 from bitdial.errors import BitdialError, suggest
 from bitdial.terminal import terminal
+from bitdial.wording import bytes_text, duration
 
 PROG = "bitdial runs"
 POLL_SECONDS = 0.5
@@ -206,16 +207,11 @@ def _score(status: RunStatus) -> str:
 
 def _size(status: RunStatus) -> str:
     size = None if status.score is None else status.score.bytes
-    return "" if size is None else size_text(size)
+    return "" if size is None else bytes_text(size)
 
 
 def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+    return "" if seconds is None else duration(seconds)
 
 
 ACTIONS: dict[str, tuple[type[RunConfig], Callable[[JobManager, Any], int]]] = {

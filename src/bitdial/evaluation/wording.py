@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterable
 
 from bitdial.evaluation.results import Interval
+from bitdial.wording import MISSING as MISSING
+from bitdial.wording import bytes_text as bytes_text
+from bitdial.wording import duration as duration
+from bitdial.wording import seconds as seconds
 
-MISSING = "\u2013"
-"""An en dash: what stands for a number that is not there."""
 MINUS = "\u2212"
 """The sign, as wide as the plus."""
-KIB = 1024
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
@@ -120,23 +121,3 @@ def engineering(value: float) -> str:
 def change(value: float) -> str:
     """Return a relative change in per cent: ``"+5.9%"``, ``"-12.4%"``."""
     return f"{points(value)}%" if math.isfinite(value) else MISSING
-
-
-def seconds(value: float | None) -> str:
-    """Return wall-clock seconds with the digits that mean something: ``"8.4"``, ``"75"``, ``"12 400"``."""
-    if value is None or not math.isfinite(value):
-        return MISSING
-    return f"{value:.1f}" if value < 9.95 else f"{value:,.0f}".replace(",", "\u202f")
-
-
-def duration(value: float) -> str:
-    """Return seconds with the unit that suits them and stays beside them: ``"0.3 ms"``, ``"42 ms"``, ``"8.4 s"``."""
-    for unit, size in (("µs", 1e-6), ("ms", 1e-3)):
-        if value < 999.5 * size:
-            return f"{seconds(value / size)}\u00a0{unit}"
-    return f"{seconds(value)}\u00a0s"
-
-
-def bytes_text(count: int) -> str:
-    """Return a number of bytes as KiB or MiB: ``"94.2 KiB"``, ``"1.03 MiB"``."""
-    return f"{count / KIB:.1f} KiB" if count < KIB**2 else f"{count / KIB**2:.2f} MiB"

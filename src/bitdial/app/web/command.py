@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Self
@@ -16,6 +18,8 @@ from bitdial.errors import BitdialError
 PROG = "bitdial app"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 PASSWORD = "BITDIAL_APP_PASSWORD"
+FIRST, LAST = 7860, 7959
+"""Ports that are tried in turn where none is asked for."""
 
 
 class AppConfig(Config):
@@ -88,6 +92,39 @@ def _warn_of_rights(file: str) -> None:
         print(f"warning: {told}", file=sys.stderr)
 
 
+def listen(host: str, port: int | None) -> socket.socket:
+    """A socket that listens on a port, or on the first free one.
+
+    Raises:
+        BitdialError: the port is taken or not allowed, all are, or the host is no address of this machine.
+    """
+    for number in (port,) if port is not None else range(FIRST, LAST + 1):
+        try:
+            family = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0][0]
+            made = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            raise BitdialError(
+                f"--host: expected an address of this machine, got {host!r:.60} ({error.strerror})"
+            ) from error
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            made.bind((host, number))
+            made.listen(1024)
+            return made
+        except OSError as error:
+            made.close()
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise BitdialError(
+                    f"--host: expected an address of this machine, got {host!r:.60} ({error.strerror})"
+                ) from error
+            if port is not None:
+                raise BitdialError(
+                    f"--port: expected a free port, got {port} ({error.strerror}); leave --port out to take the next "
+                    "free one"
+                ) from error
+    raise BitdialError(f"expected a free port between {FIRST} and {LAST}, got none; name one with --port")
+
+
 def run(argv: list[str]) -> int:
     """Serve the page until Ctrl-C; return the exit status."""
     options = load_config(AppConfig, {}, argv, prog=PROG)
@@ -99,9 +136,7 @@ def run(argv: list[str]) -> int:
         raise BitdialError(f"--runs: expected a folder at {options.runs}, got a file; name another")
     if importlib.util.find_spec("gradio") is None:
         raise BitdialError("`bitdial app` needs gradio, which is not installed; install bitdial[app]")
-    from bitdial.app.web.listening import listen
-
-    with listen(options.host, options.port) as socket:
+    with listen(options.host, options.port) as taken:  # before anything slow is loaded
         from bitdial.app.web.server import serve
 
-        return serve(options, socket, login)
+        return serve(options, taken, login)

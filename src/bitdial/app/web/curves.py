@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 340, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 12, 26
+_RIGHT, _TOP, _BOTTOM = 10, 12, 26
+_LETTER = 6.4
+"""Width of a digit of a label, at most."""
+COLOURS = 8
+MOST_NAMED = 10
+"""Lines that are named below a drawing; the names of more are folded."""
 MOST = 300
 """Points of a line; of more, the mean of each stretch is drawn."""
 Points = Sequence[tuple[float, float]]
@@ -44,42 +49,53 @@ def draw(chart: Chart, x_label: str = "step") -> Markup:
     left, right = x_ticks[0], max(x_ticks[-1], max(xs))
     low, high = min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys))
 
+    begins = max(44, 10 + _LETTER * max(len(_told(y, chart.share)) for y in y_ticks))
+    ends = WIDTH - max(_RIGHT, _LETTER / 2 * len(_told(x_ticks[-1], False)))
+
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - left) / ((right - left) or 1)
         up = (y - low) / ((high - low) or 1)
         return (
-            round(_LEFT + across * (WIDTH - _LEFT - _RIGHT), 1),
+            round(begins + across * (ends - begins), 1),
             round(HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM), 1),
         )
 
     parts = []
     for y in y_ticks:
         _, at = place(left, y)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{at + 3.5}" text-anchor="end">{_told(y, chart.share)}</text>')
+        parts.append(f'<line class="grid" x1="{begins:.1f}" x2="{ends:.1f}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<text x="{begins - 6:.1f}" y="{at + 3.5}" text-anchor="end">{_told(y, chart.share)}</text>')
     for x in x_ticks:
         at, _ = place(x, low)
         parts.append(f'<text x="{at}" y="{HEIGHT - 10}" text-anchor="middle">{_told(x, False)}</text>')
     for number, points in enumerate(lines.values()):
         path = _path([place(x, y) for x, y in points], chart.steps)
-        parts.append(f'<path class="c{number % 8}" d="{path}"/>')
+        parts.append(f'<path class="{_look(number)}" d="{path}"/>')
         if len(points) == 1:
             x, y = place(*points[0])
-            parts.append(f'<circle class="c{number % 8}" cx="{x}" cy="{y}" r="3"/>')
+            parts.append(f'<circle class="{_look(number)}" cx="{x}" cy="{y}" r="3"/>')
     last = "; ".join(f"{name}: {_told(points[-1][1], chart.share)}" for name, points in lines.items())
     keys = Markup("").join(
-        Markup('<li><span class="key c{}"></span>{} <b>{}</b></li>').format(
-            number % 8, name, _told(points[-1][1], chart.share)
+        Markup('<li><svg class="key" viewBox="0 0 22 4"><path class="{}" d="M0 2H22"/></svg>{} <b>{}</b></li>').format(
+            _look(number), name, _told(points[-1][1], chart.share)
         )
         for number, (name, points) in enumerate(lines.items())
     )
+    named = Markup("<ul>{}</ul>").format(keys)
+    if len(lines) > MOST_NAMED:
+        named = Markup("<details><summary>{} lines</summary>{}</details>").format(len(lines), named)
     return Markup(
         '<figure class="chart"><figcaption>{title} <small>by {x}</small></figcaption>'
         '<svg viewBox="0 0 {width} {height}" role="img" aria-label="{title} by {x}; last {last}">{parts}</svg>'
-        "<ul>{keys}</ul></figure>"
+        "{named}</figure>"
     ).format(
-        title=chart.title, width=WIDTH, height=HEIGHT, x=x_label, last=last, parts=Markup("".join(parts)), keys=keys
+        title=chart.title, width=WIDTH, height=HEIGHT, x=x_label, last=last, parts=Markup("".join(parts)), named=named
     )
+
+
+def _look(number: int) -> str:
+    """Classes of a line: its colour, and dashes where all colours are taken."""
+    return f"c{number % COLOURS} d{number // COLOURS % 4}"
 
 
 def thinned(points: Points) -> list[tuple[float, float]]:
@@ -106,7 +122,7 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 def _told(value: float, share: bool) -> str:
     if share:
-        return f"{100 * value:.4g}%"
+        return f"{100 * value:.1f}".removesuffix(".0") + "%"
     if abs(value) >= 10_000:
         return f"{value / 1000:.5g}k"
     return f"{value:.4g}"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import hmac
+import html
 import ipaddress
+import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
@@ -23,6 +25,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MOST_BYTES = 1 << 20
 """Of the body of a request: forms are small."""
+NOTHING = "There is nothing at this address."
 _OURS = re.compile(r"/(?:train(?:-[a-z]+)?|run|runs|compare|explore|benchmark|recommend)?|/api/.*|/files/.*")
 _GRADIO = re.compile(
     r"/(?:theme\.css|config|favicon\.ico|manifest\.json|robots\.txt|pwa_icon(?:/\d+)?|(?:assets|static|svelte)/[\w./-]+)"
@@ -67,10 +70,11 @@ class Guard:
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        send = _with_headers(_shown(send) if is_visit(scope) and not scope["path"].startswith("/api/") else send)
         refusal = self._refused(scope["method"], scope["path"], headers)
         if refusal is not None:
             return await _refuse(send, *refusal)
-        await self._app(scope, _limited(receive), _with_headers(send))
+        await self._app(scope, _limited(receive), send)
 
     def _refused(self, method: str, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "")
@@ -87,9 +91,9 @@ class Guard:
         ):
             return 403, "Requests from other sites are refused."
         if "\0" in path or "\\" in path or any(part in (".", "..") for part in path.split("/")):
-            return 404, "There is nothing there."
+            return 404, NOTHING
         if not (_OURS.fullmatch(path) or _GRADIO.fullmatch(path)):
-            return 404, "There is nothing there."
+            return 404, NOTHING
         size = headers.get("content-length", "0")
         if not size.isdecimal() or int(size) > MOST_BYTES:
             return 413, "That is more than a form holds."
@@ -107,6 +111,62 @@ class Guard:
         except ValueError:
             return False
         return self._any_address
+
+
+def is_visit(scope: Scope) -> bool:
+    """Whether a browser wants a page to show."""
+    return scope["method"] == "GET" and (b"sec-fetch-mode", b"navigate") in scope["headers"]
+
+
+def notice(title: str, text: str, more: str = "") -> bytes:
+    """A page of one sentence, which needs nothing of Gradio.
+
+    Args:
+        title: of the page.
+        text: the sentence; it is text, whatever it holds.
+        more: HTML that goes into the head.
+    """
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="light dark">
+<meta name="viewport" content="width=device-width">{more}<title>{html.escape(title)}</title>
+<style>body {{ font: 1.1rem/1.5 system-ui, sans-serif; margin: 3rem auto; padding: 0 1.2rem; max-width: 40rem }}</style>
+<p role="status" style="overflow-wrap: anywhere">{html.escape(text)}</p>""".encode()
+
+
+def _shown(send: Send) -> Send:
+    """A refusal in JSON or plain text, as a page: somebody followed a link or typed an address."""
+    start: Message | None = None
+    body = b""
+
+    async def sent(message: Message) -> None:
+        nonlocal start, body
+        if message["type"] == "http.response.start":
+            kind = dict(message.get("headers", ())).get(b"content-type", b"").partition(b";")[0]
+            if message["status"] not in (403, 404) or kind not in (b"application/json", b"text/plain"):
+                return await send(message)
+            start = message
+        elif start is None:
+            await send(message)
+        else:
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                page = _page_of(body)
+                dropped = (b"content-type", b"content-length", b"content-encoding")
+                headers = [each for each in start.get("headers", ()) if each[0].lower() not in dropped]
+                headers += [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", b"%d" % len(page))]
+                await send({**start, "headers": headers})
+                await send({"type": "http.response.body", "body": page})
+
+    return sent
+
+
+def _page_of(body: bytes) -> bytes:
+    try:
+        told = json.loads(body)["detail"]
+    except (ValueError, KeyError, TypeError):
+        told = body.decode("utf-8", "replace")
+    text = told if isinstance(told, str) and told.strip() not in ("", "Not Found") else NOTHING
+    ways = '<p><a href="/">Train</a> · <a href="/runs">Runs</a></html>'
+    return notice("Not found · bitdial", text[:500]) + ways.encode()
 
 
 async def _refuse(send: Send, status: int, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import gradio as gr
@@ -80,7 +81,8 @@ def _asked(worker: Worker, name: str, model: str, dataset: str, batch: str, **mo
         size = int(batch) if str(batch).strip().isdecimal() else batch
         found = worker.ask(name, {"model": model, "dataset": dataset, "batch_size": size, **more})
     except BitdialError as error:
-        return views.view("fault", str(error).replace("argument: ", "", 1))
+        said = str(error).replace("argument: ", "", 1)
+        return views.view("fault", re.sub(r"; see `bitdial [a-z ]+ --help`$", "", said))
     if name == "benchmark":
         return views.view("benchmark", found)
     return views.view("advice", found, query_of(found["commands"]["train"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib import resources
 
 import gradio as gr
@@ -17,39 +18,45 @@ from bitdial.app.web.train_page import train_page
 from bitdial.app.web.worker import Worker
 from bitdial.recipes import RECIPES
 
+_TITLE = """() => { const run = new URLSearchParams(location.search).getAll("run").join(", ");
+document.title = [run, "NAME", "bitdial"].filter((part) => part).join(" · ").slice(0, 200); }"""
+
+
+_Place = tuple[str, str, Callable[[], None]]
+"""Path, title, and what fills a page."""
+
 
 def build(manager: JobManager, worker: Worker, roots: Roots) -> gr.Blocks:
     """All pages; each knows its run from its own address, and its state from the run's folder."""
     first, *others = RECIPES
+    train: list[_Place] = [
+        (f"train-{name}", f"Train {name}", partial(train_page, name, manager, roots)) for name in others
+    ]
+    shown: list[_Place] = [
+        ("runs", "Runs", lambda: runs_page(manager)),
+        ("explore", "Explore", lambda: explore_page(manager, worker)),
+        ("benchmark", "Benchmark", lambda: benchmark_page(worker)),
+        ("recommend", "Recommend", lambda: recommend_page(worker)),
+    ]
+    linked: list[_Place] = [
+        ("run", "Run", lambda: run_page(manager)),
+        ("compare", "Compare", lambda: compare_page(manager)),
+    ]
     pages: gr.Blocks
     with gr.Blocks(title="bitdial", analytics_enabled=False) as pages:
-        _bar()
-        train_page(first, manager, roots)
-    for name in others:
-        with pages.route(f"Train {name}", f"/train-{name}", show_in_navbar=False):
-            _bar()
-            train_page(name, manager, roots)
-    rest: tuple[tuple[str, str, Callable[[], None]], ...] = (
-        ("Runs", "runs", lambda: runs_page(manager)),
-        ("Explore", "explore", lambda: explore_page(manager, worker)),
-        ("Benchmark", "benchmark", lambda: benchmark_page(worker)),
-        ("Recommend", "recommend", lambda: recommend_page(worker)),
-    )
-    for title, path, fill in rest:
-        with pages.route(title, f"/{path}"):
-            _bar()
-            fill()
-    with pages.route("Run", "/run", show_in_navbar=False):
-        _bar()
-        run_page(manager)
-    with pages.route("Compare", "/compare", show_in_navbar=False):
-        _bar()
-        compare_page(manager)
+        _page(f"Train {first}", partial(train_page, first, manager, roots))
+        for path, title, fill in (*train, *shown, *linked):
+            # as `pages.route` does, but without leaving: at each end of a `with`, Gradio makes its whole server anew
+            pages.pages.append((path, title, path in {each[0] for each in shown}))
+            pages.current_page = path
+            _page(title, fill)
     return pages
 
 
-def _bar() -> None:
+def _page(title: str, fill: Callable[[], None]) -> None:
     Navbar(main_page_name="Train")
+    fill()
+    gr.on(None, None, None, None, js=_TITLE.replace("NAME", title), api_visibility="private")
 
 
 def look() -> tuple[gr.Theme, str, str]:

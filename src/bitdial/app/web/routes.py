@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Query
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 
 from bitdial.app.jobs import JobManager
 from bitdial.errors import BitdialError
+from bitdial.recipes import RECIPES
 
 REPORT_POLICY = (
     "sandbox allow-scripts allow-popups; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -32,6 +33,11 @@ def add_routes(app: FastAPI, manager: JobManager) -> None:
     @app.get("/api/runs/{run}/log")
     def log(run: str, since: int = Query(0, ge=0)) -> JSONResponse:
         return JSONResponse(dataclasses.asdict(_found(lambda: manager.log(run, since))))
+
+    @app.get(f"/train-{next(iter(RECIPES))}")
+    def first(request: Request) -> RedirectResponse:
+        query = request.url.query
+        return RedirectResponse(f"/?{query}" if query else "/")  # every other recipe has its own address
 
     @app.get("/files/{run}/{name:path}")
     def file(run: str, name: str) -> FileResponse:

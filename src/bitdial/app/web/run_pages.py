@@ -8,11 +8,11 @@ from typing import Any
 import gradio as gr
 
 from bitdial.app.jobs import JobManager
-from bitdial.app.records import size_text
 from bitdial.app.store import folder_of
 from bitdial.app.web import views
 from bitdial.errors import BitdialError
 from bitdial.training.run_folder import RunFolder
+from bitdial.wording import bytes_text
 
 TAIL = 20_000
 """Bytes of a run's output that are shown."""
@@ -28,7 +28,7 @@ def asked(request: gr.Request) -> str:
 
 def run_page(manager: JobManager) -> None:
     """One run: how far it is, its curves and output; buttons to stop, go on and remove it."""
-    progress, charts = gr.HTML(elem_classes="head"), gr.HTML()
+    progress = gr.HTML(elem_classes="head")
     with gr.Row(elem_classes="buttons"):
         stop = gr.Button("Stop", visible=False, elem_id="stop")
         resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume")
@@ -38,7 +38,7 @@ def run_page(manager: JobManager) -> None:
         yes = gr.Button("Remove it", variant="stop", elem_id="remove-yes")
         no = gr.Button("Keep it", elem_id="remove-no")
     told = gr.HTML()
-    files, output = gr.HTML(), gr.HTML()
+    files, charts, output = gr.HTML(), gr.HTML(), gr.HTML()
     timer = gr.Timer(SECONDS)
     seen = gr.Textbox(visible=False)
     shown = [progress, charts, stop, resume, remove, files, output, timer, seen]
@@ -151,7 +151,7 @@ def _rows(manager: JobManager, run: str) -> list[dict[str, Any]]:
 def _tail(manager: JobManager, run: str) -> tuple[str, str]:
     part = manager.log(run)
     text = part.text[-TAIL:]
-    return text, size_text(TAIL) if part.start or len(text) < len(part.text) else ""
+    return text, bytes_text(TAIL) if part.start or len(text) < len(part.text) else ""
 
 
 def _options(manager: JobManager, run: str) -> dict[str, Any]:
@@ -159,4 +159,4 @@ def _options(manager: JobManager, run: str) -> dict[str, Any]:
 
 
 def _none(said: str) -> str:
-    return f"<h1>No run</h1>{views.view('fault', said)}<p><a href='/runs'>All runs</a></p>"
+    return f"<h1 class='of-runs'>No run</h1>{views.view('fault', said)}<p><a href='/runs'>All runs</a></p>"

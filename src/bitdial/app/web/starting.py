@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Protocol
 
-from bitdial.app.web.guard import Message, Receive, Scope, Send
+from bitdial.app.web.guard import Message, Receive, Scope, Send, is_visit, notice
 
 
 class Made(Protocol):
@@ -41,7 +41,7 @@ class Starting:
         """Answer a request, or pass it on."""
         if scope["type"] == "lifespan":
             return await self._live(receive, send)
-        if self._made is None and _is_visit(scope):
+        if self._made is None and is_visit(scope):
             return await _wait_a_moment(send)
         await self._ready.wait()
         if self._made is not None:
@@ -87,15 +87,7 @@ async def _first(*events: asyncio.Event) -> None:
         task.cancel()
 
 
-def _is_visit(scope: Scope) -> bool:
-    """Whether a browser wants a page to show."""
-    return scope["method"] == "GET" and (b"sec-fetch-mode", b"navigate") in scope["headers"]
-
-
-_PAGE = b"""<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="1">
-<meta name="color-scheme" content="light dark"><meta name="viewport" content="width=device-width">
-<title>bitdial starts</title><p role="status" style="font: 1.1rem system-ui; margin: 3rem">bitdial starts ...</p></html>
-"""
+_PAGE = notice("bitdial starts", "bitdial starts ...", '<meta http-equiv="refresh" content="1">')
 
 
 async def _wait_a_moment(send: Send) -> None:

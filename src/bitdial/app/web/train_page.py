@@ -48,6 +48,7 @@ def train_page(recipe: str, manager: JobManager, roots: Roots) -> None:
         interactive=False,
         lines=1,
         wrap_lines=True,
+        show_line_numbers=False,
         buttons=["copy"],
         elem_classes="command",
     )

@@ -12,8 +12,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from bitdial.app.records import FileEntry, RunStatus, Score, SeriesPart, size_text
+from bitdial.app.records import FileEntry, RunStatus, Score, SeriesPart
 from bitdial.app.web.curves import Chart, draw
+from bitdial.wording import bytes_text, duration
 
 SHOWN_VALUES = ("loss", "train_loss", "bits", "scale", "loss_scale", "gamma", "learning_rate", "best_accuracy")
 """Numbers of the log that are told beside the progress."""
@@ -29,16 +30,6 @@ _PANELS: tuple[tuple[str, tuple[str, ...], bool, bool], ...] = (
 """Title, columns, whether they are shares, whether a value holds until the next one."""
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words that one takes in at a glance."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else ""
 
@@ -48,10 +39,12 @@ def _module() -> Any:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "duration": duration,
-        "size": size_text,
+        "size": bytes_text,
         "score": Score.told,
         "when": _when,
         "markup": Markup,
+        "plain": plain,
+        "breakable": lambda name: Markup("_<wbr>").join(name.split("_")),
     }
     environment.globals |= {"shown_values": SHOWN_VALUES, "rows_of": benchmark_rows, "machine_rows": machine_rows}
     return environment.from_string(resources.files(__package__).joinpath("views.html").read_text("utf-8"))
@@ -60,6 +53,13 @@ def _module() -> Any:
 def view(name: str, *values: Any, **context: Any) -> str:
     """One of the pieces of ``views.html``."""
     return str(getattr(_module().make_module(context), name)(*values))
+
+
+def plain(value: object) -> str:
+    """A value as options are written: true, false and none, whole numbers without a point."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    return f"{value:g}" if isinstance(value, float) and abs(value) < 1e6 else str(value)
 
 
 def benchmark_rows(found: Mapping[str, Any]) -> list[list[str]]:
@@ -71,8 +71,8 @@ def benchmark_rows(found: Mapping[str, Any]) -> list[list[str]]:
         rows.append(
             [
                 row["name"],
-                f"{1e3 * row['seconds']:.2f}",
-                f"{low:.2f} to {high:.2f}",
+                f"{1e3 * row['seconds']:.3g}",
+                f"{low:.3g} to {high:.3g}",
                 f"{speedup:.2f}",
                 f"{row['memory_bytes'] / 1e6:.1f}",
             ]
@@ -113,8 +113,9 @@ def charts_of(series: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Markup]
     for title, columns, share, steps in _PANELS:
         lines: dict[str, list[tuple[float, float]]] = {}
         for run, rows in series.items():
+            averaged = any(columns[0] in row for row in rows)  # then the third is the same of single steps
             for row in rows:
-                for column in columns:
+                for column in columns[: 2 if averaged else 3]:
                     value, step = row.get(column), row.get("step")
                     if isinstance(value, int | float) and isinstance(step, int | float):
                         lines.setdefault(_named(run, row, column, columns), []).append((step, value))
@@ -149,7 +150,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{name}.")
         else:
-            text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            text = " ".join(map(plain, value)) if isinstance(value, list) else plain(value)
             found[f"{prefix}{name}"] = text if len(text) <= 60 else f"{text[:57]}..."
     return found
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from bitdial.compression.metrics import psnr
 from bitdial.configuration import load_config
 from bitdial.errors import BitdialError
 from bitdial.evaluation.sweep import RECALIBRATION_LIMIT, sweep, unchanged
-from bitdial.evaluation.wording import bytes_text
 from bitdial.layers import BitDial, reestimate_batch_norm
 from bitdial.layers.ledger import Ledger, cost
 from bitdial.numerics import UNQUANTIZED
@@ -27,11 +27,16 @@ from bitdial.recipes.saved_model import bits_of, first_network, saved_networks
 from bitdial.recipes.start import open_run
 from bitdial.training import RunFolder
 from bitdial.training.batches import to_device
+from bitdial.wording import bytes_text
 
 WIDTHS = (2, 3, 4, 6, 8, 32)
 """At which an example is shown."""
 MOST_GROUPS = 6
 MOST_IMAGES = 2000
+MOST_CODECS = 8
+"""Of a run with more, the first, the last and some between are shown: each takes about a second."""
+MOST_SETTINGS = 64
+"""Settings of widths whose statistics are kept."""
 
 
 def recommend(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,6 +95,7 @@ class _Opened:
         self.test, self.train = loaders.test, loaders.recalibration
         self.ships = dict(shipped.bits) if shipped is not None else {}
         self._networks: tuple[str, nn.Module, Ledger] | None = None
+        self._statistics: dict[tuple[float, ...], dict[str, Tensor]] = {}
 
     def network(self, arm: str) -> tuple[nn.Module, Ledger]:
         """The network of an arm; one is kept."""
@@ -100,7 +106,31 @@ class _Opened:
             if not bits_of(model):
                 raise BitdialError(f"expected an arm with a dial, got {arm}, which is not quantized; choose another")
             self._networks = arm, model, cost(model, _inputs(next(iter(self.test)))[:1])
+            self._statistics.clear()
         return self._networks[1:]
+
+    @contextmanager
+    def turned(self, arm: str, widths: Sequence[float]) -> Iterator[nn.Module]:
+        """The network of an arm at a width for each layer, with the statistics that belong to these.
+
+        They are estimated once for each setting: that takes far longer than to look at an example.
+        """
+        model, _ = self.network(arm)
+        with unchanged(model), BitDial(model).held(list(widths)):
+            kept = self._statistics.pop(tuple(widths), None)
+            if kept is None:
+                reestimate_batch_norm(model, self.train, limit=RECALIBRATION_LIMIT, forward=self._forward)
+                kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+            else:
+                for name, buffer in model.named_buffers():
+                    buffer.copy_(kept[name])
+            self._statistics[tuple(widths)] = kept  # the newest last
+            while len(self._statistics) > MOST_SETTINGS:
+                self._statistics.pop(next(iter(self._statistics)))
+            yield model.eval()
+
+    def _forward(self, model: nn.Module, batch: Any) -> Any:
+        return self.run.work.task.logits(model, to_device(batch, next(model.parameters()).device))
 
 
 def about(folder: str) -> dict[str, Any]:
@@ -168,7 +198,8 @@ def explore(folder: str, arm: str, widths: Mapping[str, float], images: int, exa
     if not 1 <= images <= MOST_IMAGES:
         raise BitdialError(f"images: expected 1 to {MOST_IMAGES}, got {images}")
     batches, count = _some(opened.test, images)
-    score = sweep(model, batches, [chosen], recalibration_batches=opened.train, task=opened.run.work.task)[0]
+    with opened.turned(arm, chosen):
+        score = sweep(model, batches, [chosen], reestimate=False, task=opened.run.work.task)[0]
     full = ledger.step_bitops(UNQUANTIZED, UNQUANTIZED).forward
     forward = ledger.step_bitops(chosen, chosen).forward
     facts = {
@@ -177,7 +208,7 @@ def explore(folder: str, arm: str, widths: Mapping[str, float], images: int, exa
         "BitOps, simulated": f"{100 * forward / full:.1f}% of 32 bits",
         "file": _file_size(model, dial, chosen),
     }
-    rows, picture = _example(opened, model, dial, chosen, example)
+    rows, picture = _example(opened, arm, chosen, example)
     return {
         "facts": facts,
         "pictures": [picture] if picture else [],
@@ -217,7 +248,7 @@ def _some(batches: Any, images: int) -> tuple[list[Any], int]:
 
 
 def _example(
-    opened: _Opened, model: nn.Module, dial: BitDial, chosen: Sequence[float], number: int
+    opened: _Opened, arm: str, chosen: Sequence[float], number: int
 ) -> tuple[list[list[str]], dict[str, str] | None]:
     """Rows of predictions, and the picture; neither where the inputs are no pictures."""
     first = next(iter(opened.test))
@@ -237,11 +268,9 @@ def _example(
         return str(names[index]) if index < len(names) else str(index)
 
     rows = []
-    settings: list[tuple[str, float | list[float]]] = [("as chosen", list(chosen))]
-    for text, widths in [*settings, *((f"{width} bits", float(width)) for width in WIDTHS)]:
-        with unchanged(model), dial.held(widths), torch.no_grad():
-            reestimate_batch_norm(model, opened.train, limit=RECALIBRATION_LIMIT)
-            model.eval()
+    fixed = [(f"{width} bits", [float(width)] * len(chosen)) for width in WIDTHS]
+    for text, widths in [("as chosen", chosen), *fixed]:
+        with opened.turned(arm, widths) as model, torch.no_grad():
             likely = torch.softmax(model(to_device(image, next(model.parameters()).device)), 1)[0]
         best = int(likely.argmax())
         rows.append([text, f"{named(best)}{' ✓' if best == label else ' ✗'}", f"{100 * float(likely[best]):.0f}%"])
@@ -278,7 +307,7 @@ def reconstruct(folder: str, example: int) -> dict[str, Any]:
         raise BitdialError(f"example: expected 0 to {len(pictures) - 1}, the number of a picture, got {example}")
     pixels = pictures[example]
     rows, shown = [], [{"caption": f"original ({pixels.shape[-1]} x {pixels.shape[-2]})", "png": _png(pixels / 255)}]
-    for name in opened.arms:
+    for name in _spread(opened.arms, MOST_CODECS):
         codec = load_codec(folder, arm=name if len(opened.arms) > 1 else None)
         data = codec.compress(pixels)
         made = codec.decompress(data).pixels
@@ -293,5 +322,16 @@ def reconstruct(folder: str, example: int) -> dict[str, Any]:
         "columns": ["codec", "file", "bits per pixel", "PSNR, dB"],
         "rows": rows,
         "caption": f"Picture {example} in files of each codec",
-        "notes": ["Sizes are those of real files, decoded again."],
+        "notes": ["Sizes are those of real files, decoded again.", *_left_out(len(rows), len(opened.arms))],
     }
+
+
+def _spread(names: Sequence[str], most: int) -> list[str]:
+    """At most so many of some names, evenly spread, with the first and the last."""
+    if len(names) <= most:
+        return list(names)
+    return [names[round(place * (len(names) - 1) / (most - 1))] for place in range(most)]
+
+
+def _left_out(shown: int, there: int) -> list[str]:
+    return [f"Shown are {shown} of the run's {there} codecs, from the first to the last one."] if shown < there else []
