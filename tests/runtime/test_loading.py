@@ -99,13 +99,11 @@ def test_an_onnx_file_gets_the_session_options_that_stand_in_it(tmp_path: Path) 
     model = onnx.load(path)
     entry = model.metadata_props.add()
     entry.key = "bitdial"
-    entry.value = json.dumps(
-        {"format_version": 1, "session_options": {"session.x64quantprecision": "1"}, "network": described()}
-    )
+    entry.value = json.dumps({"format_version": 1, "session_options": {"session.x64quantprecision": "1"}})
     onnx.save(model, path)
     told = load(path, threads=1)
     assert "session.x64quantprecision=1" in str(told.chosen)
-    assert told.described is not None
+    assert told.described is None  # it takes no images
     assert np.allclose(told(x), plain(x))
     for wrong in (np.ones((5, 7), np.float32), np.ones(4, np.float32), np.array(["a"])):
         with pytest.raises(BitdialError, match="inputs"):
@@ -239,3 +237,16 @@ def test_two_thousand_damaged_files_are_refused(packed: Path, tmp_path: Path) ->
     before = psutil.Process().memory_info().rss
     assert fuzzed(packed, tmp_path / "damaged.safetensors", 2000) > 1200
     assert psutil.Process().memory_info().rss - before < 2**28
+
+
+def test_an_onnx_file_of_bitdial_predicts_as_its_network(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    x = torch.randn(6, 1, 8, 8)
+    model = network()
+    about = {"mean": [0.5], "std": [0.25], "classes": [f"class {number}" for number in range(10)]}
+    bd.export(model, tmp_path / "tiny.onnx", x, about=about)
+    made = load(tmp_path / "tiny.onnx", threads=1)
+    assert made.described is not None
+    assert (made.described.image_size, made.described.num_classes) == (8, 10)
+    assert made.described.class_names[3] == "class 3"
+    torch.testing.assert_close(made(x), calibrated(model)(x), rtol=1e-3, atol=1e-3)

@@ -213,7 +213,7 @@ class OnnxNetwork:
             raise BitdialError(f"ONNX Runtime {runtime.__version__} cannot run {path}: {reason}") from error
         set_here = ", ".join(f"{key}={value}" for key, value in options.items())
         self.chosen = Chosen("onnxruntime", (f"with {set_here}",) if set_here else ())
-        self.described = _described(told)
+        self.described = _described(told, self.session)
         self.threads = threads
 
     def __call__(self, *inputs: Any) -> Any:
@@ -236,9 +236,25 @@ class OnnxNetwork:
         return y if isinstance(inputs[0], np.ndarray) or not isinstance(y, np.ndarray) else torch.from_numpy(y)
 
 
-def _described(told: Mapping[str, Any]) -> SavedModel | None:
-    network = told.get("network")
+def _described(told: Mapping[str, Any], session: Any) -> SavedModel | None:
+    """What a file says of images that it takes; None where it says nothing, or takes something else."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    shape, classes = inputs[0].shape, outputs[0].shape
+    sides = shape[1:] if len(inputs) == 1 and len(shape) == 4 else ()
+    first = told.get("input")
+    if (
+        not isinstance(first, dict)
+        or not first.get("mean")
+        or not all(isinstance(side, int) for side in sides)
+        or len(sides) != 3
+    ):
+        return None
+    if len(outputs) != 1 or len(classes) != 2 or not isinstance(classes[1], int) or sides[1] != sides[2]:
+        return None
+    known = {"mean": first["mean"], "std": first.get("std", []), "class_names": told.get("classes") or []}
     try:
-        return SavedModel.model_validate(network) if isinstance(network, dict) else None
+        return SavedModel(
+            recipe="", arm="", seed=0, num_classes=classes[1], in_channels=sides[0], image_size=sides[1], **known
+        )
     except ValidationError:
         return None
