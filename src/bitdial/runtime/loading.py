@@ -240,7 +240,7 @@ def _described(told: Mapping[str, Any], session: Any) -> SavedModel | None:
     """What a file says of images that it takes; None where it says nothing, or takes something else."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     shape, classes = inputs[0].shape, outputs[0].shape
-    sides = shape[1:] if len(inputs) == 1 and len(shape) == 4 else ()
+    sides: tuple[Any, ...] = tuple(shape[1:]) if len(inputs) == 1 and len(shape) == 4 else ()
     first = told.get("input")
     if (
         not isinstance(first, dict)
