@@ -216,6 +216,28 @@ def test_several_experiments_and_seeds_in_one_table(tmp_path: Path, capsys: pyte
     assert (tmp_path / "run" / "ternary_best_model-base3.safetensors").is_file()
 
 
+class TestOnnx:
+    def test_the_file_agrees_and_says_what_it_takes(
+        self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+        pytest.importorskip("onnxscript", reason="the extra export is not installed")
+        output = tmp_path / "net.onnx"
+        assert main(["export", str(run), "--format", "onnx", "--output", str(output)]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert "Node by node it equals the network" in text
+        assert "ONNX Runtime" in text
+        assert "of the file." in text
+        told = json.loads((tmp_path / "net.onnx.json").read_text(encoding="utf-8"))
+        described, model = load_saved(run / "models" / "ternary-seed0.pt")
+        assert told["classes"] == described.class_names
+        assert told["input"]["mean"] == described.mean
+        x = torch.randn(3, 1, 8, 8)
+        session = onnxruntime.InferenceSession(str(output), providers=["CPUExecutionProvider"])
+        found = torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+        assert torch.allclose(found, model(x), atol=1e-4 * model(x).abs().max().item())
+
+
 class TestExport:
     @pytest.mark.parametrize("encoding", ["base3", "2bit"])
     def test_the_file_loads_back_and_is_as_large_as_is_said(
