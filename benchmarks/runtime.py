@@ -233,7 +233,8 @@ def write(out: Path, facts: dict[str, Any], product: dict[str, Any], results: li
     told = [
         "# The packed runtime beside others",
         "",
-        f"{facts['processor']} ({', '.join(facts['vector_units'])}), a shared machine; {installed}.",
+        f"{facts['processor']} ({', '.join(facts['vector_units'])}), a shared machine of {os.cpu_count()} cores on "
+        f"which {os.getloadavg()[2]:.1f} programs wanted to run in the last quarter of an hour; {installed}.",
         "",
         f"On one thread this processor does {floats:.0f} x 10^9 products of float32 in a second, and "
         f"{small:.0f} x 10^9 of bytes added up in 16 bits: {small / floats:.2f} times as many, which "

@@ -106,6 +106,7 @@ static void multiply_block(const Convolution *c, const Targets *t, const uint8_t
                 i32 four;
                 memcpy(&four, a + 4 * i, 4);
                 const __m256i v = _mm256_set1_epi32(four);
+                _mm_prefetch((const char *)packed + 2048, _MM_HINT_T0); /* memory is what this waits for */
                 __m256i q0, q1;
                 if (c->bits == 2) {
                     const __m256i w = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)packed));
