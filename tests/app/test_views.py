@@ -79,6 +79,13 @@ def test_what_files_of_a_run_say_moves_no_terminal(jobs: JobManager, capsys: pyt
     assert not CONTROLS & {*capsys.readouterr().out}
 
 
+def test_a_function_of_a_file_is_named_without_its_folder(jobs: JobManager) -> None:
+    (jobs.root / "a").mkdir(parents=True)
+    (jobs.root / "a" / "config.yaml").write_text("recipe: joint\nmodel: /long/way/my_nets.py:make\ndataset: digits\n")
+    table = views.view("runs", [jobs.status("a")], "runs")
+    assert '<td class="model" title="/long/way/my_nets.py:make">my_<wbr>nets.py:make</td><td>digits</td>' in table
+
+
 def test_names_are_text_in_every_view(jobs: JobManager) -> None:
     folder = jobs.root / "a"
     folder.mkdir(parents=True)

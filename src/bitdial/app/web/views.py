@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from bitdial.app.records import FileEntry, RunStatus, Score, SeriesPart
 from bitdial.app.web.curves import Chart, draw
+from bitdial.own_files import is_place
 from bitdial.wording import bytes_text, duration
 
 SHOWN_VALUES = ("loss", "train_loss", "bits", "scale", "loss_scale", "gamma", "learning_rate", "best_accuracy")
@@ -44,6 +45,7 @@ def _module() -> Any:
         "when": _when,
         "markup": Markup,
         "plain": plain,
+        "named": lambda name: name.rpartition("/")[2] if is_place(name) else name,  # of a function in a file
         "breakable": lambda name: Markup("_<wbr>").join(name.split("_")),
     }
     environment.globals |= {"shown_values": SHOWN_VALUES, "rows_of": benchmark_rows, "machine_rows": machine_rows}
