@@ -143,6 +143,12 @@ def _check_format(options: ExportConfig) -> None:
                 f"--{given[0]} is an option of --format {kind}, got it with --format {options.format}; add --format "
                 f"{kind}, or leave it out"
             )
+    if options.format == "onnx" and options.output is not None:
+        if options.output.is_dir():
+            place = options.output / "model.onnx"
+            raise BitdialError(f"output must be a file, got the folder {options.output}; e.g. {place}")
+        if options.output.suffix != ".onnx":
+            raise BitdialError(f"output must end with .onnx, got {options.output}; programs know these files by that")
     if options.form == "fast" and options.style != "qdq":
         raise BitdialError(f"--form fast is one of --style qdq, got --style {options.style}; leave one of them out")
 

@@ -32,8 +32,6 @@ def write_onnx(options: ExportConfig) -> int:
     if not described.is_quantized:
         raise BitdialError(f"expected a quantized network, got {name} of {folder}, which is unquantized")
     output = options.output or folder / f"{name}-{options.style}{'-fast' * (options.form == 'fast')}.onnx"
-    if output.is_dir():
-        raise BitdialError(f"output must be a file, got the folder {output}; e.g. {output / f'{name}.onnx'}")
     loaders = _loaders(described, path)
     about = {"mean": described.mean, "std": described.std, "classes": described.class_names}
     if described.codec is not None:

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # theirs
 
 assert nets  # skips where the extra export is not installed
 
-REFUSED = {"timm twins": "only 4D query, key, and value are supported"}
+REFUSED = dict.fromkeys(("timm twins", "timm hiera", "timm nest"), "only 4D query, key, and value are supported")
 """Name -> what the reason says."""
 
 

@@ -258,6 +258,26 @@ def test_each_call_of_a_layer_has_its_own_grid(tmp_path: Path) -> None:
     assert len({node.input[1] for node in graph.node if node.op_type == "QuantizeLinear"}) == 2
 
 
+@pytest.mark.parametrize("form", ["exact", "fast"])
+@pytest.mark.slow
+def test_a_convolution_that_is_called_twice(form: str, tmp_path: Path) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+            self.norms = nn.ModuleList([nn.BatchNorm2d(3), nn.BatchNorm2d(3)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            for norm in self.norms:
+                x = torch.relu(norm(self.conv(x)))
+            return self.conv(x).mean((2, 3))
+
+    model = bd.quantize(Twice(), 4, 8, skip=[]).eval()
+    written = export_onnx(model, tmp_path / "net.onnx", pictures(), form=form, calibration=[pictures()])
+    assert written.parity.unfused is not None
+    assert written.parity.unfused.is_equal
+
+
 @pytest.mark.slow
 def test_batch_norms_of_each_width_are_those_in_force(tmp_path: Path) -> None:
     from bitdial.layers import batch_norm_per_width

@@ -75,7 +75,7 @@ def whole_biases(graph: Graph) -> None:
             new_constant(graph, f"{name}.zero", np.zeros(len(unit), np.int32)),
         ]
         made = ir.node("DequantizeLinear", inputs, {"axis": 0})
-        made.outputs[0].name = f"{name}.dequantized"
+        made.outputs[0].name = f"{inputs[0].name}.dequantized"
         graph.graph.insert_before(node, made)
         node.replace_input_with(2, made.outputs[0])
     drop_unused(graph)

@@ -107,7 +107,7 @@ def replace_weight(graph: Graph, product: Any, old: Any, codes: np.ndarray, scal
     inputs = [new_constant(graph, name, codes), new_constant(graph, old.inputs[1].name, scales), old.inputs[2]]
     made = ir.node("DequantizeLinear", inputs, {"axis": axis_of(old)})
     made.metadata_props.update(old.metadata_props)
-    made.outputs[0].name = f"{name}.dequantized"
+    made.outputs[0].name = f"{inputs[0].name}.dequantized"  # a layer that is called twice has two of them
     made.outputs[0].shape, made.outputs[0].type = old.outputs[0].shape, old.outputs[0].type
     graph.graph.insert_before(product, made)
     product.replace_input_with(1, made.outputs[0])

@@ -44,7 +44,7 @@ class Unfused:
         difference: largest difference of an output, as a share of the largest output, with the codes of the file.
         activations: how many rounded values were compared.
         ties: how many of them lay between two codes and went the other way.
-        wrong: how many were another code without that: where sums of float32 cancel, a value itself is uncertain by more.
+        wrong: how many were another code without that; where sums of float32 cancel, a value itself is less certain.
     """
 
     difference: float
