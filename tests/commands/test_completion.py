@@ -38,7 +38,7 @@ from bitdial.recipes import RECIPES
         ("train cyclic --data_path ru", []),  # the shell knows files
         ("search joint --training_method sand", ["sandwich"]),
         ("search joint --sampler g", ["gp", "grid"]),
-        ("bench ", ["amp", "codec"]),
+        ("bench ", ["amp", "codec", "runtime"]),
         ("bench amp --device c", ["cpu", "cuda"]),
         ("doctor --no", ["--no_compile"]),
         ("completion z", ["zsh"]),
@@ -54,7 +54,7 @@ def test_every_network_is_offered() -> None:
     assert {*NETWORKS} <= {*words_at(["train", "cyclic", "--model", ""])}
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "bench amp", "bench codec"])
+@pytest.mark.parametrize("command", [*COMMANDS, "bench amp", "bench codec", "bench runtime"])
 def test_every_command_has_flags(command: str) -> None:
     assert command in OPTIONS or command in ("bench", "completion")
     assert "--help" in words_at([*command.split(), "--h"])

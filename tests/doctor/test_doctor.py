@@ -11,7 +11,7 @@ from bitdial.cli import main
 from bitdial.doctor import Finding, examine
 from bitdial.doctor.findings import as_json
 from bitdial.doctor.machine import OPTIONAL
-from bitdial.doctor.trials import compilation, int8_matmul, native_kernels
+from bitdial.doctor.trials import compilation, int8_matmul, native_kernels, packed_runtime
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +107,25 @@ def test_native_kernels_report_what_their_process_did(trial: str, works: bool, v
     assert finding.value.startswith(value)
 
 
+@pytest.mark.parametrize(
+    ("trial", "works", "value"),
+    [
+        ("print('\\nsaturates\\navx2 fma')", True, "compiled; its sums are exact (avx2 fma)"),
+        ("print('no compiler\\nexact\\n')", False, "no compiler; instead int8 of oneDNN: exact"),
+        ("print('no compiler\\nnone\\n')", False, "no compiler; instead no int8 of oneDNN: fake"),
+        ("import os; os.abort()", False, "no output; instead no int8"),
+    ],
+)
+def test_the_packed_runtime_comes_with_what_runs_instead(trial: str, works: bool, value: str) -> None:
+    finding = packed_runtime(trial=trial, limit=5)
+    assert finding.works is works
+    assert finding.value.startswith(value)
+
+
 @pytest.mark.slow
 def test_the_doctor_tries_everything_that_is_compiled() -> None:
     tried = [finding.name for finding in examine() if finding.topic == "compile"]
-    assert {"cpu torch.compile", "native kernels"} <= set(tried)
+    assert {"cpu torch.compile", "native kernels", "packed runtime"} <= set(tried)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from bitdial.errors import BitdialError, suggest
 PROG = "bitdial bench"
 SUBJECTS: dict[str, tuple[str, str]] = {
     "amp": ("bitdial.commands.bench_amp:run", "mixed precision: training steps in float32 and in a narrow format"),
+    "runtime": ("bitdial.commands.bench_runtime:run", "a trained network in the packed runtime and in others"),
     "codec": ("bitdial.commands.bench_codec:run", "a codec beside JPEG, WebP and AVIF, on your own pictures"),
 }
 """What can be measured -> ``module:function`` that does, called with the words after it, and a line of help."""

@@ -45,6 +45,22 @@ print(native.unavailable() or "")
 """
 
 
+_RUNTIME = """
+from bitdial.runtime.kernels.structures import vector_units
+from bitdial.runtime.network import why_no_kernels
+from bitdial.runtime.substitution import onednn_saturates
+print(why_no_kernels())
+print({None: "none", True: "saturates", False: "exact"}[onednn_saturates()])
+print(" ".join(vector_units()))
+"""
+ONEDNN = {
+    "exact": "int8 of oneDNN: exact",
+    "saturates": "int8 of oneDNN: exact up to 7 bits, as the processor has no VNNI; wider layers in floating point",
+    "none": "no int8 of oneDNN: fake quantization in floating point",
+}
+"""What the packed runtime takes where there are no kernels, and what that is worth."""
+
+
 def arithmetic() -> Iterator[Finding]:
     """Try every format on every kind of device that is here."""
     for device in devices():
@@ -149,6 +165,18 @@ def native_kernels(*, limit: float = TIME_LIMIT, trial: str = _KERNELS) -> Findi
     return Finding("compile", "native kernels", without if reason else "compiled; their values are right", not reason)
 
 
+def packed_runtime(*, limit: float = TIME_LIMIT, trial: str = _RUNTIME) -> Finding:
+    """Compile and try the kernels that run packed networks, or say what runs them instead."""
+    printed, failure = _in_process(trial, limit=limit)
+    lines = [*printed.splitlines(), "", "", ""]
+    if failure is None and not lines[0]:
+        return Finding(
+            "compile", "packed runtime", f"compiled; its sums are exact ({lines[2] or 'no vector unit'})", True
+        )
+    instead = ONEDNN.get(lines[1], ONEDNN["none"])
+    return Finding("compile", "packed runtime", f"{failure or lines[0]}; instead {instead}", False)
+
+
 def _in_process(trial: str, *arguments: str, limit: float) -> tuple[str, str | None]:
     """Run a trial; what it printed, and why it failed or None."""
     command = [sys.executable, "-c", trial, *arguments]
@@ -175,4 +203,5 @@ def examine(folder: Path | None = None, *, compile: bool = True) -> Iterator[Fin
         for device in devices():
             yield compilation(device)
         yield native_kernels()
+        yield packed_runtime()
     yield from optional_packages()

@@ -5,6 +5,7 @@ The layout is described in ``docs/packed_format.md``.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -108,6 +109,22 @@ def network_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     return described if isinstance(described, dict) else None
 
 
+def described_network(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, int]:
+    """What a packed file says of its network, and how many numbers it holds, so that the two can be compared.
+
+    Raises:
+        DamagedPackedFile: any byte of the file differs from what was written, or its layers make no sense.
+        BitdialError: another kind of file, or one that cannot be read.
+    """
+    tensors, description = read_file(path)
+    records = _records(path, description)
+    packed = {key_of(name, part) for name, record in records.items() if record.form for part in (CODES, SCALES)}
+    count = sum(math.prod(record.shape) for record in records.values() if record.form)
+    count += sum(tensor.numel() for key, tensor in tensors.items() if key not in packed)
+    described = description.get("network")
+    return described if isinstance(described, dict) else None, count
+
+
 def load_packed(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """Load a packed file into a model, in place: the whole file, or nothing of it.
 
@@ -132,10 +149,7 @@ def load_packed(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """
     inner = bare(model)
     tensors, description = read_file(path)
-    try:
-        records = _RECORDS.validate_python(description.get("layers"))
-    except ValidationError as error:
-        raise DamagedPackedFile(path, f"its description of the layers makes no sense ({_first(error)})") from error
+    records = _records(path, description)
     layers = quantized_layers(inner)
     _check_layers(path, records, layers)
     weights = {name: _decoded(path, name, record, tensors) for name, record in records.items() if record.form}
@@ -145,6 +159,13 @@ def load_packed(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     for name, weight in weights.items():
         store(layers[name], weight)
     return model
+
+
+def _records(path: str | os.PathLike[str], description: Mapping[str, Any]) -> dict[str, LayerRecord]:
+    try:
+        return _RECORDS.validate_python(description.get("layers"))
+    except ValidationError as error:
+        raise DamagedPackedFile(path, f"its description of the layers makes no sense ({_first(error)})") from error
 
 
 def _copy(tensors: dict[str, Tensor], targets: dict[str, Tensor]) -> None:

@@ -31,8 +31,11 @@ class UnavailableError(Exception):
     """Why there are no kernels on this machine, in words; never shown to a user as an error."""
 
 
-def library() -> Path:
+def library(source: bytes | None = None) -> Path:
     """Path of the compiled kernels, compiled now if need be.
+
+    Args:
+        source: what to compile, in C; None: the kernels of this folder.
 
     Raises:
         UnavailableError: there is no compiler or no safe place to keep what it makes, or compiling fails.
@@ -40,9 +43,10 @@ def library() -> Path:
     if not sys.platform.startswith("linux"):
         raise UnavailableError(f"they are made on Linux only, not on {sys.platform}")
     try:
-        folder_of_source = files("bitdial.numerics.native")
-        source = b"".join(folder_of_source.joinpath(name).read_bytes() for name in _SOURCES)
-        key = _digest(source + " ".join((*_COMPILE, *_LINK, platform.machine(), _processor())).encode())
+        if source is None:
+            folder_of_source = files("bitdial.numerics.native")
+            source = b"".join(folder_of_source.joinpath(name).read_bytes() for name in _SOURCES)
+        key = _digest(source + " ".join((*_COMPILE, *_LINK, platform.machine(), flags_of_processor())).encode())
         folder = _cache()
         return _kept(folder, key) or _compile(source, folder, key)
     except (OSError, RuntimeError) as error:  # a full disk, a folder that cannot be written, no home folder
@@ -118,7 +122,7 @@ def _run(*command: str) -> None:
         raise UnavailableError(f"the compiler {command[0]} took more than {_SECONDS} s") from error
 
 
-def _processor() -> str:
+def flags_of_processor() -> str:
     """What the processor can do: a home folder may be shared by machines that differ."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
