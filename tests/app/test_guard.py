@@ -8,6 +8,7 @@ import importlib.util
 import json
 import pickle
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -251,6 +252,22 @@ def test_a_thousand_status_requests_at_once_are_all_answered(served: Served) -> 
         thread.join()
     assert answers == [200] * 1000
     assert ask(served, "/api/runs/joint-1")[0] == 200
+
+
+def test_a_server_that_nobody_asks_sleeps(served: Served) -> None:
+    """Gradio's own loops wake a thousand times a second, which takes a twentieth of a core from the runs."""
+
+    def woken() -> int:
+        status = Path(f"/proc/{served.process.pid}/status").read_text()
+        return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+    for _ in range(5):  # something may still be ending
+        before = woken()
+        time.sleep(1)
+        found = woken() - before
+        if found < 200:
+            break
+    assert found < 200
 
 
 EVERYTHING = [
