@@ -168,8 +168,8 @@ def test_nothing_of_what_is_explored_is_cut_or_covered(pages: Pages, served: Ser
 @pytest.mark.parametrize(
     ("style", "found", "words"),
     [
-        ("td.model { display: block; width: 40px; overflow: hidden; white-space: nowrap; }", "hidden", "/a/folder"),
-        ("td.model { position: relative; left: -300px; }", "covered", "/a/folder"),
+        ("td.model { display: block; width: 40px; overflow: hidden; white-space: nowrap; }", "hidden", "net.py:make"),
+        ("td.model { position: relative; left: -300px; }", "covered", "net.py:make"),
         (".scroll { overflow: visible !important; } table.runs { width: 2000px !important; }", "hidden", "begun"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from bitdial.compression import FactorizedPrior, TaskWeights
@@ -33,6 +34,7 @@ def in_each_process(fabric: Any, root: str) -> None:
     torch.save(found, Path(root) / f"rank{rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     make_fabric(devices=2, strategy="ddp_spawn", accelerator="cpu").launch(in_each_process, str(tmp_path))
     one, other = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))

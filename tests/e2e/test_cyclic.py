@@ -37,8 +37,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_files_of_a_run(run: Path) -> None:
     assert {path.name for path in run.iterdir()} == {
-        "config.yaml", "data.json", "metrics.csv", "tensorboard", "checkpoints", "plots", "cyclic_best_model.pt",
-        "cyclic_precision_results.json", "results.json", "report.html", "progress.json",
+        "config.yaml", "data.json", "metrics.csv", "layers.csv", "tensorboard", "checkpoints", "plots",
+        "cyclic_best_model.pt", "cyclic_precision_results.json", "results.json", "report.html", "progress.json",
     }  # fmt: skip
     arms = {arm["name"] for arm in results_of(run)["arms"]}
     assert {path.name for path in (run / "tensorboard").iterdir()} == {f"{a}-{s}" for a in arms for s in (0, 1)}

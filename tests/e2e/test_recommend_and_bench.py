@@ -173,8 +173,8 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 CASES: list[tuple[str, str]] = [
-    ("bench", "expected what to measure, got nothing; there are: amp, codec"),
-    ("bench apm", "expected what to measure, got 'apm'; there are: amp, codec; did you mean 'amp'?"),
+    ("bench", "expected what to measure, got nothing; there are: amp, runtime, codec"),
+    ("bench apm", "expected what to measure, got 'apm'; there are: amp, runtime, codec; did you mean 'amp'?"),
     ("bench --model resnet18", "expected what to measure before the flags, got '--model'"),
     ("bench amp resnet18", "expected a flag, got 'resnet18'"),
     ("bench amp --dtype float8 --device cpu", "float8 needs an NVIDIA GPU"),

@@ -192,6 +192,7 @@ def test_a_teacher_must_hear_the_same(folder: Path, tmp_path: Path, capsys: pyte
     assert "audio 2x5x32, seismic 2x5x4 by fft" in told
 
 
+@pytest.mark.slow
 def test_options_of_signals_choose(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ("--signals.modalities", "audio", "--signals.transform", "rfft", "--model", "resnet18")

@@ -28,7 +28,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 
 @pytest.mark.parametrize("method", get_args(TrainingMethod))
-@pytest.mark.parametrize("batch_norm", ["per_width", "shared"])
+@pytest.mark.parametrize("batch_norm", [pytest.param("per_width", marks=pytest.mark.slow), "shared"])
 def test_one_graph_each(method: str, batch_norm: str, graphs: list[Any]) -> None:
     options = JointConfig(training_method=method, batch_norm=batch_norm, bitwidth_options=[2, 3, 4, 6, 8, 32])
     torch.manual_seed(0)

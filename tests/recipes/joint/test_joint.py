@@ -91,7 +91,12 @@ def test_the_answer_is_the_width_to_ship(run: Path) -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(each, marks=pytest.mark.slow if each in ("sandwich", "matryoshka", "alternating") else ())
+        pytest.param(
+            each,
+            marks=pytest.mark.slow
+            if each in ("sandwich", "matryoshka", "alternating", "vanilla_single_precision_training")
+            else (),
+        )
         for each in METHODS
     ],
 )
@@ -110,7 +115,7 @@ def test_resumed_it_is_the_run_that_was_never_stopped(method: str, tmp_path: Pat
     "flags",
     ["--gradient_accumulation_steps 2", "--precision bfloat16", "--seeds 2", "--no_quantize", "--batch_norm shared"],
 )
-@pytest.mark.parametrize("method", ["any_precision", "joint_quantization"])
+@pytest.mark.parametrize("method", ["any_precision", pytest.param("joint_quantization", marks=pytest.mark.slow)])
 def test_options_go_together(method: str, flags: str, tmp_path: Path) -> None:
     assert train(f"--training_method {method} {flags} --no_sensitivity --run_dir {tmp_path / 'run'}") == 0
     results = JointResults.load(tmp_path / "run" / "results.json")
