@@ -45,22 +45,31 @@ def panels_of(step: Sequence[float], *, loss: Sequence[float], rate: Sequence[fl
 
 def panels_of_log(path: Path, scope: Mapping[str, str]) -> Panels:
     """Return the panels of one network from a run's log, whose rows are those that have the cells of `scope`."""
-    steps = [row for row in _rows(path, scope) if row.get("train_loss")]
+    rows = _rows(path, scope)
+    steps = [row for row in rows if row.get("train_loss")]
     panels: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
     for name, column in ((LOSS, "train_loss"), (RATE, "learning_rate"), (BITS, "bits")):
         if steps and all(row.get(column) for row in steps):
             panels[name] = [float(row["step"]) for row in steps], [float(row[column]) for row in steps]
-    return {**panels, **flips_of_log(path, scope)}
+    return {**panels, **_flips([*rows, *_rows(_layers(path), scope)])}
 
 
 def flips_of_log(path: Path, scope: Mapping[str, str]) -> Panels:
     """Return the panel of flips of one network, if they were logged: the mean of its layers, in per cent a step.
 
-    They stand in ``layers.csv`` beside a run's log, or in the log itself. Rows at the end of an epoch come soon after
-    another, and would be dents: each value is of as many steps as the rows that are furthest apart, or a few more.
+    They stand in ``layers.csv`` beside a run's log, or in the log itself.
+    """
+    return _flips([*_rows(path, scope), *_rows(_layers(path), scope)])
+
+
+def _flips(rows: Sequence[Mapping[str, str]]) -> Panels:
+    """The panel of rows that have flips of single layers.
+
+    Rows at the end of an epoch come soon after another, and would be dents: each value is of as many steps as the rows
+    that are furthest apart, or a few more.
     """
     flips: dict[float, list[float]] = {}
-    for row in [*_rows(path, scope), *_rows(path.with_name("layers.csv"), scope)]:
+    for row in rows:
         if found := [float(value) for name, value in row.items() if name.startswith("flips/") and value]:
             flips[float(row["step"])] = found
     if not flips:
@@ -74,6 +83,10 @@ def flips_of_log(path: Path, scope: Mapping[str, str]) -> Panels:
             values[step] = moved / (step - since)
             since, moved = step, 0.0
     return {FLIPS: (list(values), list(values.values()))}
+
+
+def _layers(path: Path) -> Path:
+    return path.with_name("layers.csv")
 
 
 def _rows(path: Path, scope: Mapping[str, str]) -> list[dict[str, str]]:

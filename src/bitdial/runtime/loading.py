@@ -193,21 +193,18 @@ class OnnxNetwork:
     def __init__(self, path: Path, threads: int) -> None:
         from bitdial.export.onnx.file import read_told
         from bitdial.export.onnx.graph import needed
+        from bitdial.export.onnx.sessions import opened
 
         runtime = needed("onnxruntime")
         told = read_told(path) or {}
         options = told.get("session_options") or {}
-        settings = runtime.SessionOptions()
-        settings.log_severity_level = 4
-        settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
         if not isinstance(options, Mapping):
             raise BitdialError(
                 f"the session options in {path} must be names and values, got {options!r}; export it again"
             )
         try:
-            for key, value in options.items():
-                settings.add_session_config_entry(str(key), str(value))
-            self.session = runtime.InferenceSession(os.fspath(path), settings, providers=["CPUExecutionProvider"])
+            entries = {str(key): str(value) for key, value in options.items()}
+            self.session = opened(os.fspath(path), entries, intra_op_num_threads=threads, inter_op_num_threads=1)
         except Exception as error:  # its errors have no class of their own
             reason = " ".join(str(error).split())[:300]
             raise BitdialError(f"ONNX Runtime {runtime.__version__} cannot run {path}: {reason}") from error

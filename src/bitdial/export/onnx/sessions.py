@@ -16,6 +16,24 @@ from bitdial.trees import tensors
 DEFAULT: Mapping[str, str] = {}
 
 
+def opened(source: bytes | str, options: Mapping[str, str] = DEFAULT, **settings: Any) -> Any:
+    """A session of ONNX Runtime on the CPU, which keeps its warnings to itself; whatever it raises comes through.
+
+    Args:
+        source: a serialized model, or the path of a file.
+        options: configuration entries.
+        **settings: attributes of its ``SessionOptions``.
+    """
+    runtime = needed("onnxruntime")
+    asked = runtime.SessionOptions()
+    asked.log_severity_level = 4
+    for key, value in options.items():
+        asked.add_session_config_entry(key, value)
+    for name, value in settings.items():
+        setattr(asked, name, value)
+    return runtime.InferenceSession(source, asked, providers=["CPUExecutionProvider"])
+
+
 class Session:
     """A model in ONNX Runtime on the CPU; called with a batch, gives its outputs.
 
@@ -33,17 +51,11 @@ class Session:
         self, model: Any, options: Mapping[str, str] = DEFAULT, *, fused: bool = True, threads: int | None = None
     ) -> None:
         runtime = needed("onnxruntime")
-        settings = runtime.SessionOptions()
-        settings.log_severity_level = 4
-        for key, value in options.items():
-            settings.add_session_config_entry(key, value)
+        settings: dict[str, Any] = {} if threads is None else {"intra_op_num_threads": threads}
         if not fused:
-            settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if threads is not None:
-            settings.intra_op_num_threads = threads
+            settings["graph_optimization_level"] = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            data = model.SerializeToString()
-            self.session = runtime.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
+            self.session = opened(model.SerializeToString(), options, **settings)
         except Exception as error:  # its errors have no class of their own
             reason = " ".join(str(error).split())[:300]
             opset = next((each.version for each in model.opset_import if not each.domain), 0)

@@ -14,6 +14,7 @@ from typing import Any
 
 from bitdial.export.onnx.graph import needed
 from bitdial.export.onnx.held import LayerPlan
+from bitdial.export.onnx.sessions import opened
 from bitdial.numerics.reference import level_count
 
 BITS = "session.qdq_matmulnbits_accuracy_level"
@@ -42,13 +43,10 @@ class Trap:
 
 def operators(model: Any) -> set[str]:
     """Names of the operators that ONNX Runtime makes of a model in a default session."""
-    onnx, runtime = needed("onnx"), needed("onnxruntime")
-    settings = runtime.SessionOptions()
-    settings.log_severity_level = 4
+    onnx = needed("onnx")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fused.onnx"
-        settings.optimized_model_filepath = str(path)
-        runtime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+        opened(model.SerializeToString(), optimized_model_filepath=str(path))
         return {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
 
 

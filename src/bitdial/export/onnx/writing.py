@@ -20,7 +20,6 @@ from bitdial.export.onnx.branches import quantize_branches
 from bitdial.export.onnx.folding import fold_batch_norms, own_zeros
 from bitdial.export.onnx.graph import exported, finished
 from bitdial.export.onnx.held import LayerPlan, held_twin
-from bitdial.export.onnx.names import FORMS, STYLES
 from bitdial.export.onnx.parity import (
     ROUNDING,
     Agreement,
@@ -39,6 +38,8 @@ from bitdial.layers.names import check_model
 from bitdial.numerics import UNQUANTIZED
 from bitdial.trees import map_tensors, tensors
 
+STYLES = ("qdq", "native", "qonnx")
+FORMS = ("exact", "fast")
 ENOUGH = 0.999
 """Share of equal classes from which on a session is taken to agree with the network."""
 
