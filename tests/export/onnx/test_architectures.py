@@ -1,4 +1,7 @@
-"""Networks of torchvision and timm as they come: each is exported and equal node by node, or refused with a reason."""
+"""Networks of torchvision and timm as they come: each is exported and equal node by node, or refused with a reason.
+
+With ``-rP`` each prints its row of the table in docs/onnx.md.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import pytest
 import torch
 
 from bitdial.errors import BitdialError
-from bitdial.export.onnx import export_onnx
+from bitdial.export.onnx import OnnxFile, export_onnx
+from bitdial.export.onnx.parity import Agreement
 from bitdial.layers import quantize
 from tests.export.onnx import nets
 from tests.layers.test_public_models import NETWORKS, fresh
@@ -31,6 +35,24 @@ def test_a_public_network_is_exported_or_refused(name: str, tmp_path: Path) -> N
             export_onnx(model, tmp_path / "net.onnx", x, calibration=[x])
         return
     written = export_onnx(model, tmp_path / "net.onnx", x, calibration=[x])
-    assert written.parity.unfused is not None
-    assert written.parity.unfused.is_equal
+    print(row(name, written))
+    parity = written.parity
+    assert parity.unfused is not None
+    assert parity.unfused.is_equal
     assert not any("batches have" in note for note in written.notes)
+    if isinstance(parity.openvino, Agreement):
+        off = parity.openvino.difference
+        assert ("openvino" in [trap.name for trap in parity.traps]) == (off > max(0.03, 3 * parity.session.difference))
+
+
+def row(name: str, written: OnnxFile) -> str:
+    """A line of the table: size, difference node by node, ties, and how far sessions are off."""
+    parity, forms = written.parity, written.forms
+    assert parity.unfused is not None
+    smaller = written.float32_bytes / written.bytes
+    sessions = [f"{100 * forms[form][0].difference:.2g}%" if form in forms else "-" for form in ("exact", "fast")]
+    other = parity.openvino
+    other_text = f"{100 * other.difference:.2g}%" if isinstance(other, Agreement) else "refused" if other else "-"
+    cells = [name, f"{smaller:.1f}x", f"{parity.unfused.difference:.0e}"]
+    cells += [f"{parity.unfused.ties} of {parity.unfused.activations:,}", *sessions, other_text]
+    return f"| {' | '.join(cells)} |"

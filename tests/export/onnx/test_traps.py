@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+import bitdial as bd
 from bitdial.export.onnx import export_onnx
+from bitdial.export.onnx.biases import MARK
 from bitdial.export.onnx.held import LayerPlan
-from bitdial.export.onnx.parity import Agreement
+from bitdial.export.onnx.parity import WHOLE_NUMBERS_OFF, Agreement, openvino_session
 from bitdial.export.onnx.sessions import Session
-from bitdial.export.onnx.traps import expected_traps, openvino_traps
+from bitdial.export.onnx.traps import expected_traps, is_far_off, openvino_trap
 from bitdial.export.onnx.writing import _too_far
 from tests.export.onnx.nets import convolutional, linear, pictures, rows
 
@@ -76,13 +78,64 @@ def test_too_few_equal_classes_are_named(form: str, name: str) -> None:
     assert not _too_far(Agreement(1000, None, 0.1), form)
 
 
-def test_openvino_that_is_far_off_is_named() -> None:
-    plans = {"conv": LayerPlan(8, 8, "codes", lowest=-127, highest=127)}
-    assert [trap.name for trap in openvino_traps(plans, 0.1, 0.001)] == ["openvino saturation"]
-    assert not openvino_traps(plans, 0.001, 0.001)
+def test_openvino_that_is_far_off_is_named_with_a_remedy_that_helps() -> None:
+    wide = {"conv": LayerPlan(8, 8, "codes", lowest=-127, highest=127)}
     few = {"conv": LayerPlan(2, 8, "codes", lowest=-3, highest=3)}
-    assert [trap.name for trap in openvino_traps(few, 0.1, 0.001)] == ["openvino"]
-    assert not openvino_traps(few, 0.1, 0.09)
+    assert not is_far_off(0.001, 0.001)
+    assert not is_far_off(0.1, 0.09)
+    assert is_far_off(0.1, 0.001)
+    for plans, name in ((wide, "openvino saturation"), (few, "openvino")):
+        helped, not_helped = openvino_trap(plans, 0.1, 0.001, 0.002), openvino_trap(plans, 0.1, 0.001, 0.1)
+        assert helped.name == not_helped.name == name
+        assert "LP_TRANSFORMS_MODE" in helped.remedy
+        assert "LP_TRANSFORMS_MODE" not in not_helped.remedy
+
+
+def test_openvino_computes_in_floating_point_where_products_of_bytes_overflow(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    x = rows(8, 5, 64).abs()
+    written = export_onnx(linear(weights=8, activations=8), tmp_path / "net.onnx", x, calibration=[x])
+    model = onnx.load(tmp_path / "net.onnx")
+    right = Session(model, fused=False)(x)[0]
+    found = openvino_session(model, WHOLE_NUMBERS_OFF)(x)[0]
+    assert np.abs(right - found).max() < 1e-5 * np.abs(right).max()
+    far = "openvino saturation" in names(written)
+    assert isinstance(written.parity.openvino, Agreement)
+    assert far == is_far_off(written.parity.openvino.difference, 0.0)
+
+
+class ReadTwice(nn.Module):
+    """A convolution without a bias that a layer and a sum read, as in a residual network without batch norm."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.first: Any = kind(3, 8, 1, bias=False)
+        self.second = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        return y + torch.sigmoid(self.second(y))
+
+
+@pytest.mark.parametrize(
+    ("style", "kind"),
+    [
+        ("qdq", nn.Conv2d),
+        pytest.param("qdq", nn.ConvTranspose2d, marks=pytest.mark.slow),
+        pytest.param("native", nn.Conv2d, marks=pytest.mark.slow),
+    ],
+)
+def test_a_convolution_without_a_bias_that_is_read_twice(style: str, kind: type[nn.Module], tmp_path: Path) -> None:
+    """OpenVINO 2026.4 would apply its scale twice; a bias that changes nothing keeps it from that."""
+    torch.manual_seed(0)
+    model = bd.quantize(ReadTwice(kind), 4, 8, skip=[]).eval()
+    written = export_onnx(model, tmp_path / "net.onnx", pictures(), style=style, calibration=[pictures()])
+    assert written.parity.unfused is not None
+    assert written.parity.unfused.difference < 1e-6
+    numbers = [onnx.numpy_helper.to_array(each) for each in onnx.load(tmp_path / "net.onnx").graph.initializer]
+    assert sum(each.size == 8 and bool((each == np.float32(MARK)).all()) for each in numbers) == 1
+    if isinstance(written.parity.openvino, Agreement):
+        assert written.parity.openvino.difference < 0.01
 
 
 def test_a_runtime_that_is_too_old_is_told() -> None:

@@ -11,11 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from bitdial.export.onnx.folding import axis_of, constant, dequantized_weight, drop_unused, new_constant, replace_weight
+from bitdial.export.onnx.folding import (
+    axis_of,
+    constant,
+    dequantized_weight,
+    drop_unused,
+    new_constant,
+    replace_weight,
+    set_bias,
+)
 from bitdial.export.onnx.graph import Graph, needed
 
 MOST = 64
 """Codes of weights up to it cannot overflow 16 bits, two products with bytes at a time: 2 * 255 * 64 < 2**15."""
+
+MARK = 1e-30
+"""A bias that no sum of float32 notices and no runtime takes for zero."""
 
 
 def _biased(graph: Graph) -> list[tuple[Any, Any, Any, np.ndarray]]:
@@ -27,6 +38,33 @@ def _biased(graph: Graph) -> list[tuple[Any, Any, Any, np.ndarray]]:
         given = node.inputs[0].producer() if weight is not None else None
         if bias is not None and given is not None and given.op_type == "DequantizeLinear" and bias.dtype == np.float32:
             found.append((node, weight, given, bias))
+    return found
+
+
+def marked_biases(graph: Graph) -> int:
+    """Give convolutions that have no bias and are read more than once one that changes nothing; how many, in place.
+
+    OpenVINO 2026.4 applies the scale of such a convolution twice where it computes it in whole numbers: once in the
+    convolution and, for one of those that read it, once after that. A bias in between keeps it from moving the scale;
+    zeros are taken out of the graph first, so these are not zero.
+    """
+    found = 0
+    for node in graph.graph:
+        if node.op_type not in ("Conv", "ConvTranspose") or len(node.outputs[0].uses()) < 2:
+            continue
+        weight = dequantized_weight(node)
+        given = node.inputs[0].producer()
+        if weight is None or given is None or given.op_type != "DequantizeLinear":
+            continue
+        value = node.inputs[2] if len(node.inputs) > 2 else None
+        bias = constant(value)
+        if value is not None and (bias is None or bias.any()):
+            continue
+        scale = constant(weight.inputs[1])
+        assert scale is not None
+        set_bias(node, new_constant(graph, f"{weight.inputs[0].name}.mark", np.full(len(scale), MARK, np.float32)))
+        found += 1
+    drop_unused(graph)
     return found
 
 

@@ -82,29 +82,35 @@ def expected_traps(found: set[str], plans: Mapping[str, LayerPlan]) -> list[Trap
     return traps
 
 
-def openvino_traps(plans: Mapping[str, LayerPlan], found: float, own: float) -> list[Trap]:
-    """What is to be said where OpenVINO is much further off than ONNX Runtime, which no entry of a session helps.
+def is_far_off(found: float, own: float) -> bool:
+    """Whether OpenVINO is much further off than ONNX Runtime; both are shares of the largest output."""
+    return found > max(3 * own, 0.03)
+
+
+def openvino_trap(plans: Mapping[str, LayerPlan], found: float, own: float, in_floats: float | None) -> Trap:
+    """What is to be said where OpenVINO is much further off than ONNX Runtime.
 
     Args:
         plans: how the layers are held.
         found: largest difference of OpenVINO's outputs, as a share of the largest.
         own: the same of ONNX Runtime.
+        in_floats: the same of OpenVINO where it computes quantized layers in floating point; None: it could not.
     """
-    if found <= max(3 * own, 0.03):
-        return []
     off = f"OpenVINO is off by {found:.2g} of the largest output, ONNX Runtime by {own:.2g}"
+    helped = in_floats is not None and not is_far_off(in_floats, own)
+    floats = f'compile the file with {{"LP_TRANSFORMS_MODE": "NO"}}: OpenVINO is then off by {in_floats:.2g}'
     saturating = [name for name, plan in plans.items() if _may_saturate(plan)]
     if saturating:
-        return [
-            Trap(
-                "openvino saturation",
-                f"{off}: without VNNI it adds products of bytes in 16 bits, which overflow where codes of weights are "
-                f"above 64 ({_some(saturating)})",
-                "for OpenVINO on such processors train these layers at 6 bits",
-            )
-        ]
-    what = f"{off}; its own rewriting of the graph changes what it computes, in a way that is not known here"
-    return [Trap("openvino", what, "run this file in ONNX Runtime, or measure its accuracy in OpenVINO first")]
+        return Trap(
+            "openvino saturation",
+            f"{off}: without VNNI it adds products of bytes in 16 bits, which overflow where codes of weights are "
+            f"above 64 ({_some(saturating)})",
+            "train these layers at 6 bits" + (f", or {floats}, and slower" if helped else ""),
+        )
+    what = f"{off}; its rewriting into whole numbers changes what this file computes"
+    if not helped:
+        what = f"{off}, and no less where it computes in floating point"
+    return Trap("openvino", what, f"{floats}, and slower" if helped else "run this file in ONNX Runtime")
 
 
 def _may_saturate(plan: LayerPlan) -> bool:

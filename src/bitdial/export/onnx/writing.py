@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from bitdial.errors import BitdialError, suggest
 from bitdial.export.calibration import calibrated
 from bitdial.export.onnx import file
-from bitdial.export.onnx.biases import loose_biases
+from bitdial.export.onnx.biases import loose_biases, marked_biases
 from bitdial.export.onnx.branches import quantize_branches
 from bitdial.export.onnx.folding import fold_batch_norms, own_zeros
 from bitdial.export.onnx.graph import exported, finished
 from bitdial.export.onnx.held import LayerPlan, held_twin
 from bitdial.export.onnx.parity import (
     ROUNDING,
+    WHOLE_NUMBERS_OFF,
     Agreement,
     Parity,
     Unfused,
@@ -32,7 +33,7 @@ from bitdial.export.onnx.parity import (
 )
 from bitdial.export.onnx.sessions import Session, seconds, value_ranges
 from bitdial.export.onnx.styles import in_plain_nodes, narrow_codes, opset_for, to_qonnx
-from bitdial.export.onnx.traps import Trap, expected_traps, openvino_traps, operators, ties
+from bitdial.export.onnx.traps import Trap, expected_traps, is_far_off, openvino_trap, operators, ties
 from bitdial.layers import QuantizedLayer
 from bitdial.layers.names import check_model
 from bitdial.numerics import UNQUANTIZED
@@ -182,6 +183,7 @@ class _Writing:
             fixed = "the size of the example became a constant of its graph"
         fold_batch_norms(self.graph)
         own_zeros(self.graph)
+        marked_biases(self.graph)
         self.codes = layer_codes(self.graph, self.plans)
         self.notes = [f'"{name}": {plan.reason}' for name, plan in self.plans.items() if plan.reason]
         if self.plans and all(plan.activations >= UNQUANTIZED for plan in self.plans.values()):
@@ -221,8 +223,12 @@ class _Writing:
         own = agreed[form]
         if own.difference > ROUNDING:
             traps[form].append(ties(own.difference))
-        if "openvino" in agreed:
-            traps[form] += openvino_traps(self.plans, agreed["openvino"].difference, own.difference)
+        if "openvino" in agreed and is_far_off(agreed["openvino"].difference, own.difference):
+            floats = self._openvino(runnable[form], WHOLE_NUMBERS_OFF)
+            left = None
+            if not isinstance(floats, str):
+                left = agreements(self.reference, {"floats": floats}, test or [self.example])["floats"].difference
+            traps[form].append(openvino_trap(self.plans, agreed["openvino"].difference, own.difference, left))
         traps[form] += _too_far(own, form)
         parity = Parity(
             unfused=found,
@@ -272,9 +278,9 @@ class _Writing:
             to_qonnx(graph, self.plans)
         return finished(graph, "bitdial")
 
-    def _openvino(self, model: Any) -> Any:
+    def _openvino(self, model: Any, properties: Mapping[str, str] | None = None) -> Any:
         try:
-            return openvino_session(model)
+            return openvino_session(model, properties)
         except BitdialError as error:
             return str(error)
 
