@@ -14,6 +14,7 @@ from bitdial.commands.export import ExportConfig, find_network
 from bitdial.errors import BitdialError
 from bitdial.export.onnx import OnnxFile, export_onnx
 from bitdial.export.onnx.parity import Agreement
+from bitdial.numerics import TERNARY_BITS, UNQUANTIZED
 from bitdial.recipes import find_recipe, recipe_of
 from bitdial.recipes.recipe import Loaders
 from bitdial.recipes.saved_model import SavedModel, load_saved
@@ -35,7 +36,7 @@ def write_onnx(options: ExportConfig) -> int:
     loaders = _loaders(described, path)
     about = {"mean": described.mean, "std": described.std, "classes": described.class_names}
     if described.codec is not None:
-        return _write_codec(options, output, model, described, loaders)
+        return _write_codec(options, f"{name} of {folder}", output, model, described, loaders)
     calibration = list(_taken(loaders.recalibration, options.calibration)) if loaders else []
     test = list(_taken(loaders.test, options.test_examples)) if loaders else []
     noise = described.noise(_BATCH)
@@ -61,7 +62,7 @@ def write_onnx(options: ExportConfig) -> int:
 
 
 def _write_codec(
-    options: ExportConfig, output: Path, model: Any, described: SavedModel, loaders: Loaders | None
+    options: ExportConfig, name: str, output: Path, model: Any, described: SavedModel, loaders: Loaders | None
 ) -> int:
     """The two transforms of a codec; what lies between them, the entropy coder, is no network."""
     images = list(_taken(loaders.test, 8)) if loaders else []
@@ -80,7 +81,7 @@ def _write_codec(
             sizes=True,
         )
         what = "pictures to latents" if part == "analysis" else "latents to pictures"
-        _tell(written, f"the {part} of {output.stem} ({what})", f"{sum(map(len, inputs))} pictures")
+        _tell(written, f"The {part} of {name} ({what})", f"{sum(map(len, inputs))} pictures")
     terminal().print(
         "What lies between the two, rounding and entropy coding, is in neither: bitdial compress and decompress do it.",
         soft_wrap=True,
@@ -132,14 +133,13 @@ def _tell(written: OnnxFile, what: str, compared: str) -> None:
     """Print what was written, how the forms fare, and what is to be known."""
     console = terminal()
 
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    def say(text: str, *, path: bool = False) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=path)
 
+    say(f"{what} as ONNX: {written.path}", path=True)
     form = f", {written.form} form" if written.style == "qdq" else ""
-    say(f"{what} as ONNX, style {written.style}{form}, operator set {written.opset}: {written.path}")
-    say(
-        f"{written.bytes:,} bytes; {written.float32_bytes / written.bytes:.1f} times smaller than float32 weights alone"
-    )
+    say(f"Style {written.style}{form}, operator set {written.opset}{_widths(written)}.")
+    say(_size(written))
     found = written.parity.unfused
     if found is not None:
         share = f"; {found.ties:,} of {found.activations:,} rounded values lay between two codes and went the other way"
@@ -147,39 +147,69 @@ def _tell(written: OnnxFile, what: str, compared: str) -> None:
             f"Node by node it equals the network: outputs differ by {found.difference:.1g} of the largest at most"
             f"{share if found.ties else ''}."
         )
+    console.print()
     console.print(_table(written, compared))
+    console.print()
     for trap in written.parity.traps:
         say(f"{trap.name}: {trap.what}. Remedy: {trap.remedy}.")
     if written.session_options:
         entries = ", ".join(f"{key}={value}" for key, value in written.session_options.items())
         say(f"Sessions need {entries}; the file's metadata and {written.sidecar.name} say so.")
     if isinstance(written.parity.openvino, str):
-        say(written.parity.openvino)
+        say(f"{written.parity.openvino}.")
     for note in written.notes[:8]:
         say(note)
     if len(written.notes) > 8:
         say(f"... and {len(written.notes) - 8} more; {written.sidecar.name} has all")
 
 
+def _widths(written: OnnxFile) -> str:
+    """What widths its quantized layers have, for a sentence."""
+    plans = written.layers.values()
+    if not plans:
+        return ""
+    weights, inputs = ({plan.weights for plan in plans}, {plan.activations for plan in plans})
+    return f"; weights {_bits(weights)}, inputs {_bits(inputs)}"
+
+
+def _bits(widths: set[float]) -> str:
+    """Widths as words: ternary, 4 bits, 2 to 8 bits, float32."""
+    low, high = min(widths), max(widths)
+    if low == high:
+        return "ternary" if abs(low - TERNARY_BITS) < 1e-6 else "float32" if low >= UNQUANTIZED else f"{low:.2g} bits"
+    return f"{low:.2g} to {high:.2g} bits"
+
+
+def _size(written: OnnxFile) -> str:
+    """How large the file is, beside float32."""
+    times = written.float32_bytes / written.bytes
+    if times >= 1.05:
+        return f"{written.bytes:,} bytes, {times:.1f} times smaller than the weights alone in float32."
+    why = ": style qonnx holds values, not codes" if written.style == "qonnx" else ""
+    return f"{written.bytes:,} bytes, no smaller than the weights alone in float32{why}."
+
+
 def _table(written: OnnxFile, compared: str) -> Table:
-    """Agreement and time of each form and runtime."""
-    table = Table(box=None, pad_edge=False, title=f"against the network, on {compared}", title_justify="left")
-    for heading in ("", "same class", "largest difference", "a batch of 8"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    """Agreement and time of each form and runtime; classes only of networks that tell some."""
+    rows: list[tuple[str, Agreement, str]] = []
     for form, (found, time) in written.forms.items():
         label = f"ONNX Runtime, {form}" if written.style == "qdq" else "ONNX Runtime"
         chosen = " (written)" if form == written.form and len(written.forms) > 1 else ""
-        table.add_row(label + chosen, *_figures(found), f"{1000 * time:.3g} ms")
+        rows.append((label + chosen, found, f"{1000 * time:.3g} ms"))
     if written.parity.default is not None:
-        table.add_row("ONNX Runtime without options", *_figures(written.parity.default), "")
+        rows.append(("ONNX Runtime without options", written.parity.default, ""))
     if isinstance(written.parity.openvino, Agreement):
-        table.add_row(f"OpenVINO, {written.form}", *_figures(written.parity.openvino), "")
+        of_form = f", {written.form}" if written.style == "qdq" else ""
+        rows.append((f"OpenVINO{of_form}", written.parity.openvino, ""))
+    table = Table(box=None, pad_edge=False, title=f"Against the network, on {compared}", title_justify="left")
+    table.add_column()
+    shares = [found.classes for _, found, _ in rows]
+    for heading in [*(["same class"] * any(shares)), "largest difference", f"a batch of {written.timed}"]:
+        table.add_column(heading, justify="right")
+    for (label, found, took), share in zip(rows, shares, strict=True):
+        same = [] if not any(shares) else ["-" if share is None else f"{100 * share:.2f}%"]
+        table.add_row(label, *same, f"{100 * found.difference:.2g}%", took)
     return table
-
-
-def _figures(found: Agreement) -> tuple[str, str]:
-    share = "-" if found.classes is None else f"{100 * found.classes:.2f}%"
-    return share, f"{100 * found.difference:.2g}%"
 
 
 @torch.no_grad()

@@ -30,10 +30,10 @@ class Block(nn.Module):
 
 
 def convolutional(**options: Any) -> nn.Module:
-    """A small network of residual blocks, quantized, with batch norms that have seen something."""
+    """A small network with a residual block, quantized, with batch norms that have seen something."""
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), Block(8), Block(8), nn.AdaptiveAvgPool2d(1),
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), Block(8), nn.AdaptiveAvgPool2d(1),
         nn.Flatten(), nn.Linear(8, 5),
     )  # fmt: skip
     model = bd.quantize(net, **{"weights": 4, "activations": 8, **options})
@@ -47,9 +47,10 @@ def convolutional(**options: Any) -> nn.Module:
     return model.eval()
 
 
-def linear(**options: Any) -> nn.Module:
+def linear(depth: int = 2, **options: Any) -> nn.Module:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, 7))
+    hidden = [layer for _ in range(depth - 1) for layer in (nn.Linear(64, 64), nn.ReLU())]
+    net = nn.Sequential(*hidden, nn.Linear(64, 7))
     return bd.quantize(net, skip=[], **options).eval()
 
 

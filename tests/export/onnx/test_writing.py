@@ -33,11 +33,14 @@ def initializers(path: Path) -> dict[str, Any]:
     return {each.name: each for each in onnx.load(path).graph.initializer}
 
 
+CALIBRATION = [pictures(64), pictures(64, seed=1)]
+
+
 @pytest.fixture(scope="module")
 def ternary(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path, Any]:
-    model = convolutional(weights=TERNARY, quantizer="twn")
+    model = convolutional(weights=TERNARY, activations=4, quantizer="twn")
     path = tmp_path_factory.mktemp("onnx") / "net.onnx"
-    return model, path, export_onnx(model, path, pictures(), calibration=[pictures(), pictures(seed=1)])
+    return model, path, export_onnx(model, path, pictures(64), calibration=CALIBRATION)
 
 
 def test_a_ternary_network_is_equal_node_by_node(ternary: Any) -> None:
@@ -47,6 +50,12 @@ def test_a_ternary_network_is_equal_node_by_node(ternary: Any) -> None:
     assert found.difference < 1e-5
     assert found.activations > 1000
     assert {plan.holds for plan in written.layers.values()} == {"codes"}
+
+
+def test_the_exact_form_leaves_biases_in_floating_point(ternary: Any) -> None:
+    """Rounded to whole units, as ONNX Runtime does by itself, they would move outputs at low widths."""
+    _, _, written = ternary
+    assert written.parity.session.difference < 1e-4
 
 
 def test_ternary_codes_stand_in_the_file_as_they_are(ternary: Any) -> None:
@@ -103,7 +112,7 @@ def test_nothing_of_this_machine_is_in_the_file(ternary: Any) -> None:
 @pytest.mark.slow
 def test_the_same_network_gives_the_same_graph(ternary: Any, tmp_path: Path) -> None:
     model, path, _ = ternary
-    export_onnx(model, tmp_path / "net.onnx", pictures(), calibration=[pictures(), pictures(seed=1)])
+    export_onnx(model, tmp_path / "net.onnx", pictures(64), calibration=CALIBRATION)
     one, other = (onnx.load(each).graph for each in (path, tmp_path / "net.onnx"))
     assert one == other
 
@@ -130,14 +139,6 @@ def test_the_fast_form_is_fused_and_near(tmp_path: Path) -> None:
     assert "FusedConv" not in kinds
     assert set(written.forms) == {"exact", "fast"}
     assert written.forms["fast"][0].difference < 0.1
-
-
-def test_the_exact_form_leaves_biases_in_floating_point(tmp_path: Path) -> None:
-    """Rounded to whole units, as ONNX Runtime does by itself, they would move outputs at low widths."""
-    model = convolutional(weights=TERNARY, activations=4, quantizer="twn")
-    written = export_onnx(model, tmp_path / "net.onnx", pictures(64), calibration=[pictures(64)])
-    assert written.parity.session is not None
-    assert written.parity.session.difference < 1e-4
 
 
 @pytest.mark.slow
@@ -352,11 +353,11 @@ def test_a_batch_that_cannot_vary_is_told(tmp_path: Path) -> None:
 
 
 def test_the_package_can_be_called_and_is_a_package_still(tmp_path: Path) -> None:
-    model = linear(weights=4, activations=8)
+    model = linear(1, weights=4, activations=8)
     written = bd.export(model, tmp_path / "net.onnx", rows(4, 64), calibration=[rows(4, 64)])
     assert isinstance(written, bd.export.OnnxFile)
     packed = bd.export(model, tmp_path / "net.safetensors")
-    assert isinstance(bd.export.load_packed(packed, linear(weights=4, activations=8)), nn.Module)
+    assert isinstance(bd.export.load_packed(packed, linear(1, weights=4, activations=8)), nn.Module)
 
 
 def test_a_file_that_would_compute_something_else_is_not_written(
@@ -372,7 +373,7 @@ def test_a_file_that_would_compute_something_else_is_not_written(
 
     monkeypatch.setattr(held._Rounded, "__init__", off)
     with pytest.raises(BitdialError, match="Nothing was written"):
-        export_onnx(linear(weights=4, activations=8), tmp_path / "net.onnx", rows(4, 64), calibration=[rows(64, 64)])
+        export_onnx(linear(1, weights=4, activations=8), tmp_path / "net.onnx", rows(4, 64), calibration=[rows(64, 64)])
     assert not list(tmp_path.iterdir())
 
 

@@ -226,37 +226,3 @@ def agreements(reference: nn.Module, sessions: Mapping[str, Any], batches: Itera
         for name, session in sessions.items():
             counts[name].add(outputs, [np.asarray(each) for each in session(batch)])
     return {name: each.agreement() for name, each in counts.items()}
-
-
-WHOLE_NUMBERS_OFF = {"LP_TRANSFORMS_MODE": "NO"}
-"""Property of OpenVINO's processor plugin that has quantized layers computed in floating point (2026.4 takes it)."""
-
-
-def openvino_session(model: Any, properties: Mapping[str, str] | None = None) -> Any:
-    """The model in OpenVINO in float32, or None where that is not installed.
-
-    Args:
-        model: the model.
-        properties: further properties that it is compiled with.
-
-    Raises:
-        BitdialError: OpenVINO cannot take the model.
-    """
-    try:
-        import openvino
-    except ImportError:
-        return None
-    try:
-        core = openvino.Core()
-        settings = {"INFERENCE_PRECISION_HINT": "f32", **(properties or {})}  # some would take bfloat16
-        compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
-    except Exception as error:
-        raise BitdialError(f"OpenVINO cannot run this model: {' '.join(str(error).split())[:200]}") from error
-    inputs, outputs = [each.any_name for each in compiled.inputs], compiled.outputs
-
-    def run(batch: Any) -> list[np.ndarray]:
-        fed = {name: each.detach().numpy() for name, each in zip(inputs, tensors(batch), strict=True)}
-        found = compiled(fed)
-        return [np.array(found[each]) for each in outputs]
-
-    return run

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import statistics
+import textwrap
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,6 +16,9 @@ from bitdial.export.onnx.graph import needed
 from bitdial.trees import tensors
 
 DEFAULT: Mapping[str, str] = {}
+
+WHOLE_NUMBERS_OFF = {"LP_TRANSFORMS_MODE": "NO"}
+"""Property of OpenVINO's processor plugin that has quantized layers computed in floating point (2026.4 takes it)."""
 
 
 def opened(source: bytes | str, options: Mapping[str, str] = DEFAULT, **settings: Any) -> Any:
@@ -111,3 +116,40 @@ def seconds(sessions: Mapping[str, Session], batch: Any, rounds: int = 7) -> dic
             if lap:  # the first one warms up
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(found) for name, found in times.items()}
+
+
+def openvino_session(model: Any, properties: Mapping[str, str] | None = None) -> Any:
+    """The model in OpenVINO in float32, or None where that is not installed.
+
+    Args:
+        model: the model.
+        properties: further properties that it is compiled with.
+
+    Raises:
+        BitdialError: OpenVINO cannot take the model.
+    """
+    try:
+        import openvino
+    except ImportError:
+        return None
+    try:
+        core = openvino.Core()
+        settings = {"INFERENCE_PRECISION_HINT": "f32", **(properties or {})}  # some would take bfloat16
+        compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
+    except Exception as error:
+        version = openvino.__version__.split("-")[0]
+        raise BitdialError(f"OpenVINO {version} cannot run this file ({_reason(error)}); ONNX Runtime can") from error
+    inputs, outputs = [each.any_name for each in compiled.inputs], compiled.outputs
+
+    def run(batch: Any) -> list[np.ndarray]:
+        fed = {name: each.detach().numpy() for name, each in zip(inputs, tensors(batch), strict=True)}
+        found = compiled(fed)
+        return [np.array(found[each]) for each in outputs]
+
+    return run
+
+
+def _reason(error: Exception) -> str:
+    """What OpenVINO says, without the places in its source and what it has instead."""
+    text = re.sub(r"(Exception from|Check '[^']*' failed at) \S+:\d*:?", "", " ".join(str(error).split()))
+    return textwrap.shorten(text.partition(" expected: ")[0], 160, placeholder=" ...")

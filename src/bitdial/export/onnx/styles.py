@@ -10,7 +10,7 @@ import numpy as np
 
 from bitdial.export.onnx.folding import axis_of, constant, drop_unused, new_constant
 from bitdial.export.onnx.graph import OPSET, Graph, layer_of, needed
-from bitdial.export.onnx.held import LayerPlan
+from bitdial.export.onnx.weights import LayerPlan
 
 QONNX = "qonnx.custom_op.general"
 """Domain of the nodes Quant and BipolarQuant (Pappalardo et al., QONNX, arXiv 2206.07527)."""

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bitdial.export.onnx.graph import needed
-from bitdial.export.onnx.held import LayerPlan
 from bitdial.export.onnx.sessions import opened
+from bitdial.export.onnx.weights import LayerPlan
 from bitdial.numerics.reference import level_count
 
 BITS = "session.qdq_matmulnbits_accuracy_level"
@@ -130,5 +130,5 @@ def ties(difference: float) -> Trap:
         "ties",
         "fusing changes the last bit of sums, so that values that lie between two codes are rounded the other way; the "
         f"outputs move by up to {difference:.2g} of the largest",
-        "nothing: it is as near to the trained network, and the share of equal classes says what it does",
+        "none is needed: a tie has no right side, and the figures above say what they do",
     )

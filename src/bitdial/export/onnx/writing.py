@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from bitdial.errors import BitdialError, suggest
+from bitdial.errors import BitdialError
 from bitdial.export.calibration import calibrated
 from bitdial.export.onnx import file
+from bitdial.export.onnx.arguments import check_choice, check_example, checked_path, inputs_of, run_once
 from bitdial.export.onnx.biases import loose_biases, marked_biases
 from bitdial.export.onnx.branches import quantize_branches
 from bitdial.export.onnx.folding import fold_batch_norms, own_zeros
 from bitdial.export.onnx.graph import exported, finished
-from bitdial.export.onnx.held import LayerPlan, held_twin
-from bitdial.export.onnx.parity import (
-    ROUNDING,
-    WHOLE_NUMBERS_OFF,
-    Agreement,
-    Parity,
-    Unfused,
-    agreements,
-    layer_codes,
-    openvino_session,
-    unfused,
-)
-from bitdial.export.onnx.sessions import Session, seconds, value_ranges
+from bitdial.export.onnx.held import held_twin
+from bitdial.export.onnx.parity import Agreement, Parity, Unfused, layer_codes, unfused
+from bitdial.export.onnx.proving import options_of, proof
+from bitdial.export.onnx.sessions import Session, value_ranges
 from bitdial.export.onnx.styles import in_plain_nodes, narrow_codes, opset_for, to_qonnx
-from bitdial.export.onnx.traps import Trap, expected_traps, is_far_off, openvino_trap, operators, ties
+from bitdial.export.onnx.weights import LayerPlan
 from bitdial.layers import QuantizedLayer
 from bitdial.layers.names import check_model
 from bitdial.numerics import UNQUANTIZED
@@ -41,8 +32,6 @@ from bitdial.trees import map_tensors, tensors
 
 STYLES = ("qdq", "native", "qonnx")
 FORMS = ("exact", "fast")
-ENOUGH = 0.999
-"""Share of equal classes from which on a session is taken to agree with the network."""
 
 _CHECKED = 7  # examples that are compared node by node, not as many as the graph was traced with
 _TIMED = 8
@@ -62,7 +51,8 @@ class OnnxFile:
         layers: how each quantized layer is held.
         session_options: entries that a session of ONNX Runtime needs to compute what the file says.
         parity: the proof.
-        fast: how the other form fares: agreement and seconds; None where there is no other.
+        forms: how each form fares: agreement and seconds of a batch.
+        timed: examples in that batch.
         notes: what else is to be known, a sentence each.
     """
 
@@ -77,6 +67,7 @@ class OnnxFile:
     session_options: Mapping[str, str]
     parity: Parity
     forms: Mapping[str, tuple[Agreement, float]] = field(default_factory=dict)
+    timed: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -124,24 +115,24 @@ def export_onnx(
         >>> written.parity.unfused.is_equal
         True
     """
-    target = _checked_path(path)
-    _check_choice("style", style, STYLES)
-    _check_choice("form", form, FORMS)
+    target = checked_path(path)
+    check_choice("style", style, STYLES)
+    check_choice("form", form, FORMS)
     if form == "fast" and style != "qdq":
         raise BitdialError(f'form "fast" is one of style qdq, got style {style}; leave form out')
     check_model(model)
-    batches = None if calibration is None else _inputs(calibration, "calibration")
+    batches = None if calibration is None else inputs_of(calibration, "calibration")
     if example is None:
         if not batches:
             raise BitdialError("an example is needed to write the graph of a network; give a batch of inputs")
         example = batches[0]
-    _check_example(example)
-    tested = None if test is None else _inputs(test, "test")
+    check_example(example)
+    tested = None if test is None else inputs_of(test, "test")
     reference = calibrated(model, batches).cpu().float()
-    _run(reference, example)
+    run_once(reference, example)
     writing = _Writing(reference, example, style, [example] if batches is None else batches, sizes)
     model_of, parity, forms = writing.proven(form, tested or batches or [example])
-    options = {key: value for trap in parity.traps for key, value in trap.options.items()}
+    options = options_of(parity.traps)
     opset = next(each.version for each in model_of.opset_import if not each.domain)
     told = {
         "format_version": file.FORMAT_VERSION,
@@ -166,6 +157,7 @@ def export_onnx(
         session_options=options,
         parity=parity,
         forms=forms,
+        timed=len(next(tensors(writing.timed))),
         notes=tuple(writing.notes),
     )
 
@@ -191,6 +183,7 @@ class _Writing:
                 "no layer has quantized inputs, so runtimes compute in floating point: the file is small, not fast"
             )
         self.is_fixed = bool(fixed)
+        self.timed = example if fixed else map_tensors(lambda x: x[:_TIMED], example)
         if fixed:
             size = len(next(tensors(example)))
             self.notes.append(f"batches have {size} examples, as the network cannot take others ({fixed})")
@@ -210,35 +203,10 @@ class _Writing:
         else:
             models = {form: styled}
         runnable = {name: in_plain_nodes(each) if self.style == "qonnx" else each for name, each in models.items()}
-        traps = {name: expected_traps(operators(each), self.plans) for name, each in runnable.items()}
-        sessions = {name: Session(each, _options(traps[name])) for name, each in runnable.items()}
-        others: dict[str, Any] = {"default": Session(runnable[form])} if _options(traps[form]) else {}
-        openvino = self._openvino(runnable[form])
-        if openvino is not None and not isinstance(openvino, str):
-            others["openvino"] = openvino
         if self.is_fixed:
             test = [batch for batch in test if len(next(tensors(batch))) == len(next(tensors(self.example)))]
-        agreed = agreements(self.reference, {**sessions, **others}, test or [self.example])
-        times = seconds(sessions, self.example if self.is_fixed else map_tensors(lambda x: x[:_TIMED], self.example))
-        own = agreed[form]
-        if own.difference > ROUNDING:
-            traps[form].append(ties(own.difference))
-        if "openvino" in agreed and is_far_off(agreed["openvino"].difference, own.difference):
-            floats = self._openvino(runnable[form], WHOLE_NUMBERS_OFF)
-            left = None
-            if not isinstance(floats, str):
-                left = agreements(self.reference, {"floats": floats}, test or [self.example])["floats"].difference
-            traps[form].append(openvino_trap(self.plans, agreed["openvino"].difference, own.difference, left))
-        traps[form] += _too_far(own, form)
-        parity = Parity(
-            unfused=found,
-            session=own,
-            default=agreed.get("default"),
-            openvino=agreed.get("openvino", openvino if isinstance(openvino, str) else None),
-            traps=tuple(traps[form]),
-            seconds=times,
-        )
-        return models[form], parity, {name: (agreed[name], times[name]) for name in sessions}
+        parity, fared = proof(self.reference, runnable, form, self.plans, found, test or [self.example], self.timed)
+        return models[form], parity, fared
 
     def _unfused(self, model: Any) -> Unfused:
         batch = map_tensors(lambda x: x[:_CHECKED], self.example) if not self.is_fixed else self.example
@@ -277,90 +245,6 @@ class _Writing:
         else:
             to_qonnx(graph, self.plans)
         return finished(graph, "bitdial")
-
-    def _openvino(self, model: Any, properties: Mapping[str, str] | None = None) -> Any:
-        try:
-            return openvino_session(model, properties)
-        except BitdialError as error:
-            return str(error)
-
-
-def _options(traps: Iterable[Trap]) -> dict[str, str]:
-    return {key: value for trap in traps for key, value in trap.options.items()}
-
-
-def _too_far(found: Agreement, form: str) -> list[Trap]:
-    """What is to be said where a session tells too many classes apart from the network's."""
-    if found.classes is None or found.classes >= ENOUGH:
-        return []
-    share = f"{100 * found.classes:.2f}% of {found.examples:,} examples get the same class"
-    if form == "fast":
-        remedy = "write the exact form, or calibrate with more batches"
-        return [Trap("branches", f"the grids of 8 bits between the layers cost too much: {share}", remedy)]
-    remedy = "train longer: a network that is sure of its classes does not change them for a step of one activation"
-    return [
-        Trap("unsure", f"the network is unsure of its classes, and a tie that is rounded moves them: {share}", remedy)
-    ]
-
-
-@torch.no_grad()
-def _run(reference: nn.Module, example: Any) -> None:
-    """Run the network once: it then knows which layers are read, and the example is known to fit."""
-    try:
-        found = reference(example)
-    except BitdialError:
-        raise
-    except Exception as error:
-        raise BitdialError(
-            f"the network must take the example, got {type(error).__name__}: {' '.join(str(error).split())[:200]}; "
-            "give one batch of inputs as it is called with"
-        ) from error
-    outputs = list(tensors(found))
-    if not outputs:
-        raise BitdialError(f"the network must give tensors, got {type(found).__name__}; wrap it in one that does")
-    if any(each.is_floating_point() and not bool(each.isfinite().all()) for each in outputs):
-        raise BitdialError("the network gives NaN or infinity for the example; check the network and the example")
-
-
-def _checked_path(path: Any) -> Path:
-    if not isinstance(path, str | os.PathLike):
-        raise BitdialError(f"path must be the path of a file, got {type(path).__name__}")
-    target = Path(path)
-    if target.is_dir():
-        raise BitdialError(f"path must be a file, got the folder {target}; e.g. {target / 'model.onnx'}")
-    if target.suffix != ".onnx":
-        raise BitdialError(f"path must end with .onnx, got {target.name!r}; programs know these files by that")
-    return target
-
-
-def _check_choice(option: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
-        raise BitdialError(f"{option} must be one of {', '.join(known)}, got {value!r}{suggest(str(value), known)}")
-
-
-def _check_example(example: Any) -> None:
-    given = list(tensors(example))
-    if not given or any(not each.dim() or not len(each) for each in given):
-        raise BitdialError(
-            f"example must be a batch of inputs, a tensor or a tree of tensors with at least one example, got "
-            f"{_shape(example)}"
-        )
-
-
-def _shape(example: Any) -> str:
-    return f"a tensor of shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
-
-
-def _inputs(batches: Any, what: str) -> list[Any]:
-    """The inputs of batches, in memory."""
-    if isinstance(batches, Tensor | str | bytes) or not isinstance(batches, Iterable):
-        raise BitdialError(
-            f"{what} batches must be an iterable of batches, got {type(batches).__name__}; pass a loader or a list"
-        )
-    found = [batch[0] if isinstance(batch, (tuple, list)) else batch for batch in islice(batches, 100_000)]
-    if not found:
-        raise BitdialError(f"{what} batches must be at least one, got none")
-    return [map_tensors(lambda x: x.cpu().float() if x.is_floating_point() else x.cpu(), each) for each in found]
 
 
 def _told_inputs(model: Any, about: Mapping[str, Any]) -> dict[str, Any]:
