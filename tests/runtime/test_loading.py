@@ -105,9 +105,12 @@ def test_an_onnx_file_gets_the_session_options_that_stand_in_it(tmp_path: Path) 
     assert "session.x64quantprecision=1" in str(told.chosen)
     assert told.described is None  # it takes no images
     assert np.allclose(told(x), plain(x))
-    for wrong in (np.ones((5, 7), np.float32), np.ones(4, np.float32), np.array(["a"])):
-        with pytest.raises(BitdialError, match="inputs"):
+    for wrong in (np.ones((5, 7), np.float32), np.ones(4, np.float32), np.ones((5, 4), np.int64), np.ones(4) > 0):
+        expected = rf"input x of the network must be float32 of the shape \(any, 4\), got {wrong.dtype}"
+        with pytest.raises(BitdialError, match=expected):
             told(wrong)
+    with pytest.raises(BitdialError, match="inputs must be numbers"):
+        told(np.array(["a"]))
     with pytest.raises(BitdialError, match="takes 1 inputs"):
         told(x, x)
     with pytest.raises(BitdialError, match="leave way"):
@@ -250,3 +253,26 @@ def test_an_onnx_file_of_bitdial_predicts_as_its_network(tmp_path: Path) -> None
     assert (made.described.image_size, made.described.num_classes) == (8, 10)
     assert made.described.class_names[3] == "class 3"
     torch.testing.assert_close(made(x), calibrated(model)(x), rtol=1e-3, atol=1e-3)
+    (tmp_path / "tiny.onnx.json").unlink()  # all that it says stands in the file too
+    alone = load(tmp_path / "tiny.onnx", threads=1)
+    assert alone.described == made.described
+    assert alone.chosen == made.chosen
+
+
+def test_an_onnx_file_without_its_other_file_is_told(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    torch.onnx.export(nn.Linear(4, 3), (torch.zeros(1, 4),), tmp_path / "net.onnx", dynamo=False, opset_version=17)
+    model = onnx.load(tmp_path / "net.onnx")
+    onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="net.weights", size_threshold=0)
+    assert load(tmp_path / "net.onnx", threads=1)(np.ones((1, 4), np.float32)).shape == (1, 3)
+    (tmp_path / "net.weights").rename(tmp_path / "elsewhere")
+    with pytest.raises(BitdialError, match=r"keeps weights in 'net\.weights', which is not beside it; put that file"):
+        load(tmp_path / "net.onnx")
+
+
+def test_an_onnx_file_of_style_qonnx_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    bd.export(network(), tmp_path / "tiny.onnx", torch.randn(6, 1, 8, 8), style="qonnx")
+    with pytest.raises(BitdialError, match=r"style qonnx.*export it again with --style qdq"):
+        load(tmp_path / "tiny.onnx")

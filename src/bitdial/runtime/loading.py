@@ -197,6 +197,10 @@ class OnnxNetwork:
 
         runtime = needed("onnxruntime")
         told = read_told(path) or {}
+        if told.get("style") == "qonnx":
+            raise BitdialError(
+                f"{path} is of style qonnx, whose nodes ONNX Runtime does not know; export it again with --style qdq"
+            )
         options = told.get("session_options") or {}
         if not isinstance(options, Mapping):
             raise BitdialError(
@@ -219,10 +223,13 @@ class OnnxNetwork:
         Raises:
             BitdialError: an input is no array of numbers, or of another shape than the network takes.
         """
-        names = [each.name for each in self.session.get_inputs()]
+        wanted = self.session.get_inputs()
+        names = [each.name for each in wanted]
         if len(inputs) != len(names):
             raise BitdialError(f"the network takes {len(names)} inputs ({', '.join(names)}), got {len(inputs)}")
         given = {name: as_tensor(each).numpy() for name, each in zip(names, inputs, strict=True)}
+        for value, array in zip(wanted, given.values(), strict=True):
+            _check_fits(value, array)
         try:
             found = self.session.run(None, given)
         except Exception as error:  # as above
@@ -231,6 +238,21 @@ class OnnxNetwork:
             raise BitdialError(f"the network cannot take inputs of the shape {shapes}: {reason}") from error
         y = found[0] if len(found) == 1 else tuple(found)
         return y if isinstance(inputs[0], np.ndarray) or not isinstance(y, np.ndarray) else torch.from_numpy(y)
+
+
+def _check_fits(wanted: Any, array: np.ndarray) -> None:
+    """Refuse an array of another type or shape than an input of a session."""
+    kind = str(wanted.type).removeprefix("tensor(").removesuffix(")")
+    kind = {"float": "float32", "double": "float64"}.get(kind, kind)
+    fixed = [side if isinstance(side, int) else None for side in wanted.shape]
+    alike = len(fixed) == array.ndim and all(side in (None, own) for side, own in zip(fixed, array.shape, strict=True))
+    if alike and kind == str(array.dtype):
+        return
+    shape = ", ".join("any" if side is None else str(side) for side in fixed)
+    raise BitdialError(
+        f"input {wanted.name} of the network must be {kind} of the shape ({shape}), got {array.dtype} of the shape "
+        f"({', '.join(map(str, array.shape))}); convert or resize it"
+    )
 
 
 def _described(told: Mapping[str, Any], session: Any) -> SavedModel | None:

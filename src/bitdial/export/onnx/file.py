@@ -52,7 +52,8 @@ def read_told(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What a file of ONNX says of itself; None where bitdial did not write it.
 
     Raises:
-        BitdialError: it cannot be read, is no model, or what it says makes no sense.
+        BitdialError: it cannot be read, is no model, keeps weights in a file that is not beside it, or what it says
+            makes no sense.
     """
     from bitdial.export.onnx.graph import needed
 
@@ -63,6 +64,7 @@ def read_told(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         raise BitdialError(f"{os.fspath(path)} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # protobuf has several
         raise BitdialError(f"{os.fspath(path)} is no file of ONNX, or it is damaged; export it again") from error
+    _check_whole(Path(path), model)
     text = next((each.value for each in model.metadata_props if each.key == KEY), None)
     if text is None:
         return None
@@ -75,6 +77,16 @@ def read_told(path: str | os.PathLike[str]) -> dict[str, Any] | None:
             f"the metadata of {os.fspath(path)} are of another version of bitdial; use the one it is from"
         )
     return told
+
+
+def _check_whole(path: Path, model: Any) -> None:
+    """Refuse a model whose weights stand in another file that did not come along (bitdial's own are whole)."""
+    entries = (entry for each in model.graph.initializer for entry in each.external_data)
+    for place in {entry.value for entry in entries if entry.key == "location"}:
+        if not (path.parent / place).is_file():
+            raise BitdialError(
+                f"{path} keeps weights in {place!r}, which is not beside it; put that file into the same folder"
+            )
 
 
 def _plain(value: Any) -> Any:
