@@ -17,7 +17,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not
 pytestmark = pytest.mark.slow
 
 RECIPES = {
-    "cyclic": "cyclic --model tiny_cnn --steps 120 --cyclic.cycle_length 20",
+    "cyclic": "cyclic --model tiny_cnn --steps 40 --cyclic.cycle_length 10",
     "ternary": "ternary --model tiny_cnn --steps 120 --activation_bits 8",
     "joint": "joint --model tiny_cnn --steps 120 --bitwidth_options 2 4 8",
     "recordings": "joint --dataset vehicles --steps 40 --batch_size 16",

@@ -316,6 +316,29 @@ def test_a_weight_that_another_module_reads_is_explained(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_over_windows(masked: bool, tmp_path: Path) -> None:
+    """The exporter's own takes one dimension of batches."""
+
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(8, 24)
+            self.register_buffer("mask", torch.ones(5, 5).tril().bool() if masked else None)
+
+        def forward(self, x: Tensor) -> Tensor:
+            query, key, value = self.qkv(x).chunk(3, -1)
+            return nn.functional.scaled_dot_product_attention(query, key, value, self.mask, scale=0.5).mean((1, 2, 3))
+
+    model = bd.quantize(Windows(), 4, 8, skip=[]).eval()
+    batch = rows(4, 3, 2, 5, 8)  # batch, windows, heads, places, channels
+    written = export_onnx(model, tmp_path / "net.onnx", batch, calibration=[batch])
+    assert written.parity.unfused is not None
+    assert written.parity.unfused.is_equal
+    assert not any("batches have" in note for note in written.notes)
+
+
+@pytest.mark.slow
 def test_an_input_of_several_tensors_keeps_its_names(tmp_path: Path) -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from bitdial.errors import BitdialError
 from bitdial.trees import map_tensors, tensors
@@ -86,12 +87,33 @@ class _Flat(nn.Module):
         return self.network(map_tensors(lambda _: next(given), self.example[0]))
 
 
+class _FlatAttention(TorchFunctionMode):
+    """Attention over more than one dimension of batches (that of windows, in some networks) as over one.
+
+    The exporter's own takes inputs of four dimensions alone.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, of attention with the batches flattened."""
+        given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False))
+        given.update(kwargs or {})
+        if func is not nn.functional.scaled_dot_product_attention or given["query"].dim() <= 4:
+            return func(*args, **(kwargs or {}))
+        query, key = given["query"], given["key"]
+        if given.get("attn_mask") is not None:  # it may be broadcast over them
+            given["attn_mask"] = given["attn_mask"].expand(*query.shape[:-1], key.shape[-2])
+        for name in ("query", "key", "value", "attn_mask"):
+            if given.get(name) is not None:
+                given[name] = given[name].flatten(0, -4)
+        return func(**given).unflatten(0, query.shape[:-3])
+
+
 _PREFIX = "network."  # of names of what is in a `_Flat`
 
 
 def _exported(twin: nn.Module, example: Any, shapes: list[dict[int, str]] | None, opset: int) -> Graph:
     names = _names(example)
-    with _quiet(), torch.no_grad():
+    with _quiet(), torch.no_grad(), _FlatAttention():
         program: Any = torch.onnx.export(
             _Flat(twin, example),
             tuple(tensors(example)),
