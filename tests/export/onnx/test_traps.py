@@ -133,6 +133,31 @@ def test_a_convolution_without_a_bias_that_is_read_twice(style: str, kind: type[
         assert written.parity.openvino.difference < 0.01
 
 
+@pytest.mark.slow
+def test_a_convolution_of_a_constant_is_held_by_what_it_gives(tmp_path: Path) -> None:
+    """OpenVINO 2026.4 computes it wrongly: an embedding of positions was off by 90%."""
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Conv2d(2, 3, 1)
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            places = torch.arange(8.0).view(1, 1, 8, 1).expand(1, 2, 8, 8) / 8
+            return self.conv(x + self.embed(places))
+
+    torch.manual_seed(0)
+    model = bd.quantize(Positions(), 4, 8, skip=[]).eval()
+    written = export_onnx(model, tmp_path / "net.onnx", pictures(), calibration=[pictures()])
+    assert [name for name, plan in written.layers.items() if "same for every example" in plan.reason] == ["embed"]
+    assert sum(node.op_type == "Conv" for node in onnx.load(tmp_path / "net.onnx").graph.node) == 1
+    assert written.parity.unfused is not None
+    assert written.parity.unfused.is_equal
+    if isinstance(written.parity.openvino, Agreement):
+        assert written.parity.openvino.difference < 0.01
+
+
 def test_a_runtime_that_is_too_old_is_told() -> None:
     from bitdial.errors import BitdialError
 

@@ -125,6 +125,25 @@ def set_bias(product: Any, value: Any) -> None:
     product.replace_input_with(2, value)
 
 
+def constant_products(graph: Graph) -> list[Any]:
+    """Products whose output is the same for every input, such as those that embed positions."""
+    moving = set(graph.graph.inputs)
+    found = []
+    for node in graph.graph:
+        if any(value in moving for value in node.inputs):
+            moving.update(node.outputs)
+        elif node.op_type in PRODUCTS:
+            found.append(node)
+    return found
+
+
+def replace_output(graph: Graph, node: Any, numbers: np.ndarray) -> None:
+    """Put numbers in the place of a node's output."""
+    held = new_constant(graph, f"{node.outputs[0].name}.held", numbers)
+    node.outputs[0].replace_all_uses_with(held)
+    drop_unused(graph)
+
+
 def drop_unused(graph: Graph) -> None:
     """Take out nodes and constants that nothing uses."""
     passes = needed("onnx_ir.passes.common")

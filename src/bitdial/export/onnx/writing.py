@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from bitdial.export.onnx import file
 from bitdial.export.onnx.arguments import check_choice, check_example, checked_path, inputs_of, run_once
 from bitdial.export.onnx.biases import loose_biases, marked_biases
 from bitdial.export.onnx.branches import quantize_branches
-from bitdial.export.onnx.folding import fold_batch_norms, own_zeros
-from bitdial.export.onnx.graph import exported, finished
+from bitdial.export.onnx.folding import constant_products, fold_batch_norms, own_zeros, replace_output
+from bitdial.export.onnx.graph import exported, finished, layer_of
 from bitdial.export.onnx.held import held_twin
 from bitdial.export.onnx.parity import Agreement, Parity, Unfused, layer_codes, unfused
 from bitdial.export.onnx.proving import options_of, proof
-from bitdial.export.onnx.sessions import Session, value_ranges
+from bitdial.export.onnx.sessions import Session, value_ranges, with_outputs
 from bitdial.export.onnx.styles import in_plain_nodes, narrow_codes, opset_for, to_qonnx
 from bitdial.export.onnx.weights import LayerPlan
 from bitdial.layers import QuantizedLayer
@@ -174,6 +174,7 @@ class _Writing:
             self.graph, _ = exported(twin, example, opset, fixed=True)
             fixed = "the size of the example became a constant of its graph"
         fold_batch_norms(self.graph)
+        self._hold_constants()
         own_zeros(self.graph)
         marked_biases(self.graph)
         self.codes = layer_codes(self.graph, self.plans)
@@ -207,6 +208,21 @@ class _Writing:
             test = [batch for batch in test if len(next(tensors(batch))) == len(next(tensors(self.example)))]
         parity, fared = proof(self.reference, runnable, form, self.plans, found, test or [self.example], self.timed)
         return models[form], parity, fared
+
+    def _hold_constants(self) -> None:
+        """Hold what products of constants give: OpenVINO 2026.4 computes these wrongly, and all of them each time."""
+        products = [node for node in constant_products(self.graph) if not node.outputs[0].is_graph_output()]
+        if not products:
+            return
+        names = [node.outputs[0].name for node in products]
+        session = Session(with_outputs(finished(self.graph.clone(), "bitdial"), names), fused=False)
+        values = dict(zip(session.outputs, session(self.example), strict=True))
+        for node, name in zip(products, names, strict=True):
+            layer = layer_of(node, set(self.plans))
+            if layer is not None:
+                reason = "its input is the same for every example, so its output is held instead"
+                self.plans[layer] = replace(self.plans[layer], holds="float32", reason=reason)
+            replace_output(self.graph, node, values[name])
 
     def _unfused(self, model: Any) -> Unfused:
         batch = map_tensors(lambda x: x[:_CHECKED], self.example) if not self.is_fixed else self.example
