@@ -83,8 +83,7 @@ def _write_codec(
         what = "pictures to latents" if part == "analysis" else "latents to pictures"
         _tell(written, f"The {part} of {name} ({what})", f"{sum(map(len, inputs))} pictures")
     terminal().print(
-        "What lies between the two, rounding and entropy coding, is in neither: bitdial compress and decompress do it.",
-        soft_wrap=True,
+        "What lies between the two, rounding and entropy coding, is in neither: bitdial compress and decompress do it."
     )
     return 0
 
@@ -136,7 +135,8 @@ def _tell(written: OnnxFile, what: str, compared: str) -> None:
     def say(text: str, *, path: bool = False) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=path)
 
-    say(f"{what} as ONNX: {written.path}", path=True)
+    say(f"{what} as ONNX:")
+    say(f"{written.path}", path=True)
     form = f", {written.form} form" if written.style == "qdq" else ""
     say(f"Style {written.style}{form}, operator set {written.opset}{_widths(written)}.")
     say(_size(written))

@@ -105,7 +105,8 @@ class _FlatAttention(TorchFunctionMode):
         for name in ("query", "key", "value", "attn_mask"):
             if given.get(name) is not None:
                 given[name] = given[name].flatten(0, -4)
-        return func(**given).unflatten(0, query.shape[:-3])
+        found = func(**given)
+        return found.reshape(*query.shape[:-3], *found.shape[-3:])
 
 
 _PREFIX = "network."  # of names of what is in a `_Flat`
