@@ -32,7 +32,7 @@ Found = list[tuple[Path, list[Guess]]]
 
 def predict(model: Path, images: Sequence[Path], options: PredictConfig) -> int:
     """Predict pictures; return the exit status, 2 where one could not be read."""
-    network = load(model, threads=options.threads or usable_cores(), way=options.way)
+    network = load(model, threads=options.threads or usable_cores(), way=options.way, device=options.device)
     pictures = Pictures(network.described)
     failures = dict[Path, str]()
     found = Found()
