@@ -59,6 +59,14 @@ def test_groups_down_to_channels_that_stand_alone(groups: int, channels: int, ou
     check((2, channels, 5, 4), out, (3, 3), groups=groups, name=name, padding=1, stride=(1, 2))
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize(("stride", "dilation", "padding"), [((1, 2), (2, 1), (0, 2)), ((2, 1), (1, 2), (3, 1))])
+def test_rows_and_columns_have_numbers_of_their_own(
+    stride: tuple[int, int], dilation: tuple[int, int], padding: tuple[int, int], groups: int
+) -> None:
+    check((1, 3, 6, 5), 3, (2, 3), groups=groups, stride=stride, dilation=dilation, padding=padding)
+
+
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_every_width(name: str) -> None:
     check((1, 18, 4, 4), 19, (2, 3), name=name, padding=1)
