@@ -292,7 +292,7 @@ class Program:
         segments = weights.segments(codes.row, codes.pixel, kind.dilation)
         array = (c.Segment * len(segments))(*(c.Segment(*each) for each in segments))
         self._kept.append(array)
-        self._scratch = max(self._scratch, (128 if weights.wide else 64) * weights.steps)
+        self._scratch = max(self._scratch, (128 if weights.wide else 64) * (weights.steps + 1))
         bits, stride, least = weights.packing
         base = -kind.borders.top * codes.row - kind.borders.left * codes.pixel
         return c.Convolution(

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 BLOCK = 16
 STEP = 4
+LINE = 32
+"""Bytes that the kernels unpack at once."""
+
 INT16 = 2**15 - 1
 INT32 = 2**31 - 1
 FEWEST = 4
@@ -119,7 +122,9 @@ class Weights:
         if bits == 8:
             return aligned(self.ordered.astype(np.int8).view(np.uint8))
         codes = ((self.ordered - least) // stride).astype(np.uint8)
-        parts = codes.reshape(*codes.shape[:2], 8 // bits, -1)  # a byte takes one of each quarter, or of each half
+        if bits == 2 and self.steps % 2:
+            codes = np.pad(codes, ((0, 0), (0, 1), (0, 0)))
+        parts = codes.reshape(len(codes), -1, 8 // bits, LINE)  # a byte takes one of each quarter, or of each half
         out = parts[:, :, 0].copy()
         for i in range(1, 8 // bits):
             out |= parts[:, :, i] << (bits * i)
