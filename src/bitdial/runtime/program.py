@@ -32,7 +32,7 @@ from bitdial.runtime.weights import BLOCK, STEP, aligned
 SPARE = 64
 """Bytes behind every tensor of codes: the kernels read 16 channels at once where there are fewer."""
 
-CACHE = 2**22
+CACHE = 2**23
 """So many bytes of workspace are worked in at a time, if more than one example is there: what stays in the cache."""
 
 
@@ -156,8 +156,7 @@ class Program:
         self._free: list[torch.Tensor] = []
         steps = steps_of(operations, outgoing)
         self._tensors, self.image = self._placed(steps)
-        calls = [call for step in steps for call in self._calls(step)]
-        self._kept.append(calls)
+        self._made = calls = [call for step in steps for call in self._calls(step)]
         array = (c.Step * len(calls))(*(c.Step(c.KINDS.index(type(call)), ctypes.addressof(call)) for call in calls))
         self._kept.append(array)
         self._program = c.Program(ctypes.addressof(array), len(calls), self.image, self._scratch, self._taps)
@@ -191,6 +190,11 @@ class Program:
         except IndexError:
             memory = torch.empty(0, dtype=torch.uint8)
         return memory if memory.numel() >= size else torch.empty(size, dtype=torch.uint8)
+
+    @property
+    def convolutions(self) -> list[c.Convolution]:
+        """The structures of those that are no depthwise ones."""
+        return [each for each in self._made if isinstance(each, c.Convolution)]
 
     @property
     def memory(self) -> int:
@@ -292,13 +296,14 @@ class Program:
         segments = weights.segments(codes.row, codes.pixel, kind.dilation)
         array = (c.Segment * len(segments))(*(c.Segment(*each) for each in segments))
         self._kept.append(array)
-        self._scratch = max(self._scratch, (128 if weights.wide else 64) * (weights.steps + 1))
+        tiled = kind.stride == kind.dilation == (1, 1) and weights.tiles
+        self._scratch = max(self._scratch, weights.scratch(tiled))
         bits, stride, least = weights.packing
         base = -kind.borders.top * codes.row - kind.borders.left * codes.pixel
         return c.Convolution(
             self._finish(step, weights.groups, shift_of(kind)), codes, base,
             kind.stride[0] * codes.row, kind.stride[1] * codes.pixel, shape.height, shape.width, weights.groups,
-            shape.channels // weights.groups, weights.codes.shape[1], weights.wide, bits, stride, least,
+            shape.channels // weights.groups, weights.codes.shape[1], weights.wide, tiled, bits, stride, least,
             len(segments), weights.steps,
             ctypes.addressof(array), self._keep(weights.packed),
         )  # fmt: skip

@@ -10,6 +10,8 @@ typedef struct {
     i64 steps;
 } Segment;
 
+enum { ALWAYS = 2 };
+
 typedef struct {
     Finish finish;
     Tensor input;
@@ -19,6 +21,7 @@ typedef struct {
     i32 groups, outputs; /* groups, and output channels of one */
     i64 group; /* from one group's input channels to those of the next */
     i32 wide; /* weights of 16 bits once they are unpacked */
+    i32 tiled; /* winograd.c can do it: 0 no, 1 where that is quicker, 2 always */
     i32 bits, stride, least; /* of a packed weight, which stands for stride * code + least */
     i32 segments;
     i64 steps; /* of all segments */

@@ -20,7 +20,7 @@ typedef struct {
 
 static void run_step(const Step *s, const Place *p, char *scratch, const float **from) {
     switch (s->kind) {
-        case CONVOLUTION: convolve(s->operation, p, (int8_t *)scratch); break;
+        case CONVOLUTION: convolve_either(s->operation, p, (int8_t *)scratch); break;
         case DEPTHWISE: convolve_each(s->operation, p); break;
         case FLOATING: convolve_floats(s->operation, p, from); break;
         case EACH: for_each(s->operation, p); break;
