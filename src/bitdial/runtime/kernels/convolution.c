@@ -1,7 +1,7 @@
 /* Convolution and linear layers of codes (uint8) with whole weights, exact: 4 pixels x 16 channels at a time.
  *
  * `sum_chunk` (written by micro.py) adds up products in 16 bits for as many steps as cannot overflow, then in 32 bits;
- * `sum_wide` does it in 32 bits alone, for weights too large for that.
+ * `sum_wide` does it in 32 bits alone, for weights too large for that. With VNNI dot.c has the one loop for all.
  * The taps of a layer are segments: where they begin relative to a pixel's first one, and how many steps of 4 input
  * channels. So stride, dilation, groups and kernels of any form are a matter of the table alone.
  */
@@ -55,11 +55,13 @@ static void unpack(const uint8_t *from, int8_t *to, i64 steps, int bits, int str
     }
 }
 
+#ifndef DOT
 /* From 8 bits to 16. */
 static void widen(const int8_t *from, int16_t *to, i64 steps) {
     for (i64 i = 0; i < 4 * steps; i++, from += 16, to += 16)
         _mm256_store_si256((__m256i *)to, _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)from)));
 }
+#endif
 
 enum { TILES = 32 }; /* of 4 pixels, whose sums are kept while the weights of a segment go by */
 
@@ -68,7 +70,6 @@ static void convolve_block(const Convolution *c, const Targets *t, const char *i
                            const int8_t *weights, i64 block, i64 channel, int n) {
     __m256i sums[TILES][8];
     const uint8_t *pixels[TILES][4];
-    const __m256i one = _mm256_set1_epi16(1);
     for (i64 begin = from; begin < to; begin += 4 * TILES) {
         const i64 count = to - begin < 4 * TILES ? to - begin : 4 * TILES, tiles = (count + 3) / 4;
         Pixel at = pixel_at(begin, c->height, c->width);
@@ -83,14 +84,16 @@ static void convolve_block(const Convolution *c, const Targets *t, const char *i
         const int8_t *w = weights;
         for (i64 s = 0; s < c->segments; s++) {
             const i64 offset = c->segment[s].offset, steps = c->segment[s].steps;
+#ifndef DOT
             if (c->wide) {
                 for (i64 j = 0; 2 * j < count; j++)
                     sum_wide(pixels[0] + 2 * j, offset, (const int16_t *)w, steps, sums[0] + 4 * j);
                 w += 128 * steps;
-            } else {
-                for (i64 j = 0; j < tiles; j++) sum_chunk(pixels[j], offset, w, steps, sums[j], one);
-                w += 64 * steps;
+                continue;
             }
+#endif
+            for (i64 j = 0; j < tiles; j++) sum_chunk(pixels[j], offset, w, steps, sums[j]);
+            w += 64 * steps;
         }
         finish_run(&c->finish, t, first, c->height, c->width, count, channel, n, block, &sums[0][0], 1);
     }
@@ -171,8 +174,13 @@ static void convolve(const Convolution *c, const Place *p, int8_t *scratch) {
             continue;
         }
         if (c->bits < 8) unpack(packed, scratch, c->steps, c->bits, c->stride, c->least);
-        if (c->wide) widen((const int8_t *)packed, (int16_t *)scratch, c->steps);
-        const int8_t *weights = c->bits < 8 || c->wide ? scratch : (const int8_t *)packed;
+        const int8_t *weights = c->bits < 8 ? scratch : (const int8_t *)packed;
+#ifndef DOT
+        if (c->wide) {
+            widen((const int8_t *)packed, (int16_t *)scratch, c->steps);
+            weights = scratch;
+        }
+#endif
         convolve_block(c, &t, x, pixels * part / parts, pixels * (part + 1) / parts, weights, 16 * block,
                        g * c->outputs + o, n);
     }

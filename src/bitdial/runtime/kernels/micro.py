@@ -48,21 +48,21 @@ def _zero(register: int) -> str:
 
 
 def sum_chunk() -> str:
-    """C source of ``sum_chunk(pixels, offset, weights, steps, sums, one)``, which adds to the 64 sums of a tile.
+    """C source of ``sum_chunk(pixels, offset, weights, steps, sums)``, which adds to the 64 sums of a tile.
 
     Each of the four `pixels` is where its codes begin, `offset` further on the first that count; the products of 4
-    codes each in `steps` steps must not leave 16 bits when they are added up. `one` is 1 in each of 16 parts.
+    codes each in `steps` steps must not leave 16 bits when they are added up.
     """
     lines = [_zero(i) for i in range(2 * PIXELS)]
     lines += _loop("many", _step, UNROLLED, 64, 1) + _loop("few", _step, 1, 64, 3)
-    lines.append("vmovdqa %[one],%%ymm8")
+    lines += ["vpcmpeqw %%ymm8,%%ymm8,%%ymm8", "vpsrlw $15,%%ymm8,%%ymm8"]  # 1 in each of 16 parts
     for i in range(2 * PIXELS):
         lines += [
             f"vpmaddwd %%ymm8,%%ymm{i},%%ymm{i}",
             f"vpaddd {32 * i}(%[s]),%%ymm{i},%%ymm{i}",
             f"vmovdqa %%ymm{i},{32 * i}(%[s])",
         ]
-    return _function("sum_chunk", "int8_t", PIXELS, lines, "__m256i one", '[one]"m"(one)')
+    return _function("sum_chunk", "int8_t", PIXELS, lines)
 
 
 def sum_pairs() -> str:

@@ -30,6 +30,15 @@ static void run_step(const Step *s, const Place *p, char *scratch, const float *
     }
 }
 
+/* Which innermost loops there are: 0 those of micro.py, else those of dot.c. */
+i64 bitdial_dot(void) {
+#ifdef DOT
+    return DOT;
+#else
+    return 0;
+#endif
+}
+
 /* Bytes that `bitdial_run` needs to work in. */
 i64 bitdial_workspace(const Program *g, i64 images, i64 together, i64 threads) {
     const i64 each = g->scratch + g->taps + (together < images ? together : images) * g->image + 256;

@@ -12,9 +12,10 @@ from bitdial.numerics.native.build import UnavailableError, flags_of_processor, 
 from bitdial.runtime.kernels.micro import sum_chunk, sum_pairs, sum_wide
 
 SOURCES = (
-    "tensor.c", "finish.c", "convolution.c", "winograd.c", "depthwise.c", "floating.c", "shaping.c", "program.c",
+    "tensor.c", "finish.c", "dot.c", "convolution.c", "winograd.c", "depthwise.c", "floating.c", "shaping.c",
+    "program.c",
 )  # fmt: skip
-_AFTER = "finish.c"  # what micro.py writes comes behind it
+_AFTER = "dot.c"  # what micro.py writes comes behind it
 
 _LONG, _INT, _FLOAT, _POINTER = ctypes.c_int64, ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 
@@ -144,7 +145,7 @@ def source() -> bytes:
     for name in SOURCES:
         parts.append(folder.joinpath(name).read_text(encoding="utf-8"))
         if name == _AFTER:
-            parts += [sum_chunk(), sum_wide(), sum_pairs()]
+            parts += ["#ifndef DOT", sum_chunk(), sum_wide(), sum_pairs(), "#endif"]
     return "\n".join(parts).encode()
 
 
@@ -170,7 +171,8 @@ class Library:
         self.run.argtypes = [_POINTER, _POINTER, _LONG, _LONG, _LONG, _POINTER]
         self.run.restype = None
         self.workspace.argtypes, self.workspace.restype = [_POINTER, _LONG, _LONG, _LONG], _LONG
-        self.in_tiles = loaded.bitdial_in_tiles
+        self.dot, self.in_tiles = loaded.bitdial_dot, loaded.bitdial_in_tiles
+        self.dot.argtypes, self.dot.restype = [], _LONG
         self.in_tiles.argtypes, self.in_tiles.restype = [_POINTER, _LONG], _LONG
 
 
