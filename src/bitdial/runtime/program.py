@@ -152,14 +152,14 @@ class Program:
         self.operations = list(operations)
         self._library = c.compiled()
         self._kept: list[Any] = []
-        self._scratch = self._taps = 0
+        self._spread = self._taps = 0
         self._free: list[torch.Tensor] = []
         steps = steps_of(operations, outgoing)
         self._tensors, self.image = self._placed(steps)
         self._made = calls = [call for step in steps for call in self._calls(step)]
         array = (c.Step * len(calls))(*(c.Step(c.KINDS.index(type(call)), ctypes.addressof(call)) for call in calls))
         self._kept.append(array)
-        self._program = c.Program(ctypes.addressof(array), len(calls), self.image, self._scratch, self._taps)
+        self._program = c.Program(ctypes.addressof(array), len(calls), self.image, self._spread, self._taps)
         self.together = max(1, CACHE // max(self.image, 1))
 
     def __call__(self, inputs: Sequence[torch.Tensor], examples: int, threads: int) -> list[torch.Tensor]:
@@ -200,6 +200,11 @@ class Program:
     def memory(self) -> int:
         """Bytes of weights and tables."""
         return sum(each.nbytes for each in self._kept if isinstance(each, np.ndarray))
+
+    @property
+    def scratch(self) -> int:
+        """Bytes that each thread works in besides the images."""
+        return self._spread + self._taps
 
     def _placed(self, steps: Sequence[_Step]) -> tuple[dict[str | CodesOf, c.Tensor], int]:
         """Every tensor, and the bytes of the workspace for one image."""
@@ -297,7 +302,7 @@ class Program:
         array = (c.Segment * len(segments))(*(c.Segment(*each) for each in segments))
         self._kept.append(array)
         tiled = kind.stride == kind.dilation == (1, 1) and weights.tiles
-        self._scratch = max(self._scratch, weights.scratch(tiled))
+        self._spread = max(self._spread, weights.scratch(tiled))
         bits, stride, least = weights.packing
         base = -kind.borders.top * codes.row - kind.borders.left * codes.pixel
         return c.Convolution(
