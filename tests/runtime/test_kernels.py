@@ -178,6 +178,18 @@ def test_sums_in_tiles_are_exact(shape: str, weights: str, threads: int) -> None
         assert torch.equal(run(program, x, 9, threads), reference(x, codes, 9, geometry).float())
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_codes_at_both_ends_are_exact_in_tiles(seed: int) -> None:
+    geometry = (16, 16, (32, 32), (3, 3), (1, 1), (1, 1), (1, 1), 1)
+    generator = np.random.default_rng(seed)
+    x = generator.choice([0, 255], (1, 16, 32, 32))
+    x[:, :8, 1:7, 1:7] = 255 * np.equal.outer(*2 * [[0, -1, -1, 1, 1, 0]])  # as the largest weights of the inputs want
+    codes = generator.choice([-128, 127], (16, 16, 3, 3)).astype(np.int32)
+    program = program_of(x, codes, 0, 256, geometry)
+    assert in_tiles(program, 1)
+    assert torch.equal(run(program, x, 0), reference(x, codes, 0, geometry).float())
+
+
 @pytest.mark.parametrize("examples", [1, 2, 3, 40])
 def test_small_images_share_a_group_of_tiles(examples: int) -> None:
     geometry = (64, 16, (4, 4), (3, 3), (1, 1), (1, 1), (1, 1), 1)

@@ -2,7 +2,7 @@
  *
  * A tile of 4 x 4 outputs takes 6 x 6 inputs d and 3 x 3 weights g, and is A'[(G g G') * (B' d B)]A: 36 products for
  * 144 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016). In floating point that costs digits.
- * Here all is whole: codes up to 255 give inputs up to 12,750 and weights up to 128 give 49 times as much, with the
+ * Here all is whole: codes up to 255 give inputs up to 17,340 and weights up to 128 give 49 times as much, with the
  * fractions of G left out, so both fit 16 bits; products and sums are taken modulo 2^32. What comes out is 576 times
  * the sum that was wanted, modulo 2^32: times the inverse of 9 it is 64 times that, which is right where the sum is
  * below 2^25 (weights.py sees to it).
