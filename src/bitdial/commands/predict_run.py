@@ -91,4 +91,4 @@ def _print(found: Found, told: str) -> None:
             Text(printable(path)), Text(printable(first.name)), Text(f"{first.share:.1%}"), Text(printable(others))
         )
     console.print(table)
-    console.print(Text(f"Computed by: {told}."), soft_wrap=True)
+    console.print(Text(f"Computed by: {told}."))
