@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 triton = pytest.importorskip("triton")
-from bitdial.runtime.gpu import kernels  # noqa: E402  # it imports Triton
+from bitdial.runtime.gpu import configurations, kernels  # noqa: E402  # it imports Triton
 
 pytestmark = pytest.mark.skipif(
-    kernels.INTERPRETED or "nvidia" not in triton.backends.backends, reason="Triton has no compiler for NVIDIA's GPUs"
+    configurations.INTERPRETED or "nvidia" not in triton.backends.backends,
+    reason="Triton has no compiler for NVIDIA's GPUs",
 )
 INPUTS = {"*u8": "int8", "*i8": "int8", "*fp16": "fp16", "*bf16": "bf16"}
 PACKINGS = {2: (1, -1), 4: (1, -8), 8: (1, -128)}

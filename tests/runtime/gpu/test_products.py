@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bitdial.errors import BitdialError
-from bitdial.runtime.gpu import kernels, pack, packed_conv2d, packed_matmul, products
+from bitdial.runtime.gpu import configurations, pack, packed_conv2d, packed_matmul, products
 from bitdial.runtime.gpu.reference import reference_matmul
 from tests.runtime.gpu.cases import WEIGHTS, bound, codes, weights
 
@@ -25,7 +25,7 @@ def _seed() -> None:
 
 
 def test_these_tests_are_interpreted() -> None:
-    assert kernels.INTERPRETED
+    assert configurations.INTERPRETED
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -10,55 +10,10 @@ Kernels have no annotations but `constexpr`, as Triton reads them, and keep to w
 Where ``TRITON_INTERPRET=1`` is set before Triton is imported, all of them run on a CPU, slowly.
 """
 
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
-from triton import knobs
 
-INTERPRETED = bool(knobs.runtime.interpret)
-"""Whether Triton runs kernels without a GPU."""
-
-
-def stored(dtype: torch.dtype) -> torch.dtype:
-    """What a kernel writes for a type of PyTorch: the interpreter cuts bfloat16 off instead of rounding it."""
-    return torch.float32 if INTERPRETED and dtype == torch.bfloat16 else dtype
-
-
-def kind_of(dtype: torch.dtype) -> Any:
-    """What inputs of a type of PyTorch are multiplied as; the interpreter, which is NumPy's, has no bfloat16."""
-    kinds = {torch.float16: tl.float16, torch.bfloat16: tl.float32 if INTERPRETED else tl.bfloat16}
-    return kinds.get(dtype, tl.int8)
-
-
-def _configurations(names, interpreted, *chosen):
-    """Sizes of tiles by name, warps and stages to choose among on a GPU; those that are interpreted, without one."""
-    return [
-        triton.Config(dict(zip(names, sizes, strict=False)), num_warps=sizes[-2], num_stages=sizes[-1])
-        for sizes in ([interpreted] if INTERPRETED else chosen)
-    ]
-
-
-def _fitting(configurations, given, **known):
-    """Those whose tiles have not far more rows than there are, nor far fewer."""
-    most, least = max(given["size"], 16), min(given["size"], 64)
-    return [each for each in configurations if least <= each.kwargs["ROWS"] <= most] or configurations[:2]
-
-
-def _timed(call, quantiles):
-    """Shorter than Triton's own: a network has many shapes, and its first batch waits for all of them."""
-    return triton.testing.do_bench(call, warmup=5, rep=20, quantiles=quantiles)
-
-
-# A line is a byte of 4, 2 or 1 outputs, so 32 lines are up to 128 columns of the output.
-PRODUCT = _configurations(
-    ("ROWS", "LINES", "DEPTH"), (64, 16, 32, 4, 1),
-    (16, 16, 128, 4, 4), (16, 32, 128, 4, 4), (32, 32, 64, 4, 4), (64, 16, 64, 4, 4), (64, 32, 64, 4, 4),
-    (128, 16, 64, 4, 4), (128, 32, 64, 8, 3), (128, 64, 64, 8, 3),
-)  # fmt: skip
-VECTOR = _configurations(("LINES", "DEPTH"), (16, 32, 4, 1), (2, 512, 4, 3), (4, 1024, 8, 3), (8, 256, 4, 3))
-EACH = _configurations(("ROWS", "CHANNELS"), (64, 16, 4, 1), (16, 64, 4, 3), (64, 32, 4, 3), (64, 64, 4, 3))
+from bitdial.runtime.gpu.configurations import EACH, PRODUCT, VECTOR, fitting, timed
 
 
 @triton.jit
@@ -97,8 +52,8 @@ def _store(
 
 
 @triton.autotune(
-    PRODUCT, key=["size", "out", "channels", "taps", "BITS"], prune_configs_by={"early_config_prune": _fitting},
-    do_bench=_timed,
+    PRODUCT, key=["size", "out", "channels", "taps", "BITS"], prune_configs_by={"early_config_prune": fitting},
+    do_bench=timed,
 )  # fmt: skip
 @triton.heuristics({"RAGGED": lambda given: given["channels"] % given["DEPTH"] != 0})
 @triton.jit
@@ -183,7 +138,7 @@ def product(
         )
 
 
-@triton.autotune(VECTOR, key=["out", "channels", "BITS"], do_bench=_timed)
+@triton.autotune(VECTOR, key=["out", "channels", "BITS"], do_bench=timed)
 @triton.heuristics({"RAGGED": lambda given: given["channels"] % given["DEPTH"] != 0})
 @triton.jit
 def vector(
@@ -249,7 +204,7 @@ def vector(
         )  # fmt: skip
 
 
-@triton.autotune(EACH, key=["size", "out", "taps", "BITS"], do_bench=_timed)
+@triton.autotune(EACH, key=["size", "out", "taps", "BITS"], do_bench=timed)
 @triton.jit
 def each(
     x, data, y, sums, scale, bias, zero,

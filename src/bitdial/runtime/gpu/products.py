@@ -138,21 +138,26 @@ def _launched(
     apart: tuple[int, ...], zero_point: int, scale: Tensor | None, bias: Tensor | None, dtype: torch.dtype | None,
 ) -> Tensor:  # fmt: skip
     """The output, ``(pixels, out)``, for images ``(batch, height, width, channels)`` whose last dimension is dense."""
-    from bitdial.runtime.gpu import kernels
+    from bitdial.runtime.gpu import configurations, kernels
 
     whole = not image.is_floating_point()
     if dtype is None:
         dtype = image.dtype if not whole else torch.int32 if scale is None and bias is None else torch.float32
     count = len(image) * out_sizes[0] * out_sizes[1]
     out, channels, rows, columns = weight.shape
-    y = torch.empty(count, out, dtype=kernels.stored(dtype), device=image.device)
+    y = torch.empty(count, out, dtype=configurations.stored(dtype), device=image.device)
     if not y.numel():
         return y.to(dtype)
     per, lines, filled = out // weight.groups, weight.data.shape[1], weight.data.shape[3]
     zero = zero_point - 128 if image.dtype == torch.uint8 else zero_point
     bits, stride, least = weight.packing
     given = (image, weight.data, y, weight.sums, y if scale is None else scale, y if bias is None else bias, zero)
-    known: dict[str, Any] = {"BITS": bits, "STRIDE": stride, "LEAST": least, "KIND": kernels.kind_of(image.dtype)}
+    known: dict[str, Any] = {
+        "BITS": bits,
+        "STRIDE": stride,
+        "LEAST": least,
+        "KIND": configurations.kind_of(image.dtype),
+    }
     known |= {"SCALED": scale is not None, "BIASED": bias is not None}
     places = (
         *image.shape[1:3], *out_sizes, *image.stride()[:3], *steps, *borders[:2], *apart,

@@ -17,9 +17,9 @@ def interpreted() -> bool:
     """Whether Triton runs kernels on the CPU (``TRITON_INTERPRET=1`` before it was imported)."""
     if importlib.util.find_spec("triton") is None:
         return False
-    from bitdial.runtime.gpu import kernels
+    from bitdial.runtime.gpu.configurations import INTERPRETED
 
-    return kernels.INTERPRETED
+    return INTERPRETED
 
 
 @functools.cache
