@@ -10,16 +10,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 
 from bitdial.errors import BitdialError
+from bitdial.machine import version
 from bitdial.runtime import Network, load
 from bitdial.runtime.gpu import pack, packed_matmul, trial, why_no_triton
 from bitdial.runtime.gpu.trial import device_for, why_no_launch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+OLD = Version(version("triton") or "9") < Version("3.8")
+needs_interpreter = pytest.mark.skipif(
+    OLD and Version(np.__version__) >= Version("2.4"),
+    reason="the interpreter of Triton before 3.8 needs NumPy before 2.4",
+)
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
 
@@ -33,11 +41,13 @@ def interpreted(*words: str) -> None:
 
 
 @needs_triton
+@needs_interpreter
 def test_kernels_equal_sums_in_64_bits_under_the_interpreter() -> None:
     interpreted()
 
 
 @needs_triton
+@needs_interpreter
 @pytest.mark.slow
 def test_kernels_equal_sums_in_64_bits_at_random_shapes() -> None:
     interpreted("-m", "slow")
