@@ -53,7 +53,7 @@ def test_borders_of_signed_codes(zero_point: int) -> None:
 
 @pytest.mark.parametrize(("groups", "channels", "out", "name"), [
     (2, 6, 10, "ternary"), (3, 9, 6, "4 bits"), (2, 6, 6, "8 bits"), (3, 3, 6, "ternary"), (6, 6, 6, "ternary"),
-    (20, 20, 20, "ternary"), (33, 33, 33, "2 bits, odd"), (7, 7, 7, "4 bits, odd"), (2, 2, 2, "8 bits"),
+    (33, 33, 33, "2 bits, odd"), (7, 7, 7, "4 bits, odd"), (2, 2, 2, "8 bits"),
 ])  # fmt: skip
 def test_groups_down_to_channels_that_stand_alone(groups: int, channels: int, out: int, name: str) -> None:
     check((2, channels, 5, 4), out, (3, 3), groups=groups, name=name, padding=1, stride=(1, 2))
@@ -67,12 +67,13 @@ def test_rows_and_columns_have_numbers_of_their_own(
     check((1, 3, 6, 5), 3, (2, 3), groups=groups, stride=stride, dilation=dilation, padding=padding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_every_width(name: str) -> None:
     check((1, 18, 4, 4), 19, (2, 3), name=name, padding=1)
 
 
-@pytest.mark.parametrize("channels", [1, 16, 17, 33, 70])
+@pytest.mark.parametrize("channels", [1, 17, 70])
 def test_channels_fewer_and_more_than_a_step(channels: int) -> None:
     check((1, channels, 3, 3), 65, (1, 2), padding=1)
 

@@ -122,7 +122,7 @@ def built(name: str, **options: Any) -> nn.Module:
 
 NETWORKS: list[Any] = [
     (lambda: cifar_resnet(8, 10, 3, 8, width=6), {"quantizer": "ternary"}),
-    (lambda: built("tiny_cnn"), {"weights": 4}),
+    pytest.param(lambda: built("tiny_cnn"), {"weights": 4}, marks=pytest.mark.slow),
     pytest.param(lambda: built("resnet20"), {"quantizer": "ternary"}, marks=pytest.mark.slow),
     pytest.param(lambda: built("mobilenetv2", width=0.25), {"weights": 8}, marks=pytest.mark.slow),
 ]

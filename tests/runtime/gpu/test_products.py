@@ -13,8 +13,8 @@ from bitdial.runtime.gpu.reference import reference_matmul
 from tests.runtime.gpu.cases import WEIGHTS, bound, codes, weights
 
 SHAPES = [
-    (0, 5, 7), (1, 1, 1), (1, 70, 130), (2, 3, 33), (3, 65, 64), (4, 64, 32), (5, 1, 3), (5, 64, 1), (6, 9, 15),
-    (7, 67, 31), (64, 64, 32), (65, 65, 47), (63, 8, 100), (64, 130, 16), (70, 64, 64),
+    (0, 5, 7), (1, 1, 1), (1, 70, 130), (2, 3, 33), (3, 65, 64), (5, 1, 3), (5, 64, 1), (6, 9, 15),
+    (7, 67, 31), (64, 64, 32), (65, 65, 47), (64, 130, 16), (70, 64, 64),
 ]  # fmt: skip
 """Rows, outputs, inputs: 1, odd, multiples of tiles, more and fewer; up to four rows there is another kernel."""
 
