@@ -25,10 +25,34 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def stopwatch(action: Callable[[], object]) -> float:
+    """Return the seconds that `action` takes."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def on_device(action: Callable[[], object]) -> float:
+    """Return the seconds that what `action` queues takes on the GPU, by its own clock."""
+    import torch
+
+    before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    before.record()
+    action()
+    after.record()
+    after.synchronize()
+    return float(before.elapsed_time(after)) / 1e3
+
+
 def take_turns(
-    steps: Mapping[str, Callable[[], object]], rounds: int, *, seconds: float = math.inf
+    steps: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    seconds: float = math.inf,
+    clock: Callable[[Callable[[], object]], float] = stopwatch,
 ) -> dict[str, list[float]]:
-    """Return the seconds of each step in every round; who goes first rotates.
+    """Return the seconds of each step in every round, by `clock`; who goes first rotates.
 
     A step must leave nothing in a device's queue. `rounds` are cut short, after three, when `seconds` are over.
     """
@@ -39,9 +63,7 @@ def take_turns(
             break
         first = number % len(order)
         for name in order[first:] + order[:first]:
-            start = time.perf_counter()
-            steps[name]()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock(steps[name]))
     return times
 
 

@@ -110,7 +110,7 @@ PARTS = (
             ("The same compiled: one graph for all widths, near the compiled float step", "compiled"),
             ("The peers compiled", "peers compiled"),
         ),
-        130,
+        100,
     ),
     Part(
         "formats",
@@ -123,13 +123,27 @@ PARTS = (
         50,
     ),
     Part(
+        "packed",
+        "Products on packed weights: kernels in Triton",
+        (
+            ("Every sum of the kernels is exact, compiled for this GPU", "exact"),
+            (
+                "Weights of 2 bits take less time than cuBLAS in float16 where memory bounds it: 1 and 16 rows",
+                "few rows",
+            ),
+            ("... and where arithmetic does, int8 on tensor cores: 256 rows and more", "many rows"),
+            ("The convolutions of ResNet-18 at batch 256, against cuDNN in float16", "convolutions"),
+        ),
+        60,
+    ),
+    Part(
         "augmentation",
         "Batches made on the device against a DataLoader with workers",
         (
             ("No step waits for its data: a ResNet-20 step with data that lives on the GPU", "step"),
             ("The data side alone", "data"),
         ),
-        50,
+        35,
     ),
     Part(
         "ternary",
@@ -138,7 +152,7 @@ PARTS = (
             ("Ternary weights cost little accuracy, after one epoch", "one epoch"),
             ("... and after as many epochs as there was time for", "as many epochs"),
         ),
-        110,
+        95,
     ),
     Part(
         "saving",

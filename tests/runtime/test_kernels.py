@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from bitdial.export.calibration import ActivationGrid
 from bitdial.numerics.native.build import UnavailableError
-from bitdial.runtime.kernels.structures import compiled
+from bitdial.runtime.kernels.structures import ALWAYS, compiled
 from bitdial.runtime.operations import Borders, Convolve, Operation, Shape
 from bitdial.runtime.program import Program
 from bitdial.runtime.weights import Weights
@@ -72,15 +73,28 @@ def reference(x: Any, codes: Any, zero: int, geometry: tuple[Any, ...]) -> Any:
 
 
 def computed(x: Any, codes: Any, zero: int, levels: int, geometry: tuple[Any, ...], threads: int = 1) -> Any:
+    return run(program_of(x, codes, zero, levels, geometry), x, zero, threads)
+
+
+def run(program: Program, x: Any, zero: int, threads: int = 1) -> Any:
+    inputs = torch.as_tensor(x - zero).permute(0, 2, 3, 1).float().contiguous()
+    return program([inputs], len(x), threads)[0].permute(0, 3, 1, 2)
+
+
+def in_tiles(program: Program, examples: int) -> bool:
+    """Whether its convolution is computed in tiles, of so many examples at a time."""
+    (convolution,) = program.convolutions
+    return bool(compiled().in_tiles(ctypes.addressof(convolution), examples))
+
+
+def program_of(x: Any, codes: Any, zero: int, levels: int, geometry: tuple[Any, ...]) -> Program:
     _, out, _, kernel, stride, padding, dilation, groups = geometry
     grid = ActivationGrid(1.0, zero, levels, float(-zero), float(levels - 1 - zero))
     kind = Convolve(Weights(codes, groups, levels - 1), grid, stride, Borders(*padding, *padding), dilation)
     spans = [dilation[i] * (kernel[i] - 1) + 1 for i in range(2)]
     size = [(x.shape[2 + i] + 2 * padding[i] - spans[i]) // stride[i] + 1 for i in range(2)]
     shape, image = Shape(out, size[0], size[1]), Shape(*x.shape[1:])
-    program = Program([Operation(kind, ["x"], "y", shape, image)], {"x": image}, {"y": shape})
-    inputs = torch.as_tensor(x - zero).permute(0, 2, 3, 1).float().contiguous()
-    return program([inputs], len(x), threads)[0].permute(0, 3, 1, 2)
+    return Program([Operation(kind, ["x"], "y", shape, image)], {"x": image}, {"y": shape})
 
 
 def drawn(geometry: tuple[Any, ...], weights: tuple[int, ...], levels: int, examples: int, largest: bool) -> Any:
@@ -133,3 +147,71 @@ def test_large_weights_are_multiplied_as_wider_numbers() -> None:
     assert Weights(codes, 1, 255).wide
     assert not Weights(codes, 1, 15).wide  # 2 * 15 * 128 fits 8 times
     assert not Weights(codes.clip(-15, 15), 1, 255).wide
+
+
+TILED: dict[str, tuple[Any, ...]] = {  # 3 x 3 with stride 1, all of them
+    "whole tiles": (16, 16, (8, 8)),
+    "cut off below and on the right": (20, 35, (17, 9)),
+    "one column of tiles": (12, 16, (50, 3)),
+    "more tiles in a row than in a group": (4, 17, (6, 270)),
+    "several chunks of channels": (260, 16, (9, 10)),
+    "odd channels": (7, 5, (21, 22)),
+    "no border": (16, 32, (18, 19)),
+    "borders of 2": (16, 16, (15, 16)),
+}
+"""Inputs, outputs and images."""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("weights", ["ternary", "2 bits, odd", "4 bits, odd", "7 bits", "8 bits"])
+@pytest.mark.parametrize("shape", TILED)
+def test_sums_in_tiles_are_exact(shape: str, weights: str, threads: int) -> None:
+    padding = {"no border": 0, "borders of 2": 2}.get(shape, 1)
+    geometry = (*TILED[shape], (3, 3), (1, 1), (padding, padding), (1, 1), 1)
+    for examples, largest in ((1, False), (3, True)):
+        x, codes = drawn(geometry, SETS[weights], 256, examples, largest)
+        program = program_of(x, codes, 9, 256, geometry)
+        (convolution,) = program.convolutions
+        assert convolution.tiled == (Weights(codes, 1, 255).largest_sum < 2**25)
+        convolution.tiled *= ALWAYS
+        assert in_tiles(program, 1) == bool(convolution.tiled)
+        assert torch.equal(run(program, x, 9, threads), reference(x, codes, 9, geometry).float())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_codes_at_both_ends_are_exact_in_tiles(seed: int) -> None:
+    geometry = (16, 16, (32, 32), (3, 3), (1, 1), (1, 1), (1, 1), 1)
+    generator = np.random.default_rng(seed)
+    x = generator.choice([0, 255], (1, 16, 32, 32))
+    x[:, :8, 1:7, 1:7] = 255 * np.equal.outer(*2 * [[0, -1, -1, 1, 1, 0]])  # as the largest weights of the inputs want
+    codes = generator.choice([-128, 127], (16, 16, 3, 3)).astype(np.int32)
+    program = program_of(x, codes, 0, 256, geometry)
+    assert in_tiles(program, 1)
+    assert torch.equal(run(program, x, 0), reference(x, codes, 0, geometry).float())
+
+
+@pytest.mark.parametrize("examples", [1, 2, 3, 40])
+def test_small_images_share_a_group_of_tiles(examples: int) -> None:
+    geometry = (64, 16, (4, 4), (3, 3), (1, 1), (1, 1), (1, 1), 1)
+    x, codes = drawn(geometry, SETS["ternary"], 256, examples, False)
+    # with few, all products cost less
+    assert in_tiles(program_of(x, codes, 9, 256, geometry), examples) == (examples > 3)
+
+
+@pytest.mark.parametrize("change", ["stride", "dilation", "groups", "kernel"])
+def test_other_convolutions_are_not_computed_in_tiles(change: str) -> None:
+    stride, dilation, groups, kernel = ((2, 2) if change == name else (1, 1) for name in ("stride", "dilation", "", ""))
+    kernel, groups = ((5, 3) if change == "kernel" else (3, 3)), (2 if change == "groups" else 1)
+    geometry = (16, 16, (32, 32), kernel, stride, (1, 1), dilation, groups)
+    x, codes = drawn(geometry, SETS["ternary"], 256, 2, False)
+    assert not in_tiles(program_of(x, codes, 9, 256, geometry), 2)
+    assert torch.equal(computed(x, codes, 9, 256, geometry), reference(x, codes, 9, geometry).float())
+
+
+def test_sums_too_large_for_tiles_are_not_computed_in_them() -> None:
+    geometry = (1100, 16, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1), 1)
+    for least, tiles in ((-13, True), (-14, False)):  # 255 * 9 * 1,100 times that, around 2^25
+        codes = np.full((16, 1100, 3, 3), least, np.int32)
+        x = np.full((2, 1100, 8, 8), 255)
+        assert in_tiles(program_of(x, codes, 0, 256, geometry), 2) == tiles
+        assert torch.equal(computed(x, codes, 0, 256, geometry), reference(x, codes, 0, geometry).float())

@@ -21,6 +21,7 @@ from bitdial.runtime.network import Network
 from bitdial.runtime.peers import BITDIAL, FLOAT32, PEERS, Case, Timed, in_floats, measured
 from bitdial.runtime.sizes import FORMATS, Sizes, counted, held_by
 from bitdial.terminal import terminal
+from bitdial.wording import bytes_text
 
 if TYPE_CHECKING:
     from bitdial.commands.bench_runtime import BenchRuntimeConfig
@@ -49,7 +50,7 @@ def bench_runtime(path: Path, options: BenchRuntimeConfig) -> int:
             if not options.json_output:
                 _print(found, batch, threads)
             if notes and not options.json_output:
-                console.print(Text(f"bitdial computes with {'; '.join(notes)}."), soft_wrap=True)
+                console.print(Text(f"bitdial computes with {'; '.join(notes)}."))
     sizes = _sizes(path, described, trained, model)
     if options.json_output:
         facts = {"processor": processor(), "vector_units": vector_units(), "notes": notes, "torch": torch.__version__}
@@ -96,14 +97,14 @@ def _print(found: Mapping[str, Timed], batch: int, threads: int) -> None:
             continue
         speed = f"{each.times_faster(base):.2f}x"
         style = "bold" if name == BITDIAL else ""
-        cells = (name, f"{1000 * each.median:.3g}", speed, f"{each.difference:.1e}", f"{each.agreement:.1%}")
+        cells = (name, f"{1000 * each.median:#.3g}", speed, f"{each.difference:.1e}", f"{each.agreement:.1%}")
         table.add_row(*(Text(cell, style) for cell in cells))
     console.print(table)
     for name, each in found.items():
         if each.failure:
             console.print(Text(f"{name}: not measured ({each.failure})"), soft_wrap=True)
     told = "the difference is that of the outputs from those of the network as it was trained"
-    console.print(Text(f"Speed is against {against}, round by round; {told}."), soft_wrap=True)
+    console.print(Text(f"Speed is against {against}, round by round; {told}."))
 
 
 def _sizes(path: Path, described: Any, trained: Any, model: Any) -> Sizes:
@@ -119,12 +120,12 @@ def _sizes(path: Path, described: Any, trained: Any, model: Any) -> Sizes:
 
 
 def _print_sizes(sizes: Sizes) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Bytes", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Size", title_justify="left")
     table.add_column("what", overflow="fold")
     table.add_column("packed", justify="right")
     for name in FORMATS:
         table.add_column(name, justify="right")
     for what, own, others in sizes.rows():
-        cells = [f"{each:,} ({each / own:.1f}x)" if own else f"{each:,}" for each in others]
-        table.add_row(Text(what), Text("-" if own is None else f"{own:,}"), *map(Text, cells))
+        cells = [f"{bytes_text(each)} ({each / own:.1f}x)" if own else bytes_text(each) for each in others]
+        table.add_row(Text(what), Text("-" if own is None else bytes_text(own)), *map(Text, cells))
     terminal().print(table)

@@ -26,9 +26,11 @@ class PredictConfig(Config):
     """How many classes to name for each picture, the likeliest first."""
     threads: int | None = Field(None, ge=1, le=1024)
     """To compute on; none: as many as there are cores."""
-    way: Literal["kernels", "onednn", "fake"] | None = None
-    """What computes it: kernels (packed weights), onednn (int8 through PyTorch) or fake (floating point); none: the
-    first of them that this machine has."""
+    way: Literal["kernels", "onednn", "triton", "fake"] | None = None
+    """What computes it: kernels (packed weights), onednn (int8 through PyTorch), triton (packed weights, GPU), fake
+    (floating point); none: the first of them that the device has."""
+    device: str | None = None
+    """Where: cpu, or cuda for a GPU; none: the CPU, but for --way triton a GPU."""
     json_output: bool = False
     """Print JSON instead of a table (also --json)."""
 

@@ -32,7 +32,7 @@ Found = list[tuple[Path, list[Guess]]]
 
 def predict(model: Path, images: Sequence[Path], options: PredictConfig) -> int:
     """Predict pictures; return the exit status, 2 where one could not be read."""
-    network = load(model, threads=options.threads or usable_cores(), way=options.way)
+    network = load(model, threads=options.threads or usable_cores(), way=options.way, device=options.device)
     pictures = Pictures(network.described)
     failures = dict[Path, str]()
     found = Found()
@@ -91,4 +91,4 @@ def _print(found: Found, told: str) -> None:
             Text(printable(path)), Text(printable(first.name)), Text(f"{first.share:.1%}"), Text(printable(others))
         )
     console.print(table)
-    console.print(Text(f"Computed by: {told}."), soft_wrap=True)
+    console.print(Text(f"Computed by: {told}."))

@@ -53,6 +53,10 @@ print(why_no_kernels())
 print({None: "none", True: "saturates", False: "exact"}[onednn_saturates()])
 print(" ".join(vector_units()))
 """
+_ON_GPU = """
+from bitdial.runtime.gpu import why_no_triton
+print(why_no_triton("cuda"))
+"""
 ONEDNN = {
     "exact": "int8 of oneDNN: exact",
     "saturates": "int8 of oneDNN: exact up to 7 bits, as the processor has no VNNI; wider layers in floating point",
@@ -177,6 +181,17 @@ def packed_runtime(*, limit: float = TIME_LIMIT, trial: str = _RUNTIME) -> Findi
     return Finding("compile", "packed runtime", f"{failure or lines[0]}; instead {instead}", False)
 
 
+def packed_runtime_on_gpu(*, limit: float = TIME_LIMIT, trial: str = _ON_GPU) -> Finding:
+    """Compile and try the kernels in Triton, or say why packed networks stay on the CPU."""
+    if "cuda" not in devices():
+        return Finding("compile", "packed runtime, cuda", "PyTorch finds no GPU here", False)
+    printed, failure = _in_process(trial, limit=limit)
+    reason = failure or printed.strip()
+    without = f"{reason}; instead fake quantization in floating point"
+    told = without if reason else "compiled by Triton; its sums are exact"
+    return Finding("compile", "packed runtime, cuda", told, not reason)
+
+
 def _in_process(trial: str, *arguments: str, limit: float) -> tuple[str, str | None]:
     """Run a trial; what it printed, and why it failed or None."""
     command = [sys.executable, "-c", trial, *arguments]
@@ -204,4 +219,5 @@ def examine(folder: Path | None = None, *, compile: bool = True) -> Iterator[Fin
             yield compilation(device)
         yield native_kernels()
         yield packed_runtime()
+        yield packed_runtime_on_gpu()
     yield from optional_packages()

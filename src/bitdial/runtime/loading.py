@@ -20,7 +20,8 @@ from bitdial.layers import QuantizedLayer
 from bitdial.numerics import UNQUANTIZED
 from bitdial.own_files import is_place
 from bitdial.recipes.saved_model import SavedModel, load_saved
-from bitdial.runtime.network import WAYS, Chosen, Network, Way, as_tensor
+from bitdial.runtime.gpu.trial import device_for
+from bitdial.runtime.network import WAYS, Chosen, Network, Way, as_tensor, ways_of
 
 
 def load(
@@ -28,6 +29,7 @@ def load(
     *,
     threads: int | None = None,
     way: Way | None = None,
+    device: str | None = None,
     activations: float | None = 8,
     model: nn.Module | None = None,
     calibration: Iterable[Any] | None = None,
@@ -38,8 +40,9 @@ def load(
         source: a packed ``.safetensors``, the folder of a run (what it would ship), a file of its ``models/``, or an
             ``.onnx``, which ONNX Runtime runs with the session options that stand in it.
         threads: None: as many as PyTorch has.
-        way: "kernels" (packed weights in whole numbers), "onednn" (int8 through PyTorch) or "fake" (fake quantization);
-            None: the first of them that the machine has.
+        way: "kernels" (packed weights in whole numbers), "onednn" (int8 through PyTorch), "triton" (packed weights on a
+            GPU) or "fake" (fake quantization); None: the first of them that the device has.
+        device: "cpu", or "cuda" for a GPU; None: the CPU, but for the way "triton" a GPU.
         activations: bits, up to 8, for layers with quantized weights whose inputs were trained in floating point: the
             kernels multiply whole numbers alone. The grids reach as far as training saw. None leaves them as they are.
         model: the unquantized network, where a script brought it; quantized in place.
@@ -68,13 +71,14 @@ def load(
     if way is not None and way not in WAYS:
         raise BitdialError(f"way must be one of {', '.join(WAYS)}, got {way!r}")
     if path.suffix == ".onnx":
-        if way is not None or model is not None or calibration is not None:
-            raise BitdialError(f"{path} is run by ONNX Runtime as it is; leave way, model and calibration out")
+        if any(each is not None for each in (way, device, model, calibration)):
+            raise BitdialError(f"{path} is run by ONNX Runtime as it is; leave way, device, model and calibration out")
         return OnnxNetwork(path, count)
     if activations is not None and not (isinstance(activations, int | float) and 1 <= activations <= 8):
         raise BitdialError(f"activations must be from 1 to 8 bits, or None, got {activations!r}")
+    ways_of(device_for(way, device), way)  # before anything is read
     described, trained, network = networks_of(path, model, calibration, activations)
-    return Network(network, count, way, described=described, notes=changes(trained, network))
+    return Network(network, count, way, device=device, described=described, notes=changes(trained, network))
 
 
 def networks_of(

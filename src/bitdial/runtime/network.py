@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +16,18 @@ from bitdial.errors import BitdialError
 from bitdial.layers import QuantizedLayer
 from bitdial.numerics.native.build import UnavailableError
 from bitdial.runtime.capture import traced
+from bitdial.runtime.gpu.trial import device_for, interpreted, why_no_triton
 from bitdial.runtime.kernels.trial import checked
 from bitdial.runtime.plan import Plan
 from bitdial.runtime.substitution import KernelLayer, OneDnnLayer, fits_onednn, onednn_saturates, substituted
 
-Way: TypeAlias = Literal["kernels", "onednn", "fake"]
-WAYS: tuple[Way, ...] = ("kernels", "onednn", "fake")
+Way: TypeAlias = Literal["kernels", "onednn", "fake", "triton"]
+WAYS: dict[Way, tuple[str, ...]] = {
+    "kernels": ("cpu",), "onednn": ("cpu",), "triton": ("cuda",), "fake": ("cpu", "cuda")
+}  # fmt: skip
+"""The ways, the best of a kind of device first, and the devices that take them by themselves."""
 TOLD: dict[str, str] = {
+    "triton": "packed weights, kernels of bitdial in Triton",
     "kernels": "packed weights, kernels of bitdial",
     "onednn": "int8 of oneDNN, through PyTorch",
     "fake": "fake quantization in floating point",
@@ -39,7 +45,7 @@ class Chosen:
     """What computes a network.
 
     Attributes:
-        way: kernels, onednn, fake or onnxruntime.
+        way: kernels, onednn, triton, fake or onnxruntime.
         reasons: why not another one that comes before it.
         stayed: quantized layers that are computed in floating point all the same -> why.
         notes: what else is to be known.
@@ -60,6 +66,20 @@ class Chosen:
         return "; ".join([told, *self.notes])
 
 
+def ways_of(device: torch.device, way: Way | None) -> list[Way]:
+    """The ways to try on a device: the one that is asked for, or all that it has.
+
+    Raises:
+        BitdialError: it is none of the device.
+    """
+    offered = [each for each, kinds in WAYS.items() if device.type in kinds]
+    if way is None:
+        return offered
+    if way not in offered and not (way == "triton" and interpreted()):
+        raise BitdialError(f"way {way} is not one of {device}, which has {', '.join(offered)}; leave way or device out")
+    return [way]
+
+
 def why_no_kernels() -> str:
     """Why this machine has no kernels; empty where it has."""
     try:
@@ -77,16 +97,18 @@ class Network:
     Args:
         model: in evaluation mode, on static grids (`bitdial.export.calibration.calibrated`).
         threads: what the kernels compute on; what is left to PyTorch takes `torch.get_num_threads()`.
-        way: "kernels", "onednn" or "fake"; None: the first that the machine has.
+        way: "kernels", "onednn", "triton" or "fake"; None: the first that the device has.
+        device: "cpu", or "cuda" for a GPU; None: the CPU, but for the way "triton" a GPU.
         described: what is known of the network.
         notes: what is to be told with what computes it.
 
     Attributes:
         chosen: what computes it, and why.
         described: what is known of the network, where it was loaded.
+        device: where it is computed.
 
     Raises:
-        BitdialError: the machine does not have the way that is asked for.
+        BitdialError: the machine does not have the way or the device that is asked for.
     """
 
     def __init__(
@@ -95,6 +117,7 @@ class Network:
         threads: int = 1,
         way: Way | None = None,
         *,
+        device: torch.device | str | None = None,
         described: Any = None,
         notes: tuple[str, ...] = (),
     ) -> None:
@@ -104,8 +127,9 @@ class Network:
         self._graph: Any = None
         self._call: Callable[..., Any] = model
         self.described = described
+        self.device = device_for(way, device)
         reasons: list[str] = []
-        for each in WAYS if way is None else (way,):
+        for each in ways_of(self.device, way):
             reason = getattr(self, f"_take_{each}")(model.eval())
             if not reason:
                 self.chosen = Chosen(each, tuple(reasons), tuple(self._stayed.items()), notes)
@@ -137,8 +161,22 @@ class Network:
             return "no layer of the network fits it"
         return ""
 
+    def _take_triton(self, model: nn.Module) -> str:
+        self._stayed = {}
+        reason = why_no_triton(self.device)
+        if reason:
+            return reason
+        from bitdial.runtime.gpu.layers import TritonLayer
+
+        network, self._stayed = substituted(model, TritonLayer, self.threads)
+        if not any(isinstance(module, TritonLayer) for module in network.modules()):
+            return next(iter(self._stayed.values()), "nothing of the network is quantized")
+        self._call = network.to(self.device)
+        return ""
+
     def _take_fake(self, model: nn.Module) -> str:
-        self._stayed, self._call = {}, model
+        self._stayed = {}
+        self._call = model if self.device.type == "cpu" else copy.deepcopy(model).to(self.device)
         return ""
 
     def __call__(self, *inputs: Array) -> Any:
@@ -147,7 +185,7 @@ class Network:
         Raises:
             BitdialError: an input is no array of numbers, has no batch, or is of another shape than the network takes.
         """
-        given = tuple(as_tensor(each) for each in inputs)
+        given = tuple(as_tensor(each, self.device) for each in inputs)
         with torch.no_grad():
             try:
                 y = self._run(given)
@@ -181,14 +219,14 @@ class Network:
         return self._call(*inputs) if plan is None else plan(inputs, self.threads)
 
 
-def as_tensor(value: Any) -> Any:
-    """A tensor on the CPU, or a dict of such, of what a network is called with.
+def as_tensor(value: Any, device: torch.device | str = "cpu") -> Any:
+    """A tensor on a device, or a dict of such, of what a network is called with.
 
     Raises:
         BitdialError: it is no array of numbers, or has no batch.
     """
     if isinstance(value, dict):
-        return {name: as_tensor(each) for name, each in value.items()}
+        return {name: as_tensor(each, device) for name, each in value.items()}
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "fiub":
             raise BitdialError(f"inputs must be numbers, got an array of {value.dtype}; convert it to float32")
@@ -197,9 +235,12 @@ def as_tensor(value: Any) -> Any:
         raise BitdialError(f"inputs must be an array of numpy or a tensor, got {type(value).__name__}")
     if value.dim() == 0:
         raise BitdialError("inputs must have a batch as their first dimension, got a single number")
-    return value.detach().cpu().float() if value.is_floating_point() or value.dtype == torch.uint8 else value
+    is_float = value.is_floating_point() or value.dtype == torch.uint8
+    return value.detach().to(device, torch.float32 if is_float else value.dtype)
 
 
 def _as_given(y: Any, like: Any) -> Any:
     first = next(iter(like.values())) if isinstance(like, dict) and like else like
-    return y.numpy() if isinstance(first, np.ndarray) and isinstance(y, Tensor) else y
+    if not isinstance(y, Tensor):
+        return y
+    return y.cpu().numpy() if isinstance(first, np.ndarray) else y.to(first.device)

@@ -1,20 +1,19 @@
-"""Operations as a program of the kernels: what is needed as codes and what as floats, where it lies, and the calls."""
+"""Operations as a program of the kernels: their structures, and the calls."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bitdial.export.calibration import ActivationGrid
 from bitdial.runtime.kernels import structures as c
+from bitdial.runtime.layout import CodesOf, Step, placed, steps_of
 from bitdial.runtime.operations import (
-    Borders,
     ByChannel,
     Clamp,
     Concatenate,
@@ -27,114 +26,10 @@ from bitdial.runtime.operations import (
     Shape,
     Table,
 )
-from bitdial.runtime.weights import BLOCK, STEP, aligned
+from bitdial.runtime.weights import BLOCK, aligned
 
-SPARE = 64
-"""Bytes behind every tensor of codes: the kernels read 16 channels at once where there are fewer."""
-
-CACHE = 2**22
+CACHE = 2**23
 """So many bytes of workspace are worked in at a time, if more than one example is there: what stays in the cache."""
-
-
-@dataclass(frozen=True)
-class CodesOf:
-    """A value on a grid."""
-
-    value: str
-    grid: ActivationGrid
-
-
-@dataclass(eq=False)
-class _Step:
-    """An operation, and in which forms its output is written."""
-
-    operation: Operation
-    floats: bool = False
-    codes: CodesOf | None = None
-
-    @property
-    def reads(self) -> list[str | CodesOf]:
-        """What must be there before it."""
-        kind, inputs = self.operation.kind, list[str | CodesOf](self.operation.inputs)
-        if isinstance(kind, Convolve):
-            inputs = [CodesOf(self.operation.inputs[0], kind.grid)]
-        return inputs if self.operation.residual is None else [*inputs, self.operation.residual]
-
-    @property
-    def writes(self) -> list[str | CodesOf]:
-        """What is there after it."""
-        own: list[str | CodesOf] = [self.operation.output] if self.floats else []
-        return own if self.codes is None else [*own, self.codes]
-
-
-def borders_read(operation: Operation, kind: Convolve, image: Shape) -> Borders:
-    """How many pixels around its input a convolution reads."""
-    rows, columns = kind.weights.codes.shape[2:]
-    top, left = kind.borders.top, kind.borders.left
-    bottom = (operation.shape.height - 1) * kind.stride[0] + (rows - 1) * kind.dilation[0] + 1 - top - image.height
-    right = (operation.shape.width - 1) * kind.stride[1] + (columns - 1) * kind.dilation[1] + 1 - left - image.width
-    return Borders(top, left, max(bottom, 0), max(right, 0))
-
-
-def steps_of(operations: Sequence[Operation], outgoing: Iterable[str]) -> list[_Step]:
-    """The operations with what each must write, and between them those that only bring a value to a grid."""
-    steps = [_Step(operation) for operation in operations]
-    writers = {step.operation.output: step for step in steps}
-    made: set[CodesOf] = set()
-    out: list[_Step] = []
-    for step in steps:
-        for wanted in step.reads:
-            if isinstance(wanted, CodesOf) and wanted not in made:
-                made.add(wanted)
-                writer = writers.get(wanted.value)
-                if writer is not None and writer.codes is None and writer.operation.takes_codes:
-                    writer.codes = wanted
-                else:
-                    shape = step.operation.input_shape
-                    assert shape is not None
-                    out.append(_Step(Operation(Same(), [wanted.value], wanted.value, shape), codes=wanted))
-        out.append(step)
-    as_floats = set(outgoing) | {wanted for step in out for wanted in step.reads if isinstance(wanted, str)}
-    for step in steps:
-        step.floats = step.operation.output in as_floats
-    return out
-
-
-@dataclass(eq=False)
-class _Memory:
-    """Places in the workspace of one image: first fit among what is in use at the same time."""
-
-    size: int = 0
-    used: list[tuple[int, int, int, int]] = field(default_factory=list)  # from and to which step, offset, bytes
-
-    def place(self, first: int, last: int, count: int) -> int:
-        """The offset of so many bytes that are needed from one step to another."""
-        count = -(-count // 64) * 64
-        at = 0
-        for _, _, offset, length in sorted(
-            (u for u in self.used if u[0] <= last and first <= u[1]), key=lambda u: u[2]
-        ):
-            if at + count <= offset:
-                break
-            at = max(at, offset + length)
-        self.used.append((first, last, at, count))
-        self.size = max(self.size, at + count)
-        return at
-
-
-def float_tensor(shape: Shape, external: int = -1) -> c.Tensor:
-    """A dense tensor of floats."""
-    channels, height, width = shape
-    row = 4 * channels * width
-    return c.Tensor(0, row * height, row, 4 * channels, 0, 0, height, width, height, channels, external)
-
-
-def code_tensor(shape: Shape, borders: Borders) -> c.Tensor:
-    """A tensor of codes with borders, its channels filled up to whole steps."""
-    channels, height, width = shape
-    pixel = -(-channels // STEP) * STEP
-    rows, row = height + borders.top + borders.bottom, pixel * (width + borders.left + borders.right)
-    return c.Tensor(0, row * rows, row, pixel, borders.top, borders.left, height, width, rows, channels, -1)
 
 
 class Program:
@@ -152,15 +47,14 @@ class Program:
         self.operations = list(operations)
         self._library = c.compiled()
         self._kept: list[Any] = []
-        self._scratch = self._taps = 0
+        self._spread = self._taps = 0
         self._free: list[torch.Tensor] = []
         steps = steps_of(operations, outgoing)
-        self._tensors, self.image = self._placed(steps)
-        calls = [call for step in steps for call in self._calls(step)]
-        self._kept.append(calls)
+        self._tensors, self.image = placed(steps, self.incoming, self.outgoing)
+        self._made = calls = [call for step in steps for call in self._calls(step)]
         array = (c.Step * len(calls))(*(c.Step(c.KINDS.index(type(call)), ctypes.addressof(call)) for call in calls))
         self._kept.append(array)
-        self._program = c.Program(ctypes.addressof(array), len(calls), self.image, self._scratch, self._taps)
+        self._program = c.Program(ctypes.addressof(array), len(calls), self.image, self._spread, self._taps)
         self.together = max(1, CACHE // max(self.image, 1))
 
     def __call__(self, inputs: Sequence[torch.Tensor], examples: int, threads: int) -> list[torch.Tensor]:
@@ -193,45 +87,21 @@ class Program:
         return memory if memory.numel() >= size else torch.empty(size, dtype=torch.uint8)
 
     @property
+    def convolutions(self) -> list[c.Convolution]:
+        """The structures of those that are no depthwise ones."""
+        return [each for each in self._made if isinstance(each, c.Convolution)]
+
+    @property
     def memory(self) -> int:
         """Bytes of weights and tables."""
         return sum(each.nbytes for each in self._kept if isinstance(each, np.ndarray))
 
-    def _placed(self, steps: Sequence[_Step]) -> tuple[dict[str | CodesOf, c.Tensor], int]:
-        """Every tensor, and the bytes of the workspace for one image."""
-        external = {name: i for i, name in enumerate((*self.incoming, *self.outgoing))}
-        tensors: dict[str | CodesOf, c.Tensor] = {
-            name: float_tensor(shape, external[name]) for name, shape in (self.incoming | self.outgoing).items()
-        }
-        shapes = dict(self.incoming)
-        borders: dict[CodesOf, Borders] = {}
-        first: dict[str | CodesOf, int] = {}
-        last: dict[str | CodesOf, int] = {}
-        for number, step in enumerate(steps):
-            operation = step.operation
-            shapes.setdefault(operation.output, operation.shape)
-            if isinstance(operation.kind, Convolve):
-                key = CodesOf(operation.inputs[0], operation.kind.grid)
-                own = borders_read(operation, operation.kind, shapes[operation.inputs[0]])
-                borders[key] = Borders(*map(max, zip(own, borders.get(key, own), strict=True)))
-            for each in step.writes:
-                first.setdefault(each, number)
-            for each in (*step.reads, *step.writes):
-                last[each] = number
-        memory = _Memory()
-        for each, number in first.items():
-            if each in tensors:
-                continue
-            if isinstance(each, str):
-                tensor, spare = float_tensor(shapes[each]), 0
-            else:
-                tensor, spare = code_tensor(shapes[each.value], borders[each]), SPARE
-            tensor.image = -(-(tensor.image + spare) // 64) * 64
-            tensor.offset = memory.place(number, last[each], tensor.image)
-            tensors[each] = tensor
-        return tensors, memory.size
+    @property
+    def scratch(self) -> int:
+        """Bytes that each thread works in besides the images."""
+        return self._spread + self._taps
 
-    def _calls(self, step: _Step) -> list[Any]:
+    def _calls(self, step: Step) -> list[Any]:
         """The structures of a step."""
         operation = step.operation
         kind: Kind = operation.kind
@@ -264,7 +134,7 @@ class Program:
         full[:, :per] = values.reshape(groups, per)
         return self._keep(aligned(full))
 
-    def _finish(self, step: _Step, groups: int, shift: NDArray[Any] | None = None) -> c.Finish:
+    def _finish(self, step: Step, groups: int, shift: NDArray[Any] | None = None) -> c.Finish:
         operation, channels = step.operation, step.operation.shape.channels
         out = c.Finish()
         out.scale = self._blocks(np.ones(channels) if operation.scale is None else operation.scale, groups, np.float32)
@@ -287,23 +157,24 @@ class Program:
             out.inverse, out.zero, out.last = 1.0 / grid.scale, grid.zero_point, grid.levels - 1
         return out
 
-    def _convolution(self, step: _Step, kind: Convolve, codes: c.Tensor) -> c.Convolution:
+    def _convolution(self, step: Step, kind: Convolve, codes: c.Tensor) -> c.Convolution:
         weights, shape = kind.weights, step.operation.shape
         segments = weights.segments(codes.row, codes.pixel, kind.dilation)
         array = (c.Segment * len(segments))(*(c.Segment(*each) for each in segments))
         self._kept.append(array)
-        self._scratch = max(self._scratch, (128 if weights.wide else 64) * weights.steps)
+        tiled = kind.stride == kind.dilation == (1, 1) and weights.tiles
+        self._spread = max(self._spread, weights.scratch(tiled))
         bits, stride, least = weights.packing
         base = -kind.borders.top * codes.row - kind.borders.left * codes.pixel
         return c.Convolution(
             self._finish(step, weights.groups, shift_of(kind)), codes, base,
             kind.stride[0] * codes.row, kind.stride[1] * codes.pixel, shape.height, shape.width, weights.groups,
-            shape.channels // weights.groups, weights.codes.shape[1], weights.wide, bits, stride, least,
+            shape.channels // weights.groups, weights.codes.shape[1], weights.wide, tiled, bits, stride, least,
             len(segments), weights.steps,
             ctypes.addressof(array), self._keep(weights.packed),
         )  # fmt: skip
 
-    def _depthwise(self, step: _Step, kind: Convolve, codes: c.Tensor) -> c.Depthwise:
+    def _depthwise(self, step: Step, kind: Convolve, codes: c.Tensor) -> c.Depthwise:
         weights, shape = kind.weights, step.operation.shape
         rows, columns = weights.codes.shape[2:]
         taps = [
@@ -317,7 +188,7 @@ class Program:
             self._keep(np.array(taps + taps[-1:] * (len(taps) % 2), np.int64)), self._keep(weights.paired),
         )  # fmt: skip
 
-    def _floating(self, step: _Step, kind: Multiply, source: c.Tensor) -> c.Floating:
+    def _floating(self, step: Step, kind: Multiply, source: c.Tensor) -> c.Floating:
         operation = step.operation
         out, channels, rows, columns = kind.weights.shape
         per = out // kind.groups
@@ -332,14 +203,14 @@ class Program:
             for y in range(rows) for x in range(columns)
         ]  # fmt: skip
         self._taps = max(self._taps, -(-len(taps) * 4 * 8 // 64) * 64)
-        bare = _Step(replace(operation, scale=None), step.floats, step.codes)
+        bare = Step(replace(operation, scale=None), step.floats, step.codes)
         return c.Floating(
             self._finish(bare, kind.groups), source, operation.shape.height, operation.shape.width, *kind.stride,
             kind.groups, per, channels, len(taps), self._keep(np.array(taps, np.int32)), self._keep(aligned(blocks)),
             self._keep(np.zeros(channels, np.float32)),
         )  # fmt: skip
 
-    def _pool(self, step: _Step, kind: Pooling, source: c.Tensor) -> c.Pool:
+    def _pool(self, step: Step, kind: Pooling, source: c.Tensor) -> c.Pool:
         shape, borders = step.operation.shape, kind.borders
         return c.Pool(
             self._finish(step, 1), source, shape.height, shape.width, *kind.stride, borders.top, borders.left,

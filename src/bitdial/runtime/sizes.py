@@ -22,8 +22,9 @@ class Sizes:
         other: numbers of everything else (norms, biases, layers that are not quantized).
         weights: the quantized weights as the file holds them, without scales; None where there is no packed file.
         file: the whole file.
-        held: weights, scales and tables of the kernels; None where they do not compute it.
-        workspace: what one image takes besides, as the kernels lay it out.
+        held: weights, scales and tables of the kernels, and what a thread works in (weights as they are multiplied);
+            None where they do not compute it.
+        activations: what one image takes besides, as the kernels lay it out.
     """
 
     count: int
@@ -31,14 +32,14 @@ class Sizes:
     weights: int | None
     file: int
     held: int | None
-    workspace: int | None
+    activations: int | None
 
     def rows(self) -> list[tuple[str, int | None, list[int]]]:
         """A line each: what, its bytes, and those of the same network in `FORMATS`."""
         alone = [self.count * size for size in FORMATS.values()]
         whole = [self.count * size + self.other * (size if size > 1 else 4) for size in FORMATS.values()]
-        memory = [each + (self.workspace or 0) for each in whole]
-        held = None if self.held is None or self.workspace is None else self.held + self.workspace
+        memory = [each + (self.activations or 0) for each in whole]
+        held = None if self.held is None or self.activations is None else self.held + self.activations
         return [
             ("quantized weights", self.weights, alone),
             ("whole file", self.file, whole),
@@ -54,5 +55,5 @@ def counted(model: nn.Module) -> tuple[int, int]:
 
 
 def held_by(programs: list[Program]) -> tuple[int, int]:
-    """Bytes of what kernels keep, and of their workspace for an image."""
-    return sum(each.memory for each in programs), sum(each.image for each in programs)
+    """Bytes of what kernels hold with one thread, and of what one image takes."""
+    return sum(each.memory + each.scratch for each in programs), sum(each.image for each in programs)

@@ -15,6 +15,12 @@ from numpy.typing import NDArray
 
 BLOCK = 16
 STEP = 4
+LINE = 32
+"""Bytes that the kernels unpack at once."""
+
+GROUP, CHUNK, POSITIONS = 32, 32, 36
+"""As in winograd.c."""
+
 INT16 = 2**15 - 1
 INT32 = 2**31 - 1
 FEWEST = 4
@@ -119,7 +125,9 @@ class Weights:
         if bits == 8:
             return aligned(self.ordered.astype(np.int8).view(np.uint8))
         codes = ((self.ordered - least) // stride).astype(np.uint8)
-        parts = codes.reshape(*codes.shape[:2], 8 // bits, -1)  # a byte takes one of each quarter, or of each half
+        if bits == 2 and self.steps % 2:
+            codes = np.pad(codes, ((0, 0), (0, 1), (0, 0)))
+        parts = codes.reshape(len(codes), -1, 8 // bits, LINE)  # a byte takes one of each quarter, or of each half
         out = parts[:, :, 0].copy()
         for i in range(1, 8 // bits):
             out |= parts[:, :, i] << (bits * i)
@@ -134,6 +142,19 @@ class Weights:
         pairs = full.reshape(-1, BLOCK, full.shape[1] // 2, 2).transpose(0, 2, 1, 3)
         order = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15]
         return aligned(np.ascontiguousarray(pairs[:, :, order]).reshape(len(pairs), -1, 32))
+
+    @property
+    def tiles(self) -> bool:
+        """Whether winograd.c gives the very sums, if the convolution has no stride and no dilation."""
+        return self.groups == 1 and self.codes.shape[2:] == (3, 3) and self.last < 256 and self.largest_sum < 2**25
+
+    def scratch(self, tiled: bool) -> int:
+        """Bytes that the kernels work in: a block's weights as they are multiplied, and what winograd.c spreads."""
+        own = (128 if self.wide else 64) * (self.steps + 1)
+        if not tiled:
+            return own
+        inputs = POSITIONS * (2 * GROUP * -(-self.steps_of_tap // 4) * 16 + 64)
+        return own + inputs + 15 * (128 * CHUNK + 64) + POSITIONS * (64 * GROUP + 64) + 1024 * GROUP
 
     @property
     def nbytes(self) -> int:

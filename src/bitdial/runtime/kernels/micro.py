@@ -19,17 +19,17 @@ UNROLLED = 4
 PIXELS = 4
 
 
-def _step(codes: int, weights: int) -> list[str]:
+def _step(codes: int, weights: int, multiply: str = "vpmaddubsw", add: str = "vpaddw") -> list[str]:
     """One step: `codes` and `weights` are where it reads, in bytes."""
     lines = [f"vmovdqa {weights}(%[w]),%%ymm8", f"vmovdqa {weights + 32}(%[w]),%%ymm9"]
     for pixel in range(PIXELS):
         code, low, high = 10 + pixel % 2, 12 + 2 * (pixel % 2), 13 + 2 * (pixel % 2)
         lines += [
             f"vpbroadcastd {codes}(%[p{pixel}],%[i]),%%ymm{code}",
-            f"vpmaddubsw %%ymm8,%%ymm{code},%%ymm{low}",
-            f"vpmaddubsw %%ymm9,%%ymm{code},%%ymm{high}",
-            f"vpaddw %%ymm{low},%%ymm{2 * pixel},%%ymm{2 * pixel}",
-            f"vpaddw %%ymm{high},%%ymm{2 * pixel + 1},%%ymm{2 * pixel + 1}",
+            f"{multiply} %%ymm8,%%ymm{code},%%ymm{low}",
+            f"{multiply} %%ymm9,%%ymm{code},%%ymm{high}",
+            f"{add} %%ymm{low},%%ymm{2 * pixel},%%ymm{2 * pixel}",
+            f"{add} %%ymm{high},%%ymm{2 * pixel + 1},%%ymm{2 * pixel + 1}",
         ]
     return lines
 
@@ -48,21 +48,36 @@ def _zero(register: int) -> str:
 
 
 def sum_chunk() -> str:
-    """C source of ``sum_chunk(pixels, offset, weights, steps, sums, one)``, which adds to the 64 sums of a tile.
+    """C source of ``sum_chunk(pixels, offset, weights, steps, sums)``, which adds to the 64 sums of a tile.
 
     Each of the four `pixels` is where its codes begin, `offset` further on the first that count; the products of 4
-    codes each in `steps` steps must not leave 16 bits when they are added up. `one` is 1 in each of 16 parts.
+    codes each in `steps` steps must not leave 16 bits when they are added up.
     """
     lines = [_zero(i) for i in range(2 * PIXELS)]
     lines += _loop("many", _step, UNROLLED, 64, 1) + _loop("few", _step, 1, 64, 3)
-    lines.append("vmovdqa %[one],%%ymm8")
+    lines += ["vpcmpeqw %%ymm8,%%ymm8,%%ymm8", "vpsrlw $15,%%ymm8,%%ymm8"]  # 1 in each of 16 parts
     for i in range(2 * PIXELS):
         lines += [
             f"vpmaddwd %%ymm8,%%ymm{i},%%ymm{i}",
             f"vpaddd {32 * i}(%[s]),%%ymm{i},%%ymm{i}",
             f"vmovdqa %%ymm{i},{32 * i}(%[s])",
         ]
-    return _function("sum_chunk", "int8_t", PIXELS, lines, "__m256i one", '[one]"m"(one)')
+    return _function("sum_chunk", "int8_t", PIXELS, lines)
+
+
+def sum_pairs() -> str:
+    """C source of ``sum_pairs(pixels, offset, weights, steps, sums, before)``: `before` and sums in 32 bits of a tile.
+
+    Codes and weights have 16 bits; a step takes 2 input channels. All sums are modulo 2^32.
+    """
+
+    def step(codes: int, weights: int) -> list[str]:
+        return _step(codes, weights, "vpmaddwd", "vpaddd")
+
+    lines = [f"vmovdqa {32 * i}(%[b]),%%ymm{i}" for i in range(2 * PIXELS)]
+    lines += _loop("many", step, UNROLLED, 64, 1) + _loop("few", step, 1, 64, 3)
+    lines += [f"vmovdqa %%ymm{i},{32 * i}(%[s])" for i in range(2 * PIXELS)]
+    return _function("sum_pairs", "int16_t", PIXELS, lines, "const __m256i *before", '[b]"r"(before)')
 
 
 def _wide_step(codes: int, weights: int) -> list[str]:

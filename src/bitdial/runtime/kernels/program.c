@@ -20,7 +20,7 @@ typedef struct {
 
 static void run_step(const Step *s, const Place *p, char *scratch, const float **from) {
     switch (s->kind) {
-        case CONVOLUTION: convolve(s->operation, p, (int8_t *)scratch); break;
+        case CONVOLUTION: convolve_either(s->operation, p, (int8_t *)scratch); break;
         case DEPTHWISE: convolve_each(s->operation, p); break;
         case FLOATING: convolve_floats(s->operation, p, from); break;
         case EACH: for_each(s->operation, p); break;
@@ -28,6 +28,15 @@ static void run_step(const Step *s, const Place *p, char *scratch, const float *
         case JOIN: join(s->operation, p); break;
         case ORDER: reorder(s->operation, p); break;
     }
+}
+
+/* Which innermost loops there are: 0 those of micro.py, else those of dot.c. */
+i64 bitdial_dot(void) {
+#ifdef DOT
+    return DOT;
+#else
+    return 0;
+#endif
 }
 
 /* Bytes that `bitdial_run` needs to work in. */

@@ -9,10 +9,13 @@ from importlib.resources import files
 from typing import Any
 
 from bitdial.numerics.native.build import UnavailableError, flags_of_processor, library
-from bitdial.runtime.kernels.micro import sum_chunk, sum_wide
+from bitdial.runtime.kernels.micro import sum_chunk, sum_pairs, sum_wide
 
-SOURCES = ("tensor.c", "finish.c", "convolution.c", "depthwise.c", "floating.c", "shaping.c", "program.c")
-_AFTER = "finish.c"  # what micro.py writes comes behind it
+SOURCES = (
+    "tensor.c", "finish.c", "dot.c", "convolution.c", "winograd.c", "depthwise.c", "floating.c", "shaping.c",
+    "program.c",
+)  # fmt: skip
+_AFTER = "dot.c"  # what micro.py writes comes behind it
 
 _LONG, _INT, _FLOAT, _POINTER = ctypes.c_int64, ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 
@@ -57,10 +60,14 @@ class Convolution(ctypes.Structure):
         c=("base down right", _LONG),
         d=("height width groups outputs", _INT),
         e=("group", _LONG),
-        f=("wide bits stride least segments", _INT),
+        f=("wide tiled bits stride least segments", _INT),
         g=("steps", _LONG),
         h=("segment weights", _POINTER),
     )
+
+
+ALWAYS = 2
+"""`Convolution.tiled`: in tiles, also where all products cost less."""
 
 
 class Depthwise(ctypes.Structure):
@@ -138,7 +145,7 @@ def source() -> bytes:
     for name in SOURCES:
         parts.append(folder.joinpath(name).read_text(encoding="utf-8"))
         if name == _AFTER:
-            parts += [sum_chunk(), sum_wide()]
+            parts += ["#ifndef DOT", sum_chunk(), sum_wide(), sum_pairs(), "#endif"]
     return "\n".join(parts).encode()
 
 
@@ -164,6 +171,9 @@ class Library:
         self.run.argtypes = [_POINTER, _POINTER, _LONG, _LONG, _LONG, _POINTER]
         self.run.restype = None
         self.workspace.argtypes, self.workspace.restype = [_POINTER, _LONG, _LONG, _LONG], _LONG
+        self.dot, self.in_tiles = loaded.bitdial_dot, loaded.bitdial_in_tiles
+        self.dot.argtypes, self.dot.restype = [], _LONG
+        self.in_tiles.argtypes, self.in_tiles.restype = [_POINTER, _LONG], _LONG
 
 
 @functools.cache

@@ -6,11 +6,12 @@ import functools
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from bitdial.export.calibration import ActivationGrid
 from bitdial.numerics.native.build import UnavailableError
-from bitdial.runtime.kernels.structures import Library, compiled
+from bitdial.runtime.kernels.structures import ALWAYS, Library, compiled
 from bitdial.runtime.operations import Borders, Convolve, Operation, Shape
 from bitdial.runtime.program import Program
 from bitdial.runtime.weights import Weights
@@ -45,5 +46,14 @@ def _right(groups: int, stride: int, weights: tuple[int, ...]) -> bool:
     expected = functional.conv2d(x - 7, torch.from_numpy(codes).long(), None, stride, 1, 1, groups)
     shape, image = Shape(*expected.shape[1:]), Shape(channels, 5, 6)
     program = Program([Operation(kind, ["x"], "y", shape, image)], {"x": image}, {"y": shape})
-    y = program([(x - 7).float().permute(0, 2, 3, 1).contiguous()], 2, 1)[0]
-    return torch.equal(y.permute(0, 3, 1, 2), expected.float())
+    return all(
+        torch.equal(_sums(program, x - 7, tiled), expected.float())
+        for tiled in ((0, ALWAYS) if groups == stride == 1 else (0,))
+    )
+
+
+def _sums(program: Program, x: Tensor, tiled: int) -> Tensor:
+    """What comes out, with the convolutions in tiles or not."""
+    for each in program.convolutions:
+        each.tiled = tiled
+    return program([x.float().permute(0, 2, 3, 1).contiguous()], len(x), 1)[0].permute(0, 3, 1, 2)
