@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import bitdial as bd
+from bitdial.errors import BitdialError
 from bitdial.export.onnx import export_onnx
 from bitdial.export.onnx.biases import MARK
 from bitdial.export.onnx.parity import Agreement
@@ -99,6 +100,24 @@ def test_openvino_that_is_far_off_is_named_with_a_remedy_that_helps() -> None:
         assert "LP_TRANSFORMS_MODE" not in not_helped.remedy
 
 
+def test_a_file_that_openvino_takes_in_floating_point_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So with timm's levit, whose reshapes OpenVINO 2026.4 cannot rewrite."""
+
+    def refusing(model: Any, properties: Any = None) -> Any:
+        if properties != WHOLE_NUMBERS_OFF:
+            raise BitdialError("OpenVINO 1 cannot run this file (it is new); ONNX Runtime can")
+        return Session(model, fused=False)
+
+    monkeypatch.setattr("bitdial.export.onnx.proving.openvino_session", refusing)
+    written = export_onnx(
+        linear(1, weights=4, activations=8), tmp_path / "net.onnx", rows(4, 64), calibration=[rows(4, 64)]
+    )
+    (trap,) = [each for each in written.parity.traps if each.name == "openvino refusal"]
+    assert trap.what.startswith("OpenVINO 1 cannot run this file (it is new)")
+    assert "LP_TRANSFORMS_MODE" in trap.remedy
+    assert isinstance(written.parity.openvino, Agreement)
+
+
 class ReadTwice(nn.Module):
     """A convolution without a bias that a layer and a sum read, as in a residual network without batch norm."""
 
@@ -159,8 +178,6 @@ def test_a_convolution_of_a_constant_is_held_by_what_it_gives(tmp_path: Path) ->
 
 
 def test_a_runtime_that_is_too_old_is_told() -> None:
-    from bitdial.errors import BitdialError
-
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Relu", ["x"], ["y"])], "net",
         [onnx.helper.make_tensor_value_info("x", 1, [1])], [onnx.helper.make_tensor_value_info("y", 1, [1])],

@@ -10,7 +10,7 @@ from torch import nn
 from bitdial.errors import BitdialError
 from bitdial.export.onnx.parity import ROUNDING, Agreement, Parity, Unfused, agreements
 from bitdial.export.onnx.sessions import WHOLE_NUMBERS_OFF, Session, openvino_session, seconds
-from bitdial.export.onnx.traps import Trap, expected_traps, is_far_off, openvino_trap, operators, ties
+from bitdial.export.onnx.traps import Trap, expected_traps, is_far_off, openvino_refusal, openvino_trap, operators, ties
 from bitdial.export.onnx.weights import LayerPlan
 
 ENOUGH = 0.999
@@ -44,6 +44,11 @@ def proof(
     sessions = {name: Session(each, options_of(traps[name])) for name, each in models.items()}
     others: dict[str, Any] = {"default": Session(models[form])} if options_of(traps[form]) else {}
     openvino = _openvino(models[form])
+    if isinstance(openvino, str):
+        floats = _openvino(models[form], WHOLE_NUMBERS_OFF)
+        if not isinstance(floats, str):
+            traps[form].append(openvino_refusal(openvino))
+            openvino = floats
     if openvino is not None and not isinstance(openvino, str):
         others["openvino"] = openvino
     agreed = agreements(reference, {**sessions, **others}, test)

@@ -113,6 +113,15 @@ def openvino_trap(plans: Mapping[str, LayerPlan], found: float, own: float, in_f
     return Trap("openvino", what, f"{floats}, and slower" if helped else "run this file in ONNX Runtime")
 
 
+def openvino_refusal(reason: str) -> Trap:
+    """What is to be said where OpenVINO takes a file in floating point alone."""
+    return Trap(
+        "openvino refusal",
+        f"{reason.partition('; ')[0]}; what is said of OpenVINO here is of floating point",
+        'compile the file with {"LP_TRANSFORMS_MODE": "NO"}',
+    )
+
+
 def _may_saturate(plan: LayerPlan) -> bool:
     if plan.holds not in ("codes", "half") or plan.activations > 16:
         return False
