@@ -42,9 +42,14 @@ def row(name: str, written: OnnxFile) -> str:
     parity, forms = written.parity, written.forms
     assert parity.unfused is not None
     smaller = written.float32_bytes / written.bytes
-    sessions = [f"{100 * forms[form][0].difference:.2g}%" if form in forms else "-" for form in ("exact", "fast")]
+    sessions = [percent(forms[form][0].difference) if form in forms else "-" for form in ("exact", "fast")]
     other = parity.openvino
-    other_text = f"{100 * other.difference:.2g}%" if isinstance(other, Agreement) else "refused" if other else "-"
+    other_text = percent(other.difference) if isinstance(other, Agreement) else "refused" if other else "-"
     cells = [name, f"{smaller:.1f}x", f"{parity.unfused.difference:.0e}"]
     cells += [f"{parity.unfused.ties} of {parity.unfused.activations:,}", *sessions, other_text]
     return f"| {' | '.join(cells)} |"
+
+
+def percent(share: float) -> str:
+    """A difference as the table has it; what float rounding makes is 0."""
+    return f"{100 * share:.2g}%" if share >= 1e-5 else "0"
