@@ -210,7 +210,7 @@ class _Writing:
         return models[form], parity, fared
 
     def _hold_constants(self) -> None:
-        """Hold what products of constants give, which OpenVINO 2026.4 computes wrongly and others anew for every batch."""
+        """Hold what products of constants give, which OpenVINO 2026.4 computes wrongly, and others for every batch."""
         products = [node for node in constant_products(self.graph) if not node.outputs[0].is_graph_output()]
         if not products:
             return
