@@ -10,8 +10,8 @@ Networks: ResNet-18 (for 32x32) and ResNet-20 with ternary weights, MobileNetV2 
 128 tokens of 256 features, with ternary weights; activations have 8 bits, first and last layers stay in floating point.
 
 The product: 4096 x 4096 ternary weights in 2 bits with a vector of 8-bit codes, against PyTorch's float32 product, the
-cache emptied before each. How many of the instructions that count the processor does in a second is measured too: it
-bounds what kernels can reach.
+cache emptied before each, both on one thread. How many of the instructions that count the processor does in a second
+is measured too: it bounds what kernels can reach.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ def rates() -> dict[str, float]:
 
 
 def matrix_vector(rounds: int) -> dict[str, Any]:
-    """A product of a matrix that lies in memory with a vector: packed, and in float32."""
+    """A product of a matrix that lies in memory with a vector, on one thread: packed, and in float32."""
+    torch.set_num_threads(1)
     draw = np.random.default_rng(0)
     codes = draw.integers(-1, 2, (SIDE, SIDE, 1, 1), np.int32)
     source, shape = Shape(SIDE, 1, 1), Shape(SIDE, 1, 1)
@@ -238,10 +239,10 @@ def write(out: Path, facts: dict[str, Any], product: dict[str, Any], results: li
         "",
         f"On one thread this processor does {floats:.0f} x 10^9 products of float32 in a second, and "
         f"{small:.0f} x 10^9 of bytes added up in 16 bits: {small / floats:.2f} times as many, which "
-        "bounds what ternary kernels can gain.",
+        "bounds what ternary kernels can gain but for convolutions of 3 x 3, which take fewer products.",
         "",
-        f"A product of {SIDE} x {SIDE} weights with a vector, from memory: packed in 2 bits {product['packed']} ms, "
-        f"float32 {product['float32']} ms, {product['ratio']} times as fast.",
+        f"A product of {SIDE} x {SIDE} weights with a vector, from memory, on one thread: packed in 2 bits "
+        f"{product['packed']} ms, float32 {product['float32']} ms, {product['ratio']} times as fast.",
         "",
     ]
     out.mkdir(parents=True, exist_ok=True)

@@ -106,6 +106,22 @@ def test_runs_load_what_they_need_when_they_need_it() -> None:
     assert others == "Trainer Metric True"
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from torchmetrics.functional.image import peak_signal_noise_ratio as found",
+        "import torchmetrics.classification as found",
+        "from torchmetrics import Metric as found",
+        "import lightning.pytorch.callbacks as found",
+        "from lightning.pytorch import Trainer as found",
+        "import lightning.fabric.plugins as found",
+    ],
+)
+def test_a_script_imports_modules_of_deferred_packages_as_ever(statement: str) -> None:
+    code = f"from bitdial.training import make_fabric; make_fabric(); {statement}; print(found.__name__)"
+    assert python(code).strip()
+
+
 @pytest.mark.parametrize("package", ["data", "doctor", "layers", "models", "training", "compression", "recipes.cyclic"])
 def test_names_of_a_lazy_package_are_what_its_stub_says(package: str) -> None:
     module = importlib.import_module(f"bitdial.{package}")

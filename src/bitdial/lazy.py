@@ -38,11 +38,13 @@ def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]],
     return resolve, lambda: sorted({*vars(module), *homes}), sorted(homes)
 
 
-def defer(package: str, **known: Any) -> None:
-    """Have a package run when one of its names is first used, not when one of its modules is imported.
+def defer(package: str, *, but_for_modules: bool = False, **known: Any) -> None:
+    """Have a package run when one of its names is first used.
 
     Args:
         package: where it is loaded already, or missing, nothing happens.
+        but_for_modules: its modules are imported without it. They must not need what it does at its import: where one
+            of them takes a name of the package, that imports the module a second time, which has not come to its end.
         known: names that can be used before.
     """
     spec = None if package in sys.modules else importlib.util.find_spec(package)
@@ -50,13 +52,17 @@ def defer(package: str, **known: Any) -> None:
         return
     module = importlib.util.module_from_spec(spec)
     loader = spec.loader
+    path = vars(module).get("__path__") if but_for_modules else vars(module).pop("__path__", None)
 
     def run(name: str) -> Any:
         if f"{package}.{name}" in sys.modules:  # which is being imported
             return sys.modules[f"{package}.{name}"]
-        if name.startswith("__") or "__getattr__" not in vars(module):
+        is_asked_for_modules = name == "__path__" and path is not None  # what an import of one of them looks at
+        if (name.startswith("__") and not is_asked_for_modules) or "__getattr__" not in vars(module):
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
         del module.__getattr__
+        if path is not None:
+            module.__path__ = path
         loader.exec_module(module)
         return getattr(module, name)
 

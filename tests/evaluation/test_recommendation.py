@@ -102,7 +102,7 @@ def test_the_interval_is_that_of_the_number_of_comparisons():
     )
 
 
-@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("seeds", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_among_20_equal_candidates_the_correction_tells_hardly_any_apart(seeds, monkeypatch):
     def separated(runs=150):
         """Share of runs with some candidate told apart, and with one given candidate (the truly best, as any) so."""

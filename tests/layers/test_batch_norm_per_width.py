@@ -217,7 +217,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("way", ["none", "zeros", "compiled"])
+@pytest.mark.parametrize("way", ["none", "zeros", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_rows_that_a_step_did_not_use_stay_as_they_are(way: str, optimizer: str) -> None:
     model = net()
     run = torch.compile(model, backend="aot_eager") if way == "compiled" else model

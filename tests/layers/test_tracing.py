@@ -50,7 +50,9 @@ def cases() -> list[Any]:
         for bits in (3, 32)
         for quantizer in QUANTIZERS
         for way in WAYS
-        for is_quick in [quantizer == "uniform" or (bits == 3 and way == "make_fx with symbols")]
+        for is_quick in [
+            quantizer == "uniform" or (quantizer in ("twn", "lsq") and (bits, way) == (3, "make_fx with symbols"))
+        ]
     ]
 
 

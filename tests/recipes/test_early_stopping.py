@@ -76,7 +76,13 @@ def states(run: Path) -> dict[str, Any]:
     return {name: state_of(path) for name, path in newest.items()}
 
 
-@pytest.fixture(scope="module", params=WORDS)
+SLOW = ("compress",)
+"""Recipes whose runs take long; they stop as the others do, by the same engine."""
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in WORDS]
+)
 def stopped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A run that stopped early; the recipe and its folder."""
     run = tmp_path_factory.mktemp("stopped") / "run"

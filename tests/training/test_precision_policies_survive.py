@@ -75,7 +75,7 @@ def test_pickle_and_torch_save_keep_the_policies() -> None:
 # --- compilers ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("compiled_first", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_graph_per_format_and_no_break(backend: str, compiled_first: bool) -> None:
     torch._dynamo.reset()

@@ -176,7 +176,9 @@ def uninterrupted(kind: str) -> dict[str, Any]:
 @pytest.mark.filterwarnings(f"ignore:.*{NOTE}")
 @pytest.mark.filterwarnings("ignore:Length of IterableDataset")
 @pytest.mark.parametrize("kind", LOADERS)
-@pytest.mark.parametrize("stop", [3, 4, 6, 8])  # an epoch has 4 steps, one of whole batches 3
+@pytest.mark.parametrize(
+    "stop", [3, 4, pytest.param(6, marks=pytest.mark.slow), 8]
+)  # an epoch has 4 steps, one of whole batches 3
 def test_stop_and_resume(kind: str, stop: int, tmp_path: Path) -> None:
     _, saver = train(tmp_path, loader=LOADERS[kind](), stop=stop)
     # another seed: nothing may depend on what the new process drew before it resumed

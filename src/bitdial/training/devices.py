@@ -59,7 +59,7 @@ def make_fabric(
     devices = _check_devices(devices, kind)
     alone = num_nodes == 1 and (devices == 1 or (isinstance(devices, list) and len(devices) == 1))
     processes = "auto" if strategy in _SHARDED and alone else _SHARDED.get(strategy, strategy)
-    defer("lightning")  # else its trainer comes with Fabric,
+    defer("lightning", but_for_modules=True)  # else its trainer comes with Fabric,
     defer("torchmetrics", __version__=version("torchmetrics"))  # and seconds of metrics with a look at their version
     from lightning.fabric import Fabric
 

@@ -27,7 +27,13 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("method", get_args(TrainingMethod))
+QUICK = ("any_precision", "joint_quantization", "sandwich")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in get_args(TrainingMethod)],
+)
 @pytest.mark.parametrize("batch_norm", [pytest.param("per_width", marks=pytest.mark.slow), "shared"])
 def test_one_graph_each(method: str, batch_norm: str, graphs: list[Any]) -> None:
     options = JointConfig(training_method=method, batch_norm=batch_norm, bitwidth_options=[2, 3, 4, 6, 8, 32])

@@ -113,7 +113,13 @@ def test_resumed_it_is_the_run_that_was_never_stopped(method: str, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "flags",
-    ["--gradient_accumulation_steps 2", "--precision bfloat16", "--seeds 2", "--no_quantize", "--batch_norm shared"],
+    [
+        "--gradient_accumulation_steps 2",
+        pytest.param("--precision bfloat16", marks=pytest.mark.slow),
+        "--seeds 2",
+        "--no_quantize",
+        "--batch_norm shared",
+    ],
 )
 @pytest.mark.parametrize("method", ["any_precision", pytest.param("joint_quantization", marks=pytest.mark.slow)])
 def test_options_go_together(method: str, flags: str, tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ def rows(run: Path) -> list[dict[str, str]]:
     [
         ("--epochs 7", [5, 10, 15, 20, 25, 30, 35], [25, 35]),
         ("--steps 12", [5, 10, 12], [12]),
-        ("--steps 3", [3], [3]),
-        ("--epochs 5", [5, 10, 15, 20, 25], [25]),
+        pytest.param("--steps 3", [3], [3], marks=pytest.mark.slow),
+        pytest.param("--epochs 5", [5, 10, 15, 20, 25], [25], marks=pytest.mark.slow),
     ],
 )
 def test_scalars_and_columns_of_every_epoch_and_a_figure_every_fifth_and_at_the_end(

@@ -26,10 +26,13 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 @pytest.mark.parametrize(
     ("optimizer", "accumulation", "max_grad_norm", "kind"),
     [
-        *((name, 1, None, MixedPrecisionTrainer) for name in OPTIMIZERS),
+        *(
+            pytest.param(name, 1, None, MixedPrecisionTrainer, marks=pytest.mark.slow if "," in name else ())
+            for name in OPTIMIZERS
+        ),
         ("sgd", 1, 0.5, MixedPrecisionTrainer),
         ("adam", 4, None, MixedPrecisionTrainer),
-        ("sgd", 3, 0.5, MixedPrecisionTrainer),
+        pytest.param("sgd", 3, 0.5, MixedPrecisionTrainer, marks=pytest.mark.slow),
         ("sgd", 1, None, AdaptiveMixedPrecisionTrainer),  # steps by the same code: one tells
     ],
 )
