@@ -110,11 +110,16 @@ def test_runs_load_what_they_need_when_they_need_it() -> None:
     "statement",
     [
         "from torchmetrics.functional.image import peak_signal_noise_ratio as found",
-        "import torchmetrics.classification as found",
-        "from torchmetrics import Metric as found",
         "import lightning.pytorch.callbacks as found",
-        "from lightning.pytorch import Trainer as found",
-        "import lightning.fabric.plugins as found",
+        *(
+            pytest.param(statement, marks=pytest.mark.slow)
+            for statement in (
+                "import torchmetrics.classification as found",
+                "from torchmetrics import Metric as found",
+                "from lightning.pytorch import Trainer as found",
+                "import lightning.fabric.plugins as found",
+            )
+        ),
     ],
 )
 def test_a_script_imports_modules_of_deferred_packages_as_ever(statement: str) -> None:

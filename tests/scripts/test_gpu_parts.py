@@ -11,7 +11,7 @@ import torch
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.parts import PARTS, Part
 
-LONG = ("ternary", "augmentation", "tax", "sharding", "formats", "saving")
+LONG = ("ternary", "augmentation", "tax", "sharding", "formats", "saving", "packed")
 """Parts that take more than a few seconds at toy size too."""
 
 
