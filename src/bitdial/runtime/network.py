@@ -128,14 +128,14 @@ class Network:
         self._call: Callable[..., Any] = model
         self.described = described
         self.device = device_for(way, device)
-        reasons: list[str] = []
+        reasons, reason = list[str](), ""
         for each in ways_of(self.device, way):
             reason = getattr(self, f"_take_{each}")(model.eval())
             if not reason:
                 self.chosen = Chosen(each, tuple(reasons), tuple(self._stayed.items()), notes)
                 return
             reasons.append(f"no {each}: {reason}")
-        raise BitdialError(f"way {way} is not to be had here: {reasons[0]}; leave way out for the best that there is")
+        raise BitdialError(f"way {way} is not to be had here: {reason}; leave way out for the best that there is")
 
     def _take_kernels(self, model: nn.Module) -> str:
         self._stayed: dict[str, str] = {}
