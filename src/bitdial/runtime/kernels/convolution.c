@@ -29,6 +29,9 @@ typedef struct {
     const uint8_t *weights; /* [block][step][4 x 16 weights, packed] */
 } Convolution;
 
+/* Bytes of a block's weights, in whole lines. */
+static inline i64 bytes_of_block(const Convolution *c) { return (c->steps * 8 * c->bits + 31) / 32 * 32; }
+
 /* 64 weights as numbers, of one step, from their codes. */
 static inline void put_weights(int8_t *to, __m256i q0, __m256i q1, __m256i twice, __m256i least) {
     _mm256_store_si256((__m256i *)to, _mm256_add_epi8(_mm256_add_epi8(q0, _mm256_and_si256(q0, twice)), least));
@@ -157,7 +160,7 @@ static void convolve(const Convolution *c, const Place *p, int8_t *scratch) {
     const Targets t = targets_of(&c->finish, p);
     const char *input = start_of(&c->input, p) + c->base;
     const i64 pixels = p->count * c->height * c->width, per = (c->outputs + 15) / 16, blocks = per * c->groups;
-    const i64 bytes = (c->steps * 8 * c->bits + 31) / 32 * 32; /* of a block's weights */
+    const i64 bytes = bytes_of_block(c);
     const i64 parts = pixels >= 8 * p->threads && blocks % p->threads ? p->threads : 1;
     i64 job, end, gathered = -1, sum = 0;
     if (c->finish.to_codes) fill_border(&c->finish.codes, p, c->finish.zero);

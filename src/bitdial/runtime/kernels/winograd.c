@@ -20,7 +20,7 @@ typedef struct { /* tiles beside each other: their first outputs, and how many t
 typedef struct { /* what a thread works in */
     int8_t *weights;  /* of a block: [tap][step][64] */
     int16_t *inputs;  /* [position][tile][channel], a position being `apart` from the next */
-    i64 apart;
+    i64 apart, channels; /* these in whole registers */
     __m256i *ordered; /* weights of a chunk: [tap][pair of channels][16 outputs x 2 channels] */
     __m256i *spread;  /* those of a row of positions: [position][pair of channels][16 outputs x 2 channels] */
     __m256i *products; /* sums of products: [position][tile][16 outputs] */
@@ -43,13 +43,14 @@ static inline void spread_six(__m256i *d, i64 apart) {
 }
 
 /* The inputs of one tile, in all channels. Behind the last row and column that outputs read, these are taken again. */
-static void spread_inputs(const Convolution *c, const char *input, i64 row, i64 column, int16_t *to, i64 channels, i64 apart) {
+static void spread_inputs(const Convolution *c, const char *input, i64 row, i64 column, const Tiled *w, i64 tile) {
+    int16_t *to = w->inputs + tile * w->channels;
     i64 down[6], right[6];
     for (int i = 0; i < 6; i++) {
         down[i] = (row + i < c->height + 2 ? row + i : c->height + 1) * c->down;
         right[i] = (column + i < c->width + 2 ? column + i : c->width + 1) * c->right;
     }
-    for (i64 k = 0; k < channels; k += 16) {
+    for (i64 k = 0; k < w->channels; k += 16) {
         __m256i d[POSITIONS];
         for (int y = 0; y < 6; y++)
             for (int x = 0; x < 6; x++)
@@ -57,7 +58,7 @@ static void spread_inputs(const Convolution *c, const char *input, i64 row, i64 
         for (int x = 0; x < 6; x++) spread_six(d + x, 6);
         for (int y = 0; y < 6; y++) spread_six(d + 6 * y, 1);
         for (int i = 0; i < POSITIONS; i++)
-            _mm256_store_si256((__m256i *)(to + i * apart + k), d[i]);
+            _mm256_store_si256((__m256i *)(to + i * w->apart + k), d[i]);
     }
 }
 
@@ -152,7 +153,8 @@ static void finish_strip(const Convolution *c, const Targets *t, const Strip *s,
 }
 
 /* The products of one position with the weights of `part` steps from step `s` on. */
-static void multiply_tiles(const Tiled *w, i64 position, i64 column, i64 tiles, i64 channels, i64 s, i64 part) {
+static void multiply_tiles(const Tiled *w, i64 position, i64 column, i64 tiles, i64 s, i64 part) {
+    const i64 channels = w->channels;
     static const __m256i none[8] = {0};
     const int16_t *weights = (const int16_t *)(w->spread + column * (4 * part + LINE / 32));
     const uint8_t *inputs = (const uint8_t *)(w->inputs + position * w->apart);
@@ -165,13 +167,12 @@ static void multiply_tiles(const Tiled *w, i64 position, i64 column, i64 tiles, 
 
 /* Some blocks of some strips, of at most GROUP tiles together. */
 static void convolve_group(const Convolution *c, const Targets *t, const char *input, const Strip *strips, i64 count,
-                           i64 from, i64 to, i64 bytes, const Tiled *w) {
-    const i64 steps = c->steps / 9, channels = (4 * steps + 15) / 16 * 16;
+                           i64 from, i64 to, const Tiled *w) {
+    const i64 steps = c->steps / 9, bytes = bytes_of_block(c);
     i64 tiles = 0;
     for (i64 i = 0; i < count; i++)
         for (i64 j = 0; j < strips[i].tiles; j++, tiles++)
-            spread_inputs(c, input + strips[i].image * c->input.image, strips[i].row, strips[i].column + 4 * j,
-                          w->inputs + tiles * channels, channels, w->apart);
+            spread_inputs(c, input + strips[i].image * c->input.image, strips[i].row, strips[i].column + 4 * j, w, tiles);
     for (i64 block = from; block < to; block++) {
         const int8_t *weights = (const int8_t *)c->weights + block * bytes;
         if (c->bits < 8) {
@@ -183,7 +184,7 @@ static void convolve_group(const Convolution *c, const Targets *t, const char *i
             order_weights(weights, steps, s, part, w->ordered);
             for (int y = 0; y < 6; y++) {
                 spread_weights(y, w->ordered, 4 * part, w->spread);
-                for (int x = 0; x < 6; x++) multiply_tiles(w, 6 * y + x, x, tiles, channels, s, part);
+                for (int x = 0; x < 6; x++) multiply_tiles(w, 6 * y + x, x, tiles, s, part);
             }
         }
         const __m256i *products = w->products;
@@ -211,8 +212,7 @@ static void convolve_tiles(const Convolution *c, const Place *p, int8_t *scratch
     const char *input = start_of(&c->input, p) + c->base;
     const i64 steps = c->steps / 9, channels = (4 * steps + 15) / 16 * 16, blocks = (c->outputs + 15) / 16;
     const i64 across = (c->width + 3) / 4, down = (c->height + 3) / 4, per = (across + GROUP - 1) / GROUP;
-    const i64 bytes = (c->steps * 8 * c->bits + 31) / 32 * 32;
-    Tiled w = {scratch, (int16_t *)(scratch + 64 * (c->steps + 1)), GROUP * channels + LINE / 2, 0, 0, 0, 0};
+    Tiled w = {scratch, (int16_t *)(scratch + 64 * (c->steps + 1)), GROUP * channels + LINE / 2, channels, 0, 0, 0, 0};
     w.ordered = (__m256i *)(w.inputs + POSITIONS * w.apart);
     w.spread = w.ordered + 9 * (4 * CHUNK + LINE / 32);
     w.products = w.spread + 6 * (4 * CHUNK + LINE / 32);
@@ -231,7 +231,7 @@ static void convolve_tiles(const Convolution *c, const Place *p, int8_t *scratch
             group[count++] = (Strip){row / down, 4 * (row % down), 4 * (across * column / per), n};
             tiles += n;
         }
-        convolve_group(c, &t, input, group, count, block, last, bytes, &w);
+        convolve_group(c, &t, input, group, count, block, last, &w);
     }
 }
 
