@@ -37,20 +37,16 @@ HALVES = """
 #define __AVXVNNI__ 1
 #define _mm256_dpbusd_avx_epi32 through_bytes
 #define _mm256_dpwssd_avx_epi32 through_shorts
-static inline __m256i through_bytes(__m256i sums, __m256i codes, __m256i weights) {
-  simde__m256i s, c, w;
-  memcpy(&s, &sums, 32), memcpy(&c, &codes, 32), memcpy(&w, &weights, 32);
-  s = simde_mm256_dpbusd_epi32(s, c, w);
-  memcpy(&sums, &s, 32);
-  return sums;
-}
-static inline __m256i through_shorts(__m256i sums, __m256i numbers, __m256i weights) {
-  simde__m256i s, n, w;
-  memcpy(&s, &sums, 32), memcpy(&n, &numbers, 32), memcpy(&w, &weights, 32);
-  s = simde_mm256_dpwssd_epi32(s, n, w);
-  memcpy(&sums, &s, 32);
-  return sums;
-}
+#define THROUGH(name, instruction) \\
+  static inline __m256i name(__m256i sums, __m256i numbers, __m256i weights) { \\
+    simde__m256i s, n, w; \\
+    memcpy(&s, &sums, 32), memcpy(&n, &numbers, 32), memcpy(&w, &weights, 32); \\
+    s = instruction(s, n, w); \\
+    memcpy(&sums, &s, 32); \\
+    return sums; \\
+  }
+THROUGH(through_bytes, simde_mm256_dpbusd_epi32)
+THROUGH(through_shorts, simde_mm256_dpwssd_epi32)
 """
 
 
