@@ -95,9 +95,11 @@ def test_openvino_that_is_far_off_is_named_with_a_remedy_that_helps() -> None:
     assert is_far_off(0.1, 0.001)
     for plans, name in ((wide, "openvino saturation"), (few, "openvino")):
         helped, not_helped = openvino_trap(plans, 0.1, 0.001, 0.002), openvino_trap(plans, 0.1, 0.001, 0.1)
-        assert helped.name == not_helped.name == name
+        refused = openvino_trap(plans, 0.1, 0.001, None)
+        assert helped.name == not_helped.name == refused.name == name
         assert "LP_TRANSFORMS_MODE" in helped.remedy
         assert "LP_TRANSFORMS_MODE" not in not_helped.remedy
+        assert "LP_TRANSFORMS_MODE" not in refused.remedy
 
 
 def test_a_file_that_openvino_takes_in_floating_point_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

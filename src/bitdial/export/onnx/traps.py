@@ -97,20 +97,22 @@ def openvino_trap(plans: Mapping[str, LayerPlan], found: float, own: float, in_f
         in_floats: the same of OpenVINO where it computes quantized layers in floating point; None: it could not.
     """
     off = f"OpenVINO is off by {found:.2g} of the largest output, ONNX Runtime by {own:.2g}"
-    helped = in_floats is not None and not is_far_off(in_floats, own)
-    floats = f'compile the file with {{"LP_TRANSFORMS_MODE": "NO"}}: OpenVINO is then off by {in_floats:.2g}'
+    floats = ""
+    if in_floats is not None and not is_far_off(in_floats, own):
+        floats = f'compile the file with {{"LP_TRANSFORMS_MODE": "NO"}}: OpenVINO is then off by {in_floats:.2g}'
     saturating = [name for name, plan in plans.items() if _may_saturate(plan)]
     if saturating:
         return Trap(
             "openvino saturation",
             f"{off}: without VNNI it adds products of bytes in 16 bits, which overflow where codes of weights are "
             f"above 64 ({_some(saturating)})",
-            "train these layers at 6 bits" + (f", or {floats}, and slower" if helped else ""),
+            "train these layers at 6 bits" + (f", or {floats}, and slower" if floats else ""),
         )
     what = f"{off}; its rewriting into whole numbers changes what this file computes"
-    if not helped:
-        what = f"{off}, and no less where it computes in floating point"
-    return Trap("openvino", what, f"{floats}, and slower" if helped else "run this file in ONNX Runtime")
+    if not floats:
+        does = "does not compute it" if in_floats is None else "is off no less"
+        what = f"{off}, and {does} in floating point"
+    return Trap("openvino", what, f"{floats}, and slower" if floats else "run this file in ONNX Runtime")
 
 
 def openvino_refusal(reason: str) -> Trap:
